@@ -1,0 +1,37 @@
+"""Errors a user can meet. Each message is one sentence: what is wrong, what was found, what to do."""
+
+
+class LlamaWebError(Exception):
+    """Base of every error that is meant for a person: shown as its message, never as a traceback."""
+
+
+class ModelFileError(LlamaWebError):
+    """The model file is missing, cut off, or not what it says it is."""
+
+
+class UnsupportedError(LlamaWebError):
+    """The file is sound, but its architecture, format or tokenizer is not supported (named in the message)."""
+
+
+class ContextError(LlamaWebError):
+    """More tokens than the context, or a longer context than the model has."""
+
+
+class MemoryBudgetError(LlamaWebError):
+    """The plan needs more memory than the device or the budget gives; the message has the figures."""
+
+
+class NoWebGPUError(LlamaWebError):
+    """There is no WebGPU adapter here."""
+
+
+class GPUError(LlamaWebError):
+    """WebGPU refused or lost work: a validation error (with the kernel's label), out of memory, or a lost device."""
+
+
+class DeviceLostError(GPUError):
+    """The GPU device is gone; load the model again."""
+
+
+class HostError(LlamaWebError):
+    """Outside the browser: no Chromium, a port in use, a package that cannot be fetched."""

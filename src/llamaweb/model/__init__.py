@@ -1,0 +1,1 @@
+"""Model files: where bytes come from, and what a GGUF header says."""

@@ -1,0 +1,61 @@
+"""Where a model's bytes come from. In the browser `llamaweb.gpu.sources` adds URLs and files of the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from llamaweb.errors import ModelFileError
+
+
+class Source(Protocol):
+    """Random access to the bytes of one file."""
+
+    name: str
+
+    async def size(self) -> int:
+        """Length of the file in bytes."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`; raises ModelFileError if the file is shorter."""
+
+
+class BytesSource:
+    """A file held in memory."""
+
+    def __init__(self, data: bytes, name: str = "bytes") -> None:
+        self.name = name
+        self._data = data
+
+    async def size(self) -> int:
+        return len(self._data)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        _check_range(self.name, offset, length, len(self._data))
+        return bytes(self._data[offset : offset + length])
+
+
+class FileSource:
+    """A file on this machine's disk."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self.name = self._path.name
+        if not self._path.is_file():
+            raise ModelFileError(f"There is no file {path}; give the path of a GGUF file.")
+
+    async def size(self) -> int:
+        return self._path.stat().st_size
+
+    async def read(self, offset: int, length: int) -> bytes:
+        _check_range(self.name, offset, length, await self.size())
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+
+def _check_range(name: str, offset: int, length: int, size: int) -> None:
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ModelFileError(
+            f"{name} is cut off: bytes {offset} to {offset + length} are needed, the file has {size}; fetch it again."
+        )
