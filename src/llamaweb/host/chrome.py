@@ -1,0 +1,137 @@
+"""Find Chromium, start it headless with WebGPU, and be sure that it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamaweb.errors import HostError
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+_MAC_APPS = ("Google Chrome.app/Contents/MacOS/Google Chrome", "Chromium.app/Contents/MacOS/Chromium")
+# Debian keeps the driver here on some releases, off the PATH.
+_DRIVERS = ("/usr/lib/chromium/chromedriver", "/usr/lib/chromium-browser/chromedriver")
+INSTALL = "install Chromium (Debian: `apt-get install chromium chromium-driver`) or name a browser with --chrome PATH"
+
+_QUIET = (
+    "--headless=new",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    # Containers often have a tiny /dev/shm.
+    "--disable-dev-shm-usage",
+)
+_WEBGPU = ("--enable-unsafe-webgpu", "--ignore-gpu-blocklist")
+_SOFTWARE = ("--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader")
+_REAL = (
+    "--enable-features=Vulkan,VulkanFromANGLE,DefaultANGLEVulkan",
+    "--use-angle=vulkan",
+    "--use-vulkan=native",
+    "--disable-vulkan-surface",
+)
+# A model's answer can take minutes on the software adapter.
+SCRIPT_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class BrowserChoice:
+    """Which browser to start, and on which adapter: `gpu` takes the machine's own, otherwise the software one."""
+
+    path: str | None = None
+    gpu: bool = False
+    flags: tuple[str, ...] = ()
+
+
+def flags(choice: BrowserChoice = BrowserChoice()) -> list[str]:
+    """Chromium's command line for `choice`."""
+    adapter: Sequence[str] = ()
+    if sys.platform == "linux":
+        adapter = _REAL if choice.gpu else _SOFTWARE
+    elif not choice.gpu:
+        adapter = _SOFTWARE[:1]
+    # Chromium refuses its sandbox to root.
+    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    return [*_QUIET, *sandbox, *_WEBGPU, *adapter, *choice.flags]
+
+
+def find_browser(path: str | None = None) -> str:
+    """The browser's executable: `path` if given, else the first known name; HostError says what to install."""
+    if path is not None:
+        found = shutil.which(path)
+        if found is None:
+            raise HostError(f"There is no browser at {path}; {INSTALL}.")
+        return found
+    for name in NAMES:
+        if found := shutil.which(name):
+            return found
+    for app in _MAC_APPS:
+        if sys.platform == "darwin" and Path("/Applications", app).exists():
+            return str(Path("/Applications", app))
+    raise HostError(f"No Chromium was found; {INSTALL}.")
+
+
+def find_driver(browser: str) -> str | None:
+    """chromedriver from PATH or beside the browser; None leaves it to selenium, which can fetch one."""
+    beside = Path(os.path.realpath(browser)).parent / "chromedriver"
+    candidates = [shutil.which("chromedriver"), str(beside), *_DRIVERS]
+    return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
+
+
+def start(choice: BrowserChoice = BrowserChoice()) -> Chrome:
+    """A headless browser under selenium; the caller quits it. Raises HostError with one sentence."""
+    from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+    browser = find_browser(choice.path)
+    options = ChromeOptions()
+    options.binary_location = browser
+    for flag in flags(choice):
+        options.add_argument(flag)
+    # A session of its own: Ctrl-C in the terminal must reach us, not the driver that we still need to end the browser.
+    service = ChromeService(find_driver(browser), popen_kw={"start_new_session": True})
+    try:
+        driver = Chrome(options=options, service=service)
+    except WebDriverException as error:
+        with contextlib.suppress(Exception):
+            service.stop()
+        raise HostError(_sentence(browser, error.msg or type(error).__name__)) from error
+    driver.set_script_timeout(SCRIPT_SECONDS)
+    # selenium's own HTTP client gives up after two minutes unless told otherwise.
+    if not isinstance(driver.command_executor, str):
+        driver.command_executor.client_config.timeout = SCRIPT_SECONDS + 30
+    return driver
+
+
+@contextlib.contextmanager
+def running(choice: BrowserChoice = BrowserChoice()) -> Iterator[Chrome]:
+    """A started browser that is closed whatever happens."""
+    driver = start(choice)
+    try:
+        yield driver
+    finally:
+        with contextlib.suppress(Exception):
+            driver.quit()
+
+
+def _sentence(browser: str, message: str) -> str:
+    supported = re.search(r"only supports Chrome version (\d+)", message)
+    current = re.search(r"[Cc]urrent browser version is (\d+)", message)
+    if supported and current:
+        return (
+            f"chromedriver is for Chromium {supported[1]} and {browser} is version {current[1]}; "
+            "install the two in the same version (Debian: `apt-get install chromium chromium-driver`)."
+        )
+    first = message.strip().splitlines()[0].rstrip(".") if message.strip() else "no reason given"
+    return f"{browser} did not start under chromedriver ({first}); {INSTALL}."

