@@ -1,0 +1,27 @@
+"""Text to tokens and back, as the model file describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llamaweb.errors import UnsupportedError
+from llamaweb.tokenizer.base import Tokenizer
+from llamaweb.tokenizer.bpe import BPETokenizer
+from llamaweb.tokenizer.detokenize import StreamDecoder
+
+__all__ = ["StreamDecoder", "Tokenizer", "load_tokenizer"]
+
+KINDS: dict[str, type[BPETokenizer]] = {"gpt2": BPETokenizer}
+
+
+def load_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer that a GGUF file's metadata describes.
+
+    UnsupportedError names a kind or a pre-tokenizer that is not there yet; ModelFileError says what is damaged.
+    """
+    kind = metadata.get("tokenizer.ggml.model")
+    if not isinstance(kind, str) or kind not in KINDS:
+        found = "no tokenizer" if kind is None else f"a tokenizer of the kind {kind!r}"
+        raise UnsupportedError(f"The model file has {found}; supported so far: {', '.join(KINDS)} (byte-level BPE).")
+    return KINDS[kind](metadata)

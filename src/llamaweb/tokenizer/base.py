@@ -1,0 +1,99 @@
+"""What every kind of tokenizer shares: special tokens, BOS and EOS, and the way back to bytes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+from gguf import TokenType
+
+from llamaweb.errors import LlamaWebError
+from llamaweb.tokenizer.detokenize import StreamDecoder
+from llamaweb.tokenizer.special import SpecialTokens
+from llamaweb.tokenizer.vocabulary import Vocabulary
+
+
+class Tokenizer(ABC):
+    """Text to token ids, equal to llama.cpp's, and back to the same bytes."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self.n_vocab: int = len(vocabulary.tokens)
+        self.bos: int | None = vocabulary.bos
+        self.eos: int | None = vocabulary.eos
+        self.eog: frozenset[int] = vocabulary.eog
+        self.add_bos: bool = vocabulary.add_bos
+        self.add_eos: bool = vocabulary.add_eos
+
+        types = vocabulary.types
+        hidden = np.flatnonzero((types == TokenType.CONTROL) | (types == TokenType.UNKNOWN)).tolist()
+        added = np.flatnonzero(types == TokenType.USER_DEFINED).tolist()
+        self._hidden = frozenset(hidden)
+        self._added = SpecialTokens((vocabulary.tokens[token], token) for token in added)
+        self._special = SpecialTokens((vocabulary.tokens[token], token) for token in sorted(hidden + added))
+        self._pieces: dict[int, bytes] = {}
+
+    @abstractmethod
+    def _encode_text(self, data: bytes) -> list[int]:
+        """Ids of a text without special tokens."""
+
+    @abstractmethod
+    def _plain_bytes(self, text: bytes) -> bytes:
+        """What a token of type NORMAL stands for."""
+
+    def encode(self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of a text. Bytes need not be UTF-8: what is not becomes U+FFFD byte by byte.
+
+        `add_special` adds BOS and EOS if the model wants them; `parse_special` reads control tokens that are written
+        out in the text (`<|im_start|>`) as such, which text of strangers must not do.
+        """
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+        ids = [self.bos] if add_special and self.add_bos and self.bos is not None else []
+        for part in (self._special if parse_special else self._added).split(data):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._encode_text(part)
+        if add_special and self.add_eos and self.eos is not None:
+            ids.append(self.eos)
+        return ids
+
+    def token_bytes(self, id: int, *, special: bool = False) -> bytes:
+        """The bytes that a token stands for; control and unknown tokens give b"" unless `special`."""
+        if id in self._hidden and not special:
+            return b""
+        piece = self._pieces.get(id)
+        if piece is None:
+            piece = self._pieces[id] = self._piece(id)
+        return piece
+
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> bytes:
+        """The bytes of a list of tokens."""
+        return b"".join([self.token_bytes(id, special=special) for id in ids])
+
+    def stream_decoder(self, special: bool = False) -> StreamDecoder:
+        """A decoder for tokens that come one by one."""
+        return StreamDecoder(partial(self.token_bytes, special=special))
+
+    def _piece(self, token: int) -> bytes:
+        if not 0 <= token < self.n_vocab:
+            raise LlamaWebError(f"There is no token {token}: the model's ids go from 0 to {self.n_vocab - 1}.")
+        text, token_type = self._vocabulary.tokens[token], int(self._vocabulary.types[token])
+        match token_type:
+            case TokenType.NORMAL:
+                return self._plain_bytes(text)
+            case TokenType.CONTROL | TokenType.UNKNOWN | TokenType.USER_DEFINED:
+                return text
+            case TokenType.BYTE:
+                return _byte(text)
+        return b""  # unused ids, kept for later additions to the vocabulary
+
+
+def _byte(text: bytes) -> bytes:
+    """The byte of a token that is written <0x41>."""
+    try:
+        return bytes.fromhex(text[3:5].decode("ascii"))
+    except ValueError:
+        return b""

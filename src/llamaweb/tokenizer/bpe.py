@@ -1,0 +1,98 @@
+"""Byte-pair encoding over bytes (Sennrich et al. 2016, as in GPT-2): `tokenizer.ggml.model` = "gpt2"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+from llamaweb.tokenizer.base import Tokenizer
+from llamaweb.tokenizer.byte_level import SYMBOLS, decode_utf8, token_to_bytes
+from llamaweb.tokenizer.pretokenizers import pre_tokenizer, splitter
+from llamaweb.tokenizer.vocabulary import read_vocabulary, string_list
+
+CACHED_WORDS = 16384
+CACHED_WORD_LENGTH = 64
+
+
+class BPETokenizer(Tokenizer):
+    """A byte-level BPE tokenizer from a GGUF file's metadata."""
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        rule = pre_tokenizer(metadata.get("tokenizer.ggml.pre"))
+        super().__init__(read_vocabulary(metadata, rule))
+        self._split = splitter(rule)
+        self._ignore_merges = rule.ignore_merges
+        self._ids = self._vocabulary.ids
+        self._ranks = _ranks(string_list(metadata, "tokenizer.ggml.merges"))
+        self._words: dict[str, list[int]] = {}
+
+    def _encode_text(self, data: bytes) -> list[int]:
+        ids: list[int] = []
+        words = self._words
+        for word in self._split(decode_utf8(data)):
+            found = words.get(word)
+            if found is None:
+                found = self._encode_word(word)
+                if len(word) <= CACHED_WORD_LENGTH:
+                    if len(words) >= CACHED_WORDS:
+                        words.clear()
+                    words[word] = found
+            ids += found
+        return ids
+
+    def _encode_word(self, word: str) -> list[int]:
+        symbols = [SYMBOLS[byte] for byte in word.encode("utf-8", "surrogatepass")]
+        whole = self._ids.get(b"".join(symbols)) if self._ignore_merges else None
+        if whole is not None:
+            return [whole]
+        ids: list[int] = []
+        for piece in merge(symbols, self._ranks):
+            token = self._ids.get(piece)
+            if token is not None:
+                ids.append(token)
+            else:  # merged to something that is no token: what single bytes of it there are
+                ids += [single for byte in piece if (single := self._ids.get(bytes((byte,)))) is not None]
+        return ids
+
+    def _plain_bytes(self, text: bytes) -> bytes:
+        return token_to_bytes(text)
+
+
+def _ranks(merges: list[bytes]) -> dict[bytes, int]:
+    """Merges, written `left right`, to their rank; of a merge that stands twice the first counts."""
+    ranks = dict(zip(merges, range(len(merges)), strict=True))
+    if len(ranks) != len(merges):
+        ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
+    return ranks
+
+
+def merge(symbols: list[bytes], ranks: dict[bytes, int]) -> list[bytes]:
+    """Merge neighbours, lowest rank first and from the left among equals, until no merge applies.
+
+    O(n log n) for n symbols: a heap of candidate pairs over a linked list. A pair is outdated, and dropped, when one
+    of its halves has been merged since; the index where its right half ends tells. Changes `symbols`.
+    """
+    count = len(symbols)
+    following, previous = list(range(1, count + 1)), list(range(-1, count - 1))
+    heap = [
+        (rank, left, left + 1, left + 2)
+        for left in range(count - 1)
+        if (rank := ranks.get(symbols[left] + b" " + symbols[left + 1])) is not None
+    ]
+    heapify(heap)
+    while heap:
+        _, left, right, end = heappop(heap)
+        if not symbols[left] or following[left] != right or following[right] != end:
+            continue
+        symbols[left] += symbols[right]
+        symbols[right] = b""
+        following[left] = end
+        before = previous[left]
+        if before >= 0 and (rank := ranks.get(symbols[before] + b" " + symbols[left])) is not None:
+            heappush(heap, (rank, before, left, end))
+        if end < count:
+            previous[end] = left
+            if (rank := ranks.get(symbols[left] + b" " + symbols[end])) is not None:
+                heappush(heap, (rank, left, end, following[end]))
+    return [symbol for symbol in symbols if symbol]

@@ -1,0 +1,159 @@
+"""A model's tokens and their roles, read from the metadata of its GGUF file and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gguf import TokenType
+
+from llamaweb.errors import ModelFileError
+from llamaweb.tokenizer.pretokenizers import PreTokenizer
+
+# Names of tokens that end an answer, whatever the metadata says. As llama.cpp knows them.
+_END_NAMES = (
+    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|> "
+    "<EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> "
+    "<｜end▁of▁sentence｜> [e~["
+)
+
+# Roles in fill-in-the-middle prompts: the metadata's names of the role, then the tokens' names if it has none.
+_FILL_IN = {
+    (
+        "fim_pre",
+        "prefix",
+    ): "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> <|prefix|>",
+    (
+        "fim_suf",
+        "suffix",
+    ): "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|> <|suffix|>",
+    (
+        "fim_mid",
+        "middle",
+    ): "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|> <|middle|>",
+    ("fim_pad",): "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]",
+    ("fim_rep",): "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
+    ("fim_sep",): "<|file_sep|>",
+}
+_FILL_IN_ENDS = {("fim_pad",), ("fim_rep",), ("fim_sep",)}
+
+# Tokens that are part of the text even though converters mark them as control tokens (gpt-oss's channels).
+_TEXT_NAMES = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
+
+# (token, others): where all the others end an answer, the token does not (o200k_harmony, Solar Open, Gemma 4, PLaMo).
+_NOT_AN_END = (
+    ("<|end|>", ("<|return|>", "<|call|>"), TokenType.USER_DEFINED),
+    ("<|end|>", ("<|return|>", "<|calls|>"), TokenType.USER_DEFINED),
+    ("<|end|>", ("<|flush|>", "<|call|>"), TokenType.USER_DEFINED),
+    ("<|end|>", ("<|flush|>", "<|calls|>"), TokenType.USER_DEFINED),
+    ("</s>", ("<|tool_response>",), TokenType.NORMAL),
+    ("</s>", ("<|plamo:eos|>",), TokenType.NORMAL),
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by id and by text, their types (gguf.TokenType, int32), and the ids that have a role."""
+
+    tokens: list[bytes]
+    ids: dict[bytes, int]
+    types: np.ndarray
+    bos: int | None
+    eos: int | None
+    eog: frozenset[int]
+    add_bos: bool
+    add_eos: bool
+
+
+def read_vocabulary(metadata: Mapping[str, Any], rule: PreTokenizer) -> Vocabulary:
+    """The vocabulary in a GGUF file's metadata; ModelFileError if it contradicts itself."""
+    tokens = string_list(metadata, "tokenizer.ggml.tokens")
+    if not tokens:
+        raise _damaged("tokenizer.ggml.tokens is empty")
+    if b"" in tokens:
+        tokens = [token or b"[EMPTY_%d]" % index for index, token in enumerate(tokens)]
+    ids = dict(zip(tokens, range(len(tokens)), strict=True))
+    if len(ids) != len(tokens):
+        twice = next(token for index, token in enumerate(tokens) if ids[token] != index)
+        raise _damaged(f"tokenizer.ggml.tokens has the token {twice.decode(errors='replace')!r} twice")
+
+    types = _types(metadata, len(tokens))
+    heritage = 11 if len(tokens) > 11 else None  # GPT-2's vocabularies in files that name no BOS and EOS
+    bos = _token_id(metadata, "bos", len(tokens), heritage if rule.default_bos else None)
+    eos = _token_id(metadata, "eos", len(tokens), heritage)
+    add_bos, add_eos = _flag(metadata, "add_bos_token", rule.add_bos), _flag(metadata, "add_eos_token", False)
+    for wanted, token, name in ((add_bos, bos, "bos"), (add_eos, eos, "eos")):
+        if wanted and token is None:
+            raise _damaged(f"tokenizer.ggml.add_{name}_token is set, but there is no tokenizer.ggml.{name}_token_id")
+
+    eog = _end_of_generation(metadata, ids, types, eos)
+    return Vocabulary(tokens, ids, types, bos, eos, eog, add_bos, add_eos)
+
+
+def string_list(metadata: Mapping[str, Any], key: str) -> list[bytes]:
+    """An array of strings of the metadata; ModelFileError if it is missing or something else."""
+    value = metadata.get(key)
+    if value is None:
+        raise _damaged(f"{key} is missing")
+    if not isinstance(value, list) or not set(map(type, value)) <= {bytes}:
+        raise _damaged(f"{key} is not a list of strings")
+    return value
+
+
+def _damaged(finding: str) -> ModelFileError:
+    return ModelFileError(f"The model file's tokenizer is damaged: {finding}; fetch or convert the model again.")
+
+
+def _types(metadata: Mapping[str, Any], n_vocab: int) -> np.ndarray:
+    value = metadata.get("tokenizer.ggml.token_type")
+    if value is None:
+        return np.full(n_vocab, int(TokenType.NORMAL), np.int32)
+    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in "iu":
+        raise _damaged("tokenizer.ggml.token_type is not a list of whole numbers")
+    if len(value) < n_vocab:
+        raise _damaged(f"tokenizer.ggml.token_type has {len(value)} entries for {n_vocab} tokens")
+    return value[:n_vocab].astype(np.int32)
+
+
+def _token_id(metadata: Mapping[str, Any], role: str, n_vocab: int, default: int | None = None) -> int | None:
+    key = f"tokenizer.ggml.{role}_token_id"
+    value = metadata.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < n_vocab:
+        raise _damaged(f"{key} is {value!r}, but the ids go from 0 to {n_vocab - 1}")
+    return value
+
+
+def _flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = metadata.get(f"tokenizer.ggml.{name}", default)
+    if not isinstance(value, bool):
+        raise _damaged(f"tokenizer.ggml.{name} is {value!r}, not true or false")
+    return value
+
+
+def _end_of_generation(
+    metadata: Mapping[str, Any], ids: dict[bytes, int], types: np.ndarray, eos: int | None
+) -> frozenset[int]:
+    """Every id that ends an answer; corrects `types` where a token's name says that it is a control token."""
+    n_vocab = len(ids)
+    ends = {end for end in (eos, _token_id(metadata, "eot", n_vocab), _token_id(metadata, "eom", n_vocab))}
+    for roles, names in _FILL_IN.items():
+        known = [found for role in roles if (found := _token_id(metadata, role, n_vocab)) is not None]
+        by_name = [found for name in names.split() if (found := ids.get(name.encode())) is not None]
+        if not known:
+            types[by_name[:1]] = TokenType.CONTROL
+        if roles in _FILL_IN_ENDS:
+            ends.update(known[-1:] or by_name[:1])
+    by_name = [found for name in _END_NAMES.split() if (found := ids.get(name.encode())) is not None]
+    types[by_name] = TokenType.CONTROL
+    ends.update(by_name)
+    types[[ids[name.encode()] for name in _TEXT_NAMES if name.encode() in ids]] = TokenType.USER_DEFINED
+    for name, others, token_type in _NOT_AN_END:
+        token = ids.get(name.encode())
+        if token in ends and all(ids.get(other.encode(), -1) in ends for other in others):
+            ends.remove(token)
+            types[token] = token_type
+    return frozenset(end for end in ends if end is not None)
