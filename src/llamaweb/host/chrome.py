@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,15 +114,10 @@ def start(choice: BrowserChoice = BrowserChoice()) -> Chrome:
     return driver
 
 
-@contextlib.contextmanager
-def running(choice: BrowserChoice = BrowserChoice()) -> Iterator[Chrome]:
-    """A started browser that is closed whatever happens."""
-    driver = start(choice)
-    try:
-        yield driver
-    finally:
-        with contextlib.suppress(Exception):
-            driver.quit()
+def stop(driver: Chrome) -> None:
+    """End the browser and its driver; what is already gone is no error."""
+    with contextlib.suppress(Exception):
+        driver.quit()
 
 
 def _sentence(browser: str, message: str) -> str:

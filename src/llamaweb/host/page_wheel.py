@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import llamaweb
+from llamaweb.assets import asset_dir
 
 # Not for the page: the host side, and what a browser fetches by itself.
 _LEFT_OUT = ("host", "demo", "__pycache__")
@@ -24,19 +25,12 @@ class PageWheel:
     digest: str
 
 
-def assets(name: str) -> Path:
-    """The folder `wgsl` or `demo`: inside the installed package, or at the top of a checkout."""
-    package = Path(llamaweb.__file__).parent
-    inside = package / name
-    return inside if inside.is_dir() else package.parent.parent / name
-
-
 def page_wheel() -> PageWheel:
     """The wheel of the running package, without the parts that only the host needs."""
     version = importlib.metadata.version("llamaweb")
     info = f"llamaweb-{version}.dist-info"
     files = _files(Path(llamaweb.__file__).parent, "llamaweb")
-    files |= _files(assets("wgsl"), "llamaweb/wgsl")
+    files |= _files(asset_dir("wgsl"), "llamaweb/wgsl")
     files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: llamaweb\nVersion: {version}\n".encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: llamaweb\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"]).encode()

@@ -1,0 +1,15 @@
+// Between the command line (a websocket) and the worker: messages pass as they are.
+
+const token = new URLSearchParams(location.search).get("token");
+const socket = new WebSocket(`ws://${location.host}/bridge?token=${token}`);
+const opened = new Promise((resolve) => socket.addEventListener("open", resolve));
+const send = async (message) => {
+  await opened;
+  socket.send(JSON.stringify(message));
+};
+
+const worker = new Worker("worker.js", { type: "module" });
+worker.onmessage = ({ data }) => send(data);
+worker.onerror = (error) =>
+  send({ event: { event: "error", type: "PageError", message: `The page's worker failed: ${error.message}` } });
+socket.onmessage = ({ data }) => worker.postMessage(JSON.parse(data));

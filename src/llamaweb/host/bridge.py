@@ -1,0 +1,121 @@
+"""The page as the command line sees it: a headless browser that runs commands of `llamaweb.page`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from llamaweb import errors
+from llamaweb.errors import HostError, LlamaWebError
+from llamaweb.host import chrome
+from llamaweb.host.report import Report, silent
+from llamaweb.host.server import Server, Site, messages, serving
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+Event = dict[str, Any]
+# Chromium and Pyodide come up in seconds; a machine under load gets more.
+START_SECONDS = 180
+
+
+class PageError(LlamaWebError):
+    """The page's Python or its browser failed in a way that is no fault of the user's."""
+
+
+class PageSession:
+    """A page that is ready; `server` tells the addresses under which it sees the files that were given."""
+
+    def __init__(self, server: Server, socket: web.WebSocketResponse, inbox: asyncio.Queue[Event | None]) -> None:
+        self.server = server
+        self._socket = socket
+        self._inbox = inbox
+        self._ids = itertools.count(1)
+
+    async def call(self, command: str, params: dict[str, Any], on_event: Callable[[Event], None]) -> Event:
+        """Run one command; progress and text go to `on_event`, the result is returned, an error is raised."""
+        number = next(self._ids)
+        await self._socket.send_json({"id": number, "command": command, "params": params})
+        while (message := await self._inbox.get()) is not None:
+            event = message["event"]
+            # An error without an id is the worker's own: nothing more will come.
+            if event["event"] == "error" and message.get("id", number) == number:
+                raise error_of(event)
+            if message.get("id") != number:
+                continue
+            if event["event"] == "result":
+                return {key: value for key, value in event.items() if key != "event"}
+            on_event(event)
+        raise PageError("The browser's page ended unexpectedly, perhaps out of memory; try again or a smaller model.")
+
+
+def error_of(event: Event) -> LlamaWebError:
+    """The page's error event as the exception that it was."""
+    kind = getattr(errors, str(event.get("type")), None)
+    if isinstance(kind, type) and issubclass(kind, LlamaWebError):
+        return kind(event["message"])
+    return PageError(f"{event['message']} ({event.get('type')} in the page; please report it).")
+
+
+@asynccontextmanager
+async def open_page(
+    site: Site, choice: chrome.BrowserChoice = chrome.BrowserChoice(), report: Report = silent
+) -> AsyncIterator[PageSession]:
+    """Serve `site`, open it in a headless browser, and close both at the end, whatever happens."""
+    inbox: asyncio.Queue[Event | None] = asyncio.Queue()
+    connected: asyncio.Future[web.WebSocketResponse] = asyncio.get_running_loop().create_future()
+
+    async def bridge(socket: web.WebSocketResponse) -> None:
+        if connected.done():
+            return
+        connected.set_result(socket)
+        async for message in messages(socket):
+            inbox.put_nowait(message)
+        inbox.put_nowait(None)
+
+    async with serving(site, bridge=bridge) as server:
+        report("Starting the browser")
+        async with _browser(choice) as driver:
+            try:
+                async with asyncio.timeout(START_SECONDS):
+                    await asyncio.to_thread(driver.get, server.bridge_url)
+                    socket = await connected
+                    await _ready(inbox, report)
+            except TimeoutError as error:
+                raise HostError(
+                    f"The page was not ready after {START_SECONDS} seconds; the machine may be overloaded, try again."
+                ) from error
+            yield PageSession(server, socket, inbox)
+
+
+async def _ready(inbox: asyncio.Queue[Event | None], report: Report) -> None:
+    report("Starting Python in the browser")
+    while (message := await inbox.get()) is not None:
+        event = message["event"]
+        if event["event"] == "error":
+            raise error_of(event)
+        if event["event"] == "ready":
+            return
+    raise PageError("The browser ended while it started; try again, or another browser with --chrome PATH.")
+
+
+@asynccontextmanager
+async def _browser(choice: chrome.BrowserChoice) -> AsyncIterator[Chrome]:
+    start = asyncio.create_task(asyncio.to_thread(chrome.start, choice))
+    try:
+        driver = await asyncio.shield(start)
+    except asyncio.CancelledError:
+        # Interrupted while it starts: it will have started, and must end.
+        with contextlib.suppress(HostError):
+            chrome.stop(await start)
+        raise
+    try:
+        yield driver
+    finally:
+        await asyncio.shield(asyncio.to_thread(chrome.stop, driver))

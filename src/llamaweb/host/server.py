@@ -1,0 +1,161 @@
+"""The local web server: the demo pages, Pyodide, the package's wheel, the model, and the command line's bridge."""
+
+from __future__ import annotations
+
+import errno
+import json
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from aiohttp import WSMsgType, web
+
+from llamaweb.assets import asset_dir
+from llamaweb.errors import HostError
+from llamaweb.host.page_wheel import page_wheel
+
+HOST = "127.0.0.1"
+# Cross-origin isolation; no-cache has the browser ask again, and a 304 answer costs nothing.
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+_TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json"}
+_OURS = {"127.0.0.1", "localhost"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is served. `models` and `files` map the names in addresses to files; `default` is the page's model."""
+
+    distribution: Path
+    models: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    default: str | None = None
+
+
+Bridge = Callable[[web.WebSocketResponse], Awaitable[None]]
+
+
+class Server:
+    """A running server; `url` is where."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://{HOST}:{port}"
+        # Whoever connects to the bridge must know it: other pages in the user's browser can reach this port too.
+        self.token = secrets.token_urlsafe(16)
+
+    @property
+    def bridge_url(self) -> str:
+        return f"{self.url}/bridge.html?token={self.token}"
+
+    def model_url(self, name: str) -> str:
+        return f"{self.url}/model/{quote(name)}"
+
+    def file_url(self, name: str) -> str:
+        return f"{self.url}/file/{quote(name)}"
+
+
+@asynccontextmanager
+async def serving(site: Site, port: int = 0, bridge: Bridge | None = None) -> AsyncIterator[Server]:
+    """Serve `site` on `port` (0: a free one) of this machine only; HostError if the port is in use."""
+    server = Server(port)
+    runner = web.AppRunner(_app(site, server, bridge), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, HOST, port).start()
+        except OSError as error:
+            raise HostError(_port_sentence(port, error)) from error
+        server.url = f"http://{HOST}:{runner.addresses[0][1]}"
+        yield server
+    finally:
+        await runner.cleanup()
+
+
+def _port_sentence(port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} is in use; stop what listens there, or choose another with --port."
+    return f"Port {port} cannot be opened ({error.strerror or error}); choose another with --port."
+
+
+def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
+    wheel = page_wheel()
+    default = {"name": site.default, "url": f"model/{quote(site.default)}"} if site.default else None
+    config = {"pyodide": "pyodide/", "wheel": wheel.file_name, "model": default}
+
+    async def settings(request: web.Request) -> web.Response:
+        return web.json_response(config)
+
+    async def the_wheel(request: web.Request) -> web.Response:
+        return web.Response(body=wheel.data, content_type="application/zip")
+
+    async def pyodide(request: web.Request) -> web.FileResponse:
+        return _file(site.distribution, request.match_info["path"])
+
+    async def demo(request: web.Request) -> web.FileResponse:
+        return _file(asset_dir("demo"), request.match_info["path"] or "index.html")
+
+    async def model(request: web.Request) -> web.FileResponse:
+        return _named(site.models, request.match_info["name"])
+
+    async def file(request: web.Request) -> web.FileResponse:
+        return _named(site.files, request.match_info["name"])
+
+    async def websocket(request: web.Request) -> web.WebSocketResponse:
+        if bridge is None or not secrets.compare_digest(request.query.get("token", ""), server.token):
+            raise web.HTTPForbidden
+        socket = web.WebSocketResponse(max_msg_size=0, heartbeat=30)
+        await socket.prepare(request)
+        await bridge(socket)
+        return socket
+
+    app = web.Application(middlewares=[_only_us])
+    app.router.add_get("/config.json", settings)
+    app.router.add_get(f"/{wheel.file_name}", the_wheel)
+    app.router.add_get("/pyodide/{path:.+}", pyodide)
+    app.router.add_get("/model/{name}", model)
+    app.router.add_get("/file/{name}", file)
+    app.router.add_get("/bridge", websocket)
+    app.router.add_get("/{path:.*}", demo)
+    app.on_response_prepare.append(_isolate)
+    return app
+
+
+@web.middleware
+async def _only_us(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+    # A foreign name that resolves to this machine (DNS rebinding) would let its pages read the model and the files.
+    if request.url.host not in _OURS:
+        raise web.HTTPForbidden
+    return await handler(request)
+
+
+async def _isolate(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+
+
+def _file(folder: Path, name: str) -> web.FileResponse:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        raise web.HTTPNotFound
+    kind = _TYPES.get(path.suffix)
+    return web.FileResponse(path, headers={"Content-Type": kind} if kind else None)
+
+
+def _named(files: Mapping[str, Path], name: str) -> web.FileResponse:
+    if name not in files:
+        raise web.HTTPNotFound
+    return web.FileResponse(files[name], headers={"Content-Type": "application/octet-stream"})
+
+
+async def messages(socket: web.WebSocketResponse) -> AsyncIterator[dict[str, Any]]:
+    """The JSON messages of a bridge until it closes."""
+    async for message in socket:
+        if message.type is WSMsgType.TEXT:
+            yield json.loads(message.data)

@@ -1,0 +1,49 @@
+"""The Python end of demo/worker.js: every command is a task that posts its events and can be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from llamaweb.errors import LlamaWebError
+
+_tasks: dict[int, asyncio.Task[None]] = {}
+
+
+def start(number: int, command: str, params: str, post: Callable[[str], Any], file: Any = None) -> None:
+    """Begin `command` of llamaweb.page; `params` and what `post` gets are JSON, `{"id": number, "event": {...}}`.
+
+    The last event is a result or an error; whatever Python raises becomes an error event.
+    """
+    task = asyncio.ensure_future(_run(number, command, json.loads(params), post, file))
+    _tasks[number] = task
+    task.add_done_callback(lambda _: _tasks.pop(number, None))
+
+
+def cancel(number: int) -> None:
+    """Stop a command; it answers with an error event of the type Cancelled. Nothing if it has ended already."""
+    if task := _tasks.get(number):
+        task.cancel()
+
+
+async def _run(number: int, command: str, params: dict[str, Any], post: Callable[[str], Any], file: Any) -> None:
+    def emit(event: dict[str, Any]) -> None:
+        post(json.dumps({"id": number, "event": event}))
+
+    def fail(kind: str, message: str) -> None:
+        emit({"event": "error", "type": kind, "message": message})
+
+    try:
+        from llamaweb.page import handle
+
+        await handle(command, params, emit, file)
+    except asyncio.CancelledError:
+        fail("Cancelled", "Stopped.")
+    except LlamaWebError as error:
+        fail(type(error).__name__, str(error))
+    except Exception as error:
+        traceback.print_exc()
+        fail(type(error).__name__, str(error) or repr(error))
