@@ -1,0 +1,365 @@
+"""The header of a GGUF file (versions 2 and 3, little-endian): metadata and tensor table, never the tensors' data.
+
+Nothing in the file is believed before it is checked: a count or a length is compared with the bytes that are left
+before anything is allocated for it, so a damaged or malicious file costs a sentence. The layout is described in
+ggml's `docs/gguf.md`; names and block sizes come from the `gguf` package.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
+
+from llamaweb.errors import ModelFileError, UnsupportedError
+from llamaweb.model.source import Source
+
+VERSIONS = (2, 3)
+MAX_DIMS = 4
+
+# Far above any sound file; they bound the memory that a malicious one can take.
+MAX_HEADER_BYTES = 64 << 20
+MAX_STRINGS = 4 << 20
+MAX_KEYS = 1 << 16
+MAX_TENSORS = 1 << 16
+MAX_NAME_BYTES = 1 << 10
+MAX_ALIGNMENT = 1 << 16
+
+# Read in growing pieces: few requests for a large vocabulary, little waste for a small one.
+FIRST_READ = 1 << 20
+LARGEST_READ = 8 << 20
+
+# The fewest bytes that one entry can take: length, one letter, type, value; and length, letter, dimensions, …, offset.
+_MIN_KEY = 8 + 1 + 4 + 1
+_MIN_TENSOR = 8 + 1 + 4 + 8 + 4 + 8
+
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+_NUMBERS: dict[GGUFValueType, np.dtype[Any]] = {
+    GGUFValueType.UINT8: np.dtype("<u1"),
+    GGUFValueType.INT8: np.dtype("<i1"),
+    GGUFValueType.UINT16: np.dtype("<u2"),
+    GGUFValueType.INT16: np.dtype("<i2"),
+    GGUFValueType.UINT32: np.dtype("<u4"),
+    GGUFValueType.INT32: np.dtype("<i4"),
+    GGUFValueType.FLOAT32: np.dtype("<f4"),
+    GGUFValueType.BOOL: np.dtype("?"),
+    GGUFValueType.UINT64: np.dtype("<u8"),
+    GGUFValueType.INT64: np.dtype("<i8"),
+    GGUFValueType.FLOAT64: np.dtype("<f8"),
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of the file; `shape` in ggml's order, the row's length first; `offset` in bytes from the file's start.
+
+    Its `nbytes` bytes lie inside the file and overlap no other tensor's.
+    """
+
+    name: str
+    type: GGMLQuantizationType
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """What a header says. Strings are str, arrays of strings list[bytes], arrays of numbers read-only numpy arrays."""
+
+    version: int
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    alignment: int
+    data_offset: int
+    size: int
+
+    @property
+    def architecture(self) -> str:
+        """The family, `general.architecture`; raises ModelFileError if the file does not say."""
+        name = self.metadata.get("general.architecture")
+        if not isinstance(name, str):
+            raise ModelFileError("The file does not name its architecture (general.architecture); convert it again.")
+        return name
+
+
+async def read_header(source: Source, progress: Callable[[int], None] | None = None) -> GGUFFile:
+    """Read and check a file's header; `progress` is told how many bytes were read so far.
+
+    Raises ModelFileError for what is not a sound GGUF file, UnsupportedError for a version, byte order, tensor type or
+    split file that cannot be read yet.
+    """
+    cursor = _Cursor(source, await source.size(), progress)
+    version = await _version(cursor)
+    n_tensors = await cursor.u64("the number of tensors")
+    n_keys = await cursor.u64("the number of metadata keys")
+    cursor.check_count("metadata keys", n_keys, _MIN_KEY, MAX_KEYS)
+    cursor.check_count("tensors", n_tensors, _MIN_TENSOR, MAX_TENSORS)
+
+    metadata: dict[str, Any] = {}
+    for _ in range(n_keys):
+        key = await cursor.name("a metadata key")
+        if key in metadata:
+            raise cursor.damaged(f"the metadata key {key!r} is there twice")
+        metadata[key] = await _value(cursor, key)
+    alignment = _alignment(cursor, metadata)
+    _check_split(cursor, metadata)
+
+    found: list[TensorInfo] = []
+    names: set[str] = set()
+    for _ in range(n_tensors):
+        info = await _tensor(cursor, alignment)
+        if info.name in names:
+            raise cursor.damaged(f"the tensor {info.name!r} is there twice")
+        names.add(info.name)
+        found.append(info)
+    data_offset = -(-cursor.position // alignment) * alignment
+    tensors = {info.name: _placed(cursor, info, data_offset) for info in found}
+    _check_overlaps(cursor, list(tensors.values()))
+    return GGUFFile(version, metadata, tensors, alignment, data_offset, cursor.size)
+
+
+async def _version(cursor: _Cursor) -> int:
+    magic = await cursor.take(min(4, cursor.size), "the magic")
+    if magic != b"GGUF":
+        raise ModelFileError(f"{cursor.source.name} is not a GGUF file: it starts with {magic!r}; give a GGUF model.")
+    version = await cursor.u32("the version")
+    if version not in VERSIONS:
+        if 0 < int.from_bytes(version.to_bytes(4, "little"), "big") <= 0xFFFF:
+            raise UnsupportedError(f"{cursor.source.name} is big-endian; convert the model to a little-endian GGUF.")
+        raise UnsupportedError(
+            f"{cursor.source.name} is GGUF version {version}, but versions 2 and 3 are supported; convert the model again."
+        )
+    return version
+
+
+async def _value(cursor: _Cursor, key: str) -> Any:
+    kind = await _value_type(cursor, key)
+    if kind == GGUFValueType.STRING:
+        return (await cursor.string(key, cursor.size)).decode(errors="replace")
+    if kind == GGUFValueType.ARRAY:
+        return await _array(cursor, key)
+    return (await _numbers(cursor, key, kind, 1))[0].item()
+
+
+async def _value_type(cursor: _Cursor, key: str) -> GGUFValueType:
+    number = await cursor.u32(key)
+    try:
+        return GGUFValueType(number)
+    except ValueError:
+        raise cursor.damaged(f"the metadata key {key!r} has the unknown value type {number}") from None
+
+
+async def _array(cursor: _Cursor, key: str) -> list[bytes] | np.ndarray:
+    kind = await _value_type(cursor, key)
+    count = await cursor.u64(key)
+    if kind == GGUFValueType.ARRAY:
+        raise cursor.damaged(f"the metadata key {key!r} is an array of arrays, which no model needs")
+    if kind == GGUFValueType.STRING:
+        cursor.check_count(f"strings in {key!r}", count, 8, MAX_STRINGS)
+        return await cursor.strings(key, count)
+    cursor.check_count(f"values in {key!r}", count, _NUMBERS[kind].itemsize, MAX_HEADER_BYTES)
+    return await _numbers(cursor, key, kind, count)
+
+
+async def _numbers(cursor: _Cursor, key: str, kind: GGUFValueType, count: int) -> np.ndarray:
+    dtype = _NUMBERS[kind]
+    data = await cursor.take(count * dtype.itemsize, key)
+    if kind == GGUFValueType.BOOL and data.strip(b"\0\1"):
+        raise cursor.damaged(f"the metadata key {key!r} has a truth value that is neither 0 nor 1")
+    return np.frombuffer(data, dtype)
+
+
+def _alignment(cursor: _Cursor, metadata: dict[str, Any]) -> int:
+    value = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+    sound = isinstance(value, int) and 8 <= value <= MAX_ALIGNMENT and value & (value - 1) == 0
+    if not sound:
+        raise cursor.damaged(f"general.alignment is {_short(value)}, not a power of two from 8 to {MAX_ALIGNMENT}")
+    return value
+
+
+def _check_split(cursor: _Cursor, metadata: dict[str, Any]) -> None:
+    count = metadata.get("split.count", 0)
+    if not isinstance(count, int):
+        raise cursor.damaged(f"split.count is {_short(count)}, not a number")
+    if count > 1:
+        raise UnsupportedError(
+            f"{cursor.source.name} is one of {count} parts of a split model, which is not supported yet; "
+            "merge the parts with llama-gguf-split --merge."
+        )
+
+
+async def _tensor(cursor: _Cursor, alignment: int) -> TensorInfo:
+    """One entry of the table; its offset is still relative to the data section."""
+    name = await cursor.name("a tensor's name")
+    n_dims = await cursor.u32(name)
+    if not 1 <= n_dims <= MAX_DIMS:
+        raise cursor.damaged(f"the tensor {name!r} has {n_dims} dimensions, not 1 to {MAX_DIMS}")
+    shape = struct.unpack(f"<{n_dims}Q", await cursor.take(8 * n_dims, name))
+    number = await cursor.u32(name)
+    offset = await cursor.u64(name)
+    try:
+        kind = GGMLQuantizationType(number)
+    except ValueError:
+        raise UnsupportedError(
+            f"The tensor {name!r} of {cursor.source.name} has the unknown type {number}; "
+            "use a model in another quantization."
+        ) from None
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    if 0 in shape:
+        raise cursor.damaged(f"the tensor {name!r} has the shape {shape} with no elements")
+    if shape[0] % block:
+        raise cursor.damaged(
+            f"the rows of the tensor {name!r} have {shape[0]} values, not blocks of {block} ({kind.name})"
+        )
+    elements = 1
+    for length in shape:
+        elements *= length
+    nbytes = elements // block * block_bytes
+    if nbytes > cursor.size:
+        raise cursor.damaged(
+            f"the tensor {name!r} of shape {shape} ({kind.name}) takes {nbytes} bytes, but the file has {cursor.size}"
+        )
+    if offset % alignment:
+        raise cursor.damaged(f"the offset {offset} of the tensor {name!r} is not a multiple of {alignment}")
+    return TensorInfo(name, kind, shape, offset, nbytes)
+
+
+def _placed(cursor: _Cursor, info: TensorInfo, data_offset: int) -> TensorInfo:
+    start = data_offset + info.offset
+    if start + info.nbytes > cursor.size:
+        raise ModelFileError(
+            f"{cursor.source.name} is cut off: the tensor {info.name!r} ends at byte {start + info.nbytes}, "
+            f"but the file has {cursor.size}; fetch it again."
+        )
+    return replace(info, offset=start)
+
+
+def _check_overlaps(cursor: _Cursor, tensors: list[TensorInfo]) -> None:
+    tensors.sort(key=lambda info: info.offset)
+    for before, after in pairwise(tensors):
+        if before.offset + before.nbytes > after.offset:
+            raise cursor.damaged(f"the tensors {before.name!r} and {after.name!r} overlap")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+class _Cursor:
+    """A place in the file, and the bytes after it that were read already.
+
+    Only `_fill` waits for the source; what is in the buffer is parsed without a pause.
+    """
+
+    def __init__(self, source: Source, size: int, progress: Callable[[int], None] | None) -> None:
+        self.source = source
+        self.size = size
+        self._progress = progress
+        self._buffer = b""
+        self._next = 0  # in the buffer
+        self._read = 0  # bytes of the file that were read
+        self._piece = FIRST_READ
+
+    @property
+    def position(self) -> int:
+        return self._read - len(self._buffer) + self._next
+
+    def damaged(self, finding: str) -> ModelFileError:
+        return ModelFileError(f"{self.source.name} is damaged: {finding}; fetch or convert it again.")
+
+    def check_count(self, what: str, count: int, least: int, most: int) -> None:
+        """Refuse a count of things of at least `least` bytes each that the rest of the file cannot hold."""
+        left = self.size - self.position
+        if count > most:
+            raise self.damaged(f"it claims {count} {what}, more than the {most} that a sound file may have")
+        if count * least > left:
+            raise self.damaged(f"it claims {count} {what}, but only {left} bytes are left")
+
+    async def take(self, length: int, what: str) -> bytes:
+        """The next `length` bytes."""
+        if len(self._buffer) - self._next < length:
+            await self._fill(length, what)
+        start = self._next
+        self._next = start + length
+        return self._buffer[start : self._next]
+
+    async def u32(self, what: str) -> int:
+        return _U32.unpack(await self.take(4, what))[0]
+
+    async def u64(self, what: str) -> int:
+        return _U64.unpack(await self.take(8, what))[0]
+
+    async def string(self, what: str, most: int) -> bytes:
+        length = await self.u64(what)
+        if length > most:
+            raise self.damaged(f"the length of {what} is {length}, but at most {most} bytes can be there")
+        return await self.take(length, what)
+
+    async def name(self, what: str) -> str:
+        """A key or a tensor's name: short UTF-8, not empty."""
+        data = await self.string(what, MAX_NAME_BYTES)
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise self.damaged(f"{what} is not UTF-8: {_short(data)}") from None
+        if not text:
+            raise self.damaged(f"{what} is empty")
+        return text
+
+    async def strings(self, what: str, count: int) -> list[bytes]:
+        """`count` strings; hundreds of thousands in a vocabulary, so the loop does as little as it can."""
+        found: list[bytes] = []
+        while True:
+            self._next = _scan_strings(self._buffer, self._next, count, found)
+            if len(found) == count:
+                return found
+            # The buffer ends inside this string: take it alone, which refills.
+            found.append(await self.string(what, self.size))
+
+    async def _fill(self, length: int, what: str) -> None:
+        """Have at least `length` bytes in the buffer after the cursor."""
+        start = self.position
+        if start + length > self.size:
+            raise ModelFileError(
+                f"{self.source.name} is cut off or damaged: {what} needs {length} bytes at byte {start}, "
+                f"but the file has {self.size}; fetch it again."
+            )
+        if start + length > MAX_HEADER_BYTES:
+            raise self.damaged(f"{what} makes the header larger than {MAX_HEADER_BYTES >> 20} MiB")
+        wanted = max(start + length - self._read, self._piece)
+        wanted = min(wanted, self.size - self._read)
+        data = await self.source.read(self._read, wanted)
+        if len(data) != wanted:
+            raise ModelFileError(f"{self.source.name} gave {len(data)} bytes where {wanted} were asked for; try again.")
+        self._buffer = self._buffer[self._next :] + data
+        self._next = 0
+        self._read += wanted
+        self._piece = min(2 * self._piece, LARGEST_READ)
+        if self._progress is not None:
+            self._progress(self._read)
+
+
+def _scan_strings(buffer: bytes, start: int, count: int, found: list[bytes]) -> int:
+    """Append the strings that lie in the buffer as a whole, up to `count` in all; returns where it stopped."""
+    unpack, append = _U64.unpack_from, found.append
+    limit = len(buffer)
+    try:
+        for _ in range(count - len(found)):
+            text = start + 8
+            end = text + unpack(buffer, start)[0]
+            if end > limit:
+                break
+            append(buffer[text:end])
+            start = end
+    except struct.error:  # the buffer ends inside the length
+        pass
+    return start
