@@ -64,9 +64,7 @@ def error_of(event: Event) -> LlamaWebError:
 
 
 @asynccontextmanager
-async def open_page(
-    site: Site, choice: chrome.BrowserChoice = chrome.BrowserChoice(), report: Report = silent
-) -> AsyncIterator[PageSession]:
+async def open_page(site: Site, choice: chrome.BrowserChoice, report: Report = silent) -> AsyncIterator[PageSession]:
     """Serve `site`, open it in a headless browser, and close both at the end, whatever happens."""
     inbox: asyncio.Queue[Event | None] = asyncio.Queue()
     connected: asyncio.Future[web.WebSocketResponse] = asyncio.get_running_loop().create_future()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from llamaweb.errors import HostError
@@ -103,28 +106,73 @@ def unpack_members(tarball: Path, members: dict[str, Path]) -> None:
                 shutil.copyfileobj(source, out)
 
 
-def pip_download(pins: dict[str, tuple[str, str]], folder: Path, platform: str = "any") -> list[Path]:
+def pip_download(
+    pins: dict[str, tuple[str, str]],
+    folder: Path,
+    platform: str = "any",
+    *,
+    label: str = "",
+    size: int = 0,
+    report: Report = silent,
+) -> list[Path]:
     """Wheels of `{name: (version, sha256)}` in `folder`, fetched by pip with its hash check.
 
-    `platform` names whose wheels are taken (a pip platform tag); the Python is the one in the page.
+    `platform` names whose wheels are taken (a pip platform tag); the Python is the one in the page. With `size` (of
+    all of them, in bytes) the download is watched and reported under `label`.
     """
-    before = set(folder.iterdir())
-    requirements = folder / "requirements.txt"
-    requirements.write_text("".join(f"{n}=={v} --hash=sha256:{h}\n" for n, (v, h) in pins.items()))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary", ":all:", "--python-version", "3.13", "--platform", platform]
-    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(requirements)]
-    _call(command, f"pip cannot fetch {', '.join(pins)}")
-    requirements.unlink()
-    return sorted(set(folder.iterdir()) - before)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as name:
+        scratch, wheels = Path(name), Path(name, "wheels")
+        requirements = scratch / "requirements.txt"
+        requirements.write_text("".join(f"{n}=={v} --hash=sha256:{h}\n" for n, (v, h) in pins.items()))
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += ["--only-binary", ":all:", "--python-version", "3.13", "--platform", platform]
+        command += ["--require-hashes", "--dest", str(wheels), "--requirement", str(requirements)]
+        # A second copy of something large in pip's cache helps nobody.
+        command += ["--no-cache-dir"] if size else []
+
+        def watch() -> None:
+            report(label, min(size, sum(file.stat().st_size for file in scratch.rglob("*.whl"))), size, "B")
+
+        # pip streams into the folder for temporary files: ours, so that its growth can be seen.
+        environment = os.environ | {"TMPDIR": str(scratch)}
+        _call(command, f"pip cannot fetch {', '.join(pins)}", env=environment, watch=watch if size else None)
+        return [Path(shutil.move(wheel, folder / wheel.name)) for wheel in sorted(wheels.glob("*.whl"))]
 
 
-def _call(command: list[str], failure: str, cwd: Path | None = None) -> str:
+def _call(
+    command: list[str],
+    failure: str,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    watch: Callable[[], None] | None = None,
+) -> str:
+    """What the command prints; HostError with its own last error line if it fails. `watch` is called now and then."""
     try:
-        result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
     except OSError as error:
         raise HostError(f"{failure}: {error}.") from error
-    if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if "rror" in line] or result.stderr.splitlines()
-        raise HostError(f"{failure}: {lines[-1].strip() if lines else f'exit code {result.returncode}'}")
-    return result.stdout
+    with process:
+        while True:
+            try:
+                output, errors = process.communicate(timeout=0.2 if watch else None)
+                break
+            except subprocess.TimeoutExpired:
+                # Files come and go while they are counted.
+                with contextlib.suppress(OSError):
+                    if watch:
+                        watch()
+            except BaseException:
+                process.terminate()
+                raise
+    if process.returncode:
+        lines = [line for line in errors.splitlines() if "rror" in line] or errors.splitlines()
+        raise HostError(f"{failure}: {lines[-1].strip() if lines else f'exit code {process.returncode}'}")
+    return output

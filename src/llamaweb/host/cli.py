@@ -1,0 +1,150 @@
+"""The command line: `llamaweb COMMAND`. Errors are one sentence and exit code 1; Ctrl-C is 130."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from llamaweb.errors import HostError, LlamaWebError
+from llamaweb.host.commands import COMMANDS
+from llamaweb.host.models import DEFAULT
+from llamaweb.host.output import Output
+
+
+class Usage(HostError):
+    """The command line cannot be understood."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Usage(f"{message[:1].upper()}{message[1:]}; see `{self.prog} --help`.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 with one sentence on standard error, or 130 on Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before parsing, since what is wrong with the arguments is told as JSON too.
+    out = Output(as_json="--json" in arguments)
+    try:
+        args = build_parser().parse_args(arguments)
+        asyncio.run(_interruptible(COMMANDS[args.command](args, out)))
+    except LlamaWebError as error:
+        out.error(type(error).__name__, str(error))
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        out.error("Interrupted", "Interrupted.")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing more can be said there, not even by Python at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("LLAMAWEB_DEBUG"):
+            raise
+        out.error(
+            type(error).__name__,
+            f"Something unforeseen went wrong ({type(error).__name__}: {error}); set LLAMAWEB_DEBUG=1 to see where.",
+        )
+        return 1
+    return 0
+
+
+async def _interruptible(command: Any) -> None:
+    """Run the command so that a SIGTERM, too, closes the browser before the process ends."""
+    task = asyncio.ensure_future(command)
+    if sys.platform != "win32":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await task
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(prog="llamaweb", description="Large language models in the browser, run by Python on WebGPU.")
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("llamaweb"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = _command(commands, "run", "stream an answer to a prompt", browser=True)
+    run.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt (default: a question to try it out)")
+    run.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    run.add_argument("--max-tokens", type=_whole(1), default=128, metavar="N", help="most tokens to generate (128)")
+    run.add_argument("--temperature", type=_number(0), default=0.8, metavar="T", help="0 is greedy (0.8)")
+    run.add_argument("--top-k", type=_whole(0), default=40, metavar="N", help="likeliest tokens kept; 0: all (40)")
+    run.add_argument("--top-p", type=_number(0, 1), default=0.95, metavar="P", help="probability mass kept (0.95)")
+    run.add_argument("--min-p", type=_number(0, 1), default=0.05, metavar="P", help="least share of the best (0.05)")
+    run.add_argument("--seed", type=_whole(0), metavar="S", help="the same seed gives the same text")
+    _context(run)
+
+    tokenize = _command(commands, "tokenize", "the token ids of a file's bytes")
+    _file(tokenize)
+    tokenize.add_argument("--special", action="store_true", help="parse special tokens in the text")
+
+    perplexity = _command(commands, "perplexity", "how well the model foresees a text", browser=True)
+    _file(perplexity)
+    _context(perplexity, 512)
+
+    inspect = _command(commands, "inspect", "metadata, memory and plan, from the header alone")
+    _context(inspect)
+    inspect.add_argument("--plan", action="store_true", help="list every dispatch")
+
+    serve = _command(commands, "serve", "serve the demo pages")
+    serve.add_argument("--port", type=_whole(0, 65535), default=8000, metavar="P", help="0: a free one (8000)")
+    return parser
+
+
+def _command(commands: Any, name: str, help: str, browser: bool = False) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=f"{help[:1].upper()}{help[1:]}.")
+    parser.add_argument(
+        "model", nargs="?", default=DEFAULT, metavar="MODEL", help=f"a GGUF file, an address, or {DEFAULT} (default)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
+    if browser:
+        parser.add_argument("--chrome", metavar="PATH", help="the browser to use")
+        parser.add_argument(
+            "--chrome-flag", action="append", default=[], metavar="F", help="a flag for it (repeatable)"
+        )
+        parser.add_argument("--gpu", action="store_true", help="use this machine's GPU, not the software adapter")
+    return parser
+
+
+def _context(parser: argparse.ArgumentParser, default: int | None = None) -> None:
+    told = str(default) if default else "up to 2048"
+    parser.add_argument("--context", type=_whole(1), default=default, metavar="N", help=f"tokens of context ({told})")
+
+
+def _file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--file", type=Path, required=True, metavar="F", help="the text")
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        return int(_number(least, most, int)(text))
+
+    return whole
+
+
+def _number(least: float, most: float | None = None, kind: type = float) -> Callable[[str], float]:
+    bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+
+    def number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        # Not-a-number fails both comparisons.
+        if value is None or not (value >= least and (most is None or value <= most)):
+            sort = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {sort} {bounds}")
+        return value
+
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The commands of `llamaweb`: each takes its parsed arguments and an Output, and returns nothing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llamaweb.errors import HostError
+from llamaweb.host.chrome import BrowserChoice
+from llamaweb.host.models import is_address, resolve
+from llamaweb.host.output import Output, megabytes, memory_line, timings_line
+
+DEFAULT_QUESTION = "What makes the sky blue?"
+# Longer arrays of a model's metadata (the vocabulary) are told by their length alone.
+LONGEST_ARRAY = 64
+
+
+async def run(args: argparse.Namespace, out: Output) -> None:
+    """Stream an answer."""
+    question = args.prompt is None
+    if question:
+        out.note(f"No -p TEXT was given; asking: {DEFAULT_QUESTION}")
+    params = {
+        "prompt": DEFAULT_QUESTION if question else args.prompt,
+        "chat": args.chat or question,
+        "max_tokens": args.max_tokens,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "min_p": args.min_p,
+        "seed": args.seed,
+        "context": args.context,
+    }
+    result = await _in_page("run", args, params, out)
+    out.result(result, "")
+    out.note(f"{timings_line(result['timings'])}; on {result['adapter']}")
+    out.note(f"{memory_line(result['memory'])}; {result['dispatches_per_token']} dispatches a token")
+
+
+async def perplexity(args: argparse.Namespace, out: Output) -> None:
+    """Measure how well the model foresees a text."""
+    _readable(args.file)
+    result = await _in_page("perplexity", args, {"context": args.context}, out, args.file)
+    out.result(result, f"perplexity {result['perplexity']:.4f} over {result['tokens']} tokens")
+
+
+async def tokenize(args: argparse.Namespace, out: Output) -> None:
+    """The token ids of a file's bytes; needs no browser."""
+    from llamaweb.tokenizer import load_tokenizer
+
+    data = _readable(args.file).read_bytes()
+    header = await _header(args.model, out)
+    ids = load_tokenizer(header.metadata).encode(data, add_special=True, parse_special=args.special)
+    out.result({"ids": ids}, " ".join(map(str, ids)))
+
+
+async def inspect(args: argparse.Namespace, out: Output) -> None:
+    """What the model is, and what it will need; needs no browser and reads only the header."""
+    from llamaweb.planner import plan_model
+    from llamaweb.planner.report import describe
+
+    header = await _header(args.model, out)
+    plan = plan_model(header, n_ctx=args.context or _usual_context(header))
+    report = describe(plan, dispatches=args.plan)
+    metadata = {key: _plain(value) for key, value in header.metadata.items()}
+    out.result({"metadata": metadata, **report}, _inspection(metadata, report))
+
+
+async def serve(args: argparse.Namespace, out: Output) -> None:
+    """Serve the demo pages until interrupted."""
+    import asyncio
+
+    from llamaweb.host.distribution import ensure_distribution
+    from llamaweb.host.server import Site, serving
+
+    model = resolve(args.model, out.report)
+    if isinstance(model, str):
+        raise HostError("serve needs a file, since a page can fetch an address itself; give a path or smollm2.")
+    site = Site(ensure_distribution(out.report), {model.name: model}, default=model.name)
+    async with serving(site, args.port) as server:
+        out.result({"url": server.url}, f"LlamaWeb is at {server.url} (Ctrl-C ends it)")
+        await asyncio.Event().wait()
+
+
+async def _in_page(
+    command: str, args: argparse.Namespace, params: dict[str, Any], out: Output, file: Path | None = None
+) -> dict[str, Any]:
+    from llamaweb.host.bridge import open_page
+    from llamaweb.host.distribution import ensure_distribution
+    from llamaweb.host.server import Site
+
+    model = resolve(args.model, out.report)
+    site = Site(
+        ensure_distribution(out.report),
+        models={} if isinstance(model, str) else {model.name: model},
+        files={"text": file} if file else {},
+    )
+    choice = BrowserChoice(args.chrome, args.gpu, tuple(args.chrome_flag))
+    async with open_page(site, choice, out.report) as page:
+        params["model"] = model if isinstance(model, str) else page.server.model_url(model.name)
+        if file:
+            params["file"] = page.server.file_url("text")
+        return await page.call(command, params, out.event)
+
+
+async def _header(name: str, out: Output) -> Any:
+    from llamaweb.host.http_source import open_address
+    from llamaweb.model.gguf_file import read_header
+    from llamaweb.model.source import FileSource
+
+    if is_address(name):
+        async with open_address(name) as source:
+            return await read_header(source)
+    return await read_header(FileSource(resolve(name, out.report)))
+
+
+def _readable(path: Path) -> Path:
+    if not path.is_file():
+        raise HostError(f"There is no file {path}; give the path of a text file with --file.")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise HostError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
+    return path
+
+
+def _usual_context(header: Any) -> int:
+    trained = header.metadata.get(f"{header.architecture}.context_length")
+    return min(2048, trained) if isinstance(trained, int) and trained > 0 else 2048
+
+
+def _plain(value: Any) -> Any:
+    """Metadata as JSON has it: text for bytes, lists for arrays, only the length of a long one."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list):
+        return {"length": len(value)} if len(value) > LONGEST_ARRAY else [_plain(item) for item in value]
+    return value
+
+
+def _inspection(metadata: dict[str, Any], report: dict[str, Any]) -> str:
+    lines = [f"{key}: {_short(value)}" for key, value in metadata.items()]
+    lines += ["", f"For a context of {report['context']} tokens: {memory_line(report['memory'])}"]
+    lines.append(
+        f"Arena lower bound {megabytes(report['arena_lower_bound'])}; {report['dispatches_per_token']} dispatches a token"
+    )
+    for phase, dispatches in report.get("plan", {}).items():
+        lines += ["", f"{phase}:"]
+        lines += [f"  {d['label']}: {d['kernel']} {'×'.join(map(str, d['workgroups']))}" for d in dispatches]
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({value['length']} values)"
+    text = " ".join(str(value).split())
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+Command = Callable[[argparse.Namespace, Output], Any]
+COMMANDS: dict[str, Command] = {
+    "run": run,
+    "tokenize": tokenize,
+    "perplexity": perplexity,
+    "inspect": inspect,
+    "serve": serve,
+}

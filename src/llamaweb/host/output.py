@@ -1,0 +1,114 @@
+"""What a person or a script sees: answers on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+_PHASES = {
+    "header": "Reading the model's header",
+    "weights": "Loading the weights",
+    "pipelines": "Compiling the kernels",
+    "perplexity": "Evaluating the text",
+}
+
+
+class Output:
+    """One command's output. With `as_json`, standard output gets one JSON object at the end and nothing else."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self._label = ""
+        self._bars: Any = None
+        self._task: Any = None
+
+    def report(self, label: str, done: int = 0, total: int = 0, unit: str = "") -> None:
+        """Progress: a bar where standard error is a terminal, else one line for each thing that is begun."""
+        if sys.stderr.isatty():
+            self._bar(label, done, total, unit)
+        elif label != self._label:
+            size = f" ({megabytes(total)})" if unit == "B" and total else ""
+            print(f"{label}{size} …", file=sys.stderr, flush=True)
+        self._label = label
+
+    def event(self, event: dict[str, Any]) -> None:
+        """A progress or text event of the page."""
+        if event["event"] == "text":
+            self.text(event["text"])
+        elif event["event"] == "progress":
+            phase = event["phase"]
+            label = _PHASES.get(phase, phase.capitalize())
+            self.report(label, event.get("done", 0), event.get("total", 0), event.get("unit", ""))
+
+    def text(self, piece: str) -> None:
+        """A piece of the answer, at once."""
+        self.clear()
+        if not self.as_json:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    def note(self, line: str) -> None:
+        """A line for a person, beside the answer."""
+        self.clear()
+        print(line, file=sys.stderr, flush=True)
+
+    def result(self, result: dict[str, Any], text: str) -> None:
+        """The command's result: the JSON object, or `text` for a person."""
+        self.clear()
+        print(json.dumps(result, ensure_ascii=False) if self.as_json else text, flush=True)
+
+    def error(self, kind: str, message: str) -> None:
+        """One sentence on standard error; with `as_json` an object on standard output as well."""
+        self.clear()
+        print(message, file=sys.stderr, flush=True)
+        if self.as_json:
+            print(json.dumps({"error": {"type": kind, "message": message}}, ensure_ascii=False), flush=True)
+
+    def clear(self) -> None:
+        """Take the progress bars away."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def _bar(self, label: str, done: int, total: int, unit: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        if self._bars is None or label != self._label:
+            self.clear()
+            amount = DownloadColumn() if unit == "B" else TextColumn("{task.completed:.0f}/{task.total:.0f}")
+            columns = [BarColumn(), amount] if total else []
+            self._bars = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                *columns,
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bars.start()
+            self._task = self._bars.add_task(label, total=total or None)
+        self._bars.update(self._task, completed=done, total=total or None)
+
+
+def megabytes(count: float) -> str:
+    """Bytes for a person."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def memory_line(memory: dict[str, int]) -> str:
+    """The memory report in one line; `total` is what the GPU holds."""
+    parts = ", ".join(f"{name} {megabytes(memory[name])}" for name in ("weights", "kv", "arena", "io"))
+    heap = f"; wasm heap {megabytes(memory['wasm_heap'])}" if memory.get("wasm_heap") else ""
+    return f"GPU memory {megabytes(memory['total'])} ({parts}){heap}"
+
+
+def timings_line(timings: dict[str, float]) -> str:
+    """How long it took, in one line."""
+    return (
+        f"loaded in {timings['load_ms'] / 1e3:.1f} s; "
+        f"prompt {timings['prompt_tokens']} tokens at {timings['prompt_per_second']:.1f}/s; "
+        f"answer {timings['generated_tokens']} tokens at {timings['generated_per_second']:.1f}/s; "
+        f"first token after {timings['first_token_ms'] / 1e3:.2f} s"
+    )
