@@ -135,7 +135,7 @@ async def _version(cursor: _Cursor) -> int:
         if 0 < int.from_bytes(version.to_bytes(4, "little"), "big") <= 0xFFFF:
             raise UnsupportedError(f"{cursor.source.name} is big-endian; convert the model to a little-endian GGUF.")
         raise UnsupportedError(
-            f"{cursor.source.name} is GGUF version {version}, but versions 2 and 3 are supported; convert the model again."
+            f"{cursor.source.name} is GGUF version {version}, but only 2 and 3 are supported; convert the model again."
         )
     return version
 

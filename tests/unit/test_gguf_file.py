@@ -1,0 +1,412 @@
+"""The GGUF header reader: equal to gguf.GGUFReader on sound files, one sentence on any other."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+import time
+import tracemalloc
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, GGUFValueType
+
+from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
+from llamaweb.model.gguf_file import FIRST_READ, GGUFFile, read_header
+from llamaweb.model.source import BytesSource
+
+F32, Q4_0 = GGMLQuantizationType.F32, GGMLQuantizationType.Q4_0
+U8, U32, I32, U64, FLOAT32, BOOL, STRING, ARRAY = (
+    GGUFValueType[name] for name in ("UINT8", "UINT32", "INT32", "UINT64", "FLOAT32", "BOOL", "STRING", "ARRAY")
+)
+
+
+def parse(data: bytes) -> GGUFFile:
+    return asyncio.run(read_header(BytesSource(data, "model.gguf")))
+
+
+def text(value: bytes | str, length: int | None = None) -> bytes:
+    value = value.encode() if isinstance(value, str) else value
+    return struct.pack("<Q", len(value) if length is None else length) + value
+
+
+def key(name: str, kind: int, value: bytes) -> bytes:
+    return text(name) + struct.pack("<I", kind) + value
+
+
+def array(kind: int, count: int, data: bytes = b"") -> bytes:
+    return struct.pack("<IQ", kind, count) + data
+
+
+def tensor(name: str = "w", shape: tuple[int, ...] = (32,), kind: int = F32, offset: int = 0) -> bytes:
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+def header(
+    keys: tuple[bytes, ...] = (),
+    tensors: tuple[bytes, ...] = (),
+    data: int = 0,
+    n_keys: int | None = None,
+    n_tensors: int | None = None,
+    start: bytes = b"GGUF" + struct.pack("<I", 3),
+) -> bytes:
+    """A file of the given parts; `data` bytes follow at the next multiple of 32."""
+    counts = struct.pack(
+        "<QQ", len(tensors) if n_tensors is None else n_tensors, len(keys) if n_keys is None else n_keys
+    )
+    file = start + counts + b"".join(keys) + b"".join(tensors)
+    return file + bytes(-len(file) % 32 + data) if data else file
+
+
+def write(path: Path, types: list[GGMLQuantizationType], alignment: int | None = None) -> bytes:
+    """A file by gguf.GGUFWriter with every kind of metadata and a tensor of each type."""
+    writer = gguf.GGUFWriter(path, "llama")
+    if alignment:
+        writer.add_custom_alignment(alignment)
+    writer.add_uint8("small", 200)
+    writer.add_int8("small.signed", -100)
+    writer.add_uint16("half", 65_000)
+    writer.add_int16("half.signed", -32_000)
+    writer.add_uint32("whole", 4_000_000_000)
+    writer.add_int32("whole.signed", -2_000_000_000)
+    writer.add_uint64("long", 2**63 + 5)
+    writer.add_int64("long.signed", -(2**62))
+    writer.add_float32("real", 0.1)
+    writer.add_float64("double", 0.1)
+    writer.add_bool("yes", True)
+    writer.add_bool("no", False)
+    writer.add_string("empty", "")
+    writer.add_string("script", "नमस्ते 🦙")
+    writer.add_array("names", ["a", "", "ü", "<|im_start|>"])
+    writer.add_array("numbers", [1, -2, 3])
+    writer.add_array("reals", [0.5, -1e30])
+    writer.add_array("truths", [True, False, True])
+    rng = np.random.default_rng(1)
+    for index, kind in enumerate(types):
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        rows = rng.integers(0, 256, (index % 3 + 1, 2, block_bytes * (3 if block > 1 else 4)), np.uint8)
+        writer.add_tensor(f"blk.{index}.{kind.name}", rows, raw_shape=rows.shape, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("alignment", [None, 64])
+def test_metadata_and_tensors_equal_those_of_gguf_reader(tmp_path: Path, alignment: int | None) -> None:
+    path = tmp_path / "model.gguf"
+    file = parse(write(path, list(gguf.GGML_QUANT_SIZES), alignment))
+    reader = gguf.GGUFReader(path)
+    fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    assert file.metadata.keys() == fields.keys()
+    for name, field in fields.items():
+        value, expected = file.metadata[name], field.contents()
+        if isinstance(value, list):
+            assert [item.decode() for item in value] == expected
+        elif isinstance(value, np.ndarray):
+            assert value.tolist() == expected
+        else:
+            assert value == expected and type(value) is type(expected), name
+    assert file.architecture == "llama"
+    assert (file.version, file.alignment, file.size) == (3, alignment or 32, path.stat().st_size)
+    assert file.data_offset == reader.data_offset
+    assert list(file.tensors) == [tensor.name for tensor in reader.tensors]
+    for expected in reader.tensors:
+        info = file.tensors[expected.name]
+        found = (info.name, info.type, info.shape, info.offset, info.nbytes)
+        assert found == (
+            expected.name,
+            expected.tensor_type,
+            tuple(expected.shape.tolist()),
+            expected.data_offset,
+            expected.n_bytes,
+        )
+
+
+def test_version_2_reads_as_version_3(tmp_path: Path) -> None:
+    data = write(tmp_path / "model.gguf", [F32, Q4_0])
+    second = parse(data[:4] + struct.pack("<I", 2) + data[8:])
+    assert second.version == 2
+    assert second.tensors == parse(data).tensors
+
+
+def test_a_header_larger_than_one_read_is_read_in_growing_pieces() -> None:
+    strings = [b"x" * (index % 300) for index in range(40_000)]
+    numbers = np.arange(700_000, dtype="<i4")
+    data = header(
+        (
+            key("s", ARRAY, array(STRING, len(strings), b"".join(map(text, strings)))),
+            key("n", ARRAY, array(I32, len(numbers), numbers.tobytes())),
+        ),
+        (tensor(),),
+        data=20 << 20,
+    )
+    reads: list[tuple[int, int]] = []
+
+    class Recorder(BytesSource):
+        async def read(self, offset: int, length: int) -> bytes:
+            reads.append((offset, length))
+            return await super().read(offset, length)
+
+    told: list[int] = []
+    file = asyncio.run(read_header(Recorder(data), told.append))
+    assert file.metadata["s"] == strings
+    np.testing.assert_array_equal(file.metadata["n"], numbers)
+    assert reads[0] == (0, FIRST_READ) and 2 < len(reads) < 8
+    assert told == [offset + length for offset, length in reads]
+    assert told[-1] < file.data_offset + (8 << 20), "the tensors' data is not read"
+
+
+def test_a_vocabulary_of_128k_tokens_parses_in_a_quarter_of_a_second() -> None:
+    rng = random.Random(3)
+    pieces = [bytes(rng.randrange(97, 123) for _ in range(rng.randrange(1, 14))) for _ in range(1000)]
+    tokens = b"".join(text(b"%d" % index + pieces[index % 1000]) for index in range(128_256))
+    merges = b"".join(text(pieces[index % 1000] + b" " + pieces[index % 7]) for index in range(280_147))
+    data = header(
+        (
+            key("tokenizer.ggml.tokens", ARRAY, array(STRING, 128_256, tokens)),
+            key("tokenizer.ggml.token_type", ARRAY, array(I32, 128_256, bytes(4 * 128_256))),
+            key("tokenizer.ggml.merges", ARRAY, array(STRING, 280_147, merges)),
+        )
+    )
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        file = parse(data)
+        times.append(time.perf_counter() - start)
+    assert len(file.metadata["tokenizer.ggml.merges"]) == 280_147
+    assert min(times) < 0.25
+
+
+BIG = 2**64 - 1
+MALICIOUS = {
+    "empty": (b"", ModelFileError, "is not a GGUF file: it starts with b''"),
+    "a web page": (b"<!DOCTYPE html>", ModelFileError, "is not a GGUF file: it starts with b'<!DO'"),
+    "only the magic": (b"GGUF", ModelFileError, "is cut off or damaged: the version needs 4 bytes at byte 4"),
+    "version 1": (header(start=b"GGUF\1\0\0\0"), UnsupportedError, "is GGUF version 1, but only 2 and 3"),
+    "version 4": (header(start=b"GGUF\4\0\0\0"), UnsupportedError, "is GGUF version 4, but only 2 and 3"),
+    "big-endian": (header(start=b"GGUF\0\0\0\3"), UnsupportedError, "is big-endian"),
+    "more keys than bytes": (
+        header(n_keys=1000),
+        ModelFileError,
+        "claims 1000 metadata keys, but only 0 bytes are left",
+    ),
+    "absurdly many keys": (header(n_keys=BIG), ModelFileError, f"claims {BIG} metadata keys, more than the 65536"),
+    "more tensors than bytes": (header(n_tensors=9), ModelFileError, "claims 9 tensors, but only 0 bytes are left"),
+    "absurdly many tensors": (
+        header(n_tensors=2**63),
+        ModelFileError,
+        "more than the 65536 that a sound file may have",
+    ),
+    "key length": (
+        header((text(b"k" * 20, 2**40),)),
+        ModelFileError,
+        f"the length of a metadata key is {2**40}, but at most 1024",
+    ),
+    "empty key": (header((key("", U8, b"\0"),), data=64), ModelFileError, "a metadata key is empty"),
+    "key not UTF-8": (header((text(b"\xff\xfe") + bytes(40),)), ModelFileError, "a metadata key is not UTF-8"),
+    "key twice": (header((key("k", U8, b"\0"),) * 2), ModelFileError, "the metadata key 'k' is there twice"),
+    "unknown value type": (header((key("k", 13, b"\0" * 8),)), ModelFileError, "'k' has the unknown value type 13"),
+    "string length": (header((key("k", STRING, text(b"abc", BIG)),)), ModelFileError, f"the length of k is {BIG}"),
+    "string past the end": (header((key("k", STRING, text(b"abc", 20)),)), ModelFileError, "k needs 20 bytes at byte"),
+    "truth of 2": (header((key("k", BOOL, b"\2"),)), ModelFileError, "'k' has a truth value that is neither 0 nor 1"),
+    "array count": (header((key("k", ARRAY, array(U64, BIG)),)), ModelFileError, f"claims {BIG} values in 'k'"),
+    "array past the end": (
+        header((key("k", ARRAY, array(FLOAT32, 9, bytes(8))),)),
+        ModelFileError,
+        "claims 9 values in 'k', but only 8 bytes are left",
+    ),
+    "string array count": (
+        header((key("k", ARRAY, array(STRING, BIG)),)),
+        ModelFileError,
+        f"claims {BIG} strings in 'k'",
+    ),
+    "string array past the end": (
+        header((key("k", ARRAY, array(STRING, 3, text("a") + text("b"))),)),
+        ModelFileError,
+        "claims 3 strings in 'k', but only 18 bytes are left",
+    ),
+    "string in an array": (
+        header((key("k", ARRAY, array(STRING, 2, text("a") + text("b", 2**62))),)),
+        ModelFileError,
+        f"the length of k is {2**62}",
+    ),
+    "nested arrays": (
+        header((key("k", ARRAY, array(ARRAY, 1, array(U8, 1, b"\0"))),)),
+        ModelFileError,
+        "'k' is an array of arrays",
+    ),
+    "array of unknown type": (header((key("k", ARRAY, array(99, 1, b"\0")),)), ModelFileError, "unknown value type 99"),
+    "alignment 0": (
+        header((key("general.alignment", U32, bytes(4)),)),
+        ModelFileError,
+        "general.alignment is 0, not a power of two from 8",
+    ),
+    "alignment 48": (
+        header((key("general.alignment", U32, struct.pack("<I", 48)),)),
+        ModelFileError,
+        "general.alignment is 48, not a power of two from 8",
+    ),
+    "alignment 2 GiB": (
+        header((key("general.alignment", U32, struct.pack("<I", 1 << 31)),)),
+        ModelFileError,
+        "general.alignment is 2147483648, not a power of two",
+    ),
+    "alignment of text": (
+        header((key("general.alignment", STRING, text("x" * 999)),)),
+        ModelFileError,
+        "general.alignment is 'xxx",
+    ),
+    "split": (
+        header((key("split.count", U32, struct.pack("<I", 3)),)),
+        UnsupportedError,
+        "is one of 3 parts of a split model, which is not supported yet",
+    ),
+    "no dimensions": (header((), (tensor(shape=()),), 64), ModelFileError, "'w' has 0 dimensions, not 1 to 4"),
+    "five dimensions": (header((), (tensor(shape=(1,) * 5),), 64), ModelFileError, "'w' has 5 dimensions"),
+    "2**32 - 1 dimensions": (
+        header((), (text("w") + struct.pack("<I", 2**32 - 1),), 64),
+        ModelFileError,
+        "'w' has 4294967295 dimensions",
+    ),
+    "dimension of 0": (header((), (tensor(shape=(32, 0)),), 64), ModelFileError, "shape (32, 0) with no elements"),
+    "product of 2**64": (
+        header((), (tensor(shape=(2**32, 2**32)),), 64),
+        ModelFileError,
+        f"takes {2**66} bytes, but the file has",
+    ),
+    "unknown tensor type": (
+        header((), (tensor("blk.0.w", kind=77),), 128),
+        UnsupportedError,
+        "The tensor 'blk.0.w' of model.gguf has the unknown type 77",
+    ),
+    "removed tensor type": (header((), (tensor(kind=4),), 128), UnsupportedError, "has the unknown type 4"),
+    "row not in blocks": (
+        header((), (tensor(shape=(48, 2), kind=Q4_0),), 128),
+        ModelFileError,
+        "rows of the tensor 'w' have 48 values, not blocks of 32 (Q4_0)",
+    ),
+    "offset not aligned": (header((), (tensor(offset=16),), 256), ModelFileError, "the offset 16 of the tensor 'w'"),
+    "offset of 2**64 - 32": (
+        header((), (tensor(offset=2**64 - 32),), 256),
+        ModelFileError,
+        "is cut off: the tensor 'w' ends at byte",
+    ),
+    "data cut off": (header((), (tensor(),), 127), ModelFileError, "is cut off: the tensor 'w' ends at byte 192"),
+    "overlap": (
+        header((), (tensor("a"), tensor("b", offset=128), tensor("c", offset=96)), 512),
+        ModelFileError,
+        "the tensors 'a' and 'c' overlap",
+    ),
+    "tensor twice": (header((), (tensor(), tensor(offset=128)), 512), ModelFileError, "the tensor 'w' is there twice"),
+    "tensor name": (header((), (text(b"w", 2**33),), 64), ModelFileError, f"the length of a tensor's name is {2**33}"),
+}
+
+
+@pytest.mark.parametrize("case", MALICIOUS)
+def test_a_damaged_or_malicious_file_gets_one_sentence(case: str) -> None:
+    data, error, message = MALICIOUS[case]
+    with pytest.raises(error) as caught:
+        parse(data)
+    sentence = str(caught.value)
+    assert message in sentence
+    assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 300
+
+
+def test_the_sound_parts_that_the_malicious_files_are_made_of_parse() -> None:
+    file = parse(
+        header(
+            (key("k", ARRAY, array(STRING, 2, text("a") + text("b"))), key("e", ARRAY, array(U32, 0))),
+            (tensor("a"), tensor("b", (64, 2), Q4_0, 128)),
+            256,
+        )
+    )
+    assert file.metadata["k"] == [b"a", b"b"] and len(file.metadata["e"]) == 0
+    assert [info.nbytes for info in file.tensors.values()] == [128, 72]
+    with pytest.raises(ModelFileError, match="does not name its architecture"):
+        _ = file.architecture
+
+
+def test_a_header_beyond_the_limit_is_refused_before_it_is_fetched() -> None:
+    class Huge(BytesSource):
+        """A file of 2**40 bytes, of which only the start is there."""
+
+        async def size(self) -> int:
+            return 2**40
+
+        async def read(self, offset: int, length: int) -> bytes:
+            assert length <= 8 << 20
+            return (await super().read(offset, min(length, len(self._data) - offset))).ljust(length, b"\0")
+
+    for kind, count in ((STRING, 4 << 20), (U64, 8 << 20)):
+        data = header((key("k", ARRAY, array(kind, count, text(b"", 65 << 20))),))
+        with pytest.raises(ModelFileError, match="makes the header larger than 64 MiB"):
+            asyncio.run(read_header(Huge(data, "huge.gguf")))
+
+
+def mutations(data: bytes, end: int, fields: list[int], count: int) -> list[bytes]:
+    """`count` damaged copies of a file, whose header ends at `end` and has numbers at `fields`."""
+    rng = random.Random(20_26)
+    numbers = [0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1, len(data), end]
+    found = []
+    while len(found) < count:
+        copy = bytearray(data)
+        match rng.randrange(6):
+            case 0:
+                for _ in range(rng.choice((1, 1, 2, 8))):
+                    copy[rng.randrange(end)] = rng.randrange(256)
+            case 1:
+                copy[rng.randrange(end)] ^= 1 << rng.randrange(8)
+            case 2:
+                del copy[rng.randrange(len(data)) :]
+            case 3:
+                start = rng.randrange(end)
+                copy[rng.randrange(end) : rng.randrange(end)] = data[start : start + rng.randrange(200)]
+            case 4:
+                at = rng.randrange(end - 8)
+                copy[at : at + 8] = struct.pack("<Q", rng.choice(numbers))
+            case 5:
+                at, width = rng.choice(fields), rng.choice(("<I", "<Q"))
+                number = (rng.choice(numbers) + rng.randrange(-2, 3)) % 2**32
+                if width == "<Q":
+                    number = (rng.choice(numbers) + rng.randrange(-2, 3)) % 2**64
+                copy[at : at + struct.calcsize(width)] = struct.pack(width, number)
+        found.append(bytes(copy))
+    return found
+
+
+def test_3000_mutations_of_a_real_header_parse_or_get_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    data = write(path, [F32, Q4_0, GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q6_K])
+    reader = gguf.GGUFReader(path)
+    fields = [8, 16]
+    for field in [*reader.fields.values(), *(tensor.field for tensor in reader.tensors)]:
+        position = int(field.offset)
+        for part in field.parts:
+            fields.append(position)
+            position += part.nbytes
+    refused, slowest = 0, 0.0
+    damaged = mutations(data, reader.data_offset, [at for at in fields if at < reader.data_offset - 8], 3000)
+    tracemalloc.start()
+    try:
+        for copy in damaged:
+            start = time.perf_counter()
+            try:
+                file = parse(copy)
+            except LlamaWebError as error:
+                refused += 1
+                sentence = str(error)
+                assert sentence.endswith(".") and "\n" not in sentence
+            else:
+                assert all(info.offset + info.nbytes <= len(copy) for info in file.tensors.values())
+            slowest = max(slowest, time.perf_counter() - start)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 1000 < refused < 3000
+    assert slowest < 1.0
+    assert peak < 4 << 20
