@@ -145,9 +145,8 @@ def _plain(value: Any) -> Any:
 def _inspection(metadata: dict[str, Any], report: dict[str, Any]) -> str:
     lines = [f"{key}: {_short(value)}" for key, value in metadata.items()]
     lines += ["", f"For a context of {report['context']} tokens: {memory_line(report['memory'])}"]
-    lines.append(
-        f"Arena lower bound {megabytes(report['arena_lower_bound'])}; {report['dispatches_per_token']} dispatches a token"
-    )
+    bound = megabytes(report["arena_lower_bound"])
+    lines.append(f"Arena lower bound {bound}; {report['dispatches_per_token']} dispatches a token")
     for phase, dispatches in report.get("plan", {}).items():
         lines += ["", f"{phase}:"]
         lines += [f"  {d['label']}: {d['kernel']} {'×'.join(map(str, d['workgroups']))}" for d in dispatches]
