@@ -1,0 +1,88 @@
+"""llama: Llama 1 to 3, SmolLM, Mistral 7B and the many models that share their graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamaweb.architectures.metadata import Metadata, rope
+from llamaweb.errors import ModelFileError
+from llamaweb.graph import Graph
+from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.rope import Rope
+
+
+@dataclass(frozen=True)
+class LlamaHyperparameters:
+    n_layer: int
+    n_embd: int
+    n_ff: int
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    n_vocab: int
+    n_ctx_train: int
+    rms_eps: float
+    rope: Rope
+
+
+def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
+    meta = Metadata(file)
+    n_embd = meta.count("embedding_length")
+    n_head = meta.count("attention.head_count")
+    n_head_kv = meta.count("attention.head_count_kv", n_head)
+    head_dim = meta.count("attention.key_length", max(n_embd // n_head, 1))
+    if n_head % n_head_kv:
+        raise ModelFileError(f"{n_head} attention heads do not divide into {n_head_kv} key-value heads.")
+    if meta.count("attention.value_length", head_dim) != head_dim:
+        raise ModelFileError("The key and value lengths differ, which the llama family does not have.")
+    table = file.tensors.get("token_embd.weight")
+    if table is None or len(table.shape) != 2:
+        raise ModelFileError("The file has no two-dimensional tensor token_embd.weight; it is not a language model.")
+    return LlamaHyperparameters(
+        n_layer=meta.count("block_count", largest=4096),
+        n_embd=n_embd,
+        n_ff=meta.count("feed_forward_length"),
+        n_head=n_head,
+        n_head_kv=n_head_kv,
+        head_dim=head_dim,
+        n_vocab=table.shape[1],
+        n_ctx_train=meta.count("context_length", largest=1 << 31),
+        rms_eps=meta.number("attention.layer_norm_rms_epsilon"),
+        rope=rope(meta, "norm", head_dim, "rope_freqs.weight" if "rope_freqs.weight" in file.tensors else None),
+    )
+
+
+def build(g: Graph, hp: LlamaHyperparameters) -> None:
+    q_dim, kv_dim = hp.n_head * hp.head_dim, hp.n_head_kv * hp.head_dim
+    table = g.weight("token_embd.weight", hp.n_embd, hp.n_vocab)
+    x = g.get_rows(table, "embd")
+    for i in range(hp.n_layer):
+        p = f"blk.{i}."
+        h = g.rms_norm(x, g.weight(p + "attn_norm.weight", hp.n_embd), hp.rms_eps, p + "attn_norm")
+        q, k, v = (
+            g.mul_mat(
+                g.weight(f"{p}attn_{part}.weight", hp.n_embd, dim),
+                h,
+                f"{p}attn_{part}",
+                g.optional_weight(f"{p}attn_{part}.bias", dim),
+            )
+            for part, dim in (("q", q_dim), ("k", kv_dim), ("v", kv_dim))
+        )
+        a = g.flash_attn(q, k, v, layer=i, head_dim=hp.head_dim, rope=hp.rope, scale=hp.head_dim**-0.5, name=p + "attn")
+        o = g.mul_mat(
+            g.weight(p + "attn_output.weight", q_dim, hp.n_embd),
+            a,
+            p + "attn_output",
+            g.optional_weight(p + "attn_output.bias", hp.n_embd),
+        )
+        x = g.add(x, o, p + "attn_residual")
+        h = g.rms_norm(x, g.weight(p + "ffn_norm.weight", hp.n_embd), hp.rms_eps, p + "ffn_norm")
+        gate = g.mul_mat(g.weight(p + "ffn_gate.weight", hp.n_embd, hp.n_ff), h, p + "ffn_gate")
+        up = g.mul_mat(g.weight(p + "ffn_up.weight", hp.n_embd, hp.n_ff), h, p + "ffn_up")
+        down = g.mul_mat(
+            g.weight(p + "ffn_down.weight", hp.n_ff, hp.n_embd), g.swiglu(gate, up, p + "ffn_glu"), p + "ffn_down"
+        )
+        x = g.add(x, down, p + "ffn_residual")
+    x = g.rms_norm(g.output_rows(x), g.weight("output_norm.weight", hp.n_embd), hp.rms_eps, "output_norm")
+    output = g.weight("output.weight", hp.n_embd, hp.n_vocab) if g.has("output.weight") else table
+    g.sample(g.mul_mat(output, x, "logits"))

@@ -1,0 +1,71 @@
+"""What families share: typed access to metadata, and the rotary embedding it describes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llamaweb.errors import ModelFileError, UnsupportedError
+from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.rope import Rope, Yarn
+
+_MISSING = object()
+
+
+class Metadata:
+    """A file's metadata under its architecture's prefix."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self._all = file.metadata
+        self._prefix = file.architecture
+
+    def count(self, key: str, default: Any = _MISSING, largest: int = 1 << 20) -> int:
+        """A positive whole number."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= largest:
+            raise ModelFileError(f"{self._prefix}.{key} is {value!r}, not a whole number from 1 to {largest}.")
+        return value
+
+    def number(self, key: str, default: Any = _MISSING) -> float:
+        """A finite number, not negative."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+            raise ModelFileError(f"{self._prefix}.{key} is {value!r}, not a finite positive number.")
+        return float(value)
+
+    def text(self, key: str, default: str) -> str:
+        value = self._get(key, default)
+        if not isinstance(value, str):
+            raise ModelFileError(f"{self._prefix}.{key} is {value!r}, not a text.")
+        return value
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self._all.get(f"{self._prefix}.{key}", default)
+        if value is _MISSING:
+            raise ModelFileError(f"The file's metadata lacks {self._prefix}.{key}, which its architecture needs.")
+        return value
+
+
+def rope(meta: Metadata, mode: str, head_dim: int, factors: str | None = None) -> Rope:
+    """A family's rotary embedding with its scaling out of the metadata; `factors` names a tensor that divides it."""
+    n_dims = meta.count("rope.dimension_count", head_dim)
+    if n_dims % 2 or n_dims > head_dim:
+        raise ModelFileError(f"The rope dimension {n_dims} is odd or larger than the head dimension {head_dim}.")
+    base = meta.number("rope.freq_base", 10000.0)
+    if base <= 1:
+        raise ModelFileError(f"rope.freq_base is {base}; it must be larger than 1.")
+    factor = meta.number("rope.scaling.factor", meta.number("rope.scale_linear", 1.0)) or 1.0
+    scaling = meta.text("rope.scaling.type", "linear")
+    if scaling == "none":
+        return Rope(mode, n_dims, base, factors=factors)
+    if scaling == "linear":
+        return Rope(mode, n_dims, base, factor, factors=factors)
+    if scaling == "yarn":
+        yarn = Yarn(
+            n_ctx_orig=meta.number("rope.scaling.original_context_length", meta.number("context_length")),
+            beta_fast=meta.number("rope.scaling.yarn_beta_fast", 32.0),
+            beta_slow=meta.number("rope.scaling.yarn_beta_slow", 1.0),
+            attn_factor=meta.number("rope.scaling.attn_factor", 1.0),
+        )
+        return Rope(mode, n_dims, base, factor, yarn, factors)
+    raise UnsupportedError(f"The rope scaling {scaling!r} is not supported yet; linear and yarn are.")

@@ -1,0 +1,148 @@
+"""From a prompt to tokens: prefix reuse, prefill in batches, and decoding with several tokens in flight.
+
+The GPU feeds itself: the sampler leaves the next token where the next run reads it. So runs are submitted ahead, and
+tokens are read back while the GPU works on; what ran past a stop is dropped, and the cache's length set back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from llamaweb.errors import ContextError
+from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
+from llamaweb.planner.plan import ModelPlan
+from llamaweb.sampling import Sampling
+
+_AHEAD_MS = 40.0  # work kept submitted ahead on a fast GPU
+_MIN_AHEAD = 4  # tokens
+
+
+class Runner(Protocol):
+    """What generation needs of an executor."""
+
+    plan: ModelPlan
+
+    def write_io(self, word: int, data: np.ndarray) -> None: ...
+    def run(self, phase: str, n_tokens: int, *, head: bool) -> None: ...
+    def sample(self, phase: str, n_tokens: int, repeat: int = 1) -> Awaitable[Any]: ...
+    async def read_results(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class Generator:
+    """Generates on one executor; `past` are the tokens whose keys and values the cache holds."""
+
+    def __init__(self, runner: Runner, clock: Callable[[], float]) -> None:
+        self._runner = runner
+        self._clock = clock  # milliseconds
+        self._draining: list[Awaitable[Any]] = []
+        self.past: list[int] = []
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling, max_tokens: int) -> AsyncIterator[int]:
+        """Tokens that follow `prompt`, up to `max_tokens` or the context's end; the caller stops by closing."""
+        plan = self._runner.plan
+        if not prompt:
+            raise ContextError("The prompt is empty; give at least one token.")
+        if len(prompt) > plan.n_ctx:
+            raise ContextError(
+                f"The prompt has {len(prompt)} tokens, but the context holds {plan.n_ctx}; "
+                "shorten it, or load the model with a larger n_ctx."
+            )
+        await self._drain()
+        self._runner.write_io(IO.step, sampling.words())
+        waiting: deque[Awaitable[Any]] = deque([self._prefill(prompt)])
+        total = min(max_tokens, plan.n_ctx - len(prompt) + 1)
+        submitted, given, tokens = 1, 0, []
+        ahead, burst = _MIN_AHEAD, 1
+        begin = 0.0
+        try:
+            while given < total:
+                while submitted < total and submitted - given < ahead and len(waiting) < IN_FLIGHT:
+                    repeat = min(burst, total - submitted)
+                    waiting.append(self._runner.sample("decode", 1, repeat))
+                    submitted += repeat
+                for token in (await waiting.popleft()).to_py():
+                    tokens.append(int(token))
+                    yield tokens[-1]
+                    given += 1
+                now = self._clock()
+                begin = begin or now
+                if given > _MIN_AHEAD:
+                    each = (now - begin) / (given - 1)
+                    ahead = max(_MIN_AHEAD, min(IN_FLIGHT * SUBMITTED, int(_AHEAD_MS / max(each, 0.1))))
+                    burst = SUBMITTED if ahead >= 2 * SUBMITTED else 1
+        finally:
+            self._draining += waiting
+            processed = submitted - 1  # decode runs, each of which cached the token before it
+            self.past = [*prompt, *tokens[:processed]]
+
+    def _prefill(self, prompt: Sequence[int]) -> Awaitable[Any]:
+        """Submits the part of the prompt that the cache does not hold; the last batch samples."""
+        done = min(_common_prefix(self.past, prompt), len(prompt) - 1)
+        self.past = []  # until this generation ends, nothing is known of the cache
+        n_ubatch = self._runner.plan.n_ubatch
+        while True:
+            part = prompt[done : done + n_ubatch]
+            phase = "prefill" if len(part) > 1 else "decode"
+            self._write_batch(done, part)
+            done += len(part)
+            if done == len(prompt):
+                return self._runner.sample(phase, len(part))
+            self._runner.run(phase, len(part), head=False)
+
+    async def log_probabilities(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Evaluates `tokens` from an empty cache: the log-probability of each but the first given those before it,
+        float32 (len - 1,), and the most likely next token at each position, uint32 (len,). Needs logits_all."""
+        plan = self._runner.plan
+        if len(tokens) > plan.n_ctx:
+            raise ContextError(
+                f"{len(tokens)} tokens do not fit the context of {plan.n_ctx}; load with a larger n_ctx."
+            )
+        await self._drain()
+        self.past = []
+        step = plan.phases["evaluate"].n_tokens
+        found: list[np.ndarray] = []
+        likely: list[np.ndarray] = []
+        for at in range(0, len(tokens), step):
+            part = tokens[at : at + step]
+            targets = [*tokens[at + 1 : at + step + 1], 0][: len(part)]
+            self._write_batch(at, part)
+            self._runner.write_io(IO.targets(plan.n_ubatch), np.array(targets, np.uint32))
+            self._runner.run("evaluate", len(part), head=True)
+            log_p, top = await self._runner.read_results(len(part))
+            found.append(log_p)
+            likely.append(top)
+        return np.concatenate(found)[: len(tokens) - 1], np.concatenate(likely)
+
+    def _write_batch(self, n_past: int, tokens: Sequence[int]) -> None:
+        self._runner.write_io(IO.n_past, np.array([n_past, len(tokens)], np.uint32))
+        self._runner.write_io(IO.tokens, np.array(tokens, np.uint32))
+
+    async def _drain(self) -> None:
+        """Waits for what ran past an earlier stop: its read-back buffers are in use until then."""
+        draining, self._draining = self._draining, []
+        await asyncio.gather(*draining, return_exceptions=True)
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
+
+
+def stop_at(text: str, stops: Iterable[str]) -> tuple[str, bool]:
+    """Cuts `text` before the first stop string it holds; says whether there was one."""
+    found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+def held_back(text: str, stops: Iterable[str]) -> int:
+    """How many characters at the end of `text` may be the beginning of a stop string, and must wait."""
+    return max(
+        (n for stop in stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])), default=0
+    )

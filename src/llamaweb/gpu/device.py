@@ -1,0 +1,125 @@
+"""The WebGPU device: its profile, buffers that are counted, and its errors as Python exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import js
+from pyodide.ffi import JsException, create_proxy
+
+from llamaweb.errors import DeviceLostError, GPUError, NoWebGPUError
+from llamaweb.gpu.javascript import js_object
+from llamaweb.profile import DeviceProfile
+
+_LIMITS = (
+    "maxBufferSize",
+    "maxStorageBufferBindingSize",
+    "maxStorageBuffersPerShaderStage",
+    "maxComputeInvocationsPerWorkgroup",
+    "maxComputeWorkgroupStorageSize",
+)
+
+
+class Device:
+    """An open WebGPU device. `live_bytes` counts the buffers made and not yet destroyed."""
+
+    def __init__(self, handle: Any, profile: DeviceProfile) -> None:
+        self.handle = handle
+        self.profile = profile
+        self.live_bytes = 0
+        self._error: GPUError | None = None
+        self._on_error = create_proxy(self._uncaptured)
+        self._on_lost = create_proxy(self._lost)
+        handle.onuncapturederror = self._on_error
+        handle.lost.then(self._on_lost)
+
+    @classmethod
+    async def open(cls) -> Device:
+        """The browser's high-performance adapter, with its own limits; raises NoWebGPUError if there is none."""
+        gpu = getattr(js.navigator, "gpu", None)
+        adapter = await gpu.requestAdapter(js_object({"powerPreference": "high-performance"})) if gpu else None
+        if adapter is None:
+            raise NoWebGPUError(
+                "This browser offers no WebGPU adapter; use a current Chrome, Edge, Safari or Firefox with "
+                "hardware acceleration switched on."
+            )
+        limits = {name: int(getattr(adapter.limits, name)) for name in _LIMITS}
+        features = [f for f in ("subgroups", "timestamp-query") if adapter.features.has(f)]
+        try:
+            handle = await adapter.requestDevice(
+                js_object({"requiredFeatures": features, "requiredLimits": limits, "label": "llamaweb"})
+            )
+        except JsException as error:
+            raise GPUError(f"The browser did not open the GPU ({error}); reload the page and try again.") from None
+        return cls(handle, _profile(adapter, limits, features))
+
+    def buffer(self, label: str, size: int, *usage: str) -> Any:
+        """A buffer of `size` bytes; usages are GPUBufferUsage's names."""
+        flags = sum(getattr(js.GPUBufferUsage, u) for u in usage)
+        buffer = self.handle.createBuffer(js_object({"label": label, "size": size, "usage": flags}))
+        self.live_bytes += size
+        return buffer
+
+    def destroy(self, buffer: Any) -> None:
+        self.live_bytes -= int(buffer.size)
+        buffer.destroy()
+
+    def check(self) -> None:
+        """Raises what has gone wrong on the device since the last check."""
+        if self._error is not None:
+            error = self._error
+            if not isinstance(error, DeviceLostError):
+                self._error = None
+            raise error
+
+    @asynccontextmanager
+    async def errors(self, what: str) -> AsyncIterator[None]:
+        """Raises GPUError for what WebGPU refuses inside the block, or for lack of memory."""
+        scopes = ("validation", "out-of-memory", "internal")
+        for scope in scopes:
+            self.handle.pushErrorScope(scope)
+        found = None
+        try:
+            yield
+        finally:
+            for scope in reversed(scopes):
+                error = await self.handle.popErrorScope()
+                if error is not None and found is None:
+                    found = (scope, error.message)
+        if found:
+            reason = "The GPU is out of memory" if found[0] == "out-of-memory" else "WebGPU refused the work"
+            raise GPUError(f"{reason} while {what}: {found[1]}")
+        self.check()
+
+    def close(self) -> None:
+        """Destroys the device and everything on it."""
+        self.handle.onuncapturederror = None
+        self.handle.destroy()
+        self.live_bytes = 0
+
+    def _uncaptured(self, event: Any) -> None:
+        if self._error is None:
+            self._error = GPUError(f"WebGPU refused the work: {event.error.message}")
+
+    def _lost(self, info: Any) -> None:
+        if str(info.reason) != "destroyed":
+            self._error = DeviceLostError(f"The GPU device was lost ({info.message}); load the model again.")
+
+
+def _profile(adapter: Any, limits: dict[str, int], features: list[str]) -> DeviceProfile:
+    info = adapter.info
+    sizes = (getattr(info, "subgroupMinSize", 0) or 0, getattr(info, "subgroupMaxSize", 0) or 0)
+    fixed = "subgroups" in features and sizes[0] == sizes[1]
+    name = " ".join(str(part) for part in (info.vendor, info.architecture, info.description) if part)
+    return DeviceProfile(
+        name=name or "unnamed adapter",
+        max_buffer_size=limits["maxBufferSize"],
+        max_storage_buffer_binding_size=limits["maxStorageBufferBindingSize"],
+        max_storage_buffers_per_shader_stage=limits["maxStorageBuffersPerShaderStage"],
+        max_compute_invocations_per_workgroup=limits["maxComputeInvocationsPerWorkgroup"],
+        max_compute_workgroup_storage_size=limits["maxComputeWorkgroupStorageSize"],
+        subgroup_size=int(sizes[0]) if fixed else 0,
+        timestamp_query="timestamp-query" in features,
+    )

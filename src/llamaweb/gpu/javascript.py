@@ -1,0 +1,33 @@
+"""Small bridges between Python and JavaScript."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import js
+from pyodide.code import run_js
+from pyodide.ffi import to_js
+
+
+def js_object(value: Any) -> Any:
+    """Dicts and lists as JavaScript objects and arrays."""
+    return to_js(value, dict_converter=js.Object.fromEntries)
+
+
+@cache
+def js_file(name: str) -> Any:
+    """The value of a JavaScript file of this folder: one expression."""
+    return run_js((Path(__file__).parent / name).read_text())
+
+
+def wasm_heap_bytes() -> int:
+    """Size of Pyodide's WebAssembly memory."""
+    import pyodide_js
+
+    return int(pyodide_js._module.HEAP8.length)
+
+
+def now_ms() -> float:
+    return float(js.performance.now())

@@ -1,0 +1,243 @@
+"""The kernel library: for each fused operation and device profile, the template, its constants and its workgroups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llamaweb.kernels.formats import Format
+from llamaweb.profile import DeviceProfile
+from llamaweb.rope import Rope
+
+TILE = 64  # tokens and rows of a matrix-matrix tile
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One binding of a kernel: its variable's name in WGSL, the element type of its array, "read" or "read_write"."""
+
+    name: str
+    type: str
+    access: str
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A shader to be compiled: equal kernels are one pipeline."""
+
+    template: str
+    constants: tuple[tuple[str, Any], ...]
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel and its workgroups for a full batch. With `token_tile`, the second count grows with the batch's tokens:
+    ceil(tokens / token_tile)."""
+
+    kernel: Kernel
+    workgroups: tuple[int, int, int]
+    token_tile: int = 0
+
+
+def _kernel(template: str, slots: list[Slot], **constants: Any) -> Kernel:
+    return Kernel(template, tuple(sorted(constants.items())), tuple(slots))
+
+
+def _planes(format: Format, access: str = "read") -> list[Slot]:
+    return [Slot(f"w_{plane.name}", plane.type, access) for plane in format.planes]
+
+
+# The arena is one buffer, and WebGPU lets a dispatch use a buffer either read-only or writable as a whole:
+# so everything in the arena is bound writable.
+def _arena(name: str, type: str = "vec4<f32>") -> Slot:
+    return Slot(name, type, "read_write")
+
+
+_BATCH = Slot("batch", "u32", "read")
+_PHASES = Slot("phases", "u32", "read")
+_NORM = Slot("norm_weight", "vec4<f32>", "read")
+_BIAS = Slot("bias", "f32", "read")
+
+
+def repack(format: Format, pairs: int) -> Launch:
+    """From the file's layout to planes, `pairs` pairs of blocks; slots raw, job and the planes."""
+    slots = [Slot("raw", "u32", "read"), Slot("job", "u32", "read"), *_planes(format, "read_write")]
+    return Launch(_kernel("repack", slots, format=format.name, workgroup=64), _spread(-(-pairs // 64)))
+
+
+def get_rows(format: Format, k: int, rows: int, n_tokens: int) -> Launch:
+    kernel = _kernel(
+        "get_rows", [*_planes(format), _BATCH, _arena("y")], format=format.name, k=k, rows=rows, workgroup=32
+    )
+    return Launch(kernel, (1, n_tokens, 1), 1)
+
+
+def rms_norm(k: int, eps: float, n_tokens: int) -> Launch:
+    kernel = _kernel("rms_norm", [_arena("x"), _NORM, _arena("y")], k=k, eps=eps, workgroup=64)
+    return Launch(kernel, (1, n_tokens, 1), 1)
+
+
+def mul_mat_vec(
+    format: Format,
+    k: int,
+    n: int,
+    profile: DeviceProfile,
+    *,
+    eps: float | None = None,
+    bias: bool = False,
+    epilogue: str = "store",
+    offset: int = 0,
+    last_row: bool = False,
+) -> Launch:
+    """y[offset + row] = W x, one token; `eps` asks for the fused rms_norm. W is (k, n) in ggml's order."""
+    subgroup = profile.subgroup_size
+    reduce, lanes = ("subgroup", subgroup) if 4 <= subgroup <= 64 else ("shared", 16)
+    workgroup = max(lanes, 64)
+    rows_per_group = 2 if epilogue == "swiglu" or n < 8192 else 4
+    slots = [*_planes(format), _arena("x")]
+    slots += [_NORM] if eps is not None else []
+    slots += [_BIAS] if bias else []
+    slots += [_BATCH] if last_row else []
+    slots += [_arena("y", "f32")]
+    kernel = _kernel(
+        "mul_mat_vec",
+        slots,
+        format=format.name,
+        k=k,
+        n=n,
+        workgroup=workgroup,
+        lanes=lanes,
+        reduce=reduce,
+        rows_per_group=rows_per_group,
+        norm=eps is not None,
+        eps=eps,
+        bias=bias,
+        epilogue=epilogue,
+        offset=offset,
+        last_row=last_row,
+    )
+    per_workgroup = workgroup // lanes * rows_per_group
+    return Launch(kernel, _spread(-(-n // per_workgroup)))
+
+
+def mul_mat(
+    format: Format,
+    k: int,
+    n: int,
+    n_tokens: int,
+    *,
+    bias: bool = False,
+    epilogue: str = "store",
+    offset: int = 0,
+    stride: int = 0,
+) -> Launch:
+    """y[token * stride + offset + row] = W x for a batch of tokens."""
+    out = n // 2 if epilogue == "swiglu" else n
+    slots = [*_planes(format), _arena("x")]
+    slots += [_BIAS] if bias else []
+    slots += [_BATCH, _arena("y", "f32")]
+    kernel = _kernel(
+        "mul_mat",
+        slots,
+        format=format.name,
+        k=k,
+        n=n,
+        tile_m=TILE,
+        tile_n=TILE,
+        bias=bias,
+        epilogue=epilogue,
+        offset=offset,
+        stride=stride or out,
+    )
+    tile_out = TILE // 2 if epilogue == "swiglu" else TILE
+    return Launch(kernel, (-(-out // tile_out), -(-n_tokens // TILE), 1), TILE)
+
+
+def swiglu(n: int, n_tokens: int) -> Launch:
+    kernel = _kernel("swiglu", [_arena("x", "f32"), _arena("y", "f32")], n=n, workgroup=64)
+    return Launch(kernel, (-(-n // 64), n_tokens, 1), 1)
+
+
+def rope_kv(rope: Rope, head_dim: int, n_head: int, n_head_kv: int, n_ctx: int, n_tokens: int) -> Launch:
+    slots = [_arena("qkv", "f32"), _PHASES, _BATCH, _arena("k_cache", "u32"), _arena("v_cache", "u32")]
+    kernel = _kernel("rope_kv", slots, workgroup=32, **_attention(rope, head_dim, n_head, n_head_kv, n_ctx))
+    return Launch(kernel, (n_head + 2 * n_head_kv, n_tokens, 1), 1)
+
+
+def flash_attn_vec(
+    rope: Rope, head_dim: int, n_head: int, n_head_kv: int, n_ctx: int, scale: float, profile: DeviceProfile
+) -> Launch:
+    slots = [
+        _arena("qkv", "f32"),
+        _PHASES,
+        _BATCH,
+        _arena("k_cache", "vec4<u32>"),
+        _arena("v_cache", "vec4<u32>"),
+        _arena("y"),
+    ]
+    workgroup = 128
+    kernel = _kernel(
+        "flash_attn_vec",
+        slots,
+        workgroup=workgroup,
+        groups=workgroup // (head_dim // 8),
+        scale=scale,
+        **_attention(rope, head_dim, n_head, n_head_kv, n_ctx),
+    )
+    return Launch(kernel, (n_head, 1, 1))
+
+
+def flash_attn(head_dim: int, n_head: int, n_head_kv: int, n_ctx: int, scale: float, n_tokens: int) -> Launch:
+    queries = 16 if head_dim <= 128 else 8
+    keys = max(1, min(32, 2048 // head_dim))
+    lanes = 8
+    slots = [
+        _arena("qkv"),
+        _BATCH,
+        Slot("k_cache", "vec2<u32>", "read"),
+        Slot("v_cache", "vec2<u32>", "read"),
+        _arena("y"),
+    ]
+    kernel = _kernel(
+        "flash_attn",
+        slots,
+        queries=queries,
+        keys=keys,
+        lanes=lanes,
+        parts=-(-head_dim // 4 // lanes),
+        head_dim=head_dim,
+        n_head=n_head,
+        n_head_kv=n_head_kv,
+        n_ctx=n_ctx,
+        scale=scale,
+    )
+    return Launch(kernel, (n_head, -(-n_tokens // queries), 1), queries)
+
+
+def sample(n: int) -> Launch:
+    slots = [_arena("logits", "f32"), Slot("batch", "u32", "read_write")]
+    return Launch(_kernel("sample", slots, n=n, workgroup=256), (1, 1, 1))
+
+
+def cross_entropy(n: int, n_tokens: int, targets: int, results: int) -> Launch:
+    slots = [_arena("logits", "f32"), Slot("batch", "u32", "read_write")]
+    kernel = _kernel("cross_entropy", slots, n=n, workgroup=128, targets=targets, results=results)
+    return Launch(kernel, (1, n_tokens, 1), 1)
+
+
+def _attention(rope: Rope, head_dim: int, n_head: int, n_head_kv: int, n_ctx: int) -> dict[str, Any]:
+    return {
+        "mode": rope.mode,
+        "n_dims": rope.n_dims,
+        "magnitude": rope.magnitude,
+        "head_dim": head_dim,
+        "n_head": n_head,
+        "n_head_kv": n_head_kv,
+        "n_ctx": n_ctx,
+    }
+
+
+def _spread(workgroups: int) -> tuple[int, int, int]:
+    """Workgroups over two dimensions where one does not hold them (65,535); kernels count x + y * 65535."""
+    return (workgroups, 1, 1) if workgroups <= 65535 else (65535, -(-workgroups // 65535), 1)

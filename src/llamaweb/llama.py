@@ -1,0 +1,233 @@
+"""Llama: the object a user holds. `await Llama.load(...)`, then stream text, chat, tokenize, measure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llamaweb.chat import render_chat
+from llamaweb.errors import LlamaWebError
+from llamaweb.generation import Generator, held_back, stop_at
+from llamaweb.gpu.device import Device
+from llamaweb.gpu.executor import Executor
+from llamaweb.gpu.javascript import now_ms, wasm_heap_bytes
+from llamaweb.gpu.sources import open_source
+from llamaweb.gpu.upload import upload
+from llamaweb.model.gguf_file import GGUFFile, read_header
+from llamaweb.planner import ModelPlan, plan_model
+from llamaweb.sampling import Sampling
+from llamaweb.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a phase of loading is: "header", "weights" (unit "B"), "pipelines"."""
+
+    phase: str
+    done: int
+    total: int
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of the mean negative log-probability of `tokens` tokens."""
+
+    perplexity: float
+    tokens: int
+
+
+class Llama:
+    """A model on the GPU. Made by `Llama.load`; names follow llama-cpp-python."""
+
+    def __init__(self, file: GGUFFile, tokenizer: Tokenizer, executor: Executor, load_ms: float) -> None:
+        self.file = file
+        self.tokenizer = tokenizer
+        self.tokens: list[int] = []  # of the last answer
+        self._executor = executor
+        self._generator = Generator(executor, now_ms)
+        self._timings: dict[str, float] = {"load_ms": load_ms}
+
+    @classmethod
+    async def load(
+        cls,
+        model: Any,
+        *,
+        n_ctx: int = 2048,
+        n_ubatch: int = 512,
+        logits_all: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Llama:
+        """Loads a GGUF model onto the GPU.
+
+        model: a URL, a File or Blob of the page, or bytes. n_ctx: tokens the context holds. n_ubatch: tokens of a
+        prefill batch. logits_all: allow `perplexity` and `log_probabilities`. Raises ModelFileError,
+        UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
+        """
+        begin = now_ms()
+        report = progress or (lambda _: None)
+        source = open_source(model)
+        file = await read_header(source, lambda done: report(Progress("header", done, 0, "B")))
+        tokenizer = load_tokenizer(file.metadata)
+        device = await Device.open()
+        try:
+            plan = plan_model(file, device.profile, n_ctx=n_ctx, n_ubatch=n_ubatch, logits_all=logits_all)
+            executor = Executor(device, plan)
+            await executor.allocate()
+            await upload(executor, file, source, lambda done, total: report(Progress("weights", done, total, "B")))
+            await executor.prepare(lambda done, total: report(Progress("pipelines", done, total)))
+        except BaseException:
+            device.close()
+            raise
+        return cls(file, tokenizer, executor, now_ms() - begin)
+
+    @property
+    def plan(self) -> ModelPlan:
+        return self._executor.plan
+
+    @property
+    def adapter(self) -> str:
+        return self._executor.device.profile.name
+
+    @property
+    def dispatches_per_token(self) -> int:
+        return self.plan.dispatches_per_token
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes: weights, kv, arena, io and their total on the GPU, and the size of Python's WebAssembly heap."""
+        return {**self.plan.memory, "wasm_heap": wasm_heap_bytes()}
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Of the last answer, in milliseconds, tokens and tokens a second."""
+        return dict(self._timings)
+
+    def tokenize(self, text: str | bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        return self.tokenizer.encode(text, add_special=add_bos, parse_special=special)
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:
+        return self.tokenizer.decode(tokens, special=special)
+
+    async def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        special: bool = False,
+    ) -> AsyncIterator[str]:
+        """The text that follows `prompt` (text or token ids), piece by piece.
+
+        It ends at the model's end token, after `max_tokens` (default: the context's end) or before a `stop` text.
+        `special` reads special tokens written in the prompt. Leave the loop at any time; the model stays usable.
+        """
+        sampling = Sampling(temperature, top_k, top_p, min_p, seed)
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        ids = self.tokenize(prompt, special=special) if isinstance(prompt, str) else list(prompt)
+        if any(not 0 <= id < self.tokenizer.n_vocab for id in ids):
+            raise LlamaWebError(f"The prompt has token ids outside of 0 to {self.tokenizer.n_vocab - 1}.")
+        limit = self.plan.n_ctx if max_tokens is None else max_tokens
+        if limit < 1:
+            raise LlamaWebError(f"max_tokens is {max_tokens}; ask for at least 1.")
+        decoder = self.tokenizer.stream_decoder()
+        self.tokens = []
+        text = ""
+        begin = first = last = now_ms()
+        generation = self._generator.generate(ids, sampling, limit)
+        try:
+            async for token in generation:
+                last = now_ms()
+                first = last if not self.tokens else first
+                if token in self.tokenizer.eog:
+                    break
+                self.tokens.append(token)
+                text, stopped = stop_at(text + decoder.push(token), stops)
+                ready = len(text) if stopped else len(text) - held_back(text, stops)
+                if ready:
+                    yield text[:ready]
+                    text = text[ready:]
+                if stopped:
+                    return
+            text, _ = stop_at(text + decoder.finish(), stops)
+            if text:
+                yield text
+        finally:
+            await generation.aclose()
+            self._time(len(ids), begin, first, last)
+
+    async def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> AsyncIterator[str]:
+        """The assistant's answer to `messages` ({"role", "content"}), in the model's own chat template; options as
+        in `stream`."""
+        prompt = render_chat(self.file.metadata, list(messages))
+        ids = self.tokenizer.encode(prompt, add_special=False, parse_special=True)
+        bos = self.tokenizer.bos
+        if self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
+            ids = [bos, *ids]
+        pieces = self.stream(ids, **options)
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            await pieces.aclose()
+
+    async def log_probabilities(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probability of each token but the first given those before it, and the most likely token at each
+        position; needs `logits_all=True` at load."""
+        if "evaluate" not in self.plan.phases:
+            raise LlamaWebError("This model was loaded for generation only; load it with logits_all=True.")
+        return await self._generator.log_probabilities(tokens)
+
+    async def perplexity(
+        self, text: str | bytes, n_ctx: int = 512, progress: Callable[[Progress], None] | None = None
+    ) -> Perplexity:
+        """Perplexity of a text in consecutive chunks of `n_ctx` tokens, each evaluated from an empty cache; the mean
+        is over all tokens but each chunk's first. Special tokens in the text are not parsed."""
+        ids = self.tokenizer.encode(text, add_special=False)
+        if self.tokenizer.add_bos and self.tokenizer.bos is not None:
+            ids = [self.tokenizer.bos, *ids]
+        if not 2 <= n_ctx <= self.plan.n_ctx:
+            raise LlamaWebError(f"Chunks of {n_ctx} tokens do not fit; ask for 2 to {self.plan.n_ctx}.")
+        if len(ids) < 2:
+            raise LlamaWebError(f"The text has {len(ids)} tokens; a perplexity needs at least 2.")
+        total, count = 0.0, 0
+        for at in range(0, len(ids), n_ctx):
+            log_p, _ = await self.log_probabilities(ids[at : at + n_ctx])
+            total -= float(log_p.astype(np.float64).sum())
+            count += len(log_p)
+            if progress:
+                progress(Progress("tokens", min(at + n_ctx, len(ids)), len(ids)))
+        return Perplexity(math.exp(total / count), count)
+
+    async def close(self) -> None:
+        """Gives all GPU memory back."""
+        self._executor.close()
+        self._executor.device.close()
+
+    async def __aenter__(self) -> Llama:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _time(self, prompt_tokens: int, begin: float, first: float, last: float) -> None:
+        prompt_ms, generated_ms, generated = first - begin, last - first, len(self.tokens)
+        self._timings = {
+            "prompt_tokens": prompt_tokens,
+            "prompt_ms": prompt_ms,
+            "prompt_per_second": 1e3 * prompt_tokens / prompt_ms if prompt_ms else 0.0,
+            "generated_tokens": generated,
+            "generated_ms": generated_ms,
+            "generated_per_second": 1e3 * (generated - 1) / generated_ms if generated > 1 and generated_ms else 0.0,
+            "load_ms": self._timings["load_ms"],
+            "first_token_ms": prompt_ms,
+        }

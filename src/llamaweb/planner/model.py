@@ -1,0 +1,231 @@
+"""Plans a whole model: the phases' steps, all regions, and every dispatch with its bindings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gguf.constants import GGMLQuantizationType as GGMLType
+
+from llamaweb.architectures import architecture
+from llamaweb.errors import ContextError, MemoryBudgetError, UnsupportedError
+from llamaweb.graph import Graph, Tensor
+from llamaweb.kernels import library
+from llamaweb.kernels.formats import BLOCK, format_of
+from llamaweb.kernels.io import IO, readback_bytes
+from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.planner.fusion import Step, Steps, fuse
+from llamaweb.planner.memory import Lifetime, align, lower_bound, plan_arena
+from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase, RopeTable, WeightPlan
+from llamaweb.profile import DESKTOP, DeviceProfile
+from llamaweb.rope import Rope
+
+_EVALUATED_LOGITS = 64 << 20  # bytes of logits held at once when all of them are wanted
+
+
+def plan_model(
+    file: GGUFFile,
+    profile: DeviceProfile = DESKTOP,
+    *,
+    n_ctx: int = 2048,
+    n_ubatch: int = 512,
+    logits_all: bool = False,
+) -> ModelPlan:
+    """The plan for a model out of its header alone.
+
+    n_ctx: tokens the cache holds. n_ubatch: tokens of a prefill batch. logits_all: add the phase "evaluate", which
+    gives the log-probability of every token. Raises UnsupportedError, ContextError or MemoryBudgetError.
+    """
+    arch = architecture(file)
+    hp = arch.hyperparameters(file)
+    if n_ctx < 1 or n_ubatch < 1:
+        raise ContextError(f"A context of {n_ctx} tokens in batches of {n_ubatch} is empty; ask for at least 1.")
+    if n_ctx > hp.n_ctx_train:
+        raise ContextError(f"A context of {n_ctx} tokens is longer than the model's; ask for {hp.n_ctx_train} or less.")
+    if hp.head_dim % 8 or hp.head_dim > 256:
+        raise UnsupportedError(f"Attention heads of {hp.head_dim} are not supported; multiples of 8 up to 256 are.")
+    n_ubatch = min(n_ubatch, n_ctx)
+    batches = {"decode": (1, "last")}
+    if n_ubatch > 1:
+        batches["prefill"] = (n_ubatch, "last")
+    if logits_all:
+        batches["evaluate"] = (max(2, min(n_ubatch, 128, _EVALUATED_LOGITS // (4 * hp.n_vocab))), "all")
+    fused: dict[str, Steps] = {}
+    for name, (n_tokens, outputs) in batches.items():
+        graph = Graph(file.tensors, n_tokens, outputs)
+        arch.build(graph, hp)
+        fused[name] = fuse(graph)
+    return _Planner(profile, n_ctx, n_ubatch, hp.n_layer, hp.n_head_kv * hp.head_dim).plan(fused)
+
+
+class _Planner:
+    def __init__(self, profile: DeviceProfile, n_ctx: int, n_ubatch: int, n_layer: int, kv_row: int) -> None:
+        self.profile = profile
+        self.alignment = profile.min_storage_buffer_offset_alignment
+        self.n_ctx = n_ctx
+        self.n_ubatch = n_ubatch
+        self.cache_bytes = n_ctx * kv_row * 2  # K or V of one layer, f16
+        cache_stride = align(self.cache_bytes, self.alignment)
+        self.cache_at = [(2 * i * cache_stride, (2 * i + 1) * cache_stride) for i in range(n_layer)]
+        self.io = Binding("io", 0, IO.bytes(n_ubatch))
+        self.regions = {"kv": 2 * n_layer * cache_stride, "arena": 0, "io": self.io.size + readback_bytes(n_ubatch)}
+        self.weights: dict[tuple[str, ...], WeightPlan] = {}
+        self.ropes: dict[Rope, RopeTable] = {}
+
+    def plan(self, fused: dict[str, Steps]) -> ModelPlan:
+        phases: dict[str, Phase] = {}
+        logits: dict[str, Binding] = {}
+        bound = 0
+        for name, steps in fused.items():
+            values, lifetimes = _lifetimes(steps.steps)
+            offsets, size = plan_arena(lifetimes, self.alignment)
+            bound = max(bound, lower_bound(lifetimes))
+            self.regions["arena"] = max(self.regions["arena"], align(size, 4))
+            arena = {v: Binding("arena", at, v.bytes) for v, at in zip(values, offsets, strict=True)}
+            dispatches = tuple(self._dispatch(step, arena) for step in steps.steps)
+            n_tokens = steps.steps[0].values["y"].n_tokens
+            phases[name] = Phase(n_tokens, dispatches, steps.head)
+            logits[name] = arena[steps.logits]
+        self._check_limits()
+        return ModelPlan(
+            self.n_ctx,
+            self.n_ubatch,
+            phases,
+            self.regions,
+            tuple(self.weights.values()),
+            tuple(self.ropes.values()),
+            bound,
+            logits,
+        )
+
+    def _dispatch(self, step: Step, arena: dict) -> Dispatch:
+        launch = self._launch(step)
+        bound = {slot: arena[value] for slot, value in step.values.items()}
+        bound["batch"] = self.io
+        if "w" in step.weights:
+            weight = self._weight(step.weights["w"])
+            bound |= {f"w_{p.name}": b for p, b in zip(weight.format.planes, weight.planes, strict=True)}
+        for slot in ("norm_weight", "bias"):
+            if slot in step.weights:
+                bound[slot] = self._weight(step.weights[slot]).planes[0]
+        if "rope" in step.params:
+            bound["phases"] = self._rope(step.params["rope"])
+            k_at, v_at = self.cache_at[step.params["layer"]]
+            bound["k_cache"] = Binding("kv", k_at, self.cache_bytes)
+            bound["v_cache"] = Binding("kv", v_at, self.cache_bytes)
+        bindings = tuple(bound[slot.name] for slot in launch.kernel.slots)
+        return Dispatch(step.name, launch.kernel, bindings, launch.workgroups, launch.token_tile)
+
+    def _launch(self, step: Step) -> library.Launch:
+        p = step.params
+        if step.op in ("mul_mat", "mul_mat_vec", "get_rows"):
+            weight = self._weight(step.weights["w"])
+            k, n, format = weight.row, weight.rows, weight.format
+        y = step.values.get("y")
+        n_tokens = next(iter(step.values.values())).n_tokens
+        match step.op:
+            case "get_rows":
+                return library.get_rows(format, k, n, n_tokens)
+            case "rms_norm":
+                return library.rms_norm(y.row, p["eps"], n_tokens)
+            case "mul_mat_vec":
+                return library.mul_mat_vec(
+                    format,
+                    k,
+                    n,
+                    self.profile,
+                    eps=p.get("eps"),
+                    bias="bias" in step.weights,
+                    epilogue=p.get("epilogue", "store"),
+                    offset=p.get("offset", 0),
+                    last_row=p["last_row"],
+                )
+            case "mul_mat":
+                return library.mul_mat(
+                    format,
+                    k,
+                    n,
+                    n_tokens,
+                    bias="bias" in step.weights,
+                    epilogue=p.get("epilogue", "store"),
+                    offset=p.get("offset", 0),
+                    stride=y.row,
+                )
+            case "swiglu":
+                return library.swiglu(y.row, n_tokens)
+            case "rope_kv":
+                return library.rope_kv(p["rope"], p["head_dim"], p["n_head"], p["n_head_kv"], self.n_ctx, n_tokens)
+            case "flash_attn_vec":
+                return library.flash_attn_vec(
+                    p["rope"], p["head_dim"], p["n_head"], p["n_head_kv"], self.n_ctx, p["scale"], self.profile
+                )
+            case "flash_attn":
+                return library.flash_attn(p["head_dim"], p["n_head"], p["n_head_kv"], self.n_ctx, p["scale"], n_tokens)
+            case "sample":
+                return library.sample(step.values["logits"].row)
+            case "cross_entropy":
+                targets, results = IO.targets(self.n_ubatch), IO.results(self.n_ubatch)
+                return library.cross_entropy(step.values["logits"].row, n_tokens, targets, results)
+        raise UnsupportedError(f"There is no kernel for {step.op}.")
+
+    def _weight(self, tensors: tuple[Tensor, ...]) -> WeightPlan:
+        """The place of stacked tensors, allocated at first use; every phase shares it."""
+        names = tuple(t.name for t in tensors)
+        if names not in self.weights:
+            format = format_of(tensors[0].type, names[0])
+            row, rows = tensors[0].row, sum(t.rows for t in tensors)
+            if len(tensors[0].shape) == 1:
+                row, rows = sum(t.row for t in tensors), 1
+                if format.type != GGMLType.F32:
+                    raise UnsupportedError(f"Tensor {names[0]} is a vector in {format.type.name}; F32 is supported.")
+            elif row % BLOCK:
+                raise UnsupportedError(f"Tensor {names[0]} has rows of {row}; multiples of {BLOCK} are supported.")
+            if any(t.rows * row // BLOCK % 2 for t in tensors[:-1]):
+                raise UnsupportedError(
+                    f"Tensor {names[0]} has an odd number of blocks and siblings; that is not supported."
+                )
+            blocks = -(-row * rows // BLOCK)
+            planes = tuple(self._allocate(align(blocks, 2) * plane.bytes) for plane in format.planes)
+            self.weights[names] = WeightPlan(names, format, row, rows, planes)
+        return self.weights[names]
+
+    def _rope(self, rope: Rope) -> Binding:
+        if rope not in self.ropes:
+            self.ropes[rope] = RopeTable(rope, self._allocate(2 * rope.n_dims))
+        return self.ropes[rope].binding
+
+    def _allocate(self, size: int) -> Binding:
+        """The next range of the weights' region; a new buffer where the last one is full."""
+        last = sum(region.startswith("weights.") for region in self.regions) - 1
+        region = f"weights.{max(last, 0)}"
+        at = align(self.regions.get(region, 0), self.alignment)
+        if last >= 0 and at + size > self.profile.max_buffer_size:
+            region, at = f"weights.{last + 1}", 0
+        self.regions[region] = at + align(size, 4)
+        return Binding(region, at, align(size, 4))
+
+    def _check_limits(self) -> None:
+        profile = self.profile
+        for region, size in self.regions.items():
+            if size > profile.max_buffer_size:
+                raise MemoryBudgetError(
+                    f"The region {region} needs a buffer of {size} bytes, but {profile.name} allows "
+                    f"{profile.max_buffer_size}; ask for a shorter context or a smaller model."
+                )
+        largest = max(b.size for w in self.weights.values() for b in w.planes)
+        if max(largest, self.cache_bytes) > profile.max_storage_buffer_binding_size:
+            raise MemoryBudgetError(
+                f"A tensor of {max(largest, self.cache_bytes)} bytes is larger than a binding of {profile.name} "
+                f"may be ({profile.max_storage_buffer_binding_size}); use a smaller model or context."
+            )
+
+
+def _lifetimes(steps: Iterable[Step]) -> tuple[list, list[Lifetime]]:
+    """The values of the steps, and from which step to which each lives."""
+    first: dict = {}
+    last: dict = {}
+    for i, step in enumerate(steps):
+        for value in step.values.values():
+            first.setdefault(value, i)
+            last[value] = i
+    values = list(first)
+    return values, [Lifetime(v.bytes, first[v], last[v]) for v in values]

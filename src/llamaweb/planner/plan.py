@@ -1,0 +1,91 @@
+"""The plan: plain data between planner and executor, the same in CPython and in the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llamaweb.kernels.formats import Format
+from llamaweb.kernels.library import Kernel
+from llamaweb.rope import Rope
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A range of a region, in bytes. Regions: weights.0, weights.1, …, kv, arena, io."""
+
+    region: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """One kernel over its bindings, which are in the order of the kernel's slots.
+
+    `workgroups` are the counts of a full batch; with `token_tile` the second is ceil(tokens / token_tile).
+    """
+
+    label: str
+    kernel: Kernel
+    bindings: tuple[Binding, ...]
+    workgroups: tuple[int, int, int]
+    token_tile: int = 0
+
+    def workgroups_for(self, n_tokens: int) -> tuple[int, int, int]:
+        x, y, z = self.workgroups
+        return (x, -(-n_tokens // self.token_tile) if self.token_tile else y, z)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What runs for a batch of up to `n_tokens` tokens; the dispatches from `head` on make and use its logits."""
+
+    n_tokens: int
+    dispatches: tuple[Dispatch, ...]
+    head: int
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """Tensors of the file stacked along their rows as one weight on the GPU: `rows` rows of `row` weights."""
+
+    names: tuple[str, ...]
+    format: Format
+    row: int
+    rows: int
+    planes: tuple[Binding, ...]
+
+
+@dataclass(frozen=True)
+class RopeTable:
+    """Where the phases of a rotary embedding are written at load: uint32."""
+
+    rope: Rope
+    binding: Binding
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """Everything the executor needs. `regions` are the buffers, in bytes; `arena_lower_bound` is in bytes too."""
+
+    n_ctx: int
+    n_ubatch: int
+    phases: Mapping[str, Phase]
+    regions: Mapping[str, int]
+    weights: tuple[WeightPlan, ...]
+    rope_tables: tuple[RopeTable, ...]
+    arena_lower_bound: int
+    logits: Mapping[str, Binding]  # by phase: where its logits are, float32
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of GPU buffers by use: weights, kv, arena, io, and their total."""
+        use = {"weights": 0, "kv": 0, "arena": 0, "io": 0}
+        for region, size in self.regions.items():
+            use[region.split(".")[0]] += size
+        return {**use, "total": sum(use.values())}
+
+    @property
+    def dispatches_per_token(self) -> int:
+        return len(self.phases["decode"].dispatches)

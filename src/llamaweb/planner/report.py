@@ -1,0 +1,36 @@
+"""The plan as JSON, for people and tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamaweb.planner.plan import ModelPlan
+
+
+def describe(plan: ModelPlan, *, dispatches: bool = False) -> dict[str, Any]:
+    """Memory in bytes, the arena's lower bound, dispatches a token, and, if asked, every dispatch of every phase."""
+    report: dict[str, Any] = {
+        "context": plan.n_ctx,
+        "ubatch": plan.n_ubatch,
+        "memory": plan.memory,
+        "arena_lower_bound": plan.arena_lower_bound,
+        "dispatches_per_token": plan.dispatches_per_token,
+    }
+    if dispatches:
+        report["plan"] = {
+            name: [
+                {
+                    "label": d.label,
+                    "kernel": d.kernel.template,
+                    "constants": dict(d.kernel.constants),
+                    "bindings": {
+                        slot.name: [b.region, b.offset, b.size]
+                        for slot, b in zip(d.kernel.slots, d.bindings, strict=True)
+                    },
+                    "workgroups": list(d.workgroups),
+                }
+                for d in phase.dispatches
+            ]
+            for name, phase in plan.phases.items()
+        }
+    return report

@@ -1,0 +1,34 @@
+"""What a device decides, as one value. `gpu.device` reads it off an adapter; tests and `inspect` make their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """Limits and features of a WebGPU adapter, named after them; the defaults are what every WebGPU device has.
+
+    subgroup_size: the size of every subgroup, or 0 where it varies or there are none.
+    """
+
+    name: str = "any WebGPU device"
+    max_buffer_size: int = 256 << 20
+    max_storage_buffer_binding_size: int = 128 << 20
+    max_storage_buffers_per_shader_stage: int = 8
+    max_compute_invocations_per_workgroup: int = 256
+    max_compute_workgroup_storage_size: int = 16384
+    max_compute_workgroups_per_dimension: int = 65535
+    min_storage_buffer_offset_alignment: int = 256
+    subgroup_size: int = 0
+    timestamp_query: bool = False
+
+
+# What `inspect` plans for where no device is given: a desktop GPU's usual limits.
+DESKTOP = DeviceProfile(
+    name="a desktop GPU",
+    max_buffer_size=4 << 30,
+    max_storage_buffer_binding_size=(2 << 30) - 4,
+    max_storage_buffers_per_shader_stage=10,
+    subgroup_size=32,
+)

@@ -1,0 +1,77 @@
+{% set tm = tile_m // 16 %}
+{% set tn = tile_n // 16 %}
+// Y = X W^T for a batch of tokens: a workgroup computes a tile of {{ tile_m }} tokens x {{ tile_n }} rows of W, 32 columns at a time
+// through workgroup memory; an invocation holds {{ tm }} x {{ tn }} results in registers. Epilogues as in mul_mat_vec;
+// for "swiglu" half of a tile's rows are gates and the other half their ups, so that one invocation holds both.
+{% include "common/bindings.wgsl" %}
+{% include "common/block.wgsl" %}
+{% include "formats/" ~ format ~ ".wgsl" %}
+const NB = {{ k // 32 }}u;
+const N = {{ n }}u;
+{% set glu = epilogue == "swiglu" %}
+const OUT = {{ n // 2 if glu else n }}u;
+const TILE_OUT = {{ tile_n // 2 if glu else tile_n }}u;
+
+var<workgroup> tile_x: array<vec4<f32>, {{ 8 * tile_m }}>;  // [column / 4][token]
+var<workgroup> tile_w: array<vec4<f32>, {{ 8 * tile_n }}>;  // [column / 4][row]
+
+@compute @workgroup_size(16, 16)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let n_tokens = batch[{{ io.n_tokens }}u];
+  let t0 = group.y * {{ tile_m }}u;
+  let o0 = group.x * TILE_OUT;
+  var acc: array<f32, {{ tm * tn }}>;
+  for (var b = 0u; b < NB; b++) {
+    for (var i = local; i < {{ 8 * tile_m }}u; i += 256u) {
+      let t = t0 + i / 8u;
+      var v = vec4<f32>(0.0);
+      if (t < n_tokens) { v = x[(t * NB + b) * 8u + i % 8u]; }
+      tile_x[(i % 8u) * {{ tile_m }}u + i / 8u] = v;
+    }
+    for (var i = local; i < {{ tile_n }}u; i += 256u) {
+{% if glu %}
+      let row = min(o0 + i % TILE_OUT, OUT - 1u) + select(0u, OUT, i >= TILE_OUT);
+{% else %}
+      let row = min(o0 + i, N - 1u);
+{% endif %}
+      let w = load32(row * NB + b);
+{% for j in range(8) %}
+      tile_w[{{ j * tile_n }}u + i] = w.d * w.q[{{ j }}] + w.m;
+{% endfor %}
+    }
+    workgroupBarrier();
+    for (var c = 0u; c < 8u; c++) {
+{% for i in range(tm) %}
+      let x{{ i }} = tile_x[c * {{ tile_m }}u + id.y + {{ 16 * i }}u];
+{% endfor %}
+{% for j in range(tn) %}
+      let w{{ j }} = tile_w[c * {{ tile_n }}u + id.x + {{ 16 * j }}u];
+{% endfor %}
+{% for i in range(tm) %}{% for j in range(tn) %}
+      acc[{{ i * tn + j }}] += dot(x{{ i }}, w{{ j }});
+{% endfor %}{% endfor %}
+    }
+    workgroupBarrier();
+  }
+{% for i in range(tm) %}
+  {
+    let t = t0 + id.y + {{ 16 * i }}u;
+    if (t < n_tokens) {
+{% for j in range(tn // 2 if glu else tn) %}
+      {
+        let o = o0 + id.x + {{ 16 * j }}u;
+        if (o < OUT) {
+          var v = acc[{{ i * tn + j }}]{{ " + bias[o]" if bias }};
+{% if glu %}
+          let up = acc[{{ i * tn + j + tn // 2 }}]{{ " + bias[OUT + o]" if bias }};
+          v = v / (1.0 + exp(-v)) * up;
+{% endif %}
+          y[t * {{ stride }}u + {{ offset }}u + o] {{ "+=" if epilogue == "add" else "=" }} v;
+        }
+      }
+{% endfor %}
+    }
+  }
+{% endfor %}
+}
