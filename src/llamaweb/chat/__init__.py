@@ -1,0 +1,64 @@
+"""Messages to a prompt, by the model's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llamaweb.errors import ModelFileError, UnsupportedError
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def render_chat(
+    metadata: Mapping[str, Any],
+    messages: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool = True,
+    *,
+    bos_token: str | None = None,
+    eos_token: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
+    """The prompt for a chat. Tokenize it with `parse_special`, and without a second BOS if it starts with one.
+
+    messages: dicts with `role` and `content`, as in OpenAI's chat interface; the template sees what else they hold.
+    bos_token, eos_token: how these tokens are written; by default as the metadata has them.
+    A model file without a template is spoken to in ChatML if its vocabulary has ChatML's tokens; otherwise it is not
+    a chat model, and that is an UnsupportedError. A template that fails is a LlamaWebError with its reason.
+    """
+    from llamaweb.chat.template import check_messages, render_template  # imports jinja2, which is slow to load
+
+    check_messages(messages)
+    variables = {
+        "messages": [dict(message) for message in messages],
+        "add_generation_prompt": add_generation_prompt,
+        "bos_token": _token(metadata, "bos") if bos_token is None else bos_token,
+        "eos_token": _token(metadata, "eos") if eos_token is None else eos_token,
+        "tools": None if tools is None else [dict(tool) for tool in tools],
+        "documents": None,
+    }
+    return render_template(_template(metadata), variables)
+
+
+def _template(metadata: Mapping[str, Any]) -> str:
+    template = metadata.get("tokenizer.chat_template")
+    if isinstance(template, str) and template.strip():
+        return template
+    if template is not None and not isinstance(template, str):
+        raise ModelFileError("The model file's tokenizer.chat_template is not a text; fetch or convert it again.")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list) and b"<|im_start|>" in tokens and b"<|im_end|>" in tokens:
+        return CHATML
+    raise UnsupportedError("The model has no chat template (tokenizer.chat_template); prompt it without chat.")
+
+
+def _token(metadata: Mapping[str, Any], role: str) -> str:
+    id, tokens = metadata.get(f"tokenizer.ggml.{role}_token_id"), metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(id, int) or not isinstance(tokens, list) or not 0 <= id < len(tokens):
+        return ""
+    return tokens[id].decode("utf-8", "replace")

@@ -1,0 +1,159 @@
+"""Chat templates: real ones give their prompts, bad ones give a sentence."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from llamaweb.chat import render_chat
+from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
+from llamaweb.tokenizer import load_tokenizer
+from tests.vocabularies import vocabulary
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi ü <b>&"},
+    {"role": "assistant", "content": " Hello "},
+    {"role": "user", "content": "Bye"},
+]
+CHATML = (
+    "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi ü <b>&<|im_end|>\n"
+    "<|im_start|>assistant\n Hello <|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"
+)
+OPENING = "<|im_start|>assistant\n"
+
+
+def render(template: str, messages: Any = ({"role": "user", "content": "Hi"},), **options: Any) -> str:
+    return render_chat({"tokenizer.chat_template": template}, messages, **options)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen2"])
+def test_a_chatml_models_own_template_gives_chatml(name: str) -> None:
+    assert render_chat(vocabulary(name), CHAT) == CHATML + OPENING
+    assert render_chat(vocabulary(name), CHAT, add_generation_prompt=False) == CHATML
+
+
+def test_smollm2_is_given_its_own_system_prompt_if_there_is_none() -> None:
+    prompt = render_chat(vocabulary("smollm2"), [{"role": "user", "content": "Hi"}])
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    assert prompt == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n{OPENING}"
+
+
+def test_llama3s_template_writes_the_bos_token_and_trims() -> None:
+    prompt = render_chat(vocabulary("llama3"), CHAT[1:3])
+    user = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi ü <b>&<|eot_id|>"
+    answer = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    assert prompt == f"{user}{answer}Hello<|eot_id|>{answer}"
+    assert render_chat(vocabulary("llama3"), CHAT[1:2], bos_token="<s>").startswith("<s><|start_header_id|>")
+
+
+def test_a_prompts_markers_become_single_tokens() -> None:
+    tok = load_tokenizer(vocabulary("smollm2"))
+    ids = tok.encode(render_chat(vocabulary("smollm2"), CHAT), parse_special=True)
+    assert ids.count(1) == 5 and ids.count(2) == 4  # <|im_start|>, <|im_end|>
+
+
+def test_qwens_template_shows_tools_as_json() -> None:
+    tool = {"type": "function", "function": {"name": "größe", "parameters": {"a<b": True}}}
+    prompt = render_chat(vocabulary("qwen2"), CHAT[:2], tools=[tool])
+    assert '\n{"type": "function", "function": {"name": "größe", "parameters": {"a<b": true}}}\n</tools>' in prompt
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}
+    result = {"role": "tool", "content": "2"}
+    prompt = render_chat(vocabulary("qwen2"), [CHAT[1], call, result], False)
+    assert prompt.endswith(
+        'assistant\n<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response>\n2\n</tool_response><|im_end|>\n"
+    )
+
+
+def test_without_a_template_chatml_is_for_vocabularies_that_have_its_tokens() -> None:
+    qwen = {key: value for key, value in vocabulary("qwen2").items() if key != "tokenizer.chat_template"}
+    assert render_chat(qwen, CHAT) == CHATML + OPENING
+    with pytest.raises(UnsupportedError, match="no chat template"):
+        render_chat(vocabulary("gpt2"), CHAT)
+    with pytest.raises(ModelFileError, match="not a text"):
+        render_chat({"tokenizer.chat_template": 7}, CHAT)
+
+
+def test_block_lines_leave_no_trace_and_loops_know_their_place() -> None:
+    template = (
+        "{% for m in messages %}\n  {% if loop.last %}\n{{ loop.index }}/{{ loop.length }} {{ m.content ~ '!' }}\n"
+        "  {% else %}\n{% continue %}\n  {% endif %}\n{% endfor %}\n"
+    )
+    assert render(template, CHAT) == "4/4 Bye!\n"
+
+
+def test_loops_over_pairs_ranges_recursion_and_macros_work() -> None:
+    assert (
+        render("{% for k, v in messages[0].items() if k != 'x' %}{{ k }}={{ v }};{% endfor %}")
+        == "role=user;content=Hi;"
+    )
+    assert render("{% for i in range(3) %}{{ i }}{% else %}none{% endfor %}") == "012"
+    assert render("{% for i in [] %}{{ i }}{% else %}none{% endfor %}") == "none"
+    nested = "{% for i in [[1, [2]], [3, []]] recursive %}{{ i[0] if i is iterable else i }}"
+    assert render(nested + "{% if i is iterable %}({{ loop(i[1]) }}){% endif %}{% endfor %}") == "1(2)3()"
+    macro = "{% macro f(n) %}{{ n }}{% if n %}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(3) }}"
+    assert render(macro) == "3210"
+    assert (
+        render("{% set ns = namespace(n=0) %}{% for m in [1, 2] %}{% set ns.n = ns.n + m %}{% endfor %}{{ ns.n }}")
+        == "3"
+    )
+
+
+def test_helpers_of_the_field_are_there() -> None:
+    assert render("{{ strftime_now('%Y') }}") == str(datetime.now().year)
+    assert render("{{ {'b': 1, 'a': '<ü>'} | tojson(sort_keys=true) }}") == '{"a": "<ü>", "b": 1}'
+    assert render("{{ [1] | tojson(indent=2) }}") == "[\n  1\n]"
+    assert render("{% generation %}{{ messages[0].content }}{% endgeneration %}") == "Hi"
+
+
+FAILING = {
+    "{{ raise_exception('Roles must alternate.\n\nReally') }}": "Roles must alternate. Really;",
+    "{{ messages[0]['nothing'] + 'x' }}": "has no attribute 'nothing'",
+    "{{ messages[0].content + 1 }}": "TypeError",
+    "{% if %}": "(line 1)",
+    "{{ 1 // 0 }}": "ZeroDivisionError",
+    "{{ 'x' | unknown }}": "unknown",
+    "{{ messages.append(1) }}": "unsafe",
+    "{{ ''.__class__.__mro__ }}": "unsafe",
+    "{{ lipsum.__globals__['os'] }}": "unsafe",
+    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}": "without end",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "calls itself without end",
+    "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}": "more than 1000000 steps",
+    "{% for i in range(9) recursive %}{{ loop(range(9)) }}{% endfor %}": "without end",
+    "{{ 'x' * 999999999 }}": "something too long",
+    "{{ 9 ** 999999 }}": "something too long",
+    "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}": "something too long",
+    "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}": "something too long",
+    "{% set s = 'x' * 60000 %}{% for i in range(9000) %}{{ s }}{% endfor %}": "longer than",
+}
+
+
+@pytest.mark.parametrize("template", FAILING)
+def test_a_failing_template_gives_one_sentence_soon(template: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(LlamaWebError) as caught:
+        render(template)
+    message = str(caught.value)
+    assert FAILING[template] in message and message.startswith("The model's chat template cannot be applied")
+    assert "\n" not in message and len(message) < 500 and message.endswith(".")
+    assert time.perf_counter() - start < 10
+
+
+def test_a_template_works_again_after_it_failed() -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'bad' %}{{ raise_exception('bad') }}{% endif %}{{ m.role }}{% endfor %}"
+    )
+    with pytest.raises(LlamaWebError):
+        render(template, [{"role": "bad"}])
+    for _ in range(20):
+        assert render(template, [{"role": "user"}]) == "user"
+
+
+@pytest.mark.parametrize("messages", ["Hi", {"role": "user"}, ["Hi"], [{"content": "Hi"}], [{"role": 1}], None])
+def test_messages_of_the_wrong_shape_are_refused(messages: Any) -> None:
+    with pytest.raises(LlamaWebError, match="role"):
+        render("x", messages)
