@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from llamaweb.architectures import architecture
 from llamaweb.chat import render_chat
 from llamaweb.errors import LlamaWebError
 from llamaweb.generation import Generator, held_back, stop_at
@@ -57,14 +58,15 @@ class Llama:
         cls,
         model: Any,
         *,
-        n_ctx: int = 2048,
+        n_ctx: int | None = None,
         n_ubatch: int = 512,
         logits_all: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
         """Loads a GGUF model onto the GPU.
 
-        model: a URL, a File or Blob of the page, or bytes. n_ctx: tokens the context holds. n_ubatch: tokens of a
+        model: a URL, a File or Blob of the page, or bytes. n_ctx: tokens the context holds; by
+        default 2,048, or what the model was trained for where that is less. n_ubatch: tokens of a
         prefill batch. logits_all: allow `perplexity` and `log_probabilities`. Raises ModelFileError,
         UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
         """
@@ -75,6 +77,7 @@ class Llama:
         tokenizer = load_tokenizer(file.metadata)
         device = await Device.open()
         try:
+            n_ctx = n_ctx or min(2048, architecture(file).hyperparameters(file).n_ctx_train)
             plan = plan_model(file, device.profile, n_ctx=n_ctx, n_ubatch=n_ubatch, logits_all=logits_all)
             executor = Executor(device, plan)
             await executor.allocate()

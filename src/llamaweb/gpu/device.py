@@ -40,7 +40,7 @@ class Device:
         """The browser's high-performance adapter, with its own limits; raises NoWebGPUError if there is none."""
         gpu = getattr(js.navigator, "gpu", None)
         adapter = await gpu.requestAdapter(js_object({"powerPreference": "high-performance"})) if gpu else None
-        if adapter is None:
+        if not adapter:
             raise NoWebGPUError(
                 "This browser offers no WebGPU adapter; use a current Chrome, Edge, Safari or Firefox with "
                 "hardware acceleration switched on."
@@ -86,7 +86,7 @@ class Device:
         finally:
             for scope in reversed(scopes):
                 error = await self.handle.popErrorScope()
-                if error is not None and found is None:
+                if error and found is None:  # JavaScript null is falsy, and not None
                     found = (scope, error.message)
         if found:
             reason = "The GPU is out of memory" if found[0] == "out-of-memory" else "WebGPU refused the work"

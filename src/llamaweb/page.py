@@ -1,0 +1,92 @@
+"""Commands that run in the page's Python, for the command line and the demo page: dicts in, events out.
+
+Events: {"event": "progress", phase, done, total, unit} · {"event": "text", text} · {"event": "result", …}. Errors are
+raised; the worker turns them into events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llamaweb.errors import LlamaWebError
+from llamaweb.gpu.sources import UrlSource
+from llamaweb.llama import Llama, Progress
+
+Emit = Callable[[dict[str, Any]], None]
+_OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop")
+
+_loaded: Llama | None = None  # what `load` left for `chat`
+
+
+async def handle(command: str, params: dict[str, Any], emit: Emit, file: Any = None) -> None:
+    """Carry out one command; its last event is the result. `file` is a File of the page, in place of params["model"]."""
+    if command not in _COMMANDS:
+        raise LlamaWebError(f"There is no command {command!r} in the page; there are {', '.join(_COMMANDS)}.")
+    emit({"event": "result", **await _COMMANDS[command](params, emit, file)})
+
+
+async def _run(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
+    async with await _load_model(params, emit, file) as llm:
+        prompt = params["prompt"]
+        if params.get("chat"):
+            pieces = llm.chat_stream([{"role": "user", "content": prompt}], **_options(params))
+        else:
+            pieces = llm.stream(prompt, special=True, **_options(params))
+        return await _answer(llm, pieces, emit)
+
+
+async def _perplexity(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
+    source = UrlSource(params["file"])
+    text = await source.read(0, await source.size())
+    chunk = params.get("context") or 512
+    async with await _load_model({**params, "context": chunk}, emit, file, logits_all=True) as llm:
+        found = await llm.perplexity(text, chunk, _progress(emit))
+        return {"perplexity": found.perplexity, "tokens": found.tokens}
+
+
+async def _load(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
+    """Loads a model for `chat`, in place of the one before."""
+    global _loaded
+    previous, _loaded = _loaded, None
+    if previous:
+        await previous.close()
+    _loaded = await _load_model(params, emit, file)
+    name = _loaded.file.metadata.get("general.name")
+    return {"name": name, "context": _loaded.plan.n_ctx, **_facts(_loaded)}
+
+
+async def _chat(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
+    if _loaded is None:
+        raise LlamaWebError("No model is loaded yet; load one first.")
+    return await _answer(_loaded, _loaded.chat_stream(params["messages"], **_options(params)), emit)
+
+
+_COMMANDS = {"run": _run, "perplexity": _perplexity, "load": _load, "chat": _chat}
+
+
+async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: Any) -> Llama:
+    return await Llama.load(file or params["model"], n_ctx=params.get("context"), progress=_progress(emit), **options)
+
+
+async def _answer(llm: Llama, pieces: Any, emit: Emit) -> dict[str, Any]:
+    text = []
+    async for piece in pieces:
+        text.append(piece)
+        emit({"event": "text", "text": piece})
+    return {"text": "".join(text), "tokens": llm.tokens, "timings": llm.timings, **_facts(llm)}
+
+
+def _facts(llm: Llama) -> dict[str, Any]:
+    return {"memory": llm.memory, "adapter": llm.adapter, "dispatches_per_token": llm.dispatches_per_token}
+
+
+def _options(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: params[name] for name in _OPTIONS if params.get(name) is not None}
+
+
+def _progress(emit: Emit) -> Callable[[Progress], None]:
+    def report(p: Progress) -> None:
+        emit({"event": "progress", "phase": p.phase, "done": p.done, "total": p.total, "unit": p.unit})
+
+    return report
