@@ -1,0 +1,51 @@
+"""The tokenizer under the page's own Python: the same ids, and fast enough."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+import random
+from pathlib import Path
+
+import pytest
+from browser_page import Page
+
+from tests.vocabularies import NAMES, vocabulary
+
+GOLDEN = Path(__file__).parents[1] / "golden/tokenizer"
+
+
+def golden(name: str) -> dict:
+    return json.loads(gzip.decompress((GOLDEN / f"{name}.json.gz").read_bytes()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids_in_the_page_are_llama_cpps_and_10000_words_take_less_than_a_second(
+    page: Page, name: str, tmp_path: Path
+) -> None:
+    async def run(url, texts, words):
+        import pickle
+        import time
+
+        from pyodide.http import pyfetch
+
+        from llamaweb.tokenizer import load_tokenizer
+
+        metadata = pickle.loads(await (await pyfetch(url)).bytes())
+        start = time.perf_counter()
+        tokenizer = load_tokenizer(metadata)
+        loaded = time.perf_counter()
+        tokenizer.encode(words)
+        encoded = time.perf_counter()
+        ids = [tokenizer.encode(text.encode("latin-1")) for text in texts]
+        return loaded - start, encoded - loaded, ids
+
+    path = tmp_path / "metadata.pickle"
+    path.write_bytes(pickle.dumps(vocabulary(name)))
+    rng = random.Random(1)
+    words = " ".join("".join(rng.choices("etaoinshrdlu", k=rng.randint(4, 10))) for _ in range(10_000))
+    load, encode, ids = page.run(run, url=page.file_url(path), texts=golden("texts")["chosen"], words=words)
+    assert ids == golden(name)["chosen"][0]
+    assert load < 1.0 and encode < 1.0
+    print(f"{name}: loaded in {load:.3f} s, 10,000 words in {encode:.3f} s")
