@@ -1,0 +1,54 @@
+"""Which browser, with which flags, and the sentence when there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llamaweb.errors import HostError
+from llamaweb.host import chrome
+from llamaweb.host.chrome import BrowserChoice
+
+
+def test_no_browser_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(chrome, "_MAC_APPS", ())
+    with pytest.raises(HostError, match="apt-get install chromium chromium-driver"):
+        chrome.find_browser()
+
+
+def test_a_browser_that_is_not_there_is_named() -> None:
+    with pytest.raises(HostError, match=r"There is no browser at /no/chrome; .*--chrome PATH"):
+        chrome.find_browser("/no/chrome")
+
+
+def test_the_first_known_browser_on_the_path_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("google-chrome", "chromium-browser"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert chrome.find_browser() == str(tmp_path / "chromium-browser")
+
+
+def test_a_program_that_is_no_browser_is_one_sentence() -> None:
+    with pytest.raises(HostError) as error:
+        chrome.start(BrowserChoice("/bin/true"))
+    assert "\n" not in str(error.value) and "/bin/true did not start" in str(error.value)
+
+
+def test_versions_that_do_not_fit_are_named() -> None:
+    message = (
+        "session not created: This version of ChromeDriver only supports Chrome version 114\n"
+        "Current browser version is 156.0.1 with binary path /usr/bin/chromium"
+    )
+    sentence = chrome._sentence("/usr/bin/chromium", message)
+    assert "chromedriver is for Chromium 114 and /usr/bin/chromium is version 156" in sentence
+
+
+def test_the_software_adapter_is_the_default_and_gpu_leaves_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    assert "--use-webgpu-adapter=swiftshader" in chrome.flags()
+    real = chrome.flags(BrowserChoice(gpu=True, flags=("--mine",)))
+    assert "--use-vulkan=native" in real and real[-1] == "--mine"
+    assert not any("swiftshader" in flag or "unsafe_apis" in flag for flag in real)

@@ -1,0 +1,100 @@
+"""The command line's manners: one sentence, the right exit code, and pure JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llamaweb.errors import UnsupportedError
+from llamaweb.host import commands
+from llamaweb.host.cli import main
+from llamaweb.host.output import Output
+
+WRONG = [
+    ([], "required: COMMAND"),
+    (["frobnicate"], "invalid choice: 'frobnicate'"),
+    (["run", "--max-tokens", "0"], "'0' is not a whole number at least 1"),
+    (["run", "--max-tokens", "many"], "'many' is not a whole number"),
+    (["run", "--temperature", "nan"], "'nan' is not a number at least 0"),
+    (["run", "--top-p", "1.5"], "'1.5' is not a number from 0 to 1"),
+    (["run", "no-such.gguf", "-p", "x"], "no file no-such.gguf"),
+    (["inspect", "no-such.gguf"], "no file no-such.gguf"),
+    (["inspect", __file__], "is not a GGUF file"),
+    (["tokenize", "--file", "no-such.txt"], "no file no-such.txt"),
+    (["perplexity", "--file", "no-such.txt"], "no file no-such.txt"),
+    (["tokenize"], "required: --file"),
+    (["serve", "--port", "70000"], "'70000' is not a whole number from 0 to 65535"),
+    (["serve", "https://example.invalid/m.gguf"], "serve needs a file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG, ids=lambda value: str(value)[:40])
+def test_a_mistake_is_one_sentence_and_exit_code_1(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert sentence in errors
+    assert errors.count("\n") == 1 and errors.endswith(".\n")
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG[2:], ids=lambda value: str(value)[:40])
+def test_with_json_a_mistake_is_one_object_on_standard_output(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--json"]) == 1
+    assert sentence in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_an_error_keeps_its_type_in_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    async def unsupported(args: object, out: Output) -> None:
+        raise UnsupportedError("The architecture mamba is not supported.")
+
+    monkeypatch.setitem(commands.COMMANDS, "inspect", unsupported)
+    assert main(["inspect", "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error == {"type": "UnsupportedError", "message": "The architecture mamba is not supported."}
+
+
+def test_even_a_bug_shows_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    async def broken(args: object, out: Output) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.delenv("LLAMAWEB_DEBUG", raising=False)
+    monkeypatch.setitem(commands.COMMANDS, "inspect", broken)
+    assert main(["inspect"]) == 1
+    errors = capsys.readouterr().err
+    assert "ZeroDivisionError" in errors and "Traceback" not in errors and errors.count("\n") == 1
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    async def interrupted(args: object, out: Output) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.COMMANDS, "inspect", interrupted)
+    assert main(["inspect", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["error"]["type"] == "Interrupted"
+
+
+def test_with_json_streamed_text_and_progress_stay_off_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output(as_json=True)
+    out.event({"event": "progress", "phase": "weights", "done": 1, "total": 98362432, "unit": "B"})
+    out.event({"event": "text", "text": "héllo"})
+    out.note("a note")
+    out.result({"text": "héllo"}, "for a person")
+    output, errors = capsys.readouterr()
+    assert json.loads(output) == {"text": "héllo"} and output.count("\n") == 1
+    assert errors == "Loading the weights (98.4 MB) …\na note\n"
+
+
+def test_without_a_terminal_progress_is_one_line_for_each_step(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output()
+    for done in range(5):
+        out.report("Fetching numpy", done, 5, "B")
+    out.report("Starting the browser")
+    assert capsys.readouterr().err == "Fetching numpy (0.0 MB) …\nStarting the browser …\n"

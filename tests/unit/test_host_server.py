@@ -1,0 +1,129 @@
+"""The local server: ranges, isolation, and whom it lets in."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import zipfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from llamaweb.errors import HostError
+from llamaweb.host.server import Server, Site, serving
+
+Visit = Callable[[Server, aiohttp.ClientSession], Awaitable[None]]
+
+
+@pytest.fixture
+def visit(tmp_path: Path) -> Callable[[Visit], None]:
+    """Runs a visit to a server whose model holds the bytes 0 to 199."""
+    distribution = tmp_path / "pyodide"
+    distribution.mkdir()
+    (distribution / "pyodide.mjs").write_text("export {}")
+    (distribution / "pyodide.asm.wasm").write_bytes(b"\0asm")
+    (tmp_path / "secret").write_text("secret")
+    model = tmp_path / "a model.gguf"
+    model.write_bytes(bytes(range(200)))
+
+    def run(visitor: Visit) -> None:
+        async def body() -> None:
+            site = Site(distribution, {model.name: model}, default=model.name)
+            async with serving(site) as server, aiohttp.ClientSession() as session:
+                await visitor(server, session)
+
+        asyncio.run(body())
+
+    return run
+
+
+def test_a_model_is_served_in_ranges(visit: Callable[[Visit], None]) -> None:
+    async def ranges(server: Server, session: aiohttp.ClientSession) -> None:
+        headers = {"Range": "bytes=10-19"}
+        async with session.get(server.model_url("a model.gguf"), headers=headers) as response:
+            assert response.status == 206
+            assert response.headers["Content-Range"] == "bytes 10-19/200"
+            assert await response.read() == bytes(range(10, 20))
+
+    visit(ranges)
+
+
+def test_pages_are_cross_origin_isolated_and_scripts_have_their_types(visit: Callable[[Visit], None]) -> None:
+    async def types(server: Server, session: aiohttp.ClientSession) -> None:
+        expected = {
+            "bridge.html": "text/html",
+            "worker.js": "text/javascript",
+            "pyodide/pyodide.mjs": "text/javascript",
+            "pyodide/pyodide.asm.wasm": "application/wasm",
+            "config.json": "application/json",
+        }
+        for path, kind in expected.items():
+            async with session.get(f"{server.url}/{path}") as response:
+                assert (response.status, response.content_type) == (200, kind), path
+                assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+                assert response.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+
+    visit(types)
+
+
+def test_the_configuration_names_a_wheel_that_holds_the_package_and_its_wgsl(visit: Callable[[Visit], None]) -> None:
+    async def wheel(server: Server, session: aiohttp.ClientSession) -> None:
+        config = await (await session.get(f"{server.url}/config.json")).json()
+        assert config["model"] == {"name": "a model.gguf", "url": "model/a%20model.gguf"}
+        data = await (await session.get(f"{server.url}/{config['wheel']}")).read()
+        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+        assert {"llamaweb/__init__.py", "llamaweb/worker.py"} <= set(names)
+        assert any(name.startswith("llamaweb/wgsl/") and name.endswith(".wgsl") for name in names)
+        assert not any(name.startswith("llamaweb/host/") for name in names)
+
+    visit(wheel)
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/model/other.gguf", "/model/..%2Fsecret", "/pyodide/..%2Fsecret", "/pyodide/../secret"]
+)
+def test_what_is_not_the_sites_is_not_found(visit: Callable[[Visit], None], path: str) -> None:
+    async def missing(server: Server, session: aiohttp.ClientSession) -> None:
+        from yarl import URL
+
+        async with session.get(URL(server.url + path, encoded=True)) as response:
+            assert response.status == 404
+
+    visit(missing)
+
+
+def test_another_sites_name_for_this_machine_is_refused(visit: Callable[[Visit], None]) -> None:
+    async def rebound(server: Server, session: aiohttp.ClientSession) -> None:
+        headers = {"Host": "attacker.example"}
+        async with session.get(server.model_url("a model.gguf"), headers=headers) as response:
+            assert response.status == 403
+
+    visit(rebound)
+
+
+def test_the_bridge_is_only_for_who_knows_its_token(tmp_path: Path) -> None:
+    async def body() -> None:
+        async def bridge(socket: aiohttp.web.WebSocketResponse) -> None:
+            await socket.send_str("welcome")
+
+        async with serving(Site(tmp_path), bridge=bridge) as server, aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+                await session.ws_connect(f"{server.url}/bridge?token=guess")
+            async with session.ws_connect(f"{server.url}/bridge?token={server.token}") as websocket:
+                assert await websocket.receive_str() == "welcome"
+
+    asyncio.run(body())
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+    async def body(port: int) -> None:
+        async with serving(Site(tmp_path), port):
+            raise AssertionError("it served on a port in use")
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(HostError, match=f"Port {port} is in use; .*--port"):
+            asyncio.run(body(port))
