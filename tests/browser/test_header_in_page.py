@@ -1,0 +1,46 @@
+"""The header of a model with a large vocabulary, read in the browser over ranged requests."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import gguf
+import pytest
+from browser_page import Page
+
+N_TOKENS, N_MERGES = 128_256, 280_147
+
+
+@pytest.fixture
+def large_vocabulary(tmp_path: Path) -> Path:
+    """A GGUF file with a vocabulary of Llama 3's size and no weights."""
+    rng = random.Random(7)
+    pieces = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(1, 10))) for _ in range(2000)]
+    path = tmp_path / "vocabulary.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_list([f"{pieces[index % 2000]}{index}" for index in range(N_TOKENS)])
+    writer.add_token_types([gguf.TokenType.NORMAL] * N_TOKENS)
+    writer.add_token_merges([f"{pieces[index % 2000]} {pieces[index % 1999]}" for index in range(N_MERGES)])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_vocabulary_of_128k_tokens_is_ready_in_1500_ms(page: Page, large_vocabulary: Path) -> None:
+    async def read(url):
+        import time
+
+        from llamaweb.gpu.sources import open_source
+        from llamaweb.model.gguf_file import read_header
+
+        start = time.perf_counter()
+        file = await read_header(open_source(url))
+        seconds = time.perf_counter() - start
+        return seconds, len(file.metadata["tokenizer.ggml.tokens"]), len(file.metadata["tokenizer.ggml.merges"])
+
+    readings = [page.run(read, url=page.file_url(large_vocabulary)) for _ in range(2)]
+    assert all(reading[1:] == (N_TOKENS, N_MERGES) for reading in readings)
+    assert min(seconds for seconds, *_ in readings) <= 1.5, readings
