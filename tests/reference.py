@@ -79,7 +79,7 @@ class ReferenceLlama:
         frequency = base ** (-2.0 * pair / n_rot)
         if "rope_freqs.weight" in self._tensors:
             frequency = frequency / self.weight("rope_freqs.weight").astype(np.float64)
-        scaling = self._meta("rope.scaling.type", "none")
+        scaling = self._meta("rope.scaling.type", "linear")
         factor = 1.0 if scaling == "none" else self._meta("rope.scaling.factor", 1.0)
         magnitude = 1.0
         if scaling == "yarn":
