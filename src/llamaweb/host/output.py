@@ -10,7 +10,7 @@ _PHASES = {
     "header": "Reading the model's header",
     "weights": "Loading the weights",
     "pipelines": "Compiling the kernels",
-    "perplexity": "Evaluating the text",
+    "tokens": "Evaluating the text",
 }
 
 

@@ -1,0 +1,116 @@
+"""The bridge between the command line and a real page, with a stand-in for what the page computes."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import zipfile
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from llamaweb.errors import ContextError
+from llamaweb.host import bridge, chrome, server
+from llamaweb.host.bridge import PageError, PageSession, open_page
+from llamaweb.host.chrome import BrowserChoice
+from llamaweb.host.distribution import ensure_distribution
+from llamaweb.host.page_wheel import page_wheel
+from llamaweb.host.server import Site
+
+STAND_IN = """
+import asyncio
+from llamaweb.errors import ContextError
+
+async def handle(command, params, emit, file=None):
+    emit({"event": "progress", "phase": "weights", "done": 1, "total": 5_000_000_000, "unit": "B"})
+    if command == "too long":
+        raise ContextError("The prompt is too long.")
+    if command == "sleep":
+        await asyncio.sleep(600)
+    emit({"event": "text", "text": "é😀"})
+    emit({"event": "result", "params": params})
+"""
+
+
+def use_wheel(monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> None:
+    """Serve the package with one module replaced."""
+    wheel = page_wheel()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(wheel.data)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for entry in old.namelist():
+            new.writestr(entry, source if entry == name else old.read(entry))
+    monkeypatch.setattr(server, "page_wheel", lambda: dataclasses.replace(wheel, data=buffer.getvalue()))
+
+
+@pytest.fixture
+def drivers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The browsers that were started."""
+    started: list[Any] = []
+    start = chrome.start
+
+    def remember(choice: BrowserChoice) -> Any:
+        started.append(start(choice))
+        return started[-1]
+
+    monkeypatch.setattr(bridge.chrome, "start", remember)
+    return started
+
+
+def in_page(use: Callable[[PageSession], Awaitable[Any]]) -> Any:
+    async def body() -> Any:
+        async with open_page(Site(ensure_distribution()), BrowserChoice()) as page:
+            return await use(page)
+
+    return asyncio.run(body())
+
+
+def test_events_pass_in_order_and_errors_come_out_as_they_were(
+    monkeypatch: pytest.MonkeyPatch, drivers: list[Any]
+) -> None:
+    use_wheel(monkeypatch, "llamaweb/page.py", STAND_IN)
+    events: list[dict[str, Any]] = []
+
+    async def use(page: PageSession) -> Any:
+        with pytest.raises(ContextError, match=r"The prompt is too long\."):
+            await page.call("too long", {}, events.append)
+        events.clear()
+        return await page.call("run", {"prompt": "ü", "seed": None}, events.append)
+
+    assert in_page(use) == {"params": {"prompt": "ü", "seed": None}}
+    assert [event["event"] for event in events] == ["progress", "text"]
+    assert events[0]["total"] == 5_000_000_000 and events[1]["text"] == "é😀"
+    assert drivers[0].service.process.poll() is not None
+
+
+def test_a_browser_that_dies_is_one_sentence(monkeypatch: pytest.MonkeyPatch, drivers: list[Any]) -> None:
+    use_wheel(monkeypatch, "llamaweb/page.py", STAND_IN)
+
+    async def use(page: PageSession) -> Any:
+        return await page.call("sleep", {}, lambda event: drivers[0].quit())
+
+    with pytest.raises(PageError, match="ended unexpectedly"):
+        in_page(use)
+
+
+def test_python_that_does_not_start_in_the_page_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, drivers: list[Any]
+) -> None:
+    use_wheel(monkeypatch, "llamaweb/worker.py", "raise ImportError('the wheel is broken')")
+    with pytest.raises(PageError, match="Python did not start in the page: ImportError: the wheel is broken"):
+        in_page(lambda page: asyncio.sleep(0))
+    assert drivers[0].service.process.poll() is not None
+
+
+def test_cancelling_closes_the_browser(monkeypatch: pytest.MonkeyPatch, drivers: list[Any]) -> None:
+    use_wheel(monkeypatch, "llamaweb/page.py", STAND_IN)
+
+    async def use(page: PageSession) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        return await page.call("sleep", {}, lambda event: task.cancel())
+
+    with pytest.raises(asyncio.CancelledError):
+        in_page(use)
+    assert drivers[0].service.process.poll() is not None

@@ -1,0 +1,186 @@
+"""The command line as a person and a script use it: real processes, a real browser, tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny import TinyLlama, tiny_llama
+
+TEXT = "the other king is on the hill and it is raining\n" * 12
+SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    path.write_bytes(tiny_llama(TinyLlama(type="Q4_0")))
+    return path
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "a text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "llamaweb.host.cli", *map(str, arguments)]
+
+
+def llamaweb(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=SECONDS)
+
+
+def in_json(*arguments: object) -> dict[str, Any]:
+    done = llamaweb(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    return json.loads(done.stdout)
+
+
+def sentence(*arguments: object) -> str:
+    """The one sentence of a command that must fail."""
+    done = llamaweb(*arguments)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_run_gives_the_answer_on_standard_output_and_the_rest_beside_it(model: Path) -> None:
+    options = (model, "-p", "the king", "--max-tokens", 12, "--temperature", 1.5, "--seed", 7, "--context", 64)
+    done = llamaweb("run", *options)
+    assert done.returncode == 0, done.stderr
+    assert "loaded in" in done.stderr and "GPU memory" in done.stderr and "Loading the weights" in done.stderr
+    result = in_json("run", *options)
+    assert done.stdout == result["text"] + "\n"
+    assert 1 <= len(result["tokens"]) <= 12
+    assert set(result["timings"]) >= {
+        "prompt_tokens",
+        "prompt_ms",
+        "prompt_per_second",
+        "generated_tokens",
+        "generated_ms",
+        "generated_per_second",
+        "load_ms",
+        "first_token_ms",
+    }
+    assert result["timings"]["generated_tokens"] == len(result["tokens"])
+    memory = result["memory"]
+    assert memory["total"] == sum(memory[name] for name in ("weights", "kv", "arena", "io"))
+    assert memory["wasm_heap"] > 0 and result["adapter"] and result["dispatches_per_token"] > 0
+
+
+def test_inspect_plans_what_run_then_creates(model: Path) -> None:
+    planned = in_json("inspect", model, "--context", 64, "--plan")
+    created = in_json("run", model, "-p", "the", "--max-tokens", 1, "--context", 64)
+    for name in ("weights", "kv", "arena", "io", "total"):
+        assert planned["memory"][name] == created["memory"][name], name
+    assert planned["dispatches_per_token"] == created["dispatches_per_token"]
+    assert planned["arena_lower_bound"] <= planned["memory"]["arena"]
+    assert planned["metadata"]["general.architecture"] == "llama"
+    assert len(planned["plan"]["decode"]) == planned["dispatches_per_token"]
+
+
+def test_perplexity_averages_over_all_but_each_chunks_first_token(model: Path, text: Path) -> None:
+    ids = in_json("tokenize", model, "--file", text)["ids"]
+    result = in_json("perplexity", model, "--file", text, "--context", 50)
+    assert len(ids) > 100
+    assert result["tokens"] == len(ids) - -(-len(ids) // 50)
+    assert result["perplexity"] > 1
+
+
+def test_tokenize_parses_special_tokens_only_when_asked(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "special.txt"
+    path.write_text("<|im_start|>user")
+    plain, special = (in_json("tokenize", model, "--file", path, *more)["ids"] for more in ([], ["--special"]))
+    assert len(special) < len(plain) and 1 in special and 1 not in plain
+
+
+def test_a_context_longer_than_the_models_is_one_sentence(model: Path) -> None:
+    assert "512" in sentence("run", model, "-p", "x", "--context", 4096)
+    assert "512" in sentence("inspect", model, "--context", 4096)
+
+
+def test_a_browser_without_webgpu_is_one_sentence(model: Path) -> None:
+    assert "WebGPU" in sentence("run", model, "-p", "x", "--chrome-flag=--disable-features=WebGPU,WebGPUService")
+
+
+def test_an_architecture_that_is_not_there_yet_is_named(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.gguf"
+    path.write_bytes(model.read_bytes().replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0mamba", 1))
+    assert "mamba" in sentence("inspect", path)
+    assert "mamba" in sentence("run", path, "-p", "x")
+
+
+def test_a_model_at_an_address_is_inspected_and_run_from_there(model: Path) -> None:
+    with subprocess.Popen(
+        command("serve", model, "--port", 0, "--json"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            url = json.loads(server.stdout.readline())["url"]
+            found = in_json("inspect", f"{url}/model/{model.name}")
+            assert found["metadata"]["general.architecture"] == "llama"
+            port = url.rpartition(":")[2]
+            assert f"Port {port} is in use" in sentence("serve", model, "--port", port)
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_with_130_and_leaves_no_browser(model: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        command("run", model, "-p", "the", "--max-tokens", 400, "--temperature", 2),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    with process:
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("Starting Python"):
+                break
+        drivers = _children(process.pid)
+        assert drivers
+        process.send_signal(number)
+        errors = process.stderr.read()
+        assert process.wait(60) == 130
+    assert errors.splitlines()[-1] == "Interrupted."
+    deadline = time.monotonic() + 10
+    while any(map(_alive, drivers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(_alive, drivers))
+
+
+def _children(pid: int) -> list[int]:
+    """A process's children, and theirs."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found + [grandchild for child in found for grandchild in _children(child)]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_default_model_answers_a_question() -> None:
+    result = in_json(
+        "run", "-p", "What is the capital of France?", "--chat", "--temperature", 0, "--max-tokens", 8, "--context", 64
+    )
+    assert "Paris" in result["text"]
