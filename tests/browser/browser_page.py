@@ -90,6 +90,11 @@ class PageError(AssertionError):
     """Python in the page raised something that could not travel; the message is the page's traceback."""
 
 
+def file_url(base: str, path: Path | str) -> str:
+    """Where the server at `base` gives a file of this machine."""
+    return f"{base}/file{quote(str(Path(path).resolve()))}"
+
+
 class Page:
     """Python in a real browser."""
 
@@ -108,7 +113,7 @@ class Page:
 
     def file_url(self, path: Path | str) -> str:
         """An address from which the page can fetch a file of this machine, ranges included."""
-        return f"{self.url}/file{quote(str(Path(path).resolve()))}"
+        return file_url(self.url, path)
 
     def run(self, code: str | Callable[..., Any], **args: Any) -> Any:
         """What `code` returns in the page.

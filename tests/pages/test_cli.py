@@ -112,7 +112,7 @@ def test_a_context_longer_than_the_models_is_one_sentence(model: Path) -> None:
 
 
 def test_a_browser_without_webgpu_is_one_sentence(model: Path) -> None:
-    assert "WebGPU" in sentence("run", model, "-p", "x", "--chrome-flag=--disable-features=WebGPU,WebGPUService")
+    assert "WebGPU" in sentence("run", model, "-p", "x", "--chrome-flag=--disable-software-rasterizer")
 
 
 def test_an_architecture_that_is_not_there_yet_is_named(model: Path, tmp_path: Path) -> None:
