@@ -44,7 +44,7 @@ def test_as_root_a_missing_venv_module_is_installed_and_tried_again(
 ) -> None:
     monkeypatch.setattr(dev.os, "geteuid", lambda: 0)
     dev.make_venv()
-    assert [c for c in calls if "apt-get install" in c][0].endswith(
+    assert next(c for c in calls if "apt-get install" in c).endswith(
         f"python3.{sys.version_info.minor}-venv python3-venv"
     )
     assert "-m venv" in calls[-1]
