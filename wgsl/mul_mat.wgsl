@@ -1,5 +1,5 @@
-{% set tm = tile_m // 16 %}
-{% set tn = tile_n // 16 %}
+{% set tm = tile_m // wy %}
+{% set tn = tile_n // wx %}
 // Y = X W^T for a batch of tokens: a workgroup computes a tile of {{ tile_m }} tokens x {{ tile_n }} rows of W, 32 columns at a time
 // through workgroup memory; an invocation holds {{ tm }} x {{ tn }} results in registers. Epilogues as in mul_mat_vec;
 // for "swiglu" half of a tile's rows are gates and the other half their ups, so that one invocation holds both.
@@ -15,21 +15,22 @@ const TILE_OUT = {{ tile_n // 2 if glu else tile_n }}u;
 var<workgroup> tile_x: array<vec4<f32>, {{ 8 * tile_m }}>;  // [column / 4][token]
 var<workgroup> tile_w: array<vec4<f32>, {{ 8 * tile_n }}>;  // [column / 4][row]
 
-@compute @workgroup_size(16, 16)
+@compute @workgroup_size({{ wx }}, {{ wy }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
   let n_tokens = batch[{{ io.n_tokens }}u];
   let t0 = group.y * {{ tile_m }}u;
   let o0 = group.x * TILE_OUT;
+  let used = (n_tokens - t0 + {{ wy - 1 }}u) / {{ wy }}u;  // rows of results that have a token, the same for all invocations
   var acc: array<f32, {{ tm * tn }}>;
   for (var b = 0u; b < NB; b++) {
-    for (var i = local; i < {{ 8 * tile_m }}u; i += 256u) {
+    for (var i = local; i < {{ 8 * tile_m }}u; i += {{ wx * wy }}u) {
       let t = t0 + i / 8u;
       var v = vec4<f32>(0.0);
       if (t < n_tokens) { v = x[(t * NB + b) * 8u + i % 8u]; }
       tile_x[(i % 8u) * {{ tile_m }}u + i / 8u] = v;
     }
-    for (var i = local; i < {{ tile_n }}u; i += 256u) {
+    for (var i = local; i < {{ tile_n }}u; i += {{ wx * wy }}u) {
 {% if glu %}
       let row = min(o0 + i % TILE_OUT, OUT - 1u) + select(0u, OUT, i >= TILE_OUT);
 {% else %}
@@ -42,25 +43,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) i
     }
     workgroupBarrier();
     for (var c = 0u; c < 8u; c++) {
-{% for i in range(tm) %}
-      let x{{ i }} = tile_x[c * {{ tile_m }}u + id.y + {{ 16 * i }}u];
-{% endfor %}
 {% for j in range(tn) %}
-      let w{{ j }} = tile_w[c * {{ tile_n }}u + id.x + {{ 16 * j }}u];
+      let w{{ j }} = tile_w[c * {{ tile_n }}u + id.x + {{ wx * j }}u];
 {% endfor %}
-{% for i in range(tm) %}{% for j in range(tn) %}
-      acc[{{ i * tn + j }}] += dot(x{{ i }}, w{{ j }});
-{% endfor %}{% endfor %}
+{% for i in range(tm) %}
+      if ({{ i }}u < used) {
+        let v = tile_x[c * {{ tile_m }}u + id.y + {{ wy * i }}u];
+{% for j in range(tn) %}
+        acc[{{ i * tn + j }}] += dot(v, w{{ j }});
+{% endfor %}
+      }
+{% endfor %}
     }
     workgroupBarrier();
   }
 {% for i in range(tm) %}
   {
-    let t = t0 + id.y + {{ 16 * i }}u;
+    let t = t0 + id.y + {{ wy * i }}u;
     if (t < n_tokens) {
 {% for j in range(tn // 2 if glu else tn) %}
       {
-        let o = o0 + id.x + {{ 16 * j }}u;
+        let o = o0 + id.x + {{ wx * j }}u;
         if (o < OUT) {
           var v = acc[{{ i * tn + j }}]{{ " + bias[o]" if bias }};
 {% if glu %}

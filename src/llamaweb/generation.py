@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,7 +42,7 @@ class Generator:
         self._draining: list[Awaitable[Any]] = []
         self.past: list[int] = []
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling, max_tokens: int) -> AsyncIterator[int]:
+    async def generate(self, prompt: Sequence[int], sampling: Sampling, max_tokens: int) -> AsyncGenerator[int]:
         """Tokens that follow `prompt`, up to `max_tokens` or the context's end; the caller stops by closing."""
         plan = self._runner.plan
         if not prompt:

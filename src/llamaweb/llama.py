@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,7 @@ class Llama:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         special: bool = False,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str]:
         """The text that follows `prompt` (text or token ids), piece by piece.
 
         It ends at the model's end token, after `max_tokens` (default: the context's end) or before a `stop` text.
@@ -168,14 +168,13 @@ class Llama:
             await generation.aclose()
             self._time(len(ids), begin, first, last)
 
-    async def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> AsyncIterator[str]:
+    async def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> AsyncGenerator[str]:
         """The assistant's answer to `messages` ({"role", "content"}), in the model's own chat template; options as
         in `stream`."""
         prompt = render_chat(self.file.metadata, list(messages))
-        ids = self.tokenizer.encode(prompt, add_special=False, parse_special=True)
-        bos = self.tokenizer.bos
-        if self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
-            ids = [bos, *ids]
+        ids = self.tokenizer.encode(prompt, parse_special=True)
+        if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos:  # the template writes it too
+            ids = ids[1:]
         pieces = self.stream(ids, **options)
         try:
             async for piece in pieces:

@@ -20,7 +20,7 @@ _loaded: Llama | None = None  # what `load` left for `chat`
 
 
 async def handle(command: str, params: dict[str, Any], emit: Emit, file: Any = None) -> None:
-    """Carry out one command; its last event is the result. `file` is a File of the page, in place of params["model"]."""
+    """Carry out one command; its last event is the result. `file`: a File, in place of params["model"]."""
     if command not in _COMMANDS:
         raise LlamaWebError(f"There is no command {command!r} in the page; there are {', '.join(_COMMANDS)}.")
     emit({"event": "result", **await _COMMANDS[command](params, emit, file)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from llamaweb.architectures import llama
 from llamaweb.errors import UnsupportedError
@@ -10,30 +10,21 @@ from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 
 
-class Hyperparameters(Protocol):
-    """What the planner and the user need of any family; a family's own dataclass has more."""
-
-    n_layer: int
-    n_head_kv: int
-    head_dim: int
-    n_vocab: int
-    n_ctx_train: int
-
-
 class Architecture(Protocol):
-    """The module of a family."""
+    """The module of a family. Its hyperparameters are a frozen dataclass of its own, with at least n_layer, n_head_kv,
+    head_dim, n_vocab and n_ctx_train."""
 
-    def hyperparameters(self, file: GGUFFile) -> Hyperparameters:
+    def hyperparameters(self, file: GGUFFile) -> Any:
         """Read and check the family's metadata."""
 
-    def build(self, graph: Graph, hparams: Hyperparameters) -> None:
+    def build(self, graph: Graph, hparams: Any) -> None:
         """Add the family's operations to the graph."""
 
 
-ARCHITECTURES = {"llama": llama}
+ARCHITECTURES: dict[str, Architecture] = {"llama": llama}
 
 
-def architecture(file: GGUFFile):  # type: ignore[no-untyped-def]  # a module that follows Architecture
+def architecture(file: GGUFFile) -> Architecture:
     """The module for a file's architecture; raises UnsupportedError that names an unknown one."""
     name = file.architecture
     if name not in ARCHITECTURES:

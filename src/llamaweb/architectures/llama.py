@@ -52,7 +52,8 @@ def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
     )
 
 
-def build(g: Graph, hp: LlamaHyperparameters) -> None:
+def build(graph: Graph, hparams: LlamaHyperparameters) -> None:
+    g, hp = graph, hparams
     q_dim, kv_dim = hp.n_head * hp.head_dim, hp.n_head_kv * hp.head_dim
     table = g.weight("token_embd.weight", hp.n_embd, hp.n_vocab)
     x = g.get_rows(table, "embd")

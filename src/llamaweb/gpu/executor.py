@@ -115,7 +115,7 @@ class Executor:
 
     def write(self, binding: Binding, data: np.ndarray | bytes) -> None:
         """Writes small data from Python; large data belongs in `upload`, past the WebAssembly heap."""
-        view = memoryview(np.ascontiguousarray(data)).cast("B") if isinstance(data, np.ndarray) else data
+        view = data.view(np.uint8) if isinstance(data, np.ndarray) else data
         self.device.handle.queue.writeBuffer(self.buffers[binding.region], binding.offset, to_js(view))
 
     def write_io(self, word: int, data: np.ndarray) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Awaitable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import js
 from pyodide.code import run_js
-from pyodide.ffi import to_js
+from pyodide.ffi import can_run_sync, run_sync, to_js
+
+from llamaweb.errors import LlamaWebError
 
 
 def js_object(value: Any) -> Any:
@@ -31,3 +35,15 @@ def wasm_heap_bytes() -> int:
 
 def now_ms() -> float:
     return float(js.performance.now())
+
+
+def wait(awaitable: Awaitable[Any]) -> Any:
+    """Blocks Python until the awaitable is done, while the page goes on (JavaScript Promise Integration)."""
+    if not can_run_sync():
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()
+        raise LlamaWebError(
+            "Blocking calls are not possible here: this browser, or the way Python was entered, lacks JavaScript "
+            "Promise Integration; use llamaweb.Llama with await."
+        )
+    return run_sync(awaitable)

@@ -145,6 +145,8 @@ def mul_mat(
         n=n,
         tile_m=TILE,
         tile_n=TILE,
+        wx=8,
+        wy=8,
         bias=bias,
         epilogue=epilogue,
         offset=offset,

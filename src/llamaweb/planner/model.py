@@ -120,13 +120,13 @@ class _Planner:
         if step.op in ("mul_mat", "mul_mat_vec", "get_rows"):
             weight = self._weight(step.weights["w"])
             k, n, format = weight.row, weight.rows, weight.format
-        y = step.values.get("y")
+        y_row = step.values["y"].row if "y" in step.values else 0
         n_tokens = next(iter(step.values.values())).n_tokens
         match step.op:
             case "get_rows":
                 return library.get_rows(format, k, n, n_tokens)
             case "rms_norm":
-                return library.rms_norm(y.row, p["eps"], n_tokens)
+                return library.rms_norm(y_row, p["eps"], n_tokens)
             case "mul_mat_vec":
                 return library.mul_mat_vec(
                     format,
@@ -148,10 +148,10 @@ class _Planner:
                     bias="bias" in step.weights,
                     epilogue=p.get("epilogue", "store"),
                     offset=p.get("offset", 0),
-                    stride=y.row,
+                    stride=y_row,
                 )
             case "swiglu":
-                return library.swiglu(y.row, n_tokens)
+                return library.swiglu(y_row, n_tokens)
             case "rope_kv":
                 return library.rope_kv(p["rope"], p["head_dim"], p["n_head"], p["n_head_kv"], self.n_ctx, n_tokens)
             case "flash_attn_vec":
