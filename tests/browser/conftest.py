@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from browser_page import Page, PageServer, Runner
+from kernel_bench import Bench
 from pytest_pyodide.config import get_global_config
 from pytest_pyodide.hook import pytest_wrapper
 from pytest_pyodide.server import spawn_web_server
@@ -51,3 +52,9 @@ def page(web_server_main: tuple[str, int, object], browser_choice: BrowserChoice
 def selenium_module_scope(page: Page) -> Runner:
     """pytest-pyodide's own fixtures and `@run_in_pyodide` use the same browser."""
     return page.runner
+
+
+@pytest.fixture(scope="session")
+def bench(page: Page) -> Bench:
+    """Runs single kernels in the page, on one device."""
+    return Bench(page)

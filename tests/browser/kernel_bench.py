@@ -1,0 +1,159 @@
+"""Kernels in the page and numpy beside them: what the kernel tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import gguf
+import numpy as np
+from browser_page import Page
+
+from llamaweb.kernels import library
+from llamaweb.kernels.formats import FORMATS, Format
+from llamaweb.kernels.io import IO
+from llamaweb.kernels.library import Launch
+from llamaweb.profile import DeviceProfile
+
+GUARD = 64  # values of poison behind what a kernel may read or write
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel over arrays by slot; `n_tokens` counts its workgroups where they follow the batch."""
+
+    launch: Launch
+    slots: dict[str, np.ndarray]
+    n_tokens: int = 1
+
+
+class Bench:
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        source = (Path(__file__).parent / "kernel_bench_page.py").read_text()
+
+        def install(source):
+            import sys
+            import types
+
+            module = sys.modules["kernel_bench_page"] = types.ModuleType("kernel_bench_page")
+            exec(compile(source, "kernel_bench_page.py", "exec"), module.__dict__)
+
+        page.run(install, source=source)
+
+    @cached_property
+    def profile(self) -> DeviceProfile:
+        """The browser's device."""
+        return self._page.run("from kernel_bench_page import profile\nreturn await profile()")
+
+    def run(self, cases: Sequence[Case]) -> list[dict[str, np.ndarray]]:
+        """Each case's writable slots afterwards; all kernels are compiled side by side."""
+        plain = [(case.launch, case.slots, case.n_tokens) for case in cases]
+        return self._page.run("from kernel_bench_page import run_cases\nreturn await run_cases(cases)", cases=plain)
+
+    def draw(self, launch: Launch, slots: dict[str, np.ndarray], count: int) -> np.ndarray:
+        """The next token after each of `count` runs of the sampler."""
+        return self._page.run(
+            "from kernel_bench_page import draw\nreturn await draw(launch, slots, word, count)",
+            launch=launch,
+            slots=slots,
+            word=IO.tokens,
+            count=count,
+        )
+
+    def weight(self, format: Format, values: np.ndarray) -> Weight:
+        """A matrix (rows, row length) in a format, as the upload leaves it on the GPU."""
+        data = quantized(format, values)
+        dense = gguf.quants.dequantize(data, format.type).astype(np.float32)
+        planes = self.repack(format, [data.tobytes()])[0] if format.repacked else {"w_qs": data.reshape(-1)}
+        return Weight(format, dense, planes)
+
+    def repack(self, format: Format, datas: Sequence[bytes], chunk: int | None = None) -> list[dict[str, np.ndarray]]:
+        """The planes of each of `datas`, repacked in pieces of `chunk` blocks, with poison behind them."""
+        found = []
+        for data in datas:
+            blocks = len(data) // format.block_bytes
+            per_block = format.block_size // 32
+            planes = {
+                f"w_{p.name}": np.full((-(-blocks // 2) * 2) * per_block * p.bytes + GUARD, 0xA5, np.uint8)
+                for p in format.planes
+            }
+            for first in range(0, blocks, chunk or blocks):
+                count = min(chunk or blocks, blocks - first)
+                raw = np.frombuffer(data[first * format.block_bytes :][: count * format.block_bytes], np.uint8)
+                job = np.array([-(-count // 2), first * per_block], np.uint32)
+                launch = library.repack(format, -(-count // 2))
+                planes = self.run([Case(launch, {"raw": raw, "job": job, **planes})])[0]
+            found.append(planes)
+        return found
+
+
+@dataclass(frozen=True)
+class Weight:
+    """dense: what the format holds, float32 (rows, row length); planes: by slot."""
+
+    format: Format
+    dense: np.ndarray
+    planes: dict[str, np.ndarray]
+
+
+def quantized(format: Format, values: np.ndarray) -> np.ndarray:
+    """Rows of the format's bytes near `values`, or (no quantizer in gguf) random ones."""
+    try:
+        return gguf.quants.quantize(values, format.type)
+    except NotImplementedError:
+        blocks = values.size // format.block_size
+        rng = np.random.default_rng(blocks)
+        data = rng.integers(0, 256, (blocks, format.block_bytes), np.uint8)
+        while True:  # until no block has a scale that is huge or not a number
+            dense = gguf.quants.dequantize(data, format.type)
+            bad = ~np.all(np.abs(dense) < 100, axis=-1)
+            if not bad.any():
+                return data.reshape(len(values), -1)
+            data[bad] = rng.integers(0, 256, (int(bad.sum()), format.block_bytes), np.uint8)
+
+
+def each_format() -> list[Format]:
+    return list(FORMATS.values())
+
+
+def columns(format: Format, k: int) -> int:
+    """A row length of as many blocks as k has of 32."""
+    return k // 32 * format.block_size if format.block_size > 32 else k
+
+
+def batch(n_tokens: int, n_past: int = 0, tokens: Sequence[int] = (), extra: int = GUARD) -> np.ndarray:
+    """The I/O region for a batch."""
+    words = np.zeros(IO.tokens + len(tokens) + extra, np.uint32)
+    words[IO.n_past], words[IO.n_tokens] = n_past, n_tokens
+    words[IO.tokens : IO.tokens + len(tokens)] = tokens
+    return words
+
+
+def poisoned(*shape: int) -> np.ndarray:
+    """Flat float32 NaNs for a result of this shape and a guard behind it."""
+    return np.full(int(np.prod(shape)) + GUARD, np.nan, np.float32)
+
+
+def guarded(x: np.ndarray) -> np.ndarray:
+    """An input with poison behind it."""
+    return np.concatenate([x.astype(np.float32).reshape(-1), np.full(GUARD, np.nan, np.float32)])
+
+
+def result(y: np.ndarray, *shape: int) -> np.ndarray:
+    """The values a kernel wrote, after a look at the guard behind them."""
+    n = int(np.prod(shape))
+    assert np.isnan(y[n:]).all(), "the kernel wrote behind its result"
+    assert not np.isnan(y[:n]).any(), "the kernel left a part of its result unwritten"
+    return y[:n].reshape(shape)
+
+
+def rms_normed(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    x = x.astype(np.float64)
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))

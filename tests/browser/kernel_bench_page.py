@@ -1,0 +1,93 @@
+"""Runs single kernels in the page: what the kernel tests send there. One device and its pipelines for the session."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import js
+import numpy as np
+from pyodide.ffi import to_js
+
+from llamaweb.gpu.device import Device
+from llamaweb.gpu.executor import Pipelines
+from llamaweb.gpu.javascript import js_file
+from llamaweb.kernels.library import Launch
+from llamaweb.planner.plan import Binding, Dispatch
+from llamaweb.profile import DeviceProfile
+
+_device: Device | None = None
+
+
+async def profile() -> DeviceProfile:
+    return (await _open()).profile
+
+
+async def run_cases(cases: list[tuple[Launch, dict[str, np.ndarray], int]]) -> list[dict[str, np.ndarray]]:
+    """Each case's writable slots as its kernel leaves them; a case is a launch, its slots' contents and n_tokens."""
+    device = await _open()
+    await _pipelines(device).compile([launch.kernel for launch, _, _ in cases])
+    async with device.errors("running kernels"):
+        return [await _run(device, *case) for case in cases]
+
+
+async def draw(launch: Launch, slots: dict[str, np.ndarray], word: int, count: int) -> np.ndarray:
+    """Runs a kernel `count` times over the same slots; `word` of the slot "batch" after each run, uint32 (count,)."""
+    device = await _open()
+    await _pipelines(device).compile([launch.kernel])
+    async with device.errors("drawing"):
+        buffers = _buffers(device, slots)
+        ring = device.buffer("draws", 4 * count, "MAP_READ", "COPY_DST")
+        step = _step(device, launch, buffers)
+        tokens = await _replay(device).sample(js.Array.of(step), 1, count, buffers["batch"], 4 * word, ring)
+        for buffer in (*buffers.values(), ring):
+            device.destroy(buffer)
+        return np.asarray(tokens.to_py(), np.uint32)
+
+
+async def _open() -> Device:
+    global _device
+    if _device is None:
+        _device = await Device.open()
+    return _device
+
+
+@cache
+def _pipelines(device: Device) -> Pipelines:
+    return Pipelines(device)
+
+
+@cache
+def _replay(device: Device) -> Any:
+    return js_file("replay.js")(device.handle)
+
+
+async def _run(device: Device, launch: Launch, slots: dict[str, np.ndarray], n_tokens: int) -> dict[str, np.ndarray]:
+    buffers = _buffers(device, slots)
+    _replay(device).run(js.Array.of(_step(device, launch, buffers)), 0, 1, n_tokens)
+    found = {}
+    for slot in launch.kernel.slots:
+        if slot.access == "read_write":
+            array, size = slots[slot.name], buffers[slot.name].size
+            copy = device.buffer("copy", size, "MAP_READ", "COPY_DST")
+            data = (await _replay(device).readBytes(buffers[slot.name], 0, size, copy)).to_bytes()
+            device.destroy(copy)
+            found[slot.name] = np.frombuffer(data[: array.nbytes], array.dtype).reshape(array.shape)
+    for buffer in buffers.values():
+        device.destroy(buffer)
+    return found
+
+
+def _buffers(device: Device, slots: dict[str, np.ndarray]) -> dict[str, Any]:
+    buffers = {}
+    for name, array in slots.items():
+        data = np.ascontiguousarray(array).tobytes()
+        buffers[name] = device.buffer(name, -(-len(data) // 16) * 16, "STORAGE", "COPY_DST", "COPY_SRC")
+        device.handle.queue.writeBuffer(buffers[name], 0, to_js(data + bytes(-len(data) % 4)))
+    return buffers
+
+
+def _step(device: Device, launch: Launch, buffers: dict[str, Any]) -> Any:
+    bindings = [(buffers[slot.name], Binding("", 0, buffers[slot.name].size)) for slot in launch.kernel.slots]
+    dispatch = Dispatch("test", launch.kernel, (), launch.workgroups, launch.token_tile)
+    return _pipelines(device).step(launch.kernel, bindings, dispatch)

@@ -1,0 +1,180 @@
+"""Repack, get_rows and both matrix products in every format, against numpy in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gguf
+import numpy as np
+import pytest
+from kernel_bench import (
+    Bench,
+    Case,
+    Weight,
+    batch,
+    columns,
+    each_format,
+    guarded,
+    poisoned,
+    quantized,
+    result,
+    rms_normed,
+    silu,
+)
+
+from llamaweb.kernels import library
+from llamaweb.kernels.formats import FORMATS, Format
+from tests.reference import nmse
+
+EPS = 1e-5
+LIMIT = 1e-10  # normalized mean squared error: nothing is rounded but float32 itself
+BY_NAME = pytest.mark.parametrize("format", each_format(), ids=lambda format: format.name)
+rng = np.random.default_rng(2)
+
+
+def matrix(rows: int, k: int) -> np.ndarray:
+    return rng.standard_normal((rows, k), np.float32)
+
+
+def product(weight: Weight, x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float64) @ weight.dense.astype(np.float64).T
+
+
+@BY_NAME
+def test_repacked_rows_hold_exactly_the_files_weights(bench: Bench, format: Format) -> None:
+    rows, k = 37, columns(format, 96)  # an odd number of blocks
+    data = quantized(format, matrix(rows, k))
+    dense = gguf.quants.dequantize(data, format.type)
+    if format.repacked:
+        whole, pieces = bench.repack(format, [data.tobytes()])[0], bench.repack(format, [data.tobytes()], chunk=34)[0]
+        blocks = rows * k // 32
+        for plane in format.planes:
+            used = blocks * plane.bytes
+            np.testing.assert_array_equal(whole[f"w_{plane.name}"][:used], pieces[f"w_{plane.name}"][:used])
+            behind = whole[f"w_{plane.name}"][-(-blocks // 2) * 2 * plane.bytes :]
+            assert (behind == 0xA5).all(), "repack wrote behind the plane"
+        planes = pieces
+    else:
+        planes = {"w_qs": data.reshape(-1)}
+    tokens = [0, rows - 1, 5, 17, 17, 2, rows + 1000]  # the last one is not in the table
+    launch = library.get_rows(format, k, rows, len(tokens))
+    slots = {**planes, "batch": batch(len(tokens), tokens=tokens), "y": poisoned(len(tokens), k)}
+    found = result(bench.run([Case(launch, slots, len(tokens))])[0]["y"], len(tokens), k)
+    expected = dense[[min(token, rows - 1) for token in tokens]]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2.0**-23 * float(np.abs(expected).max()))
+
+
+@BY_NAME
+@pytest.mark.parametrize("reduce", ["subgroup", "shared"])
+def test_mul_mat_vec_with_every_neighbour_fused(bench: Bench, format: Format, reduce: str) -> None:
+    profile = bench.profile if reduce == "subgroup" else replace(bench.profile, subgroup_size=0)
+    shapes = {  # name: (n, k, options)
+        "store": (37, 96, {"offset": 5}),
+        "add, long rows": (67, 1056, {"epilogue": "add"}),
+        "swiglu, norm, bias": (2 * 33, 160, {"epilogue": "swiglu", "eps": EPS, "bias": True}),
+        "last row, norm": (129, 32, {"last_row": True, "eps": EPS}),
+    }
+    if reduce == "shared":  # the loop over formats takes half of these: a kernel more is half a second more
+        shapes = {name: shapes[name] for name in ("add, long rows", "swiglu, norm, bias")}
+    check_mul_mat_vec(bench, format, profile, shapes)
+
+
+@pytest.mark.parametrize("reduce", ["subgroup", "shared"])
+def test_mul_mat_vec_of_shapes_that_do_not_divide_evenly(bench: Bench, reduce: str) -> None:
+    profile = bench.profile if reduce == "subgroup" else replace(bench.profile, subgroup_size=0)
+    q4_1, f32 = (FORMATS[gguf.GGMLQuantizationType[name]] for name in ("Q4_1", "F32"))
+    for format, shapes in (
+        (q4_1, {"one row, one block": (1, 32, {}), "three rows": (3, 96, {"bias": True, "eps": EPS})}),
+        (f32, {"two rows of one block": (2, 32, {"epilogue": "swiglu"}), "many rows": (8195, 32, {"eps": EPS})}),
+    ):
+        check_mul_mat_vec(bench, format, profile, shapes)
+
+
+def check_mul_mat_vec(bench: Bench, format: Format, profile, shapes) -> None:  # type: ignore[no-untyped-def]
+    assert (profile.subgroup_size == 0) or 4 <= profile.subgroup_size <= 64, profile
+    cases, expected = [], []
+    for n, k, options in shapes.values():
+        k = columns(format, k)
+        weight = bench.weight(format, matrix(n, k))
+        n_tokens = 3 if options.get("last_row") else 1
+        x, norm, bias = matrix(n_tokens, k), 1 + 0.1 * matrix(1, k)[0], matrix(1, n)[0]
+        slots = {**weight.planes, "x": guarded(x)}
+        h = rms_normed(x, norm, EPS) if "eps" in options else x
+        y = product(weight, h)[-1]
+        if "eps" in options:
+            slots["norm_weight"] = norm
+        if options.get("bias"):
+            slots["bias"] = bias
+            y = y + bias
+        if options.get("last_row"):
+            slots["batch"] = batch(n_tokens)
+        epilogue, offset = options.get("epilogue", "store"), options.get("offset", 0)
+        out = n // 2 if epilogue == "swiglu" else n
+        if epilogue == "swiglu":
+            y = silu(y[:out]) * y[out:]
+        slots["y"] = poisoned(offset + out)
+        if epilogue == "add":
+            residual = matrix(1, out)[0]
+            slots["y"] = guarded(residual)
+            y = y + residual
+        cases.append(Case(library.mul_mat_vec(format, k, n, profile, **options), slots))
+        expected.append((offset, y))
+    for name, found, (offset, y) in zip(shapes, bench.run(cases), expected, strict=True):
+        assert np.isnan(found["y"][:offset]).all(), f"{name}: wrote before its offset"
+        assert nmse(result(found["y"][offset:], len(y)), y) <= LIMIT, name
+
+
+@BY_NAME
+def test_mul_mat_of_batches_that_do_not_divide_evenly(bench: Bench, format: Format) -> None:
+    shapes = {  # name: (n, k, tokens, options)
+        "store": (67, 96, (2, 65), {"offset": 3, "stride": 80}),
+        "add, bias": (129, 160, (1, 70), {"epilogue": "add", "bias": True}),
+        "swiglu, bias": (2 * 37, 32, (5, 17), {"epilogue": "swiglu", "bias": True}),
+    }
+    check_mul_mat(bench, format, shapes)
+
+
+def test_mul_mat_of_one_row_and_of_long_rows(bench: Bench) -> None:
+    q8_0 = FORMATS[gguf.GGMLQuantizationType.Q8_0]
+    check_mul_mat(
+        bench,
+        q8_0,
+        {
+            "one row": (1, 32, (1, 64, 129), {}),
+            "three rows, long": (3, 1056, (2, 63), {"bias": True}),
+            "swiglu over several tiles": (2 * 65, 64, (65,), {"epilogue": "swiglu"}),
+        },
+    )
+
+
+def check_mul_mat(bench: Bench, format: Format, shapes) -> None:  # type: ignore[no-untyped-def]
+    names, cases, expected = [], [], []
+    for name, (n, k, batches, options) in shapes.items():
+        k = columns(format, k)
+        weight, bias = bench.weight(format, matrix(n, k)), matrix(1, n)[0]
+        full = max(batches) + 7  # the arena has room for a full batch; this one is shorter
+        launch = library.mul_mat(format, k, n, full, **options)
+        epilogue, offset = options.get("epilogue", "store"), options.get("offset", 0)
+        out = n // 2 if epilogue == "swiglu" else n
+        stride = options.get("stride", out)
+        for n_tokens in batches:
+            x = matrix(n_tokens, k)
+            y = product(weight, x) + (bias if options.get("bias") else 0)
+            if epilogue == "swiglu":
+                y = silu(y[:, :out]) * y[:, out:]
+            before = np.full((n_tokens, stride), np.nan, np.float32)
+            if epilogue == "add":
+                before[:, offset : offset + out] = matrix(n_tokens, out)
+                y = y + before[:, offset : offset + out]
+            slots = {**weight.planes, "x": guarded(x), "batch": batch(n_tokens), "y": guarded(before)}
+            slots |= {"bias": bias} if options.get("bias") else {}
+            names.append(f"{name}, {n_tokens} tokens")
+            cases.append(Case(launch, slots, n_tokens))
+            expected.append((offset, stride, y))
+    for name, found, (offset, stride, y) in zip(names, bench.run(cases), expected, strict=True):
+        n_tokens, out = y.shape
+        rows = found["y"][: n_tokens * stride].reshape(n_tokens, stride)
+        assert np.isnan(found["y"][n_tokens * stride :]).all(), f"{name}: wrote behind its result"
+        outside = np.delete(rows, np.s_[offset : offset + out], axis=1)
+        assert np.isnan(outside).all(), f"{name}: wrote outside its columns"
+        assert nmse(rows[:, offset : offset + out], y) <= LIMIT, name
