@@ -1,8 +1,16 @@
-// Sine and cosine of pair i at a position. Angles are turns times 2^32, whose 32-bit wrap is the fraction of a turn:
-// exact at any position, and always within half a turn, where the GPU's sine is precise.
+// Cosine and sine of pair i at a position. Angles are turns times 2^32, whose 32-bit wrap is the fraction of a turn:
+// exact at any position. WebGPU lets sin and cos be 2^-11 off, so these are Taylor series, on an eighth of a turn.
 fn rope_turn(position: u32, pair: u32) -> vec2<f32> {
-  let angle = f32(bitcast<i32>(position * phases[pair])) * 1.4629180792671596e-9;  // 2 pi / 2^32
-  return vec2<f32>(cos(angle), sin(angle)) * {{ magnitude }};
+  let turn = position * phases[pair];
+  let quarter = (turn + 0x20000000u) >> 30u;
+  let x = f32(bitcast<i32>(turn - (quarter << 30u))) * 1.4629180792671596e-9;  // 2 pi / 2^32
+  let z = x * x;
+  let s = x * (1.0 + z * (-1.0 / 6.0 + z * (1.0 / 120.0 + z * (-1.0 / 5040.0 + z * (1.0 / 362880.0)))));
+  let c = 1.0 + z * (-0.5 + z * (1.0 / 24.0 + z * (-1.0 / 720.0 + z * (1.0 / 40320.0))));
+  var v = vec2<f32>(c, s);
+  if ((quarter & 1u) == 1u) { v = vec2<f32>(-s, c); }
+  if ((quarter & 2u) == 2u) { v = -v; }
+  return v * {{ magnitude }};
 }
 // First and second index of a pair
 {% if mode == "norm" %}

@@ -1,0 +1,196 @@
+"""Rope, the cache and both attention kernels against numpy in float64; the cache is poison beyond the tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from kernel_bench import Bench, Case, batch, guarded, poisoned, result
+
+from llamaweb.kernels import library
+from llamaweb.rope import Rope, Yarn, phases
+from tests.reference import nmse
+
+rng = np.random.default_rng(3)
+NAN = np.float16(np.nan)
+NORM, NEOX = Rope("norm", 64), Rope("neox", 64, 500000.0)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A shape of attention, with a rotation."""
+
+    head_dim: int
+    n_head: int
+    n_head_kv: int
+    rope: Rope
+    n_ctx: int = 300
+
+    @property
+    def rows(self) -> int:
+        return self.n_head + 2 * self.n_head_kv
+
+    @property
+    def scale(self) -> float:
+        return self.head_dim**-0.5
+
+
+SHAPES = {
+    "8": Heads(8, 3, 1, Rope("norm", 8)),
+    "16 neox": Heads(16, 2, 2, Rope("neox", 16)),
+    "24 part of it rotated": Heads(24, 4, 1, Rope("neox", 16)),
+    "64": Heads(64, 3, 1, NORM),
+    "64 neox, part of it rotated, yarn": Heads(64, 4, 1, Rope("neox", 32, factor=4.0, yarn=Yarn(64.0))),
+    "80": Heads(80, 6, 2, Rope("norm", 80, 1e6)),
+    "128 linear": Heads(128, 4, 4, Rope("norm", 128, factor=2.5)),
+    "256 neox": Heads(256, 2, 1, Rope("neox", 256)),
+}
+BY_SHAPE = pytest.mark.parametrize("heads", SHAPES.values(), ids=SHAPES)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, np.float32)
+
+
+def rotated(x: np.ndarray, rope: Rope, first: int) -> np.ndarray:
+    """x (tokens, heads, head_dim) rotated as at positions `first` and on, float64."""
+    y = x.astype(np.float64)
+    pair = np.arange(rope.n_dims // 2)
+    turns = phases(rope) / 2**32 if rope.yarn else rope.base ** (-2.0 * pair / rope.n_dims) / rope.factor / (2 * np.pi)
+    angle = 2 * np.pi * (first + np.arange(len(x)))[:, None] * turns
+    cos, sin = (rope.magnitude * f(angle)[:, None] for f in (np.cos, np.sin))
+    a, b = (2 * pair, 2 * pair + 1) if rope.mode == "norm" else (pair, pair + rope.n_dims // 2)
+    y[..., a], y[..., b] = y[..., a] * cos - y[..., b] * sin, y[..., a] * sin + y[..., b] * cos
+    return y
+
+
+def attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
+    """Causal attention of q (tokens, heads, dim), the last tokens of k and v (kv heads, positions, dim)."""
+    tokens, n_head, dim = q.shape
+    k, v = (np.repeat(x.astype(np.float64), n_head // len(x), axis=0) for x in (k, v))
+    score = np.einsum("thd,hpd->thp", q.astype(np.float64), k) * scale
+    position = k.shape[1] - tokens + np.arange(tokens)
+    score[np.broadcast_to(np.arange(k.shape[1]) > position[:, None, None], score.shape)] = -np.inf
+    weight = np.exp(score - score.max(axis=-1, keepdims=True))
+    weight /= weight.sum(axis=-1, keepdims=True)
+    return np.einsum("thp,hpd->thd", weight, v).reshape(tokens, n_head * dim)
+
+
+def caches(heads: Heads, filled: int) -> tuple[np.ndarray, np.ndarray]:
+    """K and V of one layer, f16 (kv heads, n_ctx, head_dim): `filled` positions, the rest poison."""
+    k, v = (normal(heads.n_head_kv, heads.n_ctx, heads.head_dim).astype(np.float16) for _ in range(2))
+    k[:, filled:] = v[:, filled:] = NAN
+    return k, v
+
+
+def check_cached(found: np.ndarray, expected: np.ndarray) -> None:
+    """f16 values equal but for a last bit here and there, where float32 and float64 round apart."""
+    np.testing.assert_allclose(
+        found.astype(np.float32), expected.astype(np.float16).astype(np.float32), rtol=2e-3, atol=1e-6
+    )
+    assert np.mean(found == expected.astype(np.float16)) > 0.98
+
+
+@BY_SHAPE
+def test_rope_kv_rotates_q_in_place_and_appends_to_the_cache(bench: Bench, heads: Heads) -> None:
+    cases, before = [], []
+    for n_past, n_tokens in ((0, 1), (37, 5), (283, 17)):
+        qkv, (k, v) = normal(n_tokens, heads.rows, heads.head_dim), caches(heads, n_past)
+        launch = library.rope_kv(heads.rope, heads.head_dim, heads.n_head, heads.n_head_kv, heads.n_ctx, 32)
+        slots = {
+            "qkv": guarded(qkv),
+            "phases": phases(heads.rope),
+            "batch": batch(n_tokens, n_past),
+            "k_cache": k,
+            "v_cache": v,
+        }
+        cases.append(Case(launch, slots, n_tokens))
+        before.append((n_past, n_tokens, qkv, k, v))
+    for found, (n_past, n_tokens, qkv, k, v) in zip(bench.run(cases), before, strict=True):
+        q = result(found["qkv"], *qkv.shape)[:, : heads.n_head]
+        np.testing.assert_allclose(q, rotated(qkv[:, : heads.n_head], heads.rope, n_past), atol=2e-5)
+        new = slice(n_past, n_past + n_tokens)
+        new_k, new_v = np.split(qkv[:, heads.n_head :], 2, axis=1)
+        check_cached(found["k_cache"][:, new], rotated(new_k, heads.rope, n_past).swapaxes(0, 1))
+        np.testing.assert_array_equal(found["v_cache"][:, new], new_v.swapaxes(0, 1).astype(np.float16))
+        for name, cache in (("k_cache", k), ("v_cache", v)):
+            untouched = np.delete(found[name], np.s_[new], axis=1)
+            np.testing.assert_array_equal(untouched, np.delete(cache, np.s_[new], axis=1))
+
+
+@BY_SHAPE
+def test_flash_attn_of_a_batch(bench: Bench, heads: Heads) -> None:
+    cases, expected = [], []
+    for n_past, n_tokens in ((0, 2), (0, 70), (1, 17), (37, 65), (130, 1), (259, 5)):
+        qkv, (k, v) = normal(n_tokens, heads.rows, heads.head_dim), caches(heads, n_past + n_tokens)
+        launch = library.flash_attn(heads.head_dim, heads.n_head, heads.n_head_kv, heads.n_ctx, heads.scale, 128)
+        y = poisoned(n_tokens, heads.n_head * heads.head_dim)
+        slots = {"qkv": guarded(qkv), "batch": batch(n_tokens, n_past), "k_cache": k, "v_cache": v, "y": y}
+        cases.append(Case(launch, slots, n_tokens))
+        seen = slice(0, n_past + n_tokens)
+        expected.append(attended(qkv[:, : heads.n_head], k[:, seen], v[:, seen], heads.scale))
+    for found, y in zip(bench.run(cases), expected, strict=True):
+        assert nmse(result(found["y"], *y.shape), y) <= 1e-10
+
+
+@BY_SHAPE
+def test_flash_attn_vec_rotates_appends_and_attends(bench: Bench, heads: Heads) -> None:
+    cases, before = [], []
+    for n_past in (0, 1, 37, 127, 128, 130, 259, 299):
+        qkv, (k, v) = normal(1, heads.rows, heads.head_dim), caches(heads, n_past)
+        launch = library.flash_attn_vec(
+            heads.rope, heads.head_dim, heads.n_head, heads.n_head_kv, heads.n_ctx, heads.scale, bench.profile
+        )
+        slots = {
+            "qkv": guarded(qkv),
+            "phases": phases(heads.rope),
+            "batch": batch(1, n_past),
+            "k_cache": k,
+            "v_cache": v,
+            "y": poisoned(heads.n_head * heads.head_dim),
+        }
+        cases.append(Case(launch, slots))
+        before.append((n_past, qkv, k, v))
+    for found, (n_past, qkv, k, v) in zip(bench.run(cases), before, strict=True):
+        new_k, new_v = np.split(qkv[:, heads.n_head :], 2, axis=1)
+        check_cached(found["k_cache"][:, n_past], rotated(new_k, heads.rope, n_past)[0])
+        np.testing.assert_array_equal(found["v_cache"][:, n_past], new_v[0].astype(np.float16))
+        for name, cache in (("k_cache", k), ("v_cache", v)):  # written at the position, and nowhere else
+            np.testing.assert_array_equal(np.delete(found[name], n_past, axis=1), np.delete(cache, n_past, axis=1))
+        q = rotated(qkv[:, : heads.n_head], heads.rope, n_past)
+        seen = slice(0, n_past + 1)
+        y = attended(q, found["k_cache"][:, seen], found["v_cache"][:, seen], heads.scale)
+        assert nmse(result(found["y"], *y.shape), y) <= 1e-10, n_past
+        np.testing.assert_array_equal(result(found["qkv"], *qkv.shape), qkv)
+
+
+@pytest.mark.parametrize("kind", ["batch", "vec"])
+def test_attention_of_scores_far_apart_is_finite(bench: Bench, kind: str) -> None:
+    heads = Heads(64, 2, 1, NORM, n_ctx=200)
+    qkv, (k, v) = 40 * normal(1, heads.rows, heads.head_dim), caches(heads, 150)
+    k *= np.float16(40)
+    args = (heads.head_dim, heads.n_head, heads.n_head_kv, heads.n_ctx, heads.scale)
+    y = poisoned(heads.n_head * heads.head_dim)
+    slots = {"qkv": guarded(qkv), "batch": batch(1, 149), "k_cache": k, "v_cache": v, "y": y}
+    if kind == "batch":
+        found = bench.run([Case(library.flash_attn(*args, 64), slots)])[0]
+        q = qkv[:, : heads.n_head]
+    else:
+        launch = library.flash_attn_vec(heads.rope, *args, bench.profile)
+        found = bench.run([Case(launch, slots | {"phases": phases(heads.rope)})])[0]
+        q = rotated(qkv[:, : heads.n_head], heads.rope, 149)
+        k, v = found["k_cache"], found["v_cache"]
+    expected = attended(q, k[:, :150], v[:, :150], heads.scale)
+    assert nmse(result(found["y"], *expected.shape), expected) <= 1e-6
+
+
+def test_positions_far_beyond_float32_keep_their_angle(bench: Bench) -> None:
+    heads = Heads(8, 1, 1, Rope("norm", 8), n_ctx=1 << 17)
+    n_past, qkv = (1 << 17) - 2, normal(1, heads.rows, heads.head_dim)
+    cache = np.full((1, heads.n_ctx, heads.head_dim), NAN)
+    slots = {"qkv": guarded(qkv), "phases": phases(heads.rope), "batch": batch(1, n_past)}
+    launch = library.rope_kv(heads.rope, heads.head_dim, 1, 1, heads.n_ctx, 8)
+    found = bench.run([Case(launch, slots | {"k_cache": cache, "v_cache": cache})])[0]
+    q = result(found["qkv"], *qkv.shape)[:, :1]
+    np.testing.assert_allclose(q, rotated(qkv[:, :1], heads.rope, n_past), atol=2e-4)  # 2**17 times half a phase's unit
