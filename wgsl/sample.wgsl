@@ -25,9 +25,12 @@ fn hash(v: u32) -> u32 {
   return (word >> 22u) ^ word;
 }
 
+// -log of an exponentially distributed number, -log(1 - v) with v uniform in (0, 1). What wins has a small v, where v
+// has its finest steps and 1 - v none; and WebGPU lets log be 2^-21 off near 1, which would let a random token win.
 fn gumbel(token: u32) -> f32 {
   let h = hash(token ^ hash(batch[{{ io.step }}u] ^ hash(batch[{{ io.seed }}u])));
-  return -log(-log((f32(h >> 9u) + 0.5) * 1.1920928955078125e-7));
+  let v = (f32(h) + 0.5) * 2.3283064365386963e-10;
+  return -log(select(-log(max(1.0 - v, 1e-9)), v * (1.0 + 0.5 * v), v < 0.001));
 }
 
 // Leaves the largest of the lanes' values in best[0], and its token in at[0]; the lower token wins a tie
