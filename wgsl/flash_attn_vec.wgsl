@@ -1,24 +1,46 @@
-// Attention of one token, one workgroup a query head: rotates q and k, appends k and v to the layer's cache, and
-// attends to all positions with an online softmax, {{ workgroup }} positions a step. Heads that share a key-value head
-// each round the new k and v for themselves; the first of them writes the cache.
+// Attention of one token, one workgroup a query head: rotates q and k, appends k and v to the layer's cache, and attends
+// to all positions with an online softmax, {{ tile }} positions a step. Heads that share a key-value head each round the
+// new k and v for themselves; the first of them writes the cache.
+{% if subgroup %}
+enable subgroups;
+{% endif %}
 {% include "common/bindings.wgsl" %}
 {% include "common/rope.wgsl" %}
 const WG = {{ workgroup }}u;
+const TILE = {{ tile }}u;
 const D = {{ head_dim }}u;
 const V8 = {{ head_dim // 8 }}u;  // 16-byte words of a cached row
 const GROUPS = {{ groups }}u;  // invocation groups that share the positions of a step when V is summed
 
 var<workgroup> head: array<f32, {{ 3 * head_dim }}>;  // q, k, v of this token
+var<workgroup> query: array<vec4<f32>, {{ head_dim // 4 }}>;
 var<workgroup> fresh: array<vec4<u32>, {{ head_dim // 4 }}>;  // this token's k and v as the cache holds them
-var<workgroup> weight: array<f32, {{ workgroup }}>;
+var<workgroup> weight: array<f32, {{ tile }}>;
 var<workgroup> partial: array<f32, {{ workgroup }}>;
 var<workgroup> sums: array<vec4<f32>, {{ groups * head_dim // 4 }}>;
 
 fn low(v: vec4<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y)); }
 fn high(v: vec4<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(v.z), unpack2x16float(v.w)); }
-fn pack8(at: u32) -> vec4<u32> {
-  return vec4<u32>(pack2x16float(vec2<f32>(head[at], head[at + 1u])), pack2x16float(vec2<f32>(head[at + 2u], head[at + 3u])),
-                   pack2x16float(vec2<f32>(head[at + 4u], head[at + 5u])), pack2x16float(vec2<f32>(head[at + 6u], head[at + 7u])));
+fn pack2(at: u32) -> u32 { return pack2x16float(vec2<f32>(head[at], head[at + 1u])); }
+
+// The largest of the lanes' values, for every lane
+fn max_of(lane: u32, value: f32) -> f32 {
+{% if subgroup %}
+  let top = subgroupMax(value);
+  if (lane % {{ subgroup }}u == 0u) { partial[lane / {{ subgroup }}u] = top; }
+  workgroupBarrier();
+  var best = partial[0];
+  for (var i = 1u; i < {{ workgroup // subgroup }}u; i++) { best = max(best, partial[i]); }
+  return best;
+{% else %}
+  partial[lane] = value;
+  for (var half = WG / 2u; half > 0u; half >>= 1u) {
+    workgroupBarrier();
+    if (lane < half) { partial[lane] = max(partial[lane], partial[lane + half]); }
+  }
+  workgroupBarrier();
+  return partial[0];
+{% endif %}
 }
 
 @compute @workgroup_size({{ workgroup }})
@@ -26,26 +48,32 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let h = group.x;
   let kv = h / {{ n_head // n_head_kv }}u;
   let position = batch[{{ io.n_past }}u];
-  for (var i = lane; i < D; i += WG) {
-    head[i] = qkv[h * D + i];
-    head[D + i] = qkv[({{ n_head }}u + kv) * D + i];
-    head[2u * D + i] = qkv[({{ n_head + n_head_kv }}u + kv) * D + i];
-  }
-  workgroupBarrier();
+  let q_at = h * D;
+  let k_at = ({{ n_head }}u + kv) * D;
   for (var i = lane; i < {{ n_dims // 2 }}u; i += WG) {
     let turn = rope_turn(position, i);
     let p = rope_pair(i);
-    let q = rotate(vec2<f32>(head[p.x], head[p.y]), turn);
-    let k = rotate(vec2<f32>(head[D + p.x], head[D + p.y]), turn);
+    let q = rotate(vec2<f32>(qkv[q_at + p.x], qkv[q_at + p.y]), turn);
+    let k = rotate(vec2<f32>(qkv[k_at + p.x], qkv[k_at + p.y]), turn);
     head[p.x] = q.x;
     head[p.y] = q.y;
     head[D + p.x] = k.x;
     head[D + p.y] = k.y;
   }
+{% if n_dims < head_dim %}
+  for (var i = {{ n_dims }}u + lane; i < D; i += WG) {
+    head[i] = qkv[q_at + i];
+    head[D + i] = qkv[k_at + i];
+  }
+{% endif %}
+  for (var i = lane; i < D; i += WG) { head[2u * D + i] = qkv[k_at + {{ n_head_kv * head_dim }}u + i]; }
   workgroupBarrier();
   let cache = kv * {{ n_ctx }}u * V8;
   for (var i = lane; i < 2u * V8; i += WG) {
-    let word = pack8(D + i * 8u);
+    let at = i * 4u;
+    query[i] = vec4<f32>(head[at], head[at + 1u], head[at + 2u], head[at + 3u]) * {{ scale }};
+    let from8 = D + i * 8u;
+    let word = vec4<u32>(pack2(from8), pack2(from8 + 2u), pack2(from8 + 4u), pack2(from8 + 6u));
     fresh[i] = word;
     if (h % {{ n_head // n_head_kv }}u == 0u) {
       if (i < V8) { k_cache[cache + position * V8 + i] = word; } else { v_cache[cache + position * V8 + i - V8] = word; }
@@ -59,34 +87,29 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var acc1 = vec4<f32>(0.0);
   let column = lane % V8;
   let share = lane / V8;
-  for (var first = 0u; first <= position; first += WG) {
-    let j = first + lane;
-    var score = -3.4e38;
-    if (j <= position) {
+  for (var first = 0u; first <= position; first += TILE) {
+    let count = min(TILE, position + 1u - first);
+    var best = top;
+    for (var i = lane; i < count; i += WG) {
+      let j = first + i;
       var s = vec4<f32>(0.0);
-      for (var i = 0u; i < V8; i++) {
-        var word = fresh[i];
-        if (j < position) { word = k_cache[cache + j * V8 + i]; }
-        s += low(word) * vec4<f32>(head[i * 8u], head[i * 8u + 1u], head[i * 8u + 2u], head[i * 8u + 3u]);
-        s += high(word) * vec4<f32>(head[i * 8u + 4u], head[i * 8u + 5u], head[i * 8u + 6u], head[i * 8u + 7u]);
+      for (var c = 0u; c < V8; c++) {
+        var word = fresh[c];
+        if (j < position) { word = k_cache[cache + j * V8 + c]; }
+        s += low(word) * query[2u * c] + high(word) * query[2u * c + 1u];
       }
-      score = dot(s, vec4<f32>({{ scale }}));
+      let score = s.x + s.y + s.z + s.w;
+      weight[i] = score;
+      best = max(best, score);
     }
-    partial[lane] = score;
-    for (var half = WG / 2u; half > 0u; half >>= 1u) {
-      workgroupBarrier();
-      if (lane < half) { partial[lane] = max(partial[lane], partial[lane + half]); }
-    }
-    workgroupBarrier();
-    let new_top = max(top, partial[0]);
+    let new_top = max_of(lane, best);
     let fade = exp(top - new_top);
     top = new_top;
-    weight[lane] = select(0.0, exp(score - new_top), j <= position);
+    for (var i = lane; i < count; i += WG) { weight[i] = exp(weight[i] - new_top); }
     workgroupBarrier();
-    total = total * fade;
+    total *= fade;
     acc0 *= fade;
     acc1 *= fade;
-    let count = min(WG, position + 1u - first);
     if (share < GROUPS) {
       for (var i = share; i < count; i += GROUPS) {
         var word = fresh[V8 + column];

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamaweb.kernels.formats import Format
-from llamaweb.profile import DeviceProfile
+from llamaweb.profile import DESKTOP, DeviceProfile
 from llamaweb.rope import Rope
-
-TILE = 64  # tokens and rows of a matrix-matrix tile
 
 
 @dataclass(frozen=True)
@@ -126,6 +124,7 @@ def mul_mat(
     k: int,
     n: int,
     n_tokens: int,
+    profile: DeviceProfile = DESKTOP,
     *,
     bias: bool = False,
     epilogue: str = "store",
@@ -137,23 +136,41 @@ def mul_mat(
     slots = [*_planes(format), _arena("x")]
     slots += [_BIAS] if bias else []
     slots += [_BATCH, _arena("y", "f32")]
+    tile_m, tile_n, side = _tile(n, n_tokens, profile)
     kernel = _kernel(
         "mul_mat",
         slots,
         format=format.name,
         k=k,
         n=n,
-        tile_m=TILE,
-        tile_n=TILE,
-        wx=8,
-        wy=8,
+        tile_m=tile_m,
+        tile_n=tile_n,
+        wx=side,
+        wy=side,
         bias=bias,
         epilogue=epilogue,
         offset=offset,
         stride=stride or out,
     )
-    tile_out = TILE // 2 if epilogue == "swiglu" else TILE
-    return Launch(kernel, (-(-out // tile_out), -(-n_tokens // TILE), 1), TILE)
+    tile_out = tile_n // 2 if epilogue == "swiglu" else tile_n
+    return Launch(kernel, (-(-out // tile_out), -(-n_tokens // tile_m), 1), tile_m)
+
+
+def _tile(n: int, n_tokens: int, profile: DeviceProfile) -> tuple[int, int, int]:
+    """Tokens and rows of a matrix-matrix tile, and the side of its square workgroup.
+
+    A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU wants enough workgroups to fill it.
+    """
+    if _is_cpu(profile):
+        return 64, 64, 8
+    if -(-n // 64) * -(-n_tokens // 64) >= 128:
+        return 64, 64, 16
+    return 32, 32, 16
+
+
+def _is_cpu(profile: DeviceProfile) -> bool:
+    """Whether the adapter is a software one: narrow subgroups mean few lanes in all."""
+    return 4 <= profile.subgroup_size <= 8
 
 
 def swiglu(n: int, n_tokens: int) -> Launch:
@@ -178,11 +195,14 @@ def flash_attn_vec(
         _arena("v_cache", "vec4<u32>"),
         _arena("y"),
     ]
-    workgroup = 128
+    # On a CPU every invocation of a workgroup costs; on a GPU few barriers win.
+    workgroup = max(64 if _is_cpu(profile) else 256, head_dim // 8)
     kernel = _kernel(
         "flash_attn_vec",
         slots,
         workgroup=workgroup,
+        tile=1024,
+        subgroup=profile.subgroup_size,
         groups=workgroup // (head_dim // 8),
         scale=scale,
         **_attention(rope, head_dim, n_head, n_head_kv, n_ctx),

@@ -145,6 +145,7 @@ class _Planner:
                     k,
                     n,
                     n_tokens,
+                    self.profile,
                     bias="bias" in step.weights,
                     epilogue=p.get("epilogue", "store"),
                     offset=p.get("offset", 0),
