@@ -43,7 +43,7 @@ def plan_model(
         raise ContextError(f"A context of {n_ctx} tokens is longer than the model's; ask for {hp.n_ctx_train} or less.")
     if hp.head_dim % 8 or hp.head_dim > 256:
         raise UnsupportedError(f"Attention heads of {hp.head_dim} are not supported; multiples of 8 up to 256 are.")
-    n_ubatch = min(n_ubatch, n_ctx)
+    n_ubatch = min(max(n_ubatch, 2) if logits_all else n_ubatch, n_ctx)  # "evaluate" takes two tokens or more
     batches = {"decode": (1, "last")}
     if n_ubatch > 1:
         batches["prefill"] = (n_ubatch, "last")
@@ -180,7 +180,7 @@ class _Planner:
                     raise UnsupportedError(f"Tensor {names[0]} is a vector in {format.type.name}; F32 is supported.")
             elif row % BLOCK:
                 raise UnsupportedError(f"Tensor {names[0]} has rows of {row}; multiples of {BLOCK} are supported.")
-            if any(t.rows * row // BLOCK % 2 for t in tensors[:-1]):
+            if format.repacked and any(t.rows * row // BLOCK % 2 for t in tensors[:-1]):
                 raise UnsupportedError(
                     f"Tensor {names[0]} has an odd number of blocks and siblings; that is not supported."
                 )

@@ -1,0 +1,140 @@
+"""Whole tiny models in the page against the numpy forward pass: every format, and every turn the llama family takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from browser_page import Page
+
+from llamaweb.kernels.formats import FORMATS
+from tests.reference import ReferenceLlama, nmse
+from tests.tiny import TinyLlama, tiny_llama
+
+LIMIT = 1e-6
+N_UBATCH = 16
+PROMPT = 2 * N_UBATCH + 13  # two full batches and a remainder
+TOKENS = [int(token) for token in np.random.RandomState(6).randint(3, 290, PROMPT + 5)]
+
+# What a model may have besides its format; each format is tested with one of these.
+TURNS = (
+    TinyLlama(bias=True),
+    TinyLlama(tied=False),
+    TinyLlama(rope_freqs=True, head_dim=24, n_embd=96, n_head=4),
+    TinyLlama(scaling="linear", factor=2.5, n_head=3, n_head_kv=1, n_embd=96, n_ff=160),
+    TinyLlama(scaling="yarn", factor=4.0, n_ctx_orig=16, rope_base=500.0, tied=False),
+    TinyLlama(n_head=4, n_head_kv=4, bias=True, rms_eps=1e-2),
+    TinyLlama(n_head=8, n_head_kv=2, head_dim=8, n_vocab=515),
+    TinyLlama(n_layer=3, n_head=2, n_head_kv=1, n_embd=160, head_dim=80, rope_dims=32),
+)
+FORMAT_SPECS = {
+    format.name: replace(TURNS[i % len(TURNS)], type=format.type.name) for i, format in enumerate(FORMATS.values())
+}
+MIXED = TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "token_embd*": "Q8_0"})
+ODD_BIAS = TinyLlama(n_head=3, n_head_kv=1, n_embd=96, bias=True, type="F16")  # 5 blocks of biases of q, k and v
+
+
+async def forward(data, tokens, n_prompt, n_ubatch, subgroups):
+    """Logits after the prompt's last token, and after each token decoded behind it."""
+    import dataclasses
+
+    import numpy as np
+
+    from llamaweb.gpu.device import Device
+    from llamaweb.llama import Llama
+    from llamaweb.sampling import Sampling
+
+    opened = Device.open
+
+    async def open_without_subgroups():
+        device = await opened()
+        device.profile = dataclasses.replace(device.profile, subgroup_size=0)
+        return device
+
+    try:
+        if not subgroups:
+            Device.open = open_without_subgroups
+        llm = await Llama.load(data, n_ctx=64, n_ubatch=n_ubatch)
+    finally:
+        Device.open = opened
+    rows = []
+    for n in range(n_prompt, len(tokens) + 1):
+        _ = [token async for token in llm._generator.generate(tokens[:n], Sampling(temperature=0), 1)]
+        phase = "prefill" if n == n_prompt else "decode"
+        rows.append(np.frombuffer(await llm._executor.read(llm.plan.logits[phase]), np.float32))
+    reductions = {dict(d.kernel.constants).get("reduce") for d in llm.plan.phases["decode"].dispatches}
+    await llm.close()
+    return np.stack(rows), reductions - {None}
+
+
+def check(page: Page, spec: TinyLlama, subgroups: bool = True) -> None:
+    data = tiny_llama(spec)
+    found, reductions = page.run(
+        forward, data=data, tokens=TOKENS, n_prompt=PROMPT, n_ubatch=N_UBATCH, subgroups=subgroups
+    )
+    expected = ReferenceLlama(data).logits(TOKENS)[PROMPT - 1 :]
+    assert found.shape == expected.shape
+    errors = [nmse(a, b) for a, b in zip(found, expected, strict=True)]
+    assert max(errors) <= LIMIT, errors
+    if not subgroups:
+        assert reductions == {"shared"}
+
+
+@pytest.mark.parametrize("name", FORMAT_SPECS)
+def test_logits_of_prefill_and_decode_equal_numpys(page: Page, name: str) -> None:
+    check(page, FORMAT_SPECS[name])
+
+
+def test_logits_of_siblings_in_different_formats(page: Page) -> None:
+    check(page, MIXED)
+
+
+def test_logits_with_biases_of_an_odd_number_of_blocks(page: Page) -> None:
+    check(page, ODD_BIAS)
+
+
+@pytest.mark.parametrize("spec", [FORMAT_SPECS["q4_1"], MIXED], ids=["q4_1", "mixed"])
+def test_logits_without_subgroups(page: Page, spec: TinyLlama) -> None:
+    check(page, spec, subgroups=False)
+
+
+def test_log_probabilities_of_every_token_in_batches_with_a_remainder(page: Page) -> None:
+    async def evaluate(data, tokens, n_ubatch):
+        from llamaweb.llama import Llama
+
+        llm = await Llama.load(data, n_ctx=64, n_ubatch=n_ubatch, logits_all=True)
+        found = [await llm.log_probabilities(tokens[:n]) for n in (len(tokens), 2, n_ubatch + 1)]
+        await llm.close()
+        return found
+
+    spec = TinyLlama(type="Q8_0")
+    data = tiny_llama(spec)
+    logits = ReferenceLlama(data).logits(TOKENS).astype(np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    for n_ubatch in (16, 1):
+        for log_probs, top in page.run(evaluate, data=data, tokens=TOKENS, n_ubatch=n_ubatch):
+            n = len(top)
+            np.testing.assert_allclose(log_probs, log_p[np.arange(n - 1), TOKENS[1:n]], atol=2e-3)
+            np.testing.assert_array_equal(top, logits[:n].argmax(axis=-1))
+
+
+def test_a_batch_of_one_token_and_a_context_of_one(page: Page) -> None:
+    async def run(data, tokens, n_ctx, n_ubatch):
+        import numpy as np
+
+        from llamaweb.llama import Llama
+        from llamaweb.sampling import Sampling
+
+        llm = await Llama.load(data, n_ctx=n_ctx, n_ubatch=n_ubatch)
+        got = [token async for token in llm._generator.generate(tokens, Sampling(temperature=0), 100)]
+        await llm.close()
+        return got
+
+    data = tiny_llama(TinyLlama())
+    reference = ReferenceLlama(data)
+    for n_ctx, n_ubatch, prompt in ((1, 512, TOKENS[:1]), (12, 1, TOKENS[:9])):
+        found = page.run(run, data=data, tokens=prompt, n_ctx=n_ctx, n_ubatch=n_ubatch)
+        assert len(found) == n_ctx - len(prompt) + 1
+        logits = reference.logits([*prompt, *found[:-1]])
+        assert found == logits[len(prompt) - 1 :].argmax(axis=-1).tolist()
