@@ -19,7 +19,7 @@ from llamaweb.host.page_wheel import page_wheel
 
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 
-# What runs in the page for one `Page.run`: exceptions go back as themselves where they can be pickled.
+# What runs in the page for one `Page.run`: exceptions go back as themselves where this side knows them too.
 _CALL = """
 async def __call(source, name, payload):
     import base64, inspect, pickle, traceback
@@ -34,7 +34,8 @@ async def __call(source, name, payload):
     except BaseException as error:
         trace = traceback.format_exc()
         try:
-            pickle.loads(data := pickle.dumps((False, error, trace)))
+            known = type(error).__module__.split(".")[0] in ("builtins", "llamaweb")
+            pickle.loads(data := pickle.dumps((False, error if known else None, trace)))
         except Exception:
             data = pickle.dumps((False, None, trace))
         return base64.b64encode(data).decode()
