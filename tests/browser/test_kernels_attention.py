@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from kernel_bench import Bench, Case, batch, guarded, poisoned, result
 
 from llamaweb.kernels import library
+from llamaweb.profile import DeviceProfile
 from llamaweb.rope import Rope, Yarn, phases
 from tests.reference import nmse
 
@@ -136,11 +138,22 @@ def test_flash_attn_of_a_batch(bench: Bench, heads: Heads) -> None:
 
 @BY_SHAPE
 def test_flash_attn_vec_rotates_appends_and_attends(bench: Bench, heads: Heads) -> None:
+    check_vec(bench, heads, bench.profile, (0, 1, 37, 127, 128, 130, 259, 299))
+
+
+@pytest.mark.parametrize("subgroups", [True, False])
+def test_flash_attn_vec_over_a_long_context(bench: Bench, subgroups: bool) -> None:
+    profile = bench.profile if subgroups else replace(bench.profile, subgroup_size=0)
+    heads = Heads(64, 3, 1, NORM, n_ctx=2100)
+    check_vec(bench, heads, profile, (0, 63, 255, 1022, 1023, 1024, 1025, 2047, 2048, 2099))
+
+
+def check_vec(bench: Bench, heads: Heads, profile: DeviceProfile, positions: Sequence[int]) -> None:
     cases, before = [], []
-    for n_past in (0, 1, 37, 127, 128, 130, 259, 299):
+    for n_past in positions:
         qkv, (k, v) = normal(1, heads.rows, heads.head_dim), caches(heads, n_past)
         launch = library.flash_attn_vec(
-            heads.rope, heads.head_dim, heads.n_head, heads.n_head_kv, heads.n_ctx, heads.scale, bench.profile
+            heads.rope, heads.head_dim, heads.n_head, heads.n_head_kv, heads.n_ctx, heads.scale, profile
         )
         slots = {
             "qkv": guarded(qkv),

@@ -24,6 +24,7 @@ from kernel_bench import (
 
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format
+from llamaweb.profile import DESKTOP
 from tests.reference import nmse
 
 EPS = 1e-5
@@ -131,29 +132,28 @@ def test_mul_mat_of_batches_that_do_not_divide_evenly(bench: Bench, format: Form
         "add, bias": (129, 160, (1, 70), {"epilogue": "add", "bias": True}),
         "swiglu, bias": (2 * 37, 32, (5, 17), {"epilogue": "swiglu", "bias": True}),
     }
-    check_mul_mat(bench, format, shapes)
+    check_mul_mat(bench, format, bench.profile, shapes)
 
 
-def test_mul_mat_of_one_row_and_of_long_rows(bench: Bench) -> None:
-    q8_0 = FORMATS[gguf.GGMLQuantizationType.Q8_0]
-    check_mul_mat(
-        bench,
-        q8_0,
-        {
-            "one row": (1, 32, (1, 64, 129), {}),
-            "three rows, long": (3, 1056, (2, 63), {"bias": True}),
-            "swiglu over several tiles": (2 * 65, 64, (65,), {"epilogue": "swiglu"}),
-        },
-    )
+@pytest.mark.parametrize("full", [0, 9000])
+@pytest.mark.parametrize("device", ["this adapter", "a desktop GPU"])
+def test_mul_mat_in_every_size_of_tile(bench: Bench, device: str, full: int) -> None:
+    profile = bench.profile if device == "this adapter" else DESKTOP
+    shapes = {
+        "one row": (1, 32, (1, 64, 129), {}),
+        "three rows, long": (3, 1056, (2, 63), {"bias": True}),
+        "swiglu over several tiles": (2 * 65, 64, (65,), {"epilogue": "swiglu"}),
+    }
+    check_mul_mat(bench, FORMATS[gguf.GGMLQuantizationType.Q8_0], profile, shapes, full)
 
 
-def check_mul_mat(bench: Bench, format: Format, shapes) -> None:  # type: ignore[no-untyped-def]
+def check_mul_mat(bench: Bench, format: Format, profile, shapes, full: int = 0) -> None:  # type: ignore[no-untyped-def]
+    """`full` tokens are a full batch, which the kernel is chosen for; those of `shapes` are shorter."""
     names, cases, expected = [], [], []
     for name, (n, k, batches, options) in shapes.items():
         k = columns(format, k)
         weight, bias = bench.weight(format, matrix(n, k)), matrix(1, n)[0]
-        full = max(batches) + 7  # the arena has room for a full batch; this one is shorter
-        launch = library.mul_mat(format, k, n, full, **options)
+        launch = library.mul_mat(format, k, n, full or max(batches) + 7, profile, **options)
         epilogue, offset = options.get("epilogue", "store"), options.get("offset", 0)
         out = n // 2 if epilogue == "swiglu" else n
         stride = options.get("stride", out)

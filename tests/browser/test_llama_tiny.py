@@ -121,7 +121,6 @@ def test_log_probabilities_of_every_token_in_batches_with_a_remainder(page: Page
 
 def test_a_batch_of_one_token_and_a_context_of_one(page: Page) -> None:
     async def run(data, tokens, n_ctx, n_ubatch):
-        import numpy as np
 
         from llamaweb.llama import Llama
         from llamaweb.sampling import Sampling
