@@ -1,0 +1,148 @@
+"""Fusion: what each layer becomes, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from llamaweb.architectures import llama
+from llamaweb.errors import UnsupportedError
+from llamaweb.graph import Graph
+from llamaweb.model.gguf_file import GGUFFile, TensorInfo
+from llamaweb.planner.fusion import Step, Steps, fuse
+from tests.headers import SMOLLM2, TINY, llama_header
+
+
+def fused(file: GGUFFile, n_tokens: int, outputs: str = "last") -> Steps:
+    graph = Graph(file.tensors, n_tokens, outputs)
+    llama.build(graph, llama.hyperparameters(file))
+    return fuse(graph)
+
+
+def layer(steps: Steps, i: int) -> list[tuple[str, str, str]]:
+    """Operation, epilogue and name of layer i's steps."""
+    mine = [step for step in steps.steps if step.name.startswith(f"blk.{i}.")]
+    return [(step.op, step.params.get("epilogue", ""), step.name.replace(f"blk.{i}.", "")) for step in mine]
+
+
+def test_a_layer_of_one_token_is_five_steps() -> None:
+    steps = fused(llama_header(**SMOLLM2), 1)
+    for i in range(30):
+        assert layer(steps, i) == [
+            ("mul_mat_vec", "", "attn_q+attn_k+attn_v"),
+            ("flash_attn_vec", "", "attn"),
+            ("mul_mat_vec", "add", "attn_output"),
+            ("mul_mat_vec", "swiglu", "ffn_gate+ffn_up"),
+            ("mul_mat_vec", "add", "ffn_down"),
+        ]
+    others = [step.op for step in steps.steps if not step.name.startswith("blk.")]
+    assert others == ["get_rows", "mul_mat_vec", "sample"]
+    assert len(steps.steps) == 153
+
+
+def test_norms_go_into_the_products_of_one_token() -> None:
+    steps = fused(llama_header(**TINY), 1).steps
+    norms = [step.weights["norm_weight"][0].name for step in steps if "norm_weight" in step.weights]
+    expected = [f"blk.{i}.{part}_norm.weight" for i in range(2) for part in ("attn", "ffn")]
+    assert norms == [*expected, "output_norm.weight"]
+    assert all(step.params["eps"] == 1e-5 for step in steps if "norm_weight" in step.weights)
+    assert "rms_norm" not in [step.op for step in steps]
+
+
+def test_a_batch_norms_once_for_all_its_products_and_ropes_apart() -> None:
+    steps = fused(llama_header(**TINY), 16)
+    assert layer(steps, 1) == [
+        ("rms_norm", "", "attn_norm"),
+        ("mul_mat", "", "attn_q+attn_k+attn_v"),
+        ("rope_kv", "", "rope"),
+        ("flash_attn", "", "attn"),
+        ("mul_mat", "add", "attn_output"),
+        ("rms_norm", "", "ffn_norm"),
+        ("mul_mat", "swiglu", "ffn_gate+ffn_up"),
+        ("mul_mat", "add", "ffn_down"),
+    ]
+
+
+def test_the_head_of_a_batch_works_on_its_last_row_alone() -> None:
+    steps = fused(llama_header(**TINY), 16)
+    head = steps.steps[steps.head :]
+    assert [step.op for step in head] == ["mul_mat_vec", "sample"]
+    assert head[0].params["last_row"] and head[0].weights["norm_weight"][0].name == "output_norm.weight"
+    assert (steps.logits.row, steps.logits.n_tokens) == (300, 1)
+
+
+def test_all_logits_are_a_batch_and_give_a_cross_entropy() -> None:
+    steps = fused(llama_header(**TINY), 16, "all")
+    assert [step.op for step in steps.steps[steps.head :]] == ["rms_norm", "mul_mat", "cross_entropy"]
+    assert (steps.logits.row, steps.logits.n_tokens) == (300, 16)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 16])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tied": False}, {"bias": True}, {"types": {"*attn_v*": "Q8_0"}}, {"types": {"*ffn_up*": "Q5_1"}}],
+    ids=str,
+)
+def test_every_tensor_of_the_file_is_used_once_in_each_phase(n_tokens: int, options: dict[str, Any]) -> None:
+    file = llama_header(**TINY, **options)
+    used = Counter(
+        tensor.name for step in fused(file, n_tokens).steps for stack in step.weights.values() for tensor in stack
+    )
+    expected = Counter(dict.fromkeys(file.tensors, 1))
+    if "output.weight" not in file.tensors:
+        expected["token_embd.weight"] = 2  # rows at the beginning, logits at the end
+    if n_tokens == 1:  # siblings in different formats each norm their input
+        for i in range(2):
+            expected[f"blk.{i}.attn_norm.weight"] += "*attn_v*" in options.get("types", {})
+            expected[f"blk.{i}.ffn_norm.weight"] += "*ffn_up*" in options.get("types", {})
+    assert used == expected
+
+
+def test_siblings_in_different_formats_share_one_value() -> None:
+    steps = fused(llama_header(**TINY, types={"*attn_v*": "Q8_0"}), 1).steps
+    qk, v, attn = steps[1:4]
+    assert (qk.name, v.name) == ("blk.0.attn_q+blk.0.attn_k", "blk.0.attn_v")
+    assert qk.values["y"] is v.values["y"] is attn.values["qkv"]
+    assert (qk.params.get("offset", 0), v.params["offset"]) == (0, 64 + 32)
+    assert qk.values["y"].row == 64 + 32 + 32
+
+
+def test_gate_and_up_in_different_formats_meet_in_a_swiglu_of_its_own() -> None:
+    steps = fused(llama_header(**TINY, types={"*ffn_up*": "Q5_1"}), 1)
+    assert [op for op, _, _ in layer(steps, 0)][-4:] == ["mul_mat_vec", "mul_mat_vec", "swiglu", "mul_mat_vec"]
+
+
+def test_the_residual_is_added_in_place() -> None:
+    steps = fused(llama_header(**TINY), 1).steps
+    stream = steps[0].values["y"]
+    adds = [step for step in steps if step.params.get("epilogue") == "add"]
+    assert len(adds) == 4 and all(step.values["y"] is stream for step in adds)
+
+
+def test_biases_stack_with_their_products() -> None:
+    product = fused(llama_header(**TINY, bias=True), 1).steps[1]
+    assert [tensor.name for tensor in product.weights["bias"]] == [f"blk.0.attn_{part}.bias" for part in "qkv"]
+
+
+def test_a_bias_of_only_some_siblings_is_refused_by_name() -> None:
+    file = llama_header(**TINY, bias=True)
+    tensors: dict[str, TensorInfo] = dict(file.tensors)
+    del tensors["blk.0.attn_k.bias"]
+    with pytest.raises(UnsupportedError, match=r"blk\.0\.attn_q"):
+        fused(GGUFFile(3, file.metadata, tensors, 32, 4096, file.size), 1)
+
+
+def test_steps_only_read_what_was_computed_before() -> None:
+    for n_tokens, outputs in ((1, "last"), (16, "last"), (16, "all")):
+        written: set[Any] = set()
+        for step in fused(llama_header(**TINY, types={"*ffn_up*": "Q5_1"}), n_tokens, outputs).steps:
+            reads, writes = reads_and_writes(step)
+            assert reads <= written, step.name
+            written |= writes
+
+
+def reads_and_writes(step: Step) -> tuple[set[Any], set[Any]]:
+    slots = {"x", "qkv", "logits"} | ({"y"} if step.params.get("epilogue") == "add" else set())
+    return {v for slot, v in step.values.items() if slot in slots}, {step.values[s] for s in ("y",) if s in step.values}

@@ -1,0 +1,67 @@
+"""The arena: no two values that live at once overlap, and it is near its lower bound."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from llamaweb.planner.memory import Lifetime, align, lower_bound, plan_arena
+
+
+def random_values(seed: int) -> list[Lifetime]:
+    rng = random.Random(seed)
+    steps = rng.randint(1, 12)
+    values = []
+    for _ in range(rng.randint(1, 14)):
+        first = rng.randrange(steps)
+        last = min(steps - 1, first + rng.choice((0, 1, 1, 2, steps)))
+        values.append(Lifetime(rng.choice((1, 4, 255, 256, 257, 1000, 4096, 100_000)), first, last))
+    return values
+
+
+@pytest.mark.parametrize("alignment", [1, 32, 256])
+def test_values_that_live_at_once_never_overlap(alignment: int) -> None:
+    for seed in range(300):
+        values = random_values(seed)
+        offsets, size = plan_arena(values, alignment)
+        assert all(at % alignment == 0 and at >= 0 for at in offsets)
+        assert size == max(at + value.size for at, value in zip(offsets, values, strict=True))
+        for i, (a, at) in enumerate(zip(values, offsets, strict=True)):
+            for b, bt in list(zip(values, offsets, strict=True))[:i]:
+                if set(range(a.first, a.last + 1)) & set(range(b.first, b.last + 1)):
+                    assert at + a.size <= bt or bt + b.size <= at, (seed, a, b)
+
+
+def test_the_lower_bound_is_the_largest_live_set_and_no_plan_is_smaller() -> None:
+    for seed in range(300):
+        values = random_values(seed)
+        steps = range(max(value.last for value in values) + 1)
+        live = [sum(v.size for v in values if step in range(v.first, v.last + 1)) for step in steps]
+        assert lower_bound(values) == max(live)
+        assert plan_arena(values, 1)[1] >= lower_bound(values)
+        total = sum(align(value.size, 256) for value in values)
+        assert plan_arena(values, 256)[1] <= total  # never worse than no reuse at all
+
+
+def test_a_chain_of_equal_values_takes_two_places() -> None:
+    values = [Lifetime(512, i, i + 1) for i in range(20)]
+    assert plan_arena(values, 256)[1] == 2 * 512 == lower_bound(values)
+
+
+def test_values_go_into_a_gap_that_fits() -> None:
+    # Two that live throughout with a hole between them once the third dies.
+    values = [Lifetime(1000, 0, 9), Lifetime(800, 0, 1), Lifetime(700, 0, 9), Lifetime(600, 2, 9)]
+    offsets, size = plan_arena(values, 100)
+    assert size == 2500 == lower_bound(values)
+    assert offsets[3] == offsets[1]
+
+
+def test_nothing_takes_no_space() -> None:
+    assert plan_arena([], 256) == ([], 0)
+    assert lower_bound([]) == 0
+
+
+@pytest.mark.parametrize(("n", "alignment", "expected"), [(0, 256, 0), (1, 256, 256), (256, 256, 256), (257, 4, 260)])
+def test_align_goes_up_to_the_next_multiple(n: int, alignment: int, expected: int) -> None:
+    assert align(n, alignment) == expected
