@@ -18,11 +18,18 @@ class Lifetime:
 def plan_arena(values: Sequence[Lifetime], alignment: int) -> tuple[list[int], int]:
     """Offsets of the values, so that no two that live at once overlap, and the arena's size in bytes.
 
-    Largest first, each at the lowest offset that is free for its whole life (Pisarchyk and Lee, 2020).
+    Each in turn at the lowest offset that is free for its whole life (Pisarchyk and Lee, 2020). Largest first is good
+    for most graphs; longest-lived first keeps what lives throughout, the residual stream, out of the others' way.
     """
+    by_size = sorted(range(len(values)), key=lambda i: (-values[i].size, values[i].first))
+    by_life = sorted(by_size, key=lambda i: values[i].first - values[i].last)
+    return min((_place(values, order, alignment) for order in (by_size, by_life)), key=lambda plan: plan[1])
+
+
+def _place(values: Sequence[Lifetime], order: Sequence[int], alignment: int) -> tuple[list[int], int]:
     offsets = [0] * len(values)
     placed: list[int] = []
-    for i in sorted(range(len(values)), key=lambda i: (-values[i].size, values[i].first)):
+    for i in order:
         value = values[i]
         at = 0
         for j in sorted((j for j in placed if _meet(values[j], value)), key=lambda j: offsets[j]):

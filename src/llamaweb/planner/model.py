@@ -43,7 +43,8 @@ def plan_model(
         raise ContextError(f"A context of {n_ctx} tokens is longer than the model's; ask for {hp.n_ctx_train} or less.")
     if hp.head_dim % 8 or hp.head_dim > 256:
         raise UnsupportedError(f"Attention heads of {hp.head_dim} are not supported; multiples of 8 up to 256 are.")
-    n_ubatch = min(max(n_ubatch, 2) if logits_all else n_ubatch, n_ctx)  # "evaluate" takes two tokens or more
+    n_ubatch = max(n_ubatch, 2) if logits_all else n_ubatch  # "evaluate" takes two tokens or more
+    n_ubatch = min(n_ubatch, n_ctx, profile.max_compute_workgroups_per_dimension)
     batches = {"decode": (1, "last")}
     if n_ubatch > 1:
         batches["prefill"] = (n_ubatch, "last")
@@ -74,18 +75,19 @@ class _Planner:
     def plan(self, fused: dict[str, Steps]) -> ModelPlan:
         phases: dict[str, Phase] = {}
         logits: dict[str, Binding] = {}
-        bound = 0
+        bound = largest = 0
         for name, steps in fused.items():
             values, lifetimes = _lifetimes(steps.steps)
             offsets, size = plan_arena(lifetimes, self.alignment)
             bound = max(bound, lower_bound(lifetimes))
+            largest = max(largest, *(value.bytes for value in values))
             self.regions["arena"] = max(self.regions["arena"], align(size, 4))
             arena = {v: Binding("arena", at, v.bytes) for v, at in zip(values, offsets, strict=True)}
             dispatches = tuple(self._dispatch(step, arena) for step in steps.steps)
             n_tokens = steps.steps[0].values["y"].n_tokens
             phases[name] = Phase(n_tokens, dispatches, steps.head)
             logits[name] = arena[steps.logits]
-        self._check_limits()
+        self._check_limits(largest)
         return ModelPlan(
             self.n_ctx,
             self.n_ubatch,
@@ -204,7 +206,7 @@ class _Planner:
         self.regions[region] = at + align(size, 4)
         return Binding(region, at, align(size, 4))
 
-    def _check_limits(self) -> None:
+    def _check_limits(self, largest_value: int) -> None:
         profile = self.profile
         for region, size in self.regions.items():
             if size > profile.max_buffer_size:
@@ -212,11 +214,11 @@ class _Planner:
                     f"The region {region} needs a buffer of {size} bytes, but {profile.name} allows "
                     f"{profile.max_buffer_size}; ask for a shorter context or a smaller model."
                 )
-        largest = max(b.size for w in self.weights.values() for b in w.planes)
-        if max(largest, self.cache_bytes) > profile.max_storage_buffer_binding_size:
+        largest = max(largest_value, self.cache_bytes, *(b.size for w in self.weights.values() for b in w.planes))
+        if largest > profile.max_storage_buffer_binding_size:
             raise MemoryBudgetError(
-                f"A tensor of {max(largest, self.cache_bytes)} bytes is larger than a binding of {profile.name} "
-                f"may be ({profile.max_storage_buffer_binding_size}); use a smaller model or context."
+                f"A tensor of {largest} bytes is larger than a binding of {profile.name} may be "
+                f"({profile.max_storage_buffer_binding_size}); use a smaller model, context or batch."
             )
 
 

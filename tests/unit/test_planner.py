@@ -1,0 +1,369 @@
+"""The plan keeps WebGPU's rules, the arena's bound and the dispatch budget, for any shape, format and device."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from gguf.constants import GGMLQuantizationType as GGMLType
+
+from llamaweb.architectures import llama
+from llamaweb.errors import ContextError, MemoryBudgetError, ModelFileError, UnsupportedError
+from llamaweb.graph import Graph
+from llamaweb.kernels.formats import FORMATS
+from llamaweb.kernels.io import IO, readback_bytes
+from llamaweb.kernels.template import wgsl
+from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, plan_model
+from llamaweb.planner.fusion import fuse
+from llamaweb.planner.memory import align
+from llamaweb.planner.report import describe
+from tests.headers import LLAMA_1B, LLAMA_7B, SMOLLM2, TINY, llama_header
+
+ANY = DeviceProfile()
+SOFTWARE = replace(ANY, name="a software adapter", subgroup_size=4, max_buffer_size=1 << 30)
+MIXED = {"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "token_embd*": "Q8_0"}
+
+# name: (header, device, options of plan_model)
+CASES: dict[str, tuple[GGUFFile, DeviceProfile, dict[str, Any]]] = {
+    "smollm2": (llama_header(**SMOLLM2, type="Q4_1"), DESKTOP, {}),
+    "smollm2 on any device": (llama_header(**SMOLLM2, type="Q4_1"), ANY, {"logits_all": True}),
+    "smollm2, odd batch": (llama_header(**SMOLLM2, type="Q8_0"), SOFTWARE, {"n_ctx": 777, "n_ubatch": 99}),
+    "llama 1B": (llama_header(**LLAMA_1B, type="Q4_0", tied=False), DESKTOP, {"n_ctx": 4096, "logits_all": True}),
+    "llama 7B": (llama_header(**LLAMA_7B, type="Q5_1", tied=False), DESKTOP, {"n_ubatch": 128}),
+    "tiny": (llama_header(**TINY, type="F32"), ANY, {"n_ctx": 33, "n_ubatch": 7, "logits_all": True}),
+    "tiny, untied, biased": (llama_header(**TINY, type="Q5_1", tied=False, bias=True), SOFTWARE, {"n_ubatch": 65}),
+    "tiny, mixed": (llama_header(**TINY, types=MIXED), ANY, {"n_ctx": 100}),
+    "tiny, mixed, biased": (llama_header(**TINY, types=MIXED, bias=True), SOFTWARE, {}),
+    "context of 1": (llama_header(**TINY), ANY, {"n_ctx": 1, "logits_all": True}),
+    "batch of 1": (llama_header(**TINY, type="F16"), ANY, {"n_ctx": 64, "n_ubatch": 1}),
+    "heads of 8": (llama_header(**TINY, head_dim=8, type="BF16"), ANY, {}),
+    "heads of 256": (llama_header(**TINY, head_dim=256), SOFTWARE, {"n_ubatch": 40, "logits_all": True}),
+    **{f"tiny in {f.name}": (llama_header(**TINY, type=f.type.name), SOFTWARE, {}) for f in FORMATS.values()},
+}
+BY_CASE = pytest.mark.parametrize("name", CASES)
+
+
+def planned(name: str) -> ModelPlan:
+    file, profile, options = CASES[name]
+    return plan_model(file, profile, **options)
+
+
+def each_dispatch(plan: ModelPlan) -> list[tuple[str, Dispatch]]:
+    return [(f"{phase}: {d.label}", d) for phase, p in plan.phases.items() for d in p.dispatches]
+
+
+def test_smollm2_takes_153_dispatches_a_token() -> None:
+    plan = planned("smollm2")
+    assert plan.dispatches_per_token == 5 * 30 + 3
+    assert len(plan.phases["prefill"].dispatches) <= 8 * 30 + 3
+
+
+@BY_CASE
+def test_at_most_five_dispatches_a_layer_and_a_handful(name: str) -> None:
+    file, _, _ = CASES[name]
+    extra = 3 if any("mixed" in part for part in name.split(", ")) else 0  # a format of its own is a product of its own
+    assert planned(name).dispatches_per_token <= (5 + extra) * file.metadata["llama.block_count"] + 4
+
+
+@BY_CASE
+def test_the_arena_is_near_its_lower_bound(name: str) -> None:
+    plan = planned(name)
+    assert plan.arena_lower_bound <= plan.regions["arena"] <= 1.10 * plan.arena_lower_bound
+
+
+@pytest.mark.parametrize("n_ubatch", [1, 2, 31, 100, 512, 2048])
+@pytest.mark.parametrize("logits_all", [False, True])
+def test_the_arena_of_real_shapes_is_near_its_lower_bound_for_any_batch(n_ubatch: int, logits_all: bool) -> None:
+    for shape in (SMOLLM2, LLAMA_1B, LLAMA_7B):
+        for types in ({}, {"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1"}):
+            file = llama_header(**shape, types=types)
+            plan = plan_model(file, replace(DESKTOP, max_buffer_size=1 << 33), n_ubatch=n_ubatch, logits_all=logits_all)
+            assert plan.regions["arena"] <= 1.10 * plan.arena_lower_bound
+
+
+@BY_CASE
+def test_no_value_is_overwritten_before_its_last_use(name: str) -> None:
+    """Plays every phase over a picture of the arena: each dispatch must find its inputs as they were written."""
+    file, _, _ = CASES[name]
+    plan = planned(name)
+    for phase, part in plan.phases.items():
+        graph = Graph(file.tensors, part.n_tokens, "all" if phase == "evaluate" else "last")
+        llama.build(graph, llama.hyperparameters(file))
+        owner: list[Any] = [None] * (plan.regions["arena"] // 4)
+        steps = fuse(graph).steps
+        assert len(steps) == len(part.dispatches)
+        if len(owner) > 1 << 20:
+            owner = []  # real sizes: look at the ranges' ends only
+        ends: dict[int, Any] = {}
+        for step, dispatch in zip(steps, part.dispatches, strict=True):
+            ranges = {slot.name: b for slot, b in zip(dispatch.kernel.slots, dispatch.bindings, strict=True)}
+            for slot, value in step.values.items():
+                at, end = ranges[slot].offset // 4, (ranges[slot].offset + ranges[slot].size) // 4
+                assert ranges[slot].region == "arena" and 4 * (end - at) == value.bytes
+                if slot == "y" and step.params.get("epilogue") != "add":
+                    if step.params.get("offset"):
+                        continue  # it adds to what its sibling began
+                    ends = {i: v for i, v in ends.items() if not at <= i < end} | {at: value, end - 1: value}
+                    owner[at:end] = [value] * (end - at) if owner else []
+                else:
+                    assert ends.get(at) is value and ends.get(end - 1) is value, (phase, step.name, slot)
+                    assert all(found is value for found in owner[at:end]), (phase, step.name, slot)
+
+
+@BY_CASE
+def test_bindings_lie_inside_their_regions_aligned_and_within_limits(name: str) -> None:
+    _, profile, _ = CASES[name]
+    plan = planned(name)
+    sizes = dict(plan.regions)
+    sizes["io"] -= readback_bytes(plan.n_ubatch)  # these bytes are buffers of their own
+    for label, dispatch in each_dispatch(plan):
+        assert len(dispatch.bindings) == len(dispatch.kernel.slots) <= profile.max_storage_buffers_per_shader_stage
+        for slot, binding in zip(dispatch.kernel.slots, dispatch.bindings, strict=True):
+            where = f"{label}: {slot.name}"
+            assert binding.offset % profile.min_storage_buffer_offset_alignment == 0, where
+            assert binding.size >= _element_bytes(slot.type) and binding.size % 4 == 0, where
+            assert binding.offset >= 0 and binding.offset + binding.size <= sizes[binding.region], where
+            assert binding.size <= profile.max_storage_buffer_binding_size, where
+    assert all(size <= profile.max_buffer_size and size % 4 == 0 for size in plan.regions.values())
+
+
+def test_eight_storage_buffers_are_enough_for_every_kernel() -> None:
+    for name in CASES:
+        assert max(len(d.bindings) for _, d in each_dispatch(planned(name))) <= ANY.max_storage_buffers_per_shader_stage
+
+
+@BY_CASE
+def test_a_dispatch_uses_a_buffer_either_read_only_or_writable_and_never_overlapping(name: str) -> None:
+    for label, dispatch in each_dispatch(planned(name)):
+        accesses: dict[str, set[str]] = {}
+        bound = list(zip(dispatch.kernel.slots, dispatch.bindings, strict=True))
+        for i, (slot, a) in enumerate(bound):
+            accesses.setdefault(a.region, set()).add(slot.access)
+            for other, b in bound[:i]:
+                apart = a.region != b.region or a.offset + a.size <= b.offset or b.offset + b.size <= a.offset
+                assert apart or {slot.access, other.access} == {"read"}, (label, slot.name, other.name)
+        assert all(len(found) == 1 for found in accesses.values()), (label, accesses)
+        assert accesses.get("arena", {"read_write"}) == {"read_write"}, label
+
+
+@BY_CASE
+def test_workgroups_are_within_limits_for_every_number_of_tokens(name: str) -> None:
+    _, profile, _ = CASES[name]
+    plan = planned(name)
+    for phase in plan.phases.values():
+        for d in phase.dispatches:
+            assert d.workgroups_for(phase.n_tokens) == d.workgroups
+            for n_tokens in {1, 2, 63, 64, 65, phase.n_tokens} & set(range(phase.n_tokens + 1)):
+                counts = d.workgroups_for(n_tokens)
+                assert all(1 <= n <= profile.max_compute_workgroups_per_dimension for n in counts), d.label
+
+
+def test_kernels_fit_the_workgroup_memory_and_size_of_every_device() -> None:
+    profiles = {0: ANY, 4: SOFTWARE, 32: DESKTOP, 64: replace(DESKTOP, subgroup_size=64)}
+    names = [name for name in CASES if "7B" not in name]
+    kernels = {
+        d.kernel
+        for name in names
+        for profile in profiles.values()
+        for _, d in each_dispatch(plan_model(CASES[name][0], replace(profile, **_LARGE), **CASES[name][2]))
+    }
+    assert len(kernels) > 100
+    for kernel in kernels:
+        shader = wgsl(kernel)
+        assert _workgroup_bytes(shader) <= ANY.max_compute_workgroup_storage_size, kernel
+        (size,) = re.findall(r"@workgroup_size\(([\d, ]+)\)", shader)
+        invocations = 1
+        for n in size.split(","):
+            invocations *= int(n)
+        assert invocations <= ANY.max_compute_invocations_per_workgroup, kernel
+        assert "enable f16" not in shader
+        assert ("enable subgroups" in shader) == bool(re.search(r"\bsubgroup[A-Z]", shader))
+
+
+_LARGE = {"max_buffer_size": 1 << 32, "max_storage_buffer_binding_size": 1 << 31}
+
+
+def test_a_device_without_subgroups_gets_no_kernel_that_needs_them() -> None:
+    for name in ("smollm2", "tiny, mixed, biased", "heads of 256"):
+        file, _, options = CASES[name]
+        plan = plan_model(file, replace(ANY, **_LARGE), **options)
+        assert not any("subgroup" in wgsl(d.kernel).split("\n@", 1)[1] for _, d in each_dispatch(plan))
+        assert not any("enable subgroups" in wgsl(d.kernel) for _, d in each_dispatch(plan))
+
+
+def _element_bytes(type: str) -> int:
+    return {"u32": 4, "f32": 4, "i32": 4, "vec2": 8, "vec3": 16, "vec4": 16, "atomic": 4}[type.split("<")[0]]
+
+
+def _workgroup_bytes(shader: str) -> int:
+    """What the declarations of var<workgroup> take."""
+    total = 0
+    for type in re.findall(r"var<workgroup> \w+: ([^;]+);", shader):
+        array = re.fullmatch(r"array<(.+), (\d+)u?>", type)
+        element, count = (array[1], int(array[2])) if array else (type, 1)
+        total += align(_element_bytes(element) * count, 16)
+    assert total or "var<workgroup>" not in shader
+    return total
+
+
+@BY_CASE
+def test_equal_inputs_give_equal_plans(name: str) -> None:
+    assert planned(name) == planned(name)
+    assert describe(planned(name), dispatches=True) == describe(planned(name), dispatches=True)
+
+
+@BY_CASE
+def test_every_tensor_is_placed_once_and_weights_never_overlap(name: str) -> None:
+    file, _, _ = CASES[name]
+    plan = planned(name)
+    placed = [tensor for weight in plan.weights for tensor in weight.names]
+    assert sorted(placed) == sorted(file.tensors)
+    planes = sorted(
+        (p.region, p.offset, p.size)
+        for p in [p for w in plan.weights for p in w.planes] + [table.binding for table in plan.rope_tables]
+    )
+    for (region, at, size), (next_region, next_at, _) in pairwise(planes):
+        assert region != next_region or at + size <= next_at
+    for weight in plan.weights:
+        weights = sum(_count(file, tensor) for tensor in weight.names)
+        assert weights == weight.row * weight.rows
+        for plane, binding in zip(weight.format.planes, weight.planes, strict=True):
+            assert binding.size >= -(-weights // 32) * plane.bytes
+    stored = sum(tensor.nbytes for tensor in file.tensors.values())
+    padding = 2 * 256 * len(planes) + 128 * len(plan.weights)
+    assert stored <= plan.memory["weights"] <= stored + padding
+
+
+def _count(file: GGUFFile, tensor: str) -> int:
+    shape = file.tensors[tensor].shape
+    return shape[0] * (shape[1] if len(shape) > 1 else 1)
+
+
+@BY_CASE
+def test_memory_is_the_sum_of_the_regions_and_the_cache_is_two_bytes_a_value(name: str) -> None:
+    file, _, _ = CASES[name]
+    plan, hp = planned(name), llama.hyperparameters(file)
+    assert plan.memory["total"] == sum(plan.regions.values()) == sum(plan.memory[k] for k in _USES)
+    assert plan.memory["kv"] == 2 * hp.n_layer * align(2 * plan.n_ctx * hp.n_head_kv * hp.head_dim, 256)
+    caches = {
+        (b.offset, b.size) for _, d in each_dispatch(plan) for b in d.bindings if b.region == "kv"
+    }  # K and V of every layer, each in its own place in all phases
+    assert len(caches) == 2 * hp.n_layer
+
+
+_USES = ("weights", "kv", "arena", "io")
+
+
+def test_weights_go_on_in_a_further_buffer_where_one_is_full() -> None:
+    file = llama_header(**SMOLLM2, type="Q4_1")
+    profile = replace(ANY, max_buffer_size=32 << 20, max_storage_buffer_binding_size=32 << 20)
+    plan = plan_model(file, profile, n_ctx=256, n_ubatch=16)
+    buffers = [region for region in plan.regions if region.startswith("weights.")]
+    assert buffers == [f"weights.{i}" for i in range(len(buffers))] and len(buffers) >= 3
+    assert all(plan.regions[region] <= 32 << 20 for region in buffers)
+
+
+def test_the_io_region_holds_a_whole_batch_with_its_targets_and_results() -> None:
+    for name in CASES:
+        plan = planned(name)
+        largest = max(phase.n_tokens for phase in plan.phases.values())
+        held = plan.regions["io"] - readback_bytes(plan.n_ubatch)
+        assert 4 * (IO.results(plan.n_ubatch) + 2 * min(largest, plan.n_ctx)) <= held
+        assert min(largest, plan.n_ctx) <= plan.n_ubatch
+
+
+def test_phases_are_what_was_asked_for() -> None:
+    file = llama_header(**TINY)
+    assert set(plan_model(file, n_ctx=64).phases) == {"decode", "prefill"}
+    assert set(plan_model(file, n_ctx=64, n_ubatch=1).phases) == {"decode"}
+    assert set(plan_model(file, n_ctx=64, logits_all=True).phases) == {"decode", "prefill", "evaluate"}
+    plan = plan_model(file, n_ctx=100, n_ubatch=512)
+    assert (plan.n_ubatch, plan.phases["prefill"].n_tokens, plan.phases["decode"].n_tokens) == (100, 100, 1)
+
+
+@pytest.mark.parametrize("n_ctx", [0, -1, 8193])
+def test_a_context_the_model_does_not_have_is_refused_with_the_figure(n_ctx: int) -> None:
+    with pytest.raises(ContextError, match=str(n_ctx)):
+        plan_model(llama_header(**SMOLLM2, n_ctx=8192), n_ctx=n_ctx)
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(ContextError, match="batches of 0"):
+        plan_model(llama_header(**TINY), n_ubatch=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"n_ctx": 100_000}, "kv"),  # the cache is larger than a buffer
+        ({"n_ctx": 8192, "n_ubatch": 8192}, "arena"),
+        ({"n_ctx": 3100, "n_ubatch": 3100}, "binding"),  # fits the buffer, but one value not a binding
+    ],
+)
+def test_what_the_device_cannot_hold_is_refused_with_the_figures(options: dict[str, int], what: str) -> None:
+    file = llama_header(**{**LLAMA_7B, "n_layer": 4, "n_head_kv": 2}, n_ctx=1 << 20)
+    with pytest.raises(MemoryBudgetError, match=what) as caught:
+        plan_model(file, ANY, **options)
+    limit = ANY.max_storage_buffer_binding_size if what == "binding" else ANY.max_buffer_size
+    assert str(limit) in str(caught.value)
+
+
+def test_a_batch_is_never_more_tokens_than_workgroups_are_counted_to() -> None:
+    plan = plan_model(llama_header(**TINY, n_ctx=1 << 20), replace(DESKTOP, **_LARGE), n_ctx=100_000, n_ubatch=100_000)
+    for phase in plan.phases.values():
+        for d in phase.dispatches:
+            assert max(d.workgroups) <= 65535
+
+
+def test_a_missing_tensor_is_named() -> None:
+    file = llama_header(**TINY)
+    for name in ("blk.1.ffn_down.weight", "output_norm.weight", "token_embd.weight"):
+        tensors = {key: tensor for key, tensor in file.tensors.items() if key != name}
+        with pytest.raises(ModelFileError, match=re.escape(name)):
+            plan_model(replace(file, tensors=tensors))
+
+
+def test_a_tensor_of_another_shape_is_named_with_both_shapes() -> None:
+    file = llama_header(**TINY)
+    wrong = replace(file.tensors["blk.0.attn_k.weight"], shape=(64, 48))
+    with pytest.raises(ModelFileError, match=r"blk\.0\.attn_k\.weight has shape \[64, 48\].*\[64, 32\]"):
+        plan_model(replace(file, tensors={**file.tensors, wrong.name: wrong}))
+
+
+def test_a_format_that_is_not_there_yet_is_named_with_its_tensor() -> None:
+    missing = next(type for type in (GGMLType.IQ1_S, GGMLType.TQ1_0, GGMLType.I8) if type not in FORMATS)
+    file = llama_header(**TINY)
+    tensor = replace(file.tensors["blk.1.attn_output.weight"], type=missing)
+    with pytest.raises(UnsupportedError, match=rf"blk\.1\.attn_output\.weight is in {missing.name}"):
+        plan_model(replace(file, tensors={**file.tensors, tensor.name: tensor}))
+
+
+def test_an_unknown_architecture_is_named() -> None:
+    file = llama_header(**TINY)
+    with pytest.raises(UnsupportedError, match=r"'mamba'.*llama"):
+        plan_model(replace(file, metadata={**file.metadata, "general.architecture": "mamba"}))
+
+
+@pytest.mark.parametrize("head_dim", [12, 264])
+def test_heads_that_no_kernel_takes_are_refused(head_dim: int) -> None:
+    with pytest.raises(UnsupportedError, match=str(head_dim)):
+        plan_model(llama_header(**TINY, head_dim=head_dim))
+
+
+def test_rows_that_are_no_whole_blocks_are_refused_by_name() -> None:
+    file = llama_header(**{**TINY, "n_embd": 72, "n_head": 9, "n_head_kv": 3}, head_dim=32, type="F32")
+    with pytest.raises(UnsupportedError, match=r"token_embd\.weight has rows of 72"):
+        plan_model(file)
+
+
+def test_the_report_has_every_dispatch_when_asked() -> None:
+    plan = planned("smollm2")
+    report = describe(plan)
+    assert report["dispatches_per_token"] == 153 and report["memory"] == plan.memory and "plan" not in report
+    dispatches = describe(plan, dispatches=True)["plan"]["decode"]
+    assert [d["label"] for d in dispatches] == [d.label for d in plan.phases["decode"].dispatches]
+    assert {"kernel", "constants", "bindings", "workgroups"} <= set(dispatches[0])
