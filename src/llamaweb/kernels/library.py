@@ -201,7 +201,7 @@ def flash_attn_vec(
         "flash_attn_vec",
         slots,
         workgroup=workgroup,
-        tile=1024,
+        tile=1024 if head_dim <= 128 else 512,  # what 16 KiB of workgroup memory leave
         subgroup=profile.subgroup_size,
         groups=workgroup // (head_dim // 8),
         scale=scale,
