@@ -6,7 +6,9 @@ import { resolve } from "node:path";
 import { create, globals } from "webgpu";
 
 Object.assign(globalThis, globals);
-const gpu = create((process.env.DAWN ?? "backend=vulkan").split(",").filter(Boolean));
+// Whole timestamps: rounded to 0.1 ms, as a browser gives them to any page, they say nothing about a dispatch.
+const options = process.env.DAWN ?? "backend=vulkan,disable-dawn-features=timestamp_quantization";
+const gpu = create(options.split(",").filter(Boolean));
 Object.defineProperty(globalThis.navigator, "gpu", { value: gpu, configurable: true });
 const [dist, wheel, file, ...rest] = process.argv.slice(2);
 try {

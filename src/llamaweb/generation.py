@@ -122,6 +122,11 @@ class Generator:
         self._runner.write_io(IO.n_past, np.array([n_past, len(tokens)], np.uint32))
         self._runner.write_io(IO.tokens, np.array(tokens, np.uint32))
 
+    async def forget(self) -> None:
+        """For whoever uses the executor besides: waits for what is under way, and takes the cache for lost."""
+        await self._drain()
+        self.past = []
+
     async def _drain(self) -> None:
         """Waits for what ran past an earlier stop: its read-back buffers are in use until then."""
         draining, self._draining = self._draining, []

@@ -16,10 +16,12 @@ from llamaweb.generation import Generator, held_back, stop_at
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.javascript import now_ms, wasm_heap_bytes
+from llamaweb.gpu.profiler import Profiler
 from llamaweb.gpu.sources import open_source
 from llamaweb.gpu.upload import upload
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.planner import ModelPlan, plan_model
+from llamaweb.profiling import Profile
 from llamaweb.sampling import Sampling
 from llamaweb.tokenizer import Tokenizer, load_tokenizer
 
@@ -128,11 +130,13 @@ class Llama:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         special: bool = False,
+        ignore_eos: bool = False,
     ) -> AsyncGenerator[str]:
         """The text that follows `prompt` (text or token ids), piece by piece.
 
         It ends at the model's end token, after `max_tokens` (default: the context's end) or before a `stop` text.
-        `special` reads special tokens written in the prompt. Leave the loop at any time; the model stays usable.
+        `special` reads special tokens written in the prompt; `ignore_eos` goes on past the end token. Leave the loop
+        at any time; the model stays usable.
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, seed)
         stops = [stop] if isinstance(stop, str) else list(stop)
@@ -151,7 +155,7 @@ class Llama:
             async for token in generation:
                 last = now_ms()
                 first = last if not self.tokens else first
-                if token in self.tokenizer.eog:
+                if token in self.tokenizer.eog and not ignore_eos:
                     break
                 self.tokens.append(token)
                 text, stopped = stop_at(text + decoder.push(token), stops)
@@ -209,6 +213,14 @@ class Llama:
             if progress:
                 progress(Progress("tokens", min(at + n_ctx, len(ids)), len(ids)))
         return Perplexity(math.exp(total / count), count)
+
+    async def profile(
+        self, *, n_prompt: int = 512, n_generate: int = 32, depth: int = 0, repetitions: int = 3
+    ) -> Profile:
+        """GPU time by kernel, of a prefill batch of up to `n_prompt` tokens and of a token on the average of
+        `n_generate`, both behind `depth` cached tokens; the cached conversation is lost. Raises ContextError."""
+        await self._generator.forget()
+        return await Profiler(self._executor, repetitions).profile(n_prompt, n_generate, depth)
 
     async def close(self) -> None:
         """Gives all GPU memory back."""

@@ -113,6 +113,10 @@ class Executor:
                     steps.push(self.pipelines.step(d.kernel, [(self.buffers[b.region], b) for b in d.bindings], d))
                 self._steps[name] = steps
 
+    def steps(self, phase: str) -> Any:
+        """A phase's prepared dispatches, in order: a JavaScript array for replay.js."""
+        return self._steps[phase]
+
     def write(self, binding: Binding, data: np.ndarray | bytes) -> None:
         """Writes small data from Python; large data belongs in `upload`, past the WebAssembly heap."""
         view = data.view(np.uint8) if isinstance(data, np.ndarray) else data

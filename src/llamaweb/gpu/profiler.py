@@ -1,0 +1,172 @@
+"""The profiler: GPU time of every dispatch of a plan. The product's way of running (replay.js) stays as it is."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable
+from typing import Any
+
+import js
+import numpy as np
+
+from llamaweb.errors import ContextError
+from llamaweb.gpu.executor import Executor
+from llamaweb.gpu.javascript import js_file, now_ms
+from llamaweb.kernels import peaks
+from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
+from llamaweb.kernels.library import Kernel, Launch
+from llamaweb.planner.cost import costs
+from llamaweb.planner.plan import Binding, Dispatch
+from llamaweb.profiling import DispatchTime, Peaks, PhaseProfile, Profile
+from llamaweb.sampling import Sampling
+
+_COARSE_NS = 10_000  # browsers may round timestamps to 0.1 ms, which says nothing about a dispatch
+_BATCH_MS = 20.0  # length of a batch that is timed from outside
+_MOST_REPEATS = 64
+
+
+class Profiler:
+    """Profiles one executor. It overwrites the cache."""
+
+    def __init__(self, executor: Executor, repetitions: int) -> None:
+        self._executor = executor
+        self._device = executor.device
+        self._repetitions = repetitions
+        self._replay = js_file("replay.js")(self._device.handle)
+        self._timer = js_file("profiler.js")(self._device.handle)
+        self._source = "batches"
+
+    async def profile(self, n_prompt: int, n_generate: int, depth: int) -> Profile:
+        """Of one batch of up to `n_prompt` tokens, and of a token on the average of `n_generate`, both behind `depth`
+        tokens; a count of 0 leaves its phase out."""
+        plan = self._executor.plan
+        n_tokens = min(n_prompt, plan.n_ubatch)
+        if depth + max(n_tokens, n_generate) > plan.n_ctx:
+            raise ContextError(
+                f"{depth} tokens and {max(n_tokens, n_generate)} more do not fit the context of {plan.n_ctx}; "
+                "profile fewer, or load with a larger n_ctx."
+            )
+        self._executor.write_io(IO.step, Sampling(temperature=0).words())
+        await self._choose_source(depth)
+        phases = []
+        if n_tokens > 1:
+            whole = await self._whole_batch(n_tokens, depth)
+            phases.append(await self._phase("prefill", n_tokens, depth, whole))
+        if n_generate:
+            whole = await self._whole_token(n_generate, depth)
+            phases.append(await self._phase("decode", 1, depth + n_generate // 2, whole))
+        return Profile(self._device.profile.name, self._source, await self._peaks(), tuple(phases))
+
+    async def _choose_source(self, depth: int) -> None:
+        if self._device.profile.timestamp_query:
+            self._batch(1, depth)
+            times = (await self._timer.timestamps(self._executor.steps("decode"), 1)).to_py()
+            step = np.gcd.reduce(np.array(times, np.int64))
+            self._source = "timestamps" if 0 < step < _COARSE_NS else "batches"
+
+    async def _phase(self, name: str, n_tokens: int, n_past: int, whole_us: float) -> PhaseProfile:
+        plan, steps = self._executor.plan, self._executor.steps(name)
+        dispatches = plan.phases[name].dispatches
+        if self._source == "timestamps":
+            times = await self._by_timestamps(steps, n_tokens, n_past)
+        else:
+            times = await self._by_batches(dispatches, steps, n_tokens, n_past)
+        self._device.check()
+        timed = zip(dispatches, times, costs(plan, name, n_tokens, n_past), strict=True)
+        return PhaseProfile(
+            name, n_tokens, n_past, whole_us, tuple(DispatchTime(d.label, d.kernel, us, cost) for d, us, cost in timed)
+        )
+
+    async def _by_timestamps(self, steps: Any, n_tokens: int, n_past: int) -> list[float]:
+        """Microseconds of each step: the median of the repetitions, after one to warm up."""
+        found = []
+        for _ in range(self._repetitions + 1):
+            self._batch(n_tokens, n_past)
+            found.append((await self._timer.timestamps(steps, n_tokens)).to_py())
+        return [float(us) for us in np.median(np.array(found[1:]), axis=0) / 1e3]
+
+    async def _by_batches(
+        self, dispatches: tuple[Dispatch, ...], steps: Any, n_tokens: int, n_past: int
+    ) -> list[float]:
+        """Microseconds of each step: all steps of its kernel, run over and over, in equal shares."""
+        groups: dict[Kernel, list[int]] = {}
+        for i, dispatch in enumerate(dispatches):
+            groups.setdefault(dispatch.kernel, []).append(i)
+        times = [0.0] * len(dispatches)
+        for group in groups.values():
+            self._batch(n_tokens, n_past)
+            us = await self._batches(js.Array.of(*(steps[i] for i in group)), n_tokens)
+            for i in group:
+                times[i] = us / len(group)
+        return times
+
+    async def _batches(self, steps: Any, n_tokens: int) -> float:
+        """Microseconds of one run of `steps`, of many in a row, without what waiting for the GPU takes by itself."""
+        await self._run(steps, n_tokens, 1)
+        empty = await self._run(steps, n_tokens, 0)
+        once = await self._run(steps, n_tokens, 1)
+        repeats = int(min(max(_BATCH_MS / max(once, 0.01), 1), _MOST_REPEATS))
+        runs = [await self._run(steps, n_tokens, repeats) for _ in range(self._repetitions)]
+        return 1e3 * max(float(np.median(runs)) - empty, 0.1 * once) / repeats
+
+    async def _run(self, steps: Any, n_tokens: int, repeats: int) -> float:
+        begin = now_ms()
+        for _ in range(repeats):
+            self._replay.run(steps, 0, steps.length, n_tokens)
+        await self._executor.idle()
+        return now_ms() - begin
+
+    async def _whole_batch(self, n_tokens: int, n_past: int) -> float:
+        """Microseconds of a batch as the product submits it, several in a row."""
+        for repetitions in (1, self._repetitions):
+            begin = now_ms()
+            for _ in range(repetitions):
+                self._batch(n_tokens, n_past)
+                self._executor.run("prefill", n_tokens, head=True)
+            await self._executor.idle()
+        return 1e3 * (now_ms() - begin) / repetitions
+
+    async def _whole_token(self, n_generate: int, n_past: int) -> float:
+        """Microseconds of a token as the product generates them, several in flight; the median of the repetitions."""
+        found = []
+        for _ in range(self._repetitions + 1):
+            self._batch(1, n_past)
+            waiting: deque[Awaitable[Any]] = deque()
+            begin = now_ms()
+            for at in range(0, n_generate, SUBMITTED):
+                if len(waiting) == IN_FLIGHT:
+                    await waiting.popleft()
+                waiting.append(self._executor.sample("decode", 1, min(SUBMITTED, n_generate - at)))
+            while waiting:
+                await waiting.popleft()
+            found.append(1e3 * (now_ms() - begin) / n_generate)
+        return float(np.median(found[1:]))
+
+    def _batch(self, n_tokens: int, n_past: int) -> None:
+        """Any tokens will do; the sampler has moved the position."""
+        self._executor.write_io(IO.n_past, np.array([n_past, n_tokens], np.uint32))
+        self._executor.write_io(IO.tokens, np.arange(n_tokens, dtype=np.uint32) % 64)
+
+    async def _peaks(self) -> Peaks:
+        profile = self._device.profile
+        reading, size = peaks.read(profile)
+        computing, operations = peaks.fma(profile)
+        return Peaks(1e6 * size / await self._peak(reading, size), 1e6 * operations / await self._peak(computing, 0))
+
+    async def _peak(self, launch: Launch, size: int) -> float:
+        """Microseconds of the quickest run of a kernel over a buffer of `size` bytes."""
+        await self._executor.pipelines.compile([launch.kernel])
+        sizes = {"src": size, "y": 256}
+        async with self._device.errors("measuring the device"):
+            buffers = [self._device.buffer(slot.name, sizes[slot.name], "STORAGE") for slot in launch.kernel.slots]
+        try:
+            ranges = [(buffer, Binding("", 0, int(buffer.size))) for buffer in buffers]
+            dispatch = Dispatch("peak", launch.kernel, (), launch.workgroups)
+            step = self._executor.pipelines.step(launch.kernel, ranges, dispatch)
+            if self._source == "timestamps":
+                times = (await self._timer.timestamps(js.Array.of(*[step] * 8), 1)).to_py()
+                return min(times[1:]) / 1e3
+            return await self._batches(js.Array.of(step), 1)
+        finally:
+            for buffer in buffers:
+                self._device.destroy(buffer)
