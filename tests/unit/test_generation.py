@@ -1,0 +1,318 @@
+"""The generation loop over a GPU that is none: order, batches, the cache, what is in flight and what is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Generator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llamaweb.errors import ContextError, GPUError
+from llamaweb.generation import Generator as Tokens
+from llamaweb.generation import held_back, stop_at
+from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
+from llamaweb.planner import ModelPlan, plan_model
+from llamaweb.sampling import Sampling
+from tests.headers import TINY, llama_header
+
+N_CTX, N_UBATCH = 40, 8
+GREEDY = Sampling(temperature=0)
+
+
+def plan(n_ctx: int = N_CTX, n_ubatch: int = N_UBATCH) -> ModelPlan:
+    return plan_model(llama_header(**TINY), n_ctx=n_ctx, n_ubatch=n_ubatch, logits_all=True)
+
+
+def following(tokens: Sequence[int]) -> int:
+    """The model: a token that depends on every one before it and their order."""
+    return sum((i + 1) * token for i, token in enumerate(tokens)) % 251
+
+
+def continued(prompt: Sequence[int], n: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(n):
+        tokens.append(following(tokens))
+    return tokens[len(prompt) :]
+
+
+class Answer:
+    """Tokens under way, in a read-back buffer. They arrive one after the other, even if nobody waits any more."""
+
+    def __init__(self, gpu: FakeGPU, tokens: list[int]) -> None:
+        self.gpu = gpu
+        self.tokens = tokens
+        self.arrived = asyncio.get_running_loop().create_future()
+        gpu.under_way.append(self)
+        gpu.free_at = max(gpu.free_at, asyncio.get_running_loop().time()) + gpu.seconds_per_token * len(tokens)
+        asyncio.get_running_loop().call_at(gpu.free_at, self._arrive)
+
+    def _arrive(self) -> None:
+        self.gpu.under_way.remove(self)
+        self.gpu.now += len(self.tokens) * self.gpu.ms_per_token
+        self.arrived.set_result(self)
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        self.gpu.in_flight_when_waiting.append(sum(len(answer.tokens) for answer in self.gpu.under_way))
+        return (yield from asyncio.shield(self.arrived).__await__())
+
+    def to_py(self) -> np.ndarray:
+        if self.gpu.lost:
+            raise GPUError("lost")
+        return np.array(self.tokens, np.uint32)
+
+
+class FakeGPU:
+    """A Runner that computes at once, and checks what an executor could not survive."""
+
+    def __init__(self, n_ctx: int = N_CTX, n_ubatch: int = N_UBATCH, ms_per_token: float = 100.0) -> None:
+        self.plan = plan(n_ctx, n_ubatch)
+        self.ms_per_token = ms_per_token
+        self.now = 1.0
+        self.seconds_per_token = 0.0003  # really; `now` is the clock that generation sees
+        self.free_at = 0.0  # when it will have done what was submitted, in the loop's time
+        self.lost = False
+        self.io = np.zeros(IO.bytes(self.plan.n_ubatch) // 4, np.uint32)
+        self.cache = [-1] * n_ctx
+        self.runs: list[tuple[str, int, int]] = []  # phase, n_past, n_tokens
+        self.repeats: list[int] = []
+        self.under_way: list[Answer] = []
+        self.in_flight_when_waiting: list[int] = []
+
+    def write_io(self, word: int, data: np.ndarray) -> None:
+        assert data.dtype == np.uint32 and word + len(data) <= len(self.io)
+        if word == IO.step:
+            assert not self.under_way, "a generation began while an earlier one's read-back buffers were in use"
+        self.io[word : word + len(data)] = data
+
+    def run(self, phase: str, n_tokens: int, *, head: bool) -> None:
+        n_past = int(self.io[IO.n_past])
+        assert n_tokens == self.io[IO.n_tokens] <= self.plan.phases[phase].n_tokens
+        assert n_past + n_tokens <= self.plan.n_ctx, "ran past the context"
+        assert -1 not in self.cache[:n_past], "attended to positions that were never written"
+        self.cache[n_past : n_past + n_tokens] = self.io[IO.tokens : IO.tokens + n_tokens].tolist()
+        self.runs.append((phase, n_past, n_tokens))
+        if phase == "evaluate":
+            assert head
+            self._evaluate(n_past, n_tokens)
+
+    def _evaluate(self, n_past: int, n_tokens: int) -> None:
+        targets, results = IO.targets(self.plan.n_ubatch), IO.results(self.plan.n_ubatch)
+        for t in range(n_tokens):  # as log-probability: the target's own id, so that a shift shows
+            log_p = np.array([-float(self.io[targets + t])], np.float32).view(np.uint32)[0]
+            self.io[results + 2 * t : results + 2 * t + 2] = log_p, following(self.cache[: n_past + t + 1])
+
+    def sample(self, phase: str, n_tokens: int, repeat: int = 1) -> Awaitable[Any]:
+        assert 1 <= repeat <= SUBMITTED and len(self.under_way) < IN_FLIGHT
+        tokens = []
+        for _ in range(repeat):
+            self.run(phase, n_tokens, head=True)
+            past = int(self.io[IO.n_past]) + n_tokens
+            tokens.append(following(self.cache[:past]))
+            self.io[[IO.n_past, IO.n_tokens, IO.tokens]] = past, 1, tokens[-1]
+            self.io[IO.step] += 1
+        self.repeats.append(repeat)
+        return Answer(self, tokens)
+
+    async def read_results(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        at = IO.results(self.plan.n_ubatch)
+        words = self.io[at : at + 2 * n_tokens].reshape(n_tokens, 2)
+        return words[:, 0].copy().view(np.float32), words[:, 1].copy()
+
+    @property
+    def evaluated(self) -> int:
+        """Tokens of all runs so far."""
+        return sum(n for _, _, n in self.runs)
+
+
+def engine(**options: Any) -> tuple[FakeGPU, Tokens]:
+    gpu = FakeGPU(**options)
+    return gpu, Tokens(gpu, lambda: gpu.now)
+
+
+async def take(tokens: Tokens, prompt: Sequence[int], max_tokens: int, stop_after: int | None = None) -> list[int]:
+    """What is generated; left early after `stop_after` tokens, as a reader who breaks off does."""
+    found: list[int] = []
+    generation = tokens.generate(prompt, GREEDY, max_tokens)
+    try:
+        async for token in generation:
+            found.append(token)
+            if len(found) == stop_after:
+                break
+    finally:
+        await generation.aclose()  # type: ignore[attr-defined]
+    return found
+
+
+@pytest.mark.parametrize("n_prompt", [1, 2, 7, 8, 9, 16, 17, 39, 40])
+def test_tokens_are_the_models_own_up_to_the_contexts_end(n_prompt: int) -> None:
+    gpu, tokens = engine()
+    prompt = list(range(3, 3 + n_prompt))
+    found = asyncio.run(take(tokens, prompt, 1000))
+    assert found == continued(prompt, N_CTX - n_prompt + 1)
+    assert gpu.evaluated == N_CTX  # every position once, and none past the end
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 5, 20])
+def test_no_more_than_max_tokens_are_given_or_computed(max_tokens: int) -> None:
+    gpu, tokens = engine()
+    assert asyncio.run(take(tokens, [5, 6, 7], max_tokens)) == continued([5, 6, 7], max_tokens)
+    assert gpu.evaluated == 3 + max_tokens - 1
+
+
+def test_a_prompt_goes_in_batches_and_only_the_last_one_samples() -> None:
+    gpu, tokens = engine()
+    asyncio.run(take(tokens, list(range(19)), 1))
+    assert gpu.runs == [("prefill", 0, 8), ("prefill", 8, 8), ("prefill", 16, 3)]
+    assert gpu.repeats == [1]
+
+
+def test_a_remainder_of_one_token_takes_the_decode_plan() -> None:
+    gpu, tokens = engine()
+    asyncio.run(take(tokens, list(range(9)), 1))
+    assert gpu.runs == [("prefill", 0, 8), ("decode", 8, 1)]
+
+
+def test_batches_of_one_take_the_decode_plan_throughout() -> None:
+    file = llama_header(**TINY)
+    gpu, tokens = engine()
+    gpu.plan = plan_model(file, n_ctx=N_CTX, n_ubatch=1)
+    assert asyncio.run(take(tokens, [4, 5, 6], 4)) == continued([4, 5, 6], 4)
+    assert {phase for phase, _, _ in gpu.runs} == {"decode"}
+
+
+def test_at_least_four_tokens_are_in_flight_while_waiting() -> None:
+    gpu, tokens = engine()
+    gpu.seconds_per_token = 0.005
+    asyncio.run(take(tokens, [1, 2], 30))
+    assert min(gpu.in_flight_when_waiting[:-4]) >= 4
+
+
+@pytest.mark.parametrize("ms_per_token", [0.05, 1.0, 5.0])
+def test_a_fast_gpu_gets_more_tokens_ahead_in_bursts(ms_per_token: float) -> None:
+    gpu, tokens = engine(n_ctx=400, ms_per_token=ms_per_token)
+    prompt = [9, 8, 7]
+    assert asyncio.run(take(tokens, prompt, 10_000)) == continued(prompt, 398)
+    assert gpu.evaluated == 400
+    assert max(gpu.in_flight_when_waiting) >= min(8, int(40 / ms_per_token))
+    if ms_per_token <= 1:
+        assert gpu.repeats.count(SUBMITTED) > 50
+    assert max(gpu.in_flight_when_waiting) <= IN_FLIGHT * SUBMITTED
+
+
+def test_a_slow_gpu_is_not_flooded() -> None:
+    gpu, tokens = engine(n_ctx=200, ms_per_token=300.0)
+    asyncio.run(take(tokens, [1], 100))
+    assert max(gpu.in_flight_when_waiting) <= 5 and set(gpu.repeats) == {1}
+
+
+def test_the_next_turn_evaluates_only_what_is_new() -> None:
+    async def chat(gpu: FakeGPU, tokens: Tokens) -> None:
+        answer = await take(tokens, [3, 1, 4, 1, 5], 6)
+        before = gpu.evaluated
+        prompt = [3, 1, 4, 1, 5, *answer, 9, 2, 6]
+        assert await take(tokens, prompt, 1) == continued(prompt, 1)
+        assert gpu.evaluated - before == 4  # the answer's last token was never evaluated; and the three new ones
+        before = gpu.evaluated
+        assert await take(tokens, prompt, 1) == continued(prompt, 1)
+        assert gpu.evaluated - before == 1  # the same again: its last token, for the logits
+        before = gpu.evaluated
+        assert await take(tokens, [3, 1, 7, 7], 2) == continued([3, 1, 7, 7], 2)
+        assert gpu.evaluated - before == 3  # from where it differs, and one decoded
+
+    asyncio.run(chat(*engine()))
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 5, 9])
+@pytest.mark.parametrize("ms_per_token", [0.05, 100.0])
+def test_what_ran_past_a_stop_is_dropped_and_the_next_turn_is_right(stop_after: int, ms_per_token: float) -> None:
+    async def chat(gpu: FakeGPU, tokens: Tokens) -> None:
+        prompt = [2, 7, 1, 8]
+        answer = await take(tokens, prompt, 100, stop_after)
+        assert answer == continued(prompt, stop_after)
+        for then in ([*prompt, *answer, 2, 8], [*prompt, *answer], prompt, [2, 7], [*prompt, *answer[:-1], 200, 3]):
+            assert await take(tokens, then, 5) == continued(then, 5)
+
+    asyncio.run(chat(*engine(ms_per_token=ms_per_token)))
+
+
+def test_a_cancelled_task_leaves_a_generator_that_works() -> None:
+    async def cancel(gpu: FakeGPU, tokens: Tokens) -> None:
+        task = asyncio.create_task(take(tokens, [6, 2, 8], 30))
+        while not gpu.in_flight_when_waiting:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert gpu.under_way  # what was submitted is still running
+        assert await take(tokens, [6, 2, 8, 5], 10) == continued([6, 2, 8, 5], 10)
+
+    asyncio.run(cancel(*engine()))
+
+
+def test_an_error_of_the_gpu_reaches_the_reader() -> None:
+    async def lose(gpu: FakeGPU, tokens: Tokens) -> None:
+        gpu.lost = True
+        with pytest.raises(GPUError):
+            await take(tokens, [1, 2, 3], 10)
+
+    asyncio.run(lose(*engine()))
+
+
+def test_sampling_begins_anew_with_every_generation() -> None:
+    async def twice(gpu: FakeGPU, tokens: Tokens) -> None:
+        for n in (4, 7):
+            generation = tokens.generate([1, 2, 3], Sampling(temperature=0.5, seed=n), n)
+            assert len([token async for token in generation]) == n
+            assert (gpu.io[IO.step], gpu.io[IO.seed]) == (n, n)
+            assert gpu.io[IO.temperature : IO.temperature + 1].view(np.float32) == 0.5
+
+    asyncio.run(twice(*engine()))
+
+
+@pytest.mark.parametrize(("prompt", "message"), [([], "empty"), ([1] * 41, r"41 tokens.*holds 40")])
+def test_prompts_that_do_not_fit_are_refused_with_the_figures(prompt: list[int], message: str) -> None:
+    with pytest.raises(ContextError, match=message):
+        asyncio.run(take(engine()[1], prompt, 1))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 16, 40])
+def test_log_probabilities_pair_every_token_with_its_next_across_batches(n: int) -> None:
+    async def evaluate(gpu: FakeGPU, tokens: Tokens) -> None:
+        await take(tokens, [1, 2, 3], 5)  # an old cache, which must not show
+        gpu.runs.clear()
+        text = [10 + i for i in range(n)]
+        log_p, top = await tokens.log_probabilities(text)
+        assert (-log_p).tolist() == text[1:]
+        assert top.tolist() == [following(text[: i + 1]) for i in range(n)]
+        assert [run[1:] for run in gpu.runs] == [(at, min(8, n - at)) for at in range(0, n, 8)]
+        assert await take(tokens, [1, 2, 3], 5) == continued([1, 2, 3], 5)
+
+    asyncio.run(evaluate(*engine()))
+
+
+def test_log_probabilities_of_more_than_the_context_are_refused() -> None:
+    with pytest.raises(ContextError, match=r"41 tokens.*40"):
+        asyncio.run(engine()[1].log_probabilities([1] * 41))
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [
+        ("abc", [], ("abc", False)),
+        ("abc", ["c"], ("ab", True)),
+        ("abcabc", ["ca", "b"], ("a", True)),
+        ("", ["x"], ("", False)),
+    ],
+)
+def test_text_ends_before_the_first_stop(text: str, stops: list[str], expected: tuple[str, bool]) -> None:
+    assert stop_at(text, stops) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [("abc", [], 0), ("abc", ["xy"], 0), ("abcx", ["xy"], 1), ("\n\n", ["\n\n\n"], 2), ("aba", ["abac", "a!"], 3)],
+)
+def test_what_may_begin_a_stop_is_held_back(text: str, stops: list[str], expected: int) -> None:
+    assert held_back(text, stops) == expected
