@@ -30,6 +30,7 @@ class Device:
         self.profile = profile
         self.live_bytes = 0
         self._error: GPUError | None = None
+        self._closed = False
         self._on_error = create_proxy(self._uncaptured)
         self._on_lost = create_proxy(self._lost)
         handle.onuncapturederror = self._on_error
@@ -74,6 +75,10 @@ class Device:
                 self._error = None
             raise error
 
+    def failure(self, error: JsException) -> GPUError:
+        """What a promise of the device that was rejected means."""
+        return self._error or GPUError(f"The GPU gave nothing back ({error}); load the model again.")
+
     @asynccontextmanager
     async def errors(self, what: str) -> AsyncIterator[None]:
         """Raises GPUError for what WebGPU refuses inside the block, or for lack of memory."""
@@ -95,6 +100,7 @@ class Device:
 
     def close(self) -> None:
         """Destroys the device and everything on it."""
+        self._closed = True
         self.handle.onuncapturederror = None
         self.handle.destroy()
         self.live_bytes = 0
@@ -104,7 +110,7 @@ class Device:
             self._error = GPUError(f"WebGPU refused the work: {event.error.message}")
 
     def _lost(self, info: Any) -> None:
-        if str(info.reason) != "destroyed":
+        if not self._closed:
             self._error = DeviceLostError(f"The GPU device was lost ({info.message}); load the model again.")
 
 

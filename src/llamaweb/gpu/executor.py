@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import js
@@ -17,6 +17,21 @@ from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.library import Kernel
 from llamaweb.kernels.template import wgsl
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
+
+
+class Reading:
+    """Bytes on their way from the GPU, to be awaited: a JavaScript promise whose failure is a GPUError."""
+
+    def __init__(self, device: Device, promise: Any) -> None:
+        self._device = device
+        self._promise = promise
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            return (yield from self._promise.__await__())
+        except JsException as error:
+            yield from asyncio.sleep(0.1).__await__()  # word of the device's loss comes a little later
+            raise self._device.failure(error) from None
 
 
 class Pipelines:
@@ -132,7 +147,7 @@ class Executor:
         self.device.check()
         self._replay.run(self._steps[phase], 0, len(plan.dispatches) if head else plan.head, n_tokens)
 
-    def sample(self, phase: str, n_tokens: int, repeat: int = 1) -> Awaitable[Any]:
+    def sample(self, phase: str, n_tokens: int, repeat: int = 1) -> Reading:
         """Submits a batch with its sampler, `repeat` times over (at most SUBMITTED) in one submit.
 
         Gives the tokens it leaves, a JavaScript Uint32Array, to be awaited while the GPU works on. At most IN_FLIGHT of
@@ -141,12 +156,14 @@ class Executor:
         self.device.check()
         slot = self._token_slots[self._next_slot]
         self._next_slot = (self._next_slot + 1) % IN_FLIGHT
-        return self._replay.sample(self._steps[phase], n_tokens, repeat, self.buffers["io"], 4 * IO.tokens, slot)
+        io, at = self.buffers["io"], 4 * IO.tokens
+        return Reading(self.device, self._replay.sample(self._steps[phase], n_tokens, repeat, io, at, slot))
 
     async def read_results(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """After the phase "evaluate": each token's target's log-probability, float32, and most likely token, uint32."""
         at = 4 * IO.results(self.plan.n_ubatch)
-        data = await self._replay.readBytes(self.buffers["io"], at, 8 * n_tokens, self._result_slot)
+        promise = self._replay.readBytes(self.buffers["io"], at, 8 * n_tokens, self._result_slot)
+        data = await Reading(self.device, promise)
         self.device.check()
         words = np.frombuffer(data.to_bytes(), np.uint32).reshape(n_tokens, 2)
         return words[:, 0].copy().view(np.float32), words[:, 1].copy()
@@ -156,7 +173,7 @@ class Executor:
         slot = self.device.buffer("read", binding.size, "MAP_READ", "COPY_DST")
         try:
             buffer = self.buffers[binding.region]
-            data = await self._replay.readBytes(buffer, binding.offset, binding.size, slot)
+            data = await Reading(self.device, self._replay.readBytes(buffer, binding.offset, binding.size, slot))
             return data.to_bytes()
         finally:
             self.device.destroy(slot)
