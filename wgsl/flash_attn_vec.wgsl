@@ -1,6 +1,7 @@
 // Attention of one token, one workgroup a query head: rotates q and k, appends k and v to the layer's cache, and attends
 // to all positions with an online softmax, {{ tile }} positions a step. Heads that share a key-value head each round the
 // new k and v for themselves; the first of them writes the cache.
+{% import "common/lanes.wgsl" as order %}
 {% if subgroup %}
 enable subgroups;
 {% endif %}
@@ -136,6 +137,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       sum += sums[s * 2u * V8 + i];
       norm += partial[s];
     }
-    y[h * {{ head_dim // 4 }}u + i] = sum / norm;
+    let at = h * {{ head_dim // 4 }}u + i;
+    y[{{ order.vector("at", n_head * head_dim) if y_lanes else "at" }}] = sum / norm;
   }
 }

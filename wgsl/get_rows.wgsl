@@ -10,6 +10,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let row = min(batch[{{ io.tokens }}u + t], {{ rows - 1 }}u);
   for (var b = lane; b < NB; b += {{ workgroup }}u) {
     let block = load32(row * NB + b);
-    for (var j = 0u; j < 8u; j++) { y[(t * NB + b) * 8u + j] = block.d * block.q[j] + block.m; }
+    for (var j = 0u; j < 8u; j++) { y[{{ "j * NB + b" if y_lanes else "(t * NB + b) * 8u + j" }}] = block.d * block.q[j] + block.m; }
   }
 }

@@ -1,18 +1,23 @@
 // y = W x for one token, W quantized: {{ lanes }} lanes share a row, {{ rows_per_group }} rows at once.
 //   norm:     x is multiplied by norm_weight / rms(x) on the way; the rms is summed along with the products
+//   x_lanes, y_lanes: x and y are in lane order (common/lanes.wgsl); norm_weight always is
 //   epilogue: "store", "add" (y += W x, the residual) or "swiglu" (y = silu(gate) * up; W is gate above up)
 {% import "common/reduce.wgsl" as r %}
+{% import "common/lanes.wgsl" as order %}
 {% set count = rows_per_group + (1 if norm else 0) %}
-{% if reduce == "subgroup" %}
+{% if subgroup %}
 enable subgroups;
 {% endif %}
 {% include "common/bindings.wgsl" %}
 {% include "common/block.wgsl" %}
 {% include "formats/" ~ format ~ ".wgsl" %}
 const NB = {{ k // 32 }}u;
-const OUT = {{ n // 2 if epilogue == "swiglu" else n }}u;
+{% macro at(j) %}{{ j ~ "u * NB + b" if x_lanes else "b * 8u + " ~ j ~ "u" }}{% endmacro %}
+{% set outputs = n // 2 if epilogue == "swiglu" else n %}
+const OUT = {{ outputs }}u;
 {% set out_per_group = rows_per_group // 2 if epilogue == "swiglu" else rows_per_group %}
-{{ r.declare(reduce, workgroup, count) }}
+{% set place = order.element("o", outputs) if y_lanes else offset ~ "u + o" %}
+{{ r.declare(subgroup, workgroup, lanes, count) }}
 
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -34,12 +39,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var acc: array<f32, {{ count }}>;
   for (var b = lane; b < NB; b += {{ lanes }}u) {
 {% for j in range(8) %}
-    var a{{ j }} = x[x0 + b * 8u + {{ j }}u];
+    var a{{ j }} = x[x0 + {{ at(j) }}];
 {% endfor %}
 {% if norm %}
     acc[{{ rows_per_group }}] += {% for j in range(8) %}dot(a{{ j }}, a{{ j }}){{ " + " if not loop.last }}{% endfor %};
 {% for j in range(8) %}
-    a{{ j }} *= norm_weight[b * 8u + {{ j }}u];
+    a{{ j }} *= norm_weight[{{ j }}u * NB + b];
 {% endfor %}
 {% endif %}
     let sum = dot({% for j in range(8) %}a{{ j }}{{ " + " if not loop.last }}{% endfor %}, vec4<f32>(1.0));
@@ -50,7 +55,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 {% endfor %}
   }
-{{ r.sum(reduce, workgroup, lanes, count) }}
+{{ r.sum(subgroup, workgroup, lanes, count) }}
   if (lane == 0u) {
 {% if norm %}
     let scale = inverseSqrt(acc[{{ rows_per_group }}] / {{ k }}.0 + {{ eps }});
@@ -66,9 +71,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       v = v / (1.0 + exp(-v)) * up;
 {% endif %}
 {% if epilogue == "add" %}
-      y[{{ offset }}u + o] += v;
+      y[{{ place }}] += v;
 {% else %}
-      y[{{ offset }}u + o] = v;
+      y[{{ place }}] = v;
 {% endif %}
     }
 {% endfor %}

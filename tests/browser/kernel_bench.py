@@ -157,3 +157,12 @@ def rms_normed(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
 
 def silu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
+
+
+def in_lane_order(vector: np.ndarray) -> np.ndarray:
+    """A vector as matrix-vector products read it (wgsl/common/lanes.wgsl)."""
+    return np.ascontiguousarray(vector.reshape(-1, 8, 4).swapaxes(0, 1)).reshape(-1)
+
+
+def out_of_lane_order(vector: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(vector.reshape(8, -1, 4).swapaxes(0, 1)).reshape(-1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from kernel_bench import Bench, Case, batch, guarded, poisoned, result
+from kernel_bench import Bench, Case, batch, guarded, in_lane_order, poisoned, result
 
 from llamaweb.kernels import library
 from llamaweb.profile import DeviceProfile
@@ -146,6 +146,17 @@ def test_flash_attn_vec_over_a_long_context(bench: Bench, subgroups: bool) -> No
     profile = bench.profile if subgroups else replace(bench.profile, subgroup_size=0)
     heads = Heads(64, 3, 1, NORM, n_ctx=2100)
     check_vec(bench, heads, profile, (0, 63, 255, 1022, 1023, 1024, 1025, 2047, 2048, 2099))
+
+
+def test_flash_attn_vec_leaves_its_output_in_lane_order_if_asked(bench: Bench) -> None:
+    heads = Heads(16, 6, 2, Rope("norm", 16), n_ctx=40)
+    qkv, (k, v) = normal(1, heads.rows, heads.head_dim), caches(heads, 20)
+    slots = {"qkv": guarded(qkv), "phases": phases(heads.rope), "batch": batch(1, 20), "k_cache": k, "v_cache": v}
+    args = (heads.rope, heads.head_dim, heads.n_head, heads.n_head_kv, heads.n_ctx, heads.scale, bench.profile)
+    size = heads.n_head * heads.head_dim
+    cases = [Case(library.flash_attn_vec(*args, y_lanes=on), slots | {"y": poisoned(size)}) for on in (False, True)]
+    plain, lanes = (result(found["y"], size) for found in bench.run(cases))
+    np.testing.assert_array_equal(lanes, in_lane_order(plain))
 
 
 def check_vec(bench: Bench, heads: Heads, profile: DeviceProfile, positions: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ from kernel_bench import (
     columns,
     each_format,
     guarded,
+    in_lane_order,
     poisoned,
     quantized,
     result,
@@ -91,6 +92,28 @@ def test_mul_mat_vec_of_shapes_that_do_not_divide_evenly(bench: Bench, reduce: s
         check_mul_mat_vec(bench, format, profile, shapes)
 
 
+def test_mul_mat_vec_in_lane_order_and_in_every_shape_of_workgroup(bench: Bench) -> None:
+    q4_1, size = FORMATS[gguf.GGMLQuantizationType.Q4_1], bench.profile.subgroup_size
+    variants = [(64, 16, 2, 0), (64, 8, 4, 0)]
+    variants += [(32, size, 4, size), (64, 4 * size, 2, size), (128, 2 * size, 8, size)] if size else []
+    both = {"x_lanes": True, "y_lanes": True}
+    for variant in (library.MulMatVec(*v) for v in variants):
+        shapes = {
+            f"add {variant}": (96, 1056, {**both, "epilogue": "add", "variant": variant}),
+            f"swiglu {variant}": (2 * 160, 160, {**both, "epilogue": "swiglu", "eps": EPS, "variant": variant}),
+            f"store {variant}": (37, 96, {"x_lanes": True, "bias": True, "variant": variant}),
+        }
+        check_mul_mat_vec(bench, q4_1, bench.profile, shapes)
+
+
+def test_get_rows_in_lane_order(bench: Bench) -> None:
+    weight = bench.weight(FORMATS[gguf.GGMLQuantizationType.Q8_0], matrix(7, 160))
+    launch = library.get_rows(weight.format, 160, 7, 1, y_lanes=True)
+    slots = {**weight.planes, "batch": batch(1, tokens=[5]), "y": poisoned(1, 160)}
+    found = result(bench.run([Case(launch, slots)])[0]["y"], 160)
+    np.testing.assert_array_equal(found, in_lane_order(weight.dense[5]))
+
+
 def check_mul_mat_vec(bench: Bench, format: Format, profile, shapes) -> None:  # type: ignore[no-untyped-def]
     assert (profile.subgroup_size == 0) or 4 <= profile.subgroup_size <= 64, profile
     cases, expected = [], []
@@ -99,11 +122,11 @@ def check_mul_mat_vec(bench: Bench, format: Format, profile, shapes) -> None:  #
         weight = bench.weight(format, matrix(n, k))
         n_tokens = 3 if options.get("last_row") else 1
         x, norm, bias = matrix(n_tokens, k), 1 + 0.1 * matrix(1, k)[0], matrix(1, n)[0]
-        slots = {**weight.planes, "x": guarded(x)}
+        slots = {**weight.planes, "x": guarded(in_lane_order(x[0]) if options.get("x_lanes") else x)}
         h = rms_normed(x, norm, EPS) if "eps" in options else x
         y = product(weight, h)[-1]
         if "eps" in options:
-            slots["norm_weight"] = norm
+            slots["norm_weight"] = in_lane_order(norm)
         if options.get("bias"):
             slots["bias"] = bias
             y = y + bias
@@ -116,10 +139,10 @@ def check_mul_mat_vec(bench: Bench, format: Format, profile, shapes) -> None:  #
         slots["y"] = poisoned(offset + out)
         if epilogue == "add":
             residual = matrix(1, out)[0]
-            slots["y"] = guarded(residual)
+            slots["y"] = guarded(in_lane_order(residual) if options.get("y_lanes") else residual)
             y = y + residual
         cases.append(Case(library.mul_mat_vec(format, k, n, profile, **options), slots))
-        expected.append((offset, y))
+        expected.append((offset, in_lane_order(y) if options.get("y_lanes") else y))
     for name, found, (offset, y) in zip(shapes, bench.run(cases), expected, strict=True):
         assert np.isnan(found["y"][:offset]).all(), f"{name}: wrote before its offset"
         assert nmse(result(found["y"][offset:], len(y)), y) <= LIMIT, name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_bench import GUARD, Bench, Case, batch, guarded, poisoned, result, rms_normed, silu
+from kernel_bench import GUARD, Bench, Case, batch, guarded, in_lane_order, poisoned, result, rms_normed, silu
 
 from llamaweb.kernels import library
 from llamaweb.kernels.io import IO
@@ -20,8 +20,9 @@ def normal(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize(("k", "eps"), [(32, 1e-5), (96, 1e-6), (1056, 0.5)])
 def test_rms_norm(bench: Bench, k: int, eps: float) -> None:
     launch, weight = library.rms_norm(k, eps, 128), 1 + 0.1 * normal(k)
+    in_order = in_lane_order(weight)
     inputs = [np.float32(scale) * normal(n_tokens, k) for n_tokens, scale in ((1, 1), (2, 1e-3), (70, 100))]
-    cases = [Case(launch, {"x": guarded(x), "norm_weight": weight, "y": poisoned(*x.shape)}, len(x)) for x in inputs]
+    cases = [Case(launch, {"x": guarded(x), "norm_weight": in_order, "y": poisoned(*x.shape)}, len(x)) for x in inputs]
     for found, x in zip(bench.run(cases), inputs, strict=True):
         assert nmse(result(found["y"], *x.shape), rms_normed(x, weight, eps)) <= 1e-10
         np.testing.assert_array_equal(result(found["x"], *x.shape), x)

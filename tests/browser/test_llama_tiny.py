@@ -63,14 +63,14 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups):
         _ = [token async for token in llm._generator.generate(tokens[:n], Sampling(temperature=0), 1)]
         phase = "prefill" if n == n_prompt else "decode"
         rows.append(np.frombuffer(await llm._executor.read(llm.plan.logits[phase]), np.float32))
-    reductions = {dict(d.kernel.constants).get("reduce") for d in llm.plan.phases["decode"].dispatches}
+    sizes = {dict(d.kernel.constants).get("subgroup") for d in llm.plan.phases["decode"].dispatches}
     await llm.close()
-    return np.stack(rows), reductions - {None}
+    return np.stack(rows), sizes - {None}
 
 
 def check(page: Page, spec: TinyLlama, subgroups: bool = True) -> None:
     data = tiny_llama(spec)
-    found, reductions = page.run(
+    found, sizes = page.run(
         forward, data=data, tokens=TOKENS, n_prompt=PROMPT, n_ubatch=N_UBATCH, subgroups=subgroups
     )
     expected = ReferenceLlama(data).logits(TOKENS)[PROMPT - 1 :]
@@ -78,7 +78,7 @@ def check(page: Page, spec: TinyLlama, subgroups: bool = True) -> None:
     errors = [nmse(a, b) for a, b in zip(found, expected, strict=True)]
     assert max(errors) <= LIMIT, errors
     if not subgroups:
-        assert reductions == {"shared"}
+        assert sizes == {0}
 
 
 @pytest.mark.parametrize("name", FORMAT_SPECS)

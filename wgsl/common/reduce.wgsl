@@ -1,24 +1,28 @@
-// Sums `count` values (acc[0], …) over the lanes that share a row; lane 0 holds the totals afterwards.
-// reduce "subgroup": the lanes are exactly one subgroup; "shared": through workgroup memory, for any device.
-{% macro declare(reduce, workgroup, count) %}
-{% if reduce == "shared" %}
-var<workgroup> partial: array<f32, {{ workgroup * count }}>;
+// Sums `count` values (acc[0], …) over the {{ "`lanes`" }} lanes that share a row; lane 0 holds the totals afterwards.
+// subgroup: the size of every subgroup, which divides the lanes; 0: through workgroup memory alone, for any device.
+{% macro declare(subgroup, workgroup, lanes, count) %}
+{% if lanes != subgroup %}
+var<workgroup> partial: array<f32, {{ workgroup // (subgroup or 1) * count }}>;
 {% endif %}
 {% endmacro %}
-{% macro sum(reduce, workgroup, lanes, count) %}
-{% if reduce == "subgroup" %}
+{% macro sum(subgroup, workgroup, lanes, count) %}
+{% if subgroup %}
 {% for i in range(count) %}
   acc[{{ i }}] = subgroupAdd(acc[{{ i }}]);
 {% endfor %}
-{% else %}
+{% endif %}
+{% if lanes != subgroup %}
+{% set size = subgroup or 1 %}
+  if (local % {{ size }}u == 0u) {
 {% for i in range(count) %}
-  partial[{{ i * workgroup }}u + local] = acc[{{ i }}];
+    partial[{{ i * workgroup // size }}u + local / {{ size }}u] = acc[{{ i }}];
 {% endfor %}
+  }
   workgroupBarrier();
   if (lane == 0u) {
-    for (var k = 1u; k < {{ lanes }}u; k++) {
+    for (var k = 1u; k < {{ lanes // size }}u; k++) {
 {% for i in range(count) %}
-      acc[{{ i }}] += partial[{{ i * workgroup }}u + local + k];
+      acc[{{ i }}] += partial[{{ i * workgroup // size }}u + local / {{ size }}u + k];
 {% endfor %}
     }
   }

@@ -94,12 +94,19 @@ def _parts(weights: tuple[WeightPlan, ...], file: GGUFFile) -> list[_Part]:
     return parts
 
 
+def _launch(weight: WeightPlan) -> library.Launch | None:
+    """The kernel that puts a weight in its place; None where the file's bytes are its plane."""
+    if weight.lane_order:
+        return library.lane_order()
+    return library.repack(weight.format, 1) if weight.format.repacked else None
+
+
 class _Uploader:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._handle = executor.device.handle
         self._staging = executor.plan.regions["arena"]
-        self._launches = {w.format: library.repack(w.format, 1) for w in executor.plan.weights if w.format.repacked}
+        self._launches = {w: launch for w in executor.plan.weights if (launch := _launch(w))}
         self._steps: dict[WeightPlan, Any] = {}
         self._run = js_file("replay.js")(self._handle).run
 
@@ -109,7 +116,7 @@ class _Uploader:
     def chunk(self, part: _Part) -> int:
         """Bytes a piece: whole pairs of blocks, that fit the staging buffer where they are to be repacked."""
         format = part.weight.format
-        if not format.repacked:
+        if part.weight not in self._launches or part.weight.lane_order:
             return CHUNK
         pair = 2 * format.block_bytes
         return min(CHUNK, self._staging) // pair * pair
@@ -118,22 +125,29 @@ class _Uploader:
         """Puts the first `size` bytes of `data`, bytes `done` and on of the tensor, in their place."""
         queue, buffers, format = self._handle.queue, self._executor.buffers, part.weight.format
         padded = -(-size // 4) * 4
-        if not format.repacked:
+        if part.weight not in self._launches:
             plane = part.weight.planes[0]
             at = plane.offset + part.first * format.block_bytes // format.block_size + done
             queue.writeBuffer(buffers[plane.region], at, data, 0, padded)
             return
         queue.writeBuffer(buffers["arena"], 0, data, 0, padded)
+        if part.weight.lane_order:
+            self._executor.write_io(0, np.array([size // 16], np.uint32))
+            self._dispatch(part.weight, (-(-size // 16 // 64), 1, 1))
+            return
         blocks = size // format.block_bytes
         first = part.first // BLOCK + done // format.block_bytes
         self._executor.write_io(0, np.array([-(-blocks // 2), first], np.uint32))
-        step = self._step(part.weight)
-        step[0].x, step[0].y, _ = library.repack(format, -(-blocks // 2)).workgroups
+        self._dispatch(part.weight, library.repack(format, -(-blocks // 2)).workgroups)
+
+    def _dispatch(self, weight: WeightPlan, workgroups: tuple[int, int, int]) -> None:
+        step = self._step(weight)
+        step[0].x, step[0].y, _ = workgroups
         self._run(step, 0, 1, 1)
 
     def _step(self, weight: WeightPlan) -> Any:
         if weight not in self._steps:
-            launch = self._launches[weight.format]
+            launch = self._launches[weight]
             staging = Binding("arena", 0, min(CHUNK, self._staging) // 4 * 4)
             bindings = (staging, Binding("io", 0, 256), *weight.planes)
             dispatch = Dispatch("+".join(weight.names), launch.kernel, bindings, launch.workgroups)

@@ -64,9 +64,21 @@ def repack(format: Format, pairs: int) -> Launch:
     return Launch(_kernel("repack", slots, format=format.name, workgroup=64), _spread(-(-pairs // 64)))
 
 
-def get_rows(format: Format, k: int, rows: int, n_tokens: int) -> Launch:
+def lane_order() -> Launch:
+    """A vector into lane order; slots raw, job and w."""
+    slots = [Slot("raw", "vec4<f32>", "read"), Slot("job", "u32", "read"), Slot("w", "vec4<f32>", "read_write")]
+    return Launch(_kernel("lane_order", slots, workgroup=64), (1, 1, 1))
+
+
+def get_rows(format: Format, k: int, rows: int, n_tokens: int, *, y_lanes: bool = False) -> Launch:
     kernel = _kernel(
-        "get_rows", [*_planes(format), _BATCH, _arena("y")], format=format.name, k=k, rows=rows, workgroup=32
+        "get_rows",
+        [*_planes(format), _BATCH, _arena("y")],
+        format=format.name,
+        k=k,
+        rows=rows,
+        y_lanes=y_lanes,
+        workgroup=32,
     )
     return Launch(kernel, (1, n_tokens, 1), 1)
 
@@ -74,6 +86,32 @@ def get_rows(format: Format, k: int, rows: int, n_tokens: int) -> Launch:
 def rms_norm(k: int, eps: float, n_tokens: int) -> Launch:
     kernel = _kernel("rms_norm", [_arena("x"), _NORM, _arena("y")], k=k, eps=eps, workgroup=64)
     return Launch(kernel, (1, n_tokens, 1), 1)
+
+
+@dataclass(frozen=True)
+class MulMatVec:
+    """A variant of the matrix-vector product: `lanes` invocations share `rows` rows, in workgroups of `workgroup`.
+
+    subgroup: 0, or the size of every subgroup, which divides the lanes.
+    """
+
+    workgroup: int
+    lanes: int
+    rows: int
+    subgroup: int
+
+
+def default_variant(k: int, n: int, epilogue: str, profile: DeviceProfile) -> MulMatVec:
+    """What was fastest over the shapes of models from 135M to 8B (benchmarks), for a device with these subgroups."""
+    size = profile.subgroup_size
+    if not 16 <= size <= 64:
+        lanes = size if _is_cpu(profile) else 16
+        return MulMatVec(64, lanes, 2 if epilogue == "swiglu" or n < 8192 else 4, size if _is_cpu(profile) else 0)
+    if n >= 16384:
+        return MulMatVec(128, size, 8, size)  # enough rows to fill the GPU: more of them share the activations
+    if k >= 2048:
+        return MulMatVec(256, 2 * size, 2 if n <= 4096 else 4, size)  # long rows: two subgroups share them
+    return MulMatVec(128, size, 2, size)
 
 
 def mul_mat_vec(
@@ -87,12 +125,14 @@ def mul_mat_vec(
     epilogue: str = "store",
     offset: int = 0,
     last_row: bool = False,
+    x_lanes: bool = False,
+    y_lanes: bool = False,
+    variant: MulMatVec | None = None,
 ) -> Launch:
-    """y[offset + row] = W x, one token; `eps` asks for the fused rms_norm. W is (k, n) in ggml's order."""
-    subgroup = profile.subgroup_size
-    reduce, lanes = ("subgroup", subgroup) if 4 <= subgroup <= 64 else ("shared", 16)
-    workgroup = max(lanes, 64)
-    rows_per_group = 2 if epilogue == "swiglu" or n < 8192 else 4
+    """y[offset + row] = W x, one token; `eps` asks for the fused rms_norm. W is (k, n) in ggml's order.
+
+    x_lanes, y_lanes: x and y are in lane order (wgsl/common/lanes.wgsl)."""
+    v = variant or default_variant(k, n, epilogue, profile)
     slots = [*_planes(format), _arena("x")]
     slots += [_NORM] if eps is not None else []
     slots += [_BIAS] if bias else []
@@ -104,10 +144,12 @@ def mul_mat_vec(
         format=format.name,
         k=k,
         n=n,
-        workgroup=workgroup,
-        lanes=lanes,
-        reduce=reduce,
-        rows_per_group=rows_per_group,
+        workgroup=v.workgroup,
+        lanes=v.lanes,
+        subgroup=v.subgroup,
+        rows_per_group=v.rows,
+        x_lanes=x_lanes,
+        y_lanes=y_lanes,
         norm=eps is not None,
         eps=eps,
         bias=bias,
@@ -115,7 +157,7 @@ def mul_mat_vec(
         offset=offset,
         last_row=last_row,
     )
-    per_workgroup = workgroup // lanes * rows_per_group
+    per_workgroup = v.workgroup // v.lanes * v.rows
     return Launch(kernel, _spread(-(-n // per_workgroup)))
 
 
@@ -185,7 +227,15 @@ def rope_kv(rope: Rope, head_dim: int, n_head: int, n_head_kv: int, n_ctx: int, 
 
 
 def flash_attn_vec(
-    rope: Rope, head_dim: int, n_head: int, n_head_kv: int, n_ctx: int, scale: float, profile: DeviceProfile
+    rope: Rope,
+    head_dim: int,
+    n_head: int,
+    n_head_kv: int,
+    n_ctx: int,
+    scale: float,
+    profile: DeviceProfile,
+    *,
+    y_lanes: bool = False,
 ) -> Launch:
     slots = [
         _arena("qkv", "f32"),
@@ -205,6 +255,7 @@ def flash_attn_vec(
         subgroup=profile.subgroup_size,
         groups=workgroup // (head_dim // 8),
         scale=scale,
+        y_lanes=y_lanes,
         **_attention(rope, head_dim, n_head, n_head_kv, n_ctx),
     )
     return Launch(kernel, (n_head, 1, 1))

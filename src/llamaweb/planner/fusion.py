@@ -8,7 +8,7 @@ Attention takes in rope and the writing of the cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -73,7 +73,7 @@ class _Fuser:
             if node not in self.done:
                 getattr(self, "_" + node.op)(node)
         logits = next(node for node in self.graph.nodes if node.op in ("sample", "cross_entropy")).src[0]
-        return Steps(self.steps, head, self.values[logits])
+        return Steps(_in_lane_order(self.steps), head, self.values[logits])
 
     def _emit(self, op: str, name: str, values: dict[str, Value], weights: Any = None, **params: Any) -> None:
         self.steps.append(Step(op, name, values, weights or {}, params))
@@ -177,3 +177,19 @@ class _Fuser:
         self._emit(node.op, node.name, {"logits": self.values[node.src[0]]})
 
     _cross_entropy = _sample
+
+
+# Where kernels can read and write one token's activations in lane order (wgsl/common/lanes.wgsl).
+_LANE_ORDER = {"get_rows": {"y"}, "mul_mat_vec": {"x", "y"}, "flash_attn_vec": {"y"}}
+
+
+def _in_lane_order(steps: list[Step]) -> list[Step]:
+    """Marks, as params["lane_order"], the slots of values that products of one token read and all their kernels know."""
+    read = {s.values["x"] for s in steps if s.op == "mul_mat_vec" and s.values["x"].n_tokens == 1}
+    uses = [(s, slot, value) for s in steps for slot, value in s.values.items()]
+    plain = {value for s, slot, value in uses if slot not in _LANE_ORDER.get(s.op, ())}
+    chosen = {value for value in read - plain if value.row % 32 == 0}
+    return [
+        replace(s, params={**s.params, "lane_order": frozenset(slot for slot, v in s.values.items() if v in chosen)})
+        for s in steps
+    ]

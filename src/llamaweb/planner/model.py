@@ -108,7 +108,8 @@ class _Planner:
             bound |= {f"w_{p.name}": b for p, b in zip(weight.format.planes, weight.planes, strict=True)}
         for slot in ("norm_weight", "bias"):
             if slot in step.weights:
-                bound[slot] = self._weight(step.weights[slot]).planes[0]
+                weight = self._weight(step.weights[slot], lane_order=slot == "norm_weight")
+                bound[slot] = weight.planes[0]
         if "rope" in step.params:
             bound["phases"] = self._rope(step.params["rope"])
             k_at, v_at = self.cache_at[step.params["layer"]]
@@ -124,9 +125,10 @@ class _Planner:
             k, n, format = weight.row, weight.rows, weight.format
         y_row = step.values["y"].row if "y" in step.values else 0
         n_tokens = next(iter(step.values.values())).n_tokens
+        x_lanes, y_lanes = "x" in p["lane_order"], "y" in p["lane_order"]
         match step.op:
             case "get_rows":
-                return library.get_rows(format, k, n, n_tokens)
+                return library.get_rows(format, k, n, n_tokens, y_lanes=y_lanes)
             case "rms_norm":
                 return library.rms_norm(y_row, p["eps"], n_tokens)
             case "mul_mat_vec":
@@ -140,6 +142,8 @@ class _Planner:
                     epilogue=p.get("epilogue", "store"),
                     offset=p.get("offset", 0),
                     last_row=p["last_row"],
+                    x_lanes=x_lanes,
+                    y_lanes=y_lanes,
                 )
             case "mul_mat":
                 return library.mul_mat(
@@ -159,7 +163,14 @@ class _Planner:
                 return library.rope_kv(p["rope"], p["head_dim"], p["n_head"], p["n_head_kv"], self.n_ctx, n_tokens)
             case "flash_attn_vec":
                 return library.flash_attn_vec(
-                    p["rope"], p["head_dim"], p["n_head"], p["n_head_kv"], self.n_ctx, p["scale"], self.profile
+                    p["rope"],
+                    p["head_dim"],
+                    p["n_head"],
+                    p["n_head_kv"],
+                    self.n_ctx,
+                    p["scale"],
+                    self.profile,
+                    y_lanes=y_lanes,
                 )
             case "flash_attn":
                 return library.flash_attn(p["head_dim"], p["n_head"], p["n_head_kv"], self.n_ctx, p["scale"], n_tokens)
@@ -170,7 +181,7 @@ class _Planner:
                 return library.cross_entropy(step.values["logits"].row, n_tokens, targets, results)
         raise UnsupportedError(f"There is no kernel for {step.op}.")
 
-    def _weight(self, tensors: tuple[Tensor, ...]) -> WeightPlan:
+    def _weight(self, tensors: tuple[Tensor, ...], lane_order: bool = False) -> WeightPlan:
         """The place of stacked tensors, allocated at first use; every phase shares it."""
         names = tuple(t.name for t in tensors)
         if names not in self.weights:
@@ -188,7 +199,7 @@ class _Planner:
                 )
             blocks = -(-row * rows // BLOCK)
             planes = tuple(self._allocate(align(blocks, 2) * plane.bytes) for plane in format.planes)
-            self.weights[names] = WeightPlan(names, format, row, rows, planes)
+            self.weights[names] = WeightPlan(names, format, row, rows, planes, lane_order)
         return self.weights[names]
 
     def _rope(self, rope: Rope) -> Binding:

@@ -48,13 +48,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class WeightPlan:
-    """Tensors of the file stacked along their rows as one weight on the GPU: `rows` rows of `row` weights."""
+    """Tensors of the file stacked along their rows as one weight on the GPU: `rows` rows of `row` weights.
+
+    lane_order: a vector that is stored in lane order (wgsl/common/lanes.wgsl).
+    """
 
     names: tuple[str, ...]
     format: Format
     row: int
     rows: int
     planes: tuple[Binding, ...]
+    lane_order: bool = False
 
 
 @dataclass(frozen=True)
