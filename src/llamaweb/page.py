@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llamaweb.bench import bench, floor, with_floor
 from llamaweb.errors import LlamaWebError
 from llamaweb.gpu.sources import UrlSource
 from llamaweb.llama import Llama, Progress
@@ -45,6 +46,23 @@ async def _perplexity(params: dict[str, Any], emit: Emit, file: Any) -> dict[str
         return {"perplexity": found.perplexity, "tokens": found.tokens}
 
 
+async def _bench(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
+    sizes = {name: params[name] for name in ("prompt_tokens", "gen_tokens", "depth")}
+    needed = sum(sizes.values())
+    context = params.get("context") or (needed if needed > 2048 else None)
+
+    def progress(done: int, total: int) -> None:
+        emit({"event": "progress", "phase": "repetitions", "done": done, "total": total, "unit": ""})
+
+    async with await _load_model({**params, "context": context}, emit, file) as llm:
+        result = {**await bench(llm, **sizes, reps=params["reps"], progress=progress), **_facts(llm)}
+        if params.get("profile"):
+            n_generate = min(sizes["gen_tokens"], 32)
+            profile = await llm.profile(n_prompt=sizes["prompt_tokens"], n_generate=n_generate, depth=sizes["depth"])
+            result["profile"] = profile.report()
+    return with_floor(result, await floor(llm.file)) if params.get("floor") else result
+
+
 async def _load(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
     """Loads a model for `chat`, in place of the one before."""
     global _loaded
@@ -62,7 +80,7 @@ async def _chat(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
     return await _answer(_loaded, _loaded.chat_stream(params["messages"], **_options(params)), emit)
 
 
-_COMMANDS = {"run": _run, "perplexity": _perplexity, "load": _load, "chat": _chat}
+_COMMANDS = {"run": _run, "perplexity": _perplexity, "bench": _bench, "load": _load, "chat": _chat}
 
 
 async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: Any) -> Llama:

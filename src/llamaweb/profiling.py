@@ -1,4 +1,4 @@
-"""What a profile says: the time of every dispatch beside what it moves and computes, by kernel. `gpu.profiler` measures."""
+"""What a profile says: each dispatch's time beside what it moves and computes, by kernel. `gpu.profiler` measures."""
 
 from __future__ import annotations
 

@@ -32,8 +32,11 @@ class PageError(LlamaWebError):
 class PageSession:
     """A page that is ready; `server` tells the addresses under which it sees the files that were given."""
 
-    def __init__(self, server: Server, socket: web.WebSocketResponse, inbox: asyncio.Queue[Event | None]) -> None:
+    def __init__(
+        self, server: Server, driver: Chrome, socket: web.WebSocketResponse, inbox: asyncio.Queue[Event | None]
+    ) -> None:
         self.server = server
+        self._driver = driver
         self._socket = socket
         self._inbox = inbox
         self._ids = itertools.count(1)
@@ -53,6 +56,37 @@ class PageSession:
                 return {key: value for key, value in event.items() if key != "event"}
             on_event(event)
         raise PageError("The browser's page ended unexpectedly, perhaps out of memory; try again or a smaller model.")
+
+    async def in_new_tab(self, path: str, function: str, argument: Any) -> Any:
+        """Open another page of the server in the same browser, and return what its async `function` gives for
+        `argument` (JSON); PageError if it fails."""
+        return await asyncio.to_thread(self._in_new_tab, f"{self.server.url}/{path}", function, argument)
+
+    def _in_new_tab(self, url: str, function: str, argument: Any) -> Any:
+        from selenium.common.exceptions import WebDriverException
+
+        script = """
+            const [name, argument, done] = arguments;
+            const wait = async () => {
+              while (!window[name]) await new Promise((resolve) => setTimeout(resolve, 20));
+              return window[name](argument);
+            };
+            wait().then((value) => done({ value }), (error) => done({ error: String(error) }));
+        """
+        driver = self._driver
+        first = driver.current_window_handle
+        driver.switch_to.new_window("tab")
+        try:
+            driver.get(url)
+            answer = driver.execute_async_script(script, function, argument)
+        except WebDriverException as error:
+            raise PageError(f"{url} did not answer ({(error.msg or '').splitlines()[0]}); try again.") from error
+        finally:
+            driver.close()
+            driver.switch_to.window(first)
+        if "error" in answer:
+            raise PageError(f"{url} failed: {answer['error']}.")
+        return answer["value"]
 
 
 def error_of(event: Event) -> LlamaWebError:
@@ -89,7 +123,7 @@ async def open_page(site: Site, choice: chrome.BrowserChoice, report: Report = s
                 raise HostError(
                     f"The page was not ready after {START_SECONDS} seconds; the machine may be overloaded, try again."
                 ) from error
-            yield PageSession(server, socket, inbox)
+            yield PageSession(server, driver, socket, inbox)
 
 
 async def _ready(inbox: asyncio.Queue[Event | None], report: Report) -> None:

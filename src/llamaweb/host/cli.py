@@ -81,6 +81,14 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=_whole(0), metavar="S", help="the same seed gives the same text")
     _context(run)
 
+    bench = _command(commands, "bench", "how fast the model reads a prompt and generates", browser=True)
+    _sizes(bench)
+    bench.add_argument("--profile", action="store_true", help="time by kernel, beside the device's peaks")
+    bench.add_argument("--floor", action="store_true", help="time the yardstick of bare matrix products beside it")
+    bench.add_argument("--peer", choices=["wllama"], help="time another engine beside it, in the same browser")
+    bench.add_argument("--output", type=Path, metavar="FILE", help="put the result into this file of results, too")
+    _context(bench)
+
     tokenize = _command(commands, "tokenize", "the token ids of a file's bytes")
     _file(tokenize)
     tokenize.add_argument("--special", action="store_true", help="parse special tokens in the text")
@@ -116,6 +124,13 @@ def _command(commands: Any, name: str, help: str, browser: bool = False) -> argp
 def _context(parser: argparse.ArgumentParser, default: int | None = None) -> None:
     told = str(default) if default else "up to 2048"
     parser.add_argument("--context", type=_whole(1), default=default, metavar="N", help=f"tokens of context ({told})")
+
+
+def _sizes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt-tokens", type=_whole(1), default=512, metavar="N", help="tokens of the prompt (512)")
+    parser.add_argument("--gen-tokens", type=_whole(2), default=128, metavar="N", help="tokens to generate (128)")
+    parser.add_argument("--reps", type=_whole(1), default=3, metavar="N", help="repetitions, whose median counts (3)")
+    parser.add_argument("--depth", type=_whole(0), default=0, metavar="N", help="tokens in the context before them (0)")
 
 
 def _file(parser: argparse.ArgumentParser) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamaweb.errors import HostError
 from llamaweb.host.chrome import BrowserChoice
 from llamaweb.host.models import is_address, resolve
 from llamaweb.host.output import Output, megabytes, memory_line, timings_line
+
+if TYPE_CHECKING:
+    from llamaweb.host.bridge import PageSession
 
 DEFAULT_QUESTION = "What makes the sky blue?"
 # Longer arrays of a model's metadata (the vocabulary) are told by their length alone.
@@ -44,6 +48,31 @@ async def perplexity(args: argparse.Namespace, out: Output) -> None:
     _readable(args.file)
     result = await _in_page("perplexity", args, {"context": args.context}, out, args.file)
     out.result(result, f"perplexity {result['perplexity']:.4f} over {result['tokens']} tokens")
+
+
+async def bench(args: argparse.Namespace, out: Output) -> None:
+    """Measure speed and memory; with a peer, the same in the same browser."""
+    from llamaweb.host import results
+    from llamaweb.host.peer import bench_wllama, ensure_wllama
+    from llamaweb.host.tables import bench_text
+
+    if args.output:
+        results.read(args.output)  # what cannot be written to is told before the measuring
+    names = ("prompt_tokens", "gen_tokens", "reps", "depth", "context", "profile", "floor")
+    params = {name: getattr(args, name) for name in names}
+    folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
+    # Browsers round timestamps to 0.1 ms unless told that a developer asks.
+    flags = ["--enable-webgpu-developer-features"] if args.profile else []
+    async with _model_page(args, out, folders=folders, flags=flags) as (page, model):
+        result = await page.call("bench", {**params, "model": model}, out.event)
+        result = {"model": Path(model).name, **result}
+        if args.peer:
+            out.report(f"Measuring {args.peer}")
+            params["context"] = result["context"]
+            result["peer"] = await bench_wllama(page, {**params, "model": model})
+    if args.output:
+        results.add(args.output, result)
+    out.result(result, bench_text(result))
 
 
 async def tokenize(args: argparse.Namespace, out: Output) -> None:
@@ -87,22 +116,33 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
 async def _in_page(
     command: str, args: argparse.Namespace, params: dict[str, Any], out: Output, file: Path | None = None
 ) -> dict[str, Any]:
+    async with _model_page(args, out, files={"text": file} if file else {}) as (page, model):
+        params["model"] = model
+        if file:
+            params["file"] = page.server.file_url("text")
+        return await page.call(command, params, out.event)
+
+
+@asynccontextmanager
+async def _model_page(
+    args: argparse.Namespace,
+    out: Output,
+    *,
+    files: Mapping[str, Path] = {},
+    folders: Mapping[str, Path] = {},
+    flags: Sequence[str] = (),
+) -> AsyncIterator[tuple[PageSession, str]]:
+    """A page in the browser that the arguments choose, and the model's address as it sees it."""
     from llamaweb.host.bridge import open_page
     from llamaweb.host.distribution import ensure_distribution
     from llamaweb.host.server import Site
 
     model = resolve(args.model, out.report)
-    site = Site(
-        ensure_distribution(out.report),
-        models={} if isinstance(model, str) else {model.name: model},
-        files={"text": file} if file else {},
-    )
-    choice = BrowserChoice(args.chrome, args.gpu, tuple(args.chrome_flag))
+    models = {} if isinstance(model, str) else {model.name: model}
+    site = Site(ensure_distribution(out.report), models, files, folders)
+    choice = BrowserChoice(args.chrome, args.gpu, (*args.chrome_flag, *flags))
     async with open_page(site, choice, out.report) as page:
-        params["model"] = model if isinstance(model, str) else page.server.model_url(model.name)
-        if file:
-            params["file"] = page.server.file_url("text")
-        return await page.call(command, params, out.event)
+        yield page, model if isinstance(model, str) else page.server.model_url(model.name)
 
 
 async def _header(name: str, out: Output) -> Any:
@@ -163,6 +203,7 @@ def _short(value: Any) -> str:
 Command = Callable[[argparse.Namespace, Output], Any]
 COMMANDS: dict[str, Command] = {
     "run": run,
+    "bench": bench,
     "tokenize": tokenize,
     "perplexity": perplexity,
     "inspect": inspect,

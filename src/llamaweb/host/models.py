@@ -1,10 +1,13 @@
-"""MODEL on the command line: a file, an address, or a model that a package registry holds."""
+"""MODEL on the command line: a file, an address, a model that a package registry holds, or a synthetic one."""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +51,8 @@ def resolve(model: str = DEFAULT, report: Report = silent) -> Path | str:
     """
     if is_address(model):
         return model
+    if model.startswith("synthetic:"):
+        return _synthetic(model, report)
     if model in PACKAGED and not Path(model).exists():
         return _packaged(PACKAGED[model], report)
     path = Path(model)
@@ -69,6 +74,26 @@ def resolve(model: str = DEFAULT, report: Report = silent) -> Path | str:
 def is_address(model: str) -> bool:
     """Whether MODEL is an http(s) address rather than a file."""
     return model.startswith(("http://", "https://"))
+
+
+def _synthetic(model: str, report: Report) -> Path:
+    from llamaweb.host import synthetic
+    from llamaweb.model.gguf_file import read_header
+    from llamaweb.model.source import FileSource
+
+    shape, format, name = synthetic.parse(model)
+    version = f"{zlib.crc32(repr((shape, synthetic.RECIPE)).encode()):08x}"
+    path = fetch.cache_root() / "models" / f"synthetic-{version}" / name
+    if not path.exists():
+        donor = _packaged(PACKAGED[DEFAULT], report)
+        report(f"Writing {name}")
+        path.parent.mkdir(exist_ok=True)
+        with ThreadPoolExecutor(1) as thread:  # we may be inside of an event loop
+            header = thread.submit(asyncio.run, read_header(FileSource(donor))).result()
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".write-") as folder:
+            synthetic.write(Path(folder, name), shape, format, header.metadata)
+            Path(folder, name).rename(path)
+    return path
 
 
 def _packaged(model: Packaged, report: Report) -> Path:

@@ -11,6 +11,7 @@ _PHASES = {
     "weights": "Loading the weights",
     "pipelines": "Compiling the kernels",
     "tokens": "Evaluating the text",
+    "repetitions": "Measuring",
 }
 
 

@@ -32,11 +32,13 @@ _OURS = {"127.0.0.1", "localhost"}
 
 @dataclass(frozen=True)
 class Site:
-    """What is served. `models` and `files` map the names in addresses to files; `default` is the page's model."""
+    """What is served. `models`, `files` and `folders` map the names in addresses to files and folders; `default` is
+    the page's model."""
 
     distribution: Path
     models: Mapping[str, Path] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    folders: Mapping[str, Path] = field(default_factory=dict)
     default: str | None = None
 
 
@@ -108,6 +110,12 @@ def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
     async def file(request: web.Request) -> web.FileResponse:
         return _named(site.files, request.match_info["name"])
 
+    async def folder(request: web.Request) -> web.FileResponse:
+        name = request.match_info["name"]
+        if name not in site.folders:
+            raise web.HTTPNotFound
+        return _file(site.folders[name], request.match_info["path"])
+
     async def websocket(request: web.Request) -> web.WebSocketResponse:
         if bridge is None or not secrets.compare_digest(request.query.get("token", ""), server.token):
             raise web.HTTPForbidden
@@ -122,6 +130,7 @@ def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
     app.router.add_get("/pyodide/{path:.+}", pyodide)
     app.router.add_get("/model/{name}", model)
     app.router.add_get("/file/{name}", file)
+    app.router.add_get("/folder/{name}/{path:.+}", folder)
     app.router.add_get("/bridge", websocket)
     app.router.add_get("/{path:.*}", demo)
     app.on_response_prepare.append(_isolate)

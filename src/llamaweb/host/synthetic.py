@@ -1,0 +1,189 @@
+"""Models of a real shape with random weights: speed and memory do not depend on the values, and nothing is fetched.
+
+`synthetic:SHAPE:FORMAT` on the command line, for example synthetic:llama-3.2-1b:Q4_0. The tokenizer is the default
+model's, padded with unused tokens. The file is written piece by piece, so that its size needs no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as T
+
+from llamaweb.errors import ModelFileError
+
+PREFIX = "synthetic:"
+RECIPE = 1  # raise when files of old should not be used any more
+_PIECE = 1 << 16  # blocks of random bytes, repeated
+
+
+@dataclass(frozen=True)
+class Shape:
+    n_layer: int
+    n_embd: int
+    n_ff: int
+    n_head: int
+    n_head_kv: int
+    n_vocab: int
+    head_dim: int
+    rope_base: float
+    tied: bool = True
+
+
+SHAPES = {
+    "tiny": Shape(2, 192, 512, 3, 1, 49152, 64, 1e4),
+    "smollm2-135m": Shape(30, 576, 1536, 9, 3, 49152, 64, 1e5),
+    "qwen2.5-0.5b-like": Shape(24, 896, 4864, 14, 2, 151936, 64, 1e6),
+    "llama-3.2-1b": Shape(16, 2048, 8192, 32, 8, 128256, 64, 5e5),
+    "llama-3.2-3b": Shape(28, 3072, 8192, 24, 8, 128256, 128, 5e5),
+    "llama-3.1-8b": Shape(32, 4096, 14336, 32, 8, 128256, 128, 5e5, tied=False),
+}
+
+# Where a block has its f16 scales: random ones would give weights that are huge or not numbers.
+_SCALES = {
+    T.Q4_0: (0,),
+    T.Q4_1: (0, 2),
+    T.Q5_0: (0,),
+    T.Q5_1: (0, 2),
+    T.Q8_0: (0,),
+    T.Q2_K: (80, 82),
+    T.Q3_K: (108,),
+    T.Q4_K: (0, 2),
+    T.Q5_K: (0, 2),
+    T.Q6_K: (208,),
+    T.IQ1_S: (0,),
+    T.IQ2_XXS: (0,),
+    T.IQ2_XS: (0,),
+    T.IQ2_S: (0,),
+    T.IQ3_XXS: (0,),
+    T.IQ3_S: (0,),
+    T.IQ4_NL: (0,),
+    T.IQ4_XS: (0,),
+    T.TQ1_0: (52,),
+    T.TQ2_0: (64,),
+}
+_FLOATS = {T.F32: np.float32, T.F16: np.float16}
+
+
+def parse(model: str) -> tuple[Shape, T, str]:
+    """Shape, format and file name of `synthetic:SHAPE:FORMAT`; raises ModelFileError that lists what there is."""
+    shape, _, format = model.removeprefix(PREFIX).partition(":")
+    format = format or "Q4_0"
+    if shape not in SHAPES:
+        raise ModelFileError(f"There is no synthetic model {shape!r}; there are {', '.join(SHAPES)}.")
+    formats = {type.name: type for type in (*_SCALES, *_FLOATS)}
+    if format not in formats:
+        raise ModelFileError(f"There are no synthetic weights in {format!r}; there are {', '.join(formats)}.")
+    return SHAPES[shape], formats[format], f"synthetic-{shape}-{format}.gguf"
+
+
+def write(path: Path, shape: Shape, format: T, tokenizer: Mapping[str, Any]) -> None:
+    """A GGUF file of `shape`, its layers in `format` (Q4_0 where the rows are too short for it), its embeddings in
+    Q6_K, Q8_0 or the format itself if that is a float. `tokenizer`: metadata of a model, whose tokenizer is taken."""
+    writer = gguf.GGUFWriter(path, "llama")
+    _metadata(writer, shape, tokenizer)
+    tensors = list(_tensors(shape, format))
+    for name, rows, columns, type in tensors:
+        data_type = np.dtype(_FLOATS.get(type, np.uint8))
+        row = columns if type in _FLOATS else _bytes(1, columns, type)
+        size = (row,) if rows == 0 else (rows, row)
+        writer.add_tensor_info(name, size, data_type, _bytes(max(rows, 1), columns, type), raw_dtype=type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    assert writer.fout
+    out, random = writer.fout[0], np.random.default_rng(0)
+    for _, rows, columns, type in tensors:
+        writer.write_padding(out, out.tell())
+        if rows:
+            _weights(out, rows * columns, type, random)
+        else:
+            out.write(np.ones(columns, np.float32).tobytes())
+    writer.write_padding(out, out.tell())
+    writer.close()
+
+
+def _metadata(writer: Any, shape: Shape, tokenizer: Mapping[str, Any]) -> None:
+    for name, value in tokenizer.items():
+        if not name.startswith("tokenizer."):
+            continue
+        if name == "tokenizer.ggml.tokens":
+            extra = [f"<|unused{i}|>".encode() for i in range(len(value), shape.n_vocab)]
+            value = [*value[: shape.n_vocab], *extra]
+        elif name in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
+            fill = int(gguf.TokenType.UNUSED) if name.endswith("token_type") else 0.0
+            value = [*value.tolist()[: shape.n_vocab], *[fill] * (shape.n_vocab - len(value))]
+        _add(writer, name, value.tolist() if isinstance(value, np.ndarray) else value)
+    writer.add_block_count(shape.n_layer)
+    writer.add_context_length(8192)
+    writer.add_embedding_length(shape.n_embd)
+    writer.add_feed_forward_length(shape.n_ff)
+    writer.add_head_count(shape.n_head)
+    writer.add_head_count_kv(shape.n_head_kv)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(shape.rope_base)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_vocab_size(shape.n_vocab)
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
+
+
+def _add(writer: Any, name: str, value: Any) -> None:
+    adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    adders.get(type(value), writer.add_array)(name, value)
+
+
+def _tensors(shape: Shape, format: T) -> Iterator[tuple[str, int, int, T]]:
+    """Name, rows (0: a vector), columns and format of every tensor."""
+    matrix = format if shape.n_embd % GGML_QUANT_SIZES[format][0] == 0 else T.Q4_0
+    table = format if format in _FLOATS else T.Q6_K if shape.n_embd % 256 == 0 else T.Q8_0
+    embd, ff = shape.n_embd, shape.n_ff
+    q, kv = shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim
+    yield "token_embd.weight", shape.n_vocab, embd, table
+    if not shape.tied:
+        yield "output.weight", shape.n_vocab, embd, table
+    yield "output_norm.weight", 0, embd, T.F32
+    for i in range(shape.n_layer):
+        for name, rows, columns in (
+            ("attn_norm", 0, embd),
+            ("ffn_norm", 0, embd),
+            ("attn_q", q, embd),
+            ("attn_k", kv, embd),
+            ("attn_v", kv, embd),
+            ("attn_output", embd, q),
+            ("ffn_gate", ff, embd),
+            ("ffn_up", ff, embd),
+            ("ffn_down", embd, ff),
+        ):
+            yield f"blk.{i}.{name}.weight", rows, columns, matrix if rows else T.F32
+
+
+def _bytes(rows: int, columns: int, type: T) -> int:
+    block, size = GGML_QUANT_SIZES[type]
+    return rows * columns // block * size
+
+
+def _weights(out: Any, count: int, type: T, random: np.random.Generator) -> None:
+    """Writes `count` weights: a random piece, over and over."""
+    block, size = GGML_QUANT_SIZES[type]
+    blocks = count // block
+    piece = _piece(min(blocks, _PIECE), type, random)
+    for first in range(0, blocks, _PIECE):
+        out.write(piece[: min(_PIECE, blocks - first) * size])
+
+
+def _piece(blocks: int, type: T, random: np.random.Generator) -> bytes:
+    if type in _FLOATS:
+        return (0.02 * random.standard_normal(blocks)).astype(_FLOATS[type]).tobytes()
+    size = GGML_QUANT_SIZES[type][1]
+    data = np.frombuffer(random.bytes(blocks * size), np.uint8).reshape(blocks, size).copy()
+    scale = np.frombuffer(np.float16(0.02 if type == T.Q4_0 else 0.001).tobytes(), np.uint8)
+    for at in _SCALES[type]:
+        data[:, at : at + 2] = scale
+    return data.tobytes()
