@@ -1,0 +1,101 @@
+"""Writes the tables of benchmarks/results.json into README.md, between `<!-- speed -->` and `<!-- /speed -->` and so on.
+
+usage: tables.py [--results FILE] [--readme FILE] [--check]      (--check: exit code 1 if they are not up to date)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+Result = dict[str, Any]
+
+
+def speed(results: Sequence[Result]) -> str:
+    """Tokens a second, a table for each device and runtime."""
+    parts = []
+    for device in dict.fromkeys((r["adapter"], r["runtime"]) for r in results):
+        mine = [r for r in results if (r["adapter"], r["runtime"]) == device]
+        rows = [
+            (
+                _name(r),
+                f"{r['depth']:,}",
+                f"{r['prompt_tokens']:,} / {r['gen_tokens']:,}",
+                _number(r["prefill_per_second"]),
+                _number(r["decode_per_second"]),
+                f"{r['floor_ratio']:.2f}" if r.get("floor_ratio") else "",
+                _peer(r),
+            )
+            for r in mine
+        ]
+        header = ("model", "behind", "prompt / generated", "prefill", "decode", "of the yardstick", "peer")
+        parts.append(f"{device[0]}, {device[1]}; tokens a second:\n\n{_table(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def memory(results: Sequence[Result]) -> str:
+    """Memory in MB, once for each model and context."""
+    rows = {}
+    for r in results:
+        sizes = [f"{r['memory'][name] / 1e6:,.1f}" for name in ("weights", "kv", "arena", "io", "total", "wasm_heap")]
+        rows.setdefault((_name(r), r["context"]), (_name(r), f"{r['context']:,}", *sizes))
+    header = ("model", "context", "weights", "KV", "arena", "I/O", "GPU in all", "wasm heap")
+    return f"MB:\n\n{_table(header, list(rows.values()))}"
+
+
+TABLES = {"speed": speed, "memory": memory}
+
+
+def filled(text: str, results: Sequence[Result]) -> str:
+    """`text` with every table between its markers written anew; markers that are not there are left out."""
+    for name, table in TABLES.items():
+        block = f"<!-- {name} -->\n{table(results)}\n<!-- /{name} -->"
+        text = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL)
+    return text
+
+
+def _name(result: Result) -> str:
+    return result["model"].removesuffix(".gguf")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _peer(result: Result) -> str:
+    peer = result.get("peer")
+    if not peer:
+        return ""
+    if "error" in peer:
+        return f"{peer['engine']}: fails"
+    where = "" if peer.get("on_gpu", True) else " (on the CPU)"
+    return f"{peer['engine']}: {_number(peer['prefill_per_second'])} / {_number(peer['decode_per_second'])}{where}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    used = [i for i, name in enumerate(header) if i == 0 or any(row[i] for row in rows)]
+    rule = ["---" if i == 0 or name == "peer" else "---:" for i, name in enumerate(header)]
+    return "\n".join("| " + " | ".join(row[i] for i in used) + " |" for row in (header, rule, *rows))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results.json")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args(argv)
+    old = args.readme.read_text()
+    new = filled(old, json.loads(args.results.read_text())["results"])
+    if not args.check:
+        args.readme.write_text(new)
+    return int(args.check and new != old)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The results file, the README's tables made from it, and what a person sees of a bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import tables
+from llamaweb.errors import HostError
+from llamaweb.host import results
+from llamaweb.host.tables import bench_text
+
+README = "# A\n<!-- speed -->\nold\n<!-- /speed -->\nbetween\n<!-- memory -->\n<!-- /memory -->\nend\n"
+
+
+def sample(**changes: Any) -> dict[str, Any]:
+    memory = {"weights": 700_000_000, "kv": 67e6, "arena": 1e6, "io": 1e4, "total": 768_010_000, "wasm_heap": 52e6}
+    return {
+        "model": "synthetic-llama-3.2-1b-Q4_0.gguf",
+        "adapter": "nvidia H200",
+        "runtime": "HeadlessChrome 156",
+        "prompt_tokens": 512,
+        "gen_tokens": 128,
+        "depth": 0,
+        "context": 2048,
+        "prefill_per_second": 6543.2,
+        "decode_per_second": 812.34,
+        "prefill_all": [6500.0, 6543.2, 6600.0],
+        "decode_all": [800.0, 812.34, 820.0],
+        "load_ms": 2100.0,
+        "memory": memory,
+        "dispatches_per_token": 83,
+        **changes,
+    }
+
+
+def test_a_new_result_takes_the_place_of_the_old_one_of_its_key_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    for result in (sample(), sample(depth=4096), sample(decode_per_second=900.0)):
+        results.add(path, result)
+    found = {r["depth"]: r["decode_per_second"] for r in results.read(path)}
+    assert found == {0: 900.0, 4096: 812.34}
+    assert path.read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"results": 3}', '{"results": [1]}'])
+def test_a_file_of_something_else_is_not_overwritten(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(HostError, match="not a file of results"):
+        results.add(path, sample())
+    assert path.read_text() == text
+
+
+def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None:
+    peer = {"engine": "wllama 3.8.1", "prefill_per_second": 70.0, "decode_per_second": 23.0, "on_gpu": False}
+    readme, path = tmp_path / "README.md", tmp_path / "results.json"
+    readme.write_text(README)
+    results.add(path, sample(floor_ratio=0.89, peer=peer))
+    results.add(path, sample(depth=4096))
+    arguments = ["--results", str(path), "--readme", str(readme)]
+    assert tables.main([*arguments, "--check"]) == 1
+    assert readme.read_text() == README
+    assert tables.main(arguments) == 0
+    text = readme.read_text()
+    assert "old" not in text and "between" in text and text.endswith("end\n")
+    rows = [line for line in text.splitlines() if line.startswith("| synthetic-llama-3.2-1b-Q4_0 ")]
+    assert rows[0].split(" | ")[1:] == [
+        "0",
+        "512 / 128",
+        "6,543",
+        "812",
+        "0.89",
+        "wllama 3.8.1: 70.0 / 23.0 (on the CPU) |",
+    ]
+    assert rows[1].split(" | ")[1] == "4,096" and len(rows) == 3  # one of memory
+    assert rows[2].split(" | ")[1:3] == ["2,048", "700.0"]
+    assert tables.main([*arguments, "--check"]) == 0
+
+
+def test_columns_that_no_result_fills_are_left_out() -> None:
+    assert "yardstick" not in tables.filled(README, [sample()]) and "peer" not in tables.filled(README, [sample()])
+
+
+def test_a_person_sees_speeds_kernels_and_what_failed() -> None:
+    kernel = {"kernel": "mul_mat_vec", "format": "q4_0", "shape": "2048×8192", "count": 16, "us": 160.0, "share": 0.8}
+    kernel |= {"bytes": 16 * 10**7, "flops": 16 * 10**6, "of_peak_bytes": 0.25, "of_peak_flops": 0.01}
+    phase = {"phase": "decode", "n_tokens": 1, "n_past": 16, "dispatches": 83, "dispatch_us": 200.0, "whole_us": 283.0}
+    phase |= {"gap_us": 1.0, "kernels": [kernel]}
+    profile = {"source": "timestamps", "peaks": {"bytes_per_second": 4e12, "flops_per_second": 5e13}, "phases": [phase]}
+    floor = {"per_second": 912.0}
+    peer = {"engine": "wllama 3.8.1", "error": "it fails to load."}
+    text = bench_text(sample(profile=profile, floor=floor, floor_ratio=0.89, peer=peer))
+    for told in (
+        "6,543.2 (6,500.0, 6,543.2, 6,600.0)",
+        "912.0",
+        "wllama 3.8.1: it fails to load.",
+        "1,000.0       25%",
+        "4,000.0 GB/s",
+        "1.00 µs between two",
+        "0.89 of the yardstick",
+    ):
+        assert told in text, told
+    assert json.dumps(sample())  # the sample is what JSON can hold

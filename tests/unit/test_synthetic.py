@@ -1,0 +1,62 @@
+"""Synthetic models: sound files of the right shape whose weights are numbers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as T
+
+from llamaweb.errors import ModelFileError
+from llamaweb.host import synthetic
+from llamaweb.model.gguf_file import read_header
+from llamaweb.model.source import BytesSource, FileSource
+from llamaweb.planner import plan_model
+from llamaweb.tokenizer import load_tokenizer
+from tests.tiny import TinyLlama, tiny_llama
+
+SHAPE = replace(synthetic.SHAPES["tiny"], n_vocab=400)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> dict:
+    return asyncio.run(read_header(BytesSource(tiny_llama(TinyLlama())))).metadata
+
+
+@pytest.mark.parametrize("type", [*synthetic._SCALES, T.F16])
+def test_the_file_is_sound_and_its_weights_are_numbers(tmp_path: Path, tokenizer: dict, type: T) -> None:
+    path, shape = tmp_path / "model.gguf", replace(SHAPE, n_embd=256, n_head=4)
+    synthetic.write(path, shape, type, tokenizer)
+    header = asyncio.run(read_header(FileSource(path)))
+    assert header.tensors["blk.1.ffn_down.weight"].type == type
+    assert header.tensors["blk.1.ffn_down.weight"].shape == (512, 256)
+    reader = gguf.GGUFReader(path)
+    for tensor in reader.tensors:
+        try:
+            values = gguf.quants.dequantize(np.array(tensor.data), tensor.tensor_type)
+        except NotImplementedError:
+            continue
+        assert np.isfinite(values).all() and np.abs(values).max() < 8, tensor.name
+
+
+def test_it_is_planned_and_its_tokenizer_is_the_donors_padded(tmp_path: Path, tokenizer: dict) -> None:
+    path = tmp_path / "model.gguf"
+    synthetic.write(path, SHAPE, T.Q4_0, tokenizer)
+    header = asyncio.run(read_header(FileSource(path)))
+    assert header.tensors["token_embd.weight"].type == T.Q8_0  # 192 columns are no whole block of Q6_K
+    assert plan_model(header, n_ctx=128).dispatches_per_token == 2 * 5 + 3
+    ours, donors = load_tokenizer(header.metadata), load_tokenizer(tokenizer)
+    assert ours.n_vocab == 400
+    assert ours.encode("the king is on the hill") == donors.encode("the king is on the hill")
+
+
+def test_a_name_that_is_not_there_is_answered_with_those_that_are() -> None:
+    for name, known in (("synthetic:gpt-9:Q4_0", "llama-3.2-1b"), ("synthetic:tiny:Q9", "Q4_K")):
+        with pytest.raises(ModelFileError, match=known):
+            synthetic.parse(name)
+    shape, type, name = synthetic.parse("synthetic:llama-3.1-8b:Q4_K")
+    assert (shape.n_layer, type, name) == (32, T.Q4_K, "synthetic-llama-3.1-8b-Q4_K.gguf")
