@@ -1,4 +1,4 @@
-"""Writes the tables of benchmarks/results.json into README.md, between `<!-- speed -->` and `<!-- /speed -->` and so on.
+"""Writes benchmarks/results.json as tables into README.md, between markers such as <!-- speed --> and <!-- /speed -->.
 
 usage: tables.py [--results FILE] [--readme FILE] [--check]      (--check: exit code 1 if they are not up to date)
 """

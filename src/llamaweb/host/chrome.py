@@ -33,7 +33,8 @@ _QUIET = (
     # Containers often have a tiny /dev/shm.
     "--disable-dev-shm-usage",
 )
-_WEBGPU = ("--enable-unsafe-webgpu", "--ignore-gpu-blocklist")
+# Developer features: timestamps that are not rounded to 0.1 ms, and the adapter's full name.
+_WEBGPU = ("--enable-unsafe-webgpu", "--enable-webgpu-developer-features", "--ignore-gpu-blocklist")
 _SOFTWARE = ("--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader")
 _REAL = (
     "--enable-features=Vulkan,VulkanFromANGLE,DefaultANGLEVulkan",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,9 +61,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
     names = ("prompt_tokens", "gen_tokens", "reps", "depth", "context", "profile", "floor")
     params = {name: getattr(args, name) for name in names}
     folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
-    # Browsers round timestamps to 0.1 ms unless told that a developer asks.
-    flags = ["--enable-webgpu-developer-features"] if args.profile else []
-    async with _model_page(args, out, folders=folders, flags=flags) as (page, model):
+    async with _model_page(args, out, folders=folders) as (page, model):
         result = await page.call("bench", {**params, "model": model}, out.event)
         result = {"model": Path(model).name, **result}
         if args.peer:
@@ -130,7 +128,6 @@ async def _model_page(
     *,
     files: Mapping[str, Path] = {},
     folders: Mapping[str, Path] = {},
-    flags: Sequence[str] = (),
 ) -> AsyncIterator[tuple[PageSession, str]]:
     """A page in the browser that the arguments choose, and the model's address as it sees it."""
     from llamaweb.host.bridge import open_page
@@ -140,7 +137,7 @@ async def _model_page(
     model = resolve(args.model, out.report)
     models = {} if isinstance(model, str) else {model.name: model}
     site = Site(ensure_distribution(out.report), models, files, folders)
-    choice = BrowserChoice(args.chrome, args.gpu, (*args.chrome_flag, *flags))
+    choice = BrowserChoice(args.chrome, args.gpu, tuple(args.chrome_flag))
     async with open_page(site, choice, out.report) as page:
         yield page, model if isinstance(model, str) else page.server.model_url(model.name)
 

@@ -1,0 +1,48 @@
+"""`llamaweb bench` as a person and a script use it: a real process, a real browser, a tiny model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.tiny import TinyLlama, tiny_llama
+
+SIZES = ("--prompt-tokens", 20, "--gen-tokens", 9, "--reps", 2, "--depth", 6, "--context", 64)
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llamaweb.host.cli", "bench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_bench_gives_medians_all_repetitions_memory_and_a_profile_and_keeps_the_result(tmp_path: Path) -> None:
+    model, output = tmp_path / "tiny.gguf", tmp_path / "results.json"
+    model.write_bytes(tiny_llama(TinyLlama(type="Q4_0")))
+    done = bench(model, *SIZES, "--profile", "--floor", "--output", output, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    for name in ("prefill", "decode"):
+        each = result[f"{name}_all"]
+        assert len(each) == 2 and result[f"{name}_per_second"] == sum(each) / 2 > 0
+    assert (result["model"], result["depth"], result["context"]) == ("tiny.gguf", 6, 64)
+    assert result["memory"]["total"] > 0 and result["adapter"] and result["dispatches_per_token"] == 13
+    assert result["floor_ratio"] == result["decode_per_second"] / result["floor"]["per_second"]
+    assert result["profile"]["source"] == "timestamps"
+    assert sum(k["count"] for k in result["profile"]["phases"][1]["kernels"]) == 13
+    assert json.loads(output.read_text())["results"] == [result]
+
+    done = bench(model, *SIZES, "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert "prefill of 20" in done.stdout and "GPU memory" in done.stdout
+    (newer,) = json.loads(output.read_text())["results"]
+    assert "profile" not in newer
+
+
+def test_sizes_that_do_not_fit_the_models_context_are_one_sentence(tmp_path: Path) -> None:
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(tiny_llama(TinyLlama(n_ctx=64)))
+    done = bench(model, "--prompt-tokens", 100, "--gen-tokens", 4)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "100 tokens" in done.stderr.splitlines()[-1] and "context" in done.stderr.splitlines()[-1]
