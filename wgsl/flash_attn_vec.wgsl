@@ -1,6 +1,7 @@
 // Attention of one token, one workgroup a query head: rotates q and k, appends k and v to the layer's cache, and attends
 // to all positions with an online softmax, {{ tile }} positions a step. Heads that share a key-value head each round the
-// new k and v for themselves; the first of them writes the cache.
+// new k and v for themselves; the first of them writes the cache. With splits, the positions are shared out among as
+// many workgroups, and y holds their parts for flash_attn_reduce: sums, then the largest score and the sum of weights.
 {% import "common/lanes.wgsl" as order %}
 {% if subgroup %}
 enable subgroups;
@@ -49,6 +50,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let h = group.x;
   let kv = h / {{ n_head // n_head_kv }}u;
   let position = batch[{{ io.n_past }}u];
+{% if splits > 1 %}
+  let each = (position + {{ splits }}u) / {{ splits }}u;
+  let begin = group.y * each;
+  let end = min(begin + each, position + 1u);
+{% else %}
+  let begin = 0u;
+  let end = position + 1u;
+{% endif %}
   let q_at = h * D;
   let k_at = ({{ n_head }}u + kv) * D;
   for (var i = lane; i < {{ n_dims // 2 }}u; i += WG) {
@@ -76,7 +85,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let from8 = D + i * 8u;
     let word = vec4<u32>(pack2(from8), pack2(from8 + 2u), pack2(from8 + 4u), pack2(from8 + 6u));
     fresh[i] = word;
-    if (h % {{ n_head // n_head_kv }}u == 0u) {
+    if (h % {{ n_head // n_head_kv }}u == 0u{{ " && end == position + 1u && begin < end" if splits > 1 }}) {
       if (i < V8) { k_cache[cache + position * V8 + i] = word; } else { v_cache[cache + position * V8 + i - V8] = word; }
     }
   }
@@ -88,8 +97,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var acc1 = vec4<f32>(0.0);
   let column = lane % V8;
   let share = lane / V8;
-  for (var first = 0u; first <= position; first += TILE) {
-    let count = min(TILE, position + 1u - first);
+  for (var first = begin; first < end; first += TILE) {
+    let count = min(TILE, end - first);
     var best = top;
     for (var i = lane; i < count; i += WG) {
       let j = first + i;
@@ -137,7 +146,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       sum += sums[s * 2u * V8 + i];
       norm += partial[s];
     }
+{% if splits > 1 %}
+    let part = (h * {{ splits }}u + group.y) * {{ head_dim // 4 + 1 }}u;
+    y[part + i] = sum;
+    if (i == 0u) { y[part + {{ head_dim // 4 }}u] = vec4<f32>(top, norm, 0.0, 0.0); }
+{% else %}
     let at = h * {{ head_dim // 4 }}u + i;
     y[{{ order.vector("at", n_head * head_dim) if y_lanes else "at" }}] = sum / norm;
+{% endif %}
   }
 }

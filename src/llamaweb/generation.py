@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from llamaweb.errors import ContextError
+from llamaweb.errors import ContextError, LlamaWebError
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
 from llamaweb.planner.plan import ModelPlan
 from llamaweb.sampling import Sampling
@@ -33,14 +34,32 @@ class Runner(Protocol):
     async def read_results(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
+@dataclass
+class _Run:
+    """A generation under way: what was asked, what came, and what the GPU was told."""
+
+    prompt: Sequence[int]
+    tokens: list[int] = field(default_factory=list)
+    waiting: deque[Awaitable[Any]] = field(default_factory=deque)
+    submitted: int = 0  # samplings; each after the first cached the token before it
+
+    @property
+    def cached(self) -> list[int]:
+        return [*self.prompt, *self.tokens[: max(self.submitted - 1, 0)]] if self.submitted else []
+
+
 class Generator:
-    """Generates on one executor; `past` are the tokens whose keys and values the cache holds."""
+    """Generates on one executor, one answer at a time: a new one ends the one before."""
 
     def __init__(self, runner: Runner, clock: Callable[[], float]) -> None:
         self._runner = runner
         self._clock = clock  # milliseconds
-        self._draining: list[Awaitable[Any]] = []
-        self.past: list[int] = []
+        self._run: _Run | None = None
+
+    @property
+    def past(self) -> list[int]:
+        """The tokens whose keys and values the cache holds."""
+        return self._run.cached if self._run else []
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling, max_tokens: int) -> AsyncGenerator[int]:
         """Tokens that follow `prompt`, up to `max_tokens` or the context's end; the caller stops by closing."""
@@ -52,42 +71,51 @@ class Generator:
                 f"The prompt has {len(prompt)} tokens, but the context holds {plan.n_ctx}; "
                 "shorten it, or load the model with a larger n_ctx."
             )
-        await self._drain()
+        past = self.past
+        run = await self._begin(prompt)
         self._runner.write_io(IO.step, sampling.words())
-        waiting: deque[Awaitable[Any]] = deque([self._prefill(prompt)])
+        run.waiting.append(self._prefill(prompt, past))
+        run.submitted = 1
         total = min(max_tokens, plan.n_ctx - len(prompt) + 1)
-        submitted, given, tokens = 1, 0, []
-        ahead, burst = _MIN_AHEAD, 1
-        begin = 0.0
-        try:
-            while given < total:
-                while submitted < total and submitted - given < ahead and len(waiting) < IN_FLIGHT:
-                    repeat = min(burst, total - submitted)
-                    waiting.append(self._runner.sample("decode", 1, repeat))
-                    submitted += repeat
-                for token in (await waiting.popleft()).to_py():
-                    tokens.append(int(token))
-                    yield tokens[-1]
-                    given += 1
-                now = self._clock()
-                begin = begin or now
-                if given > _MIN_AHEAD:
-                    each = (now - begin) / (given - 1)
-                    ahead = max(_MIN_AHEAD, min(IN_FLIGHT * SUBMITTED, int(_AHEAD_MS / max(each, 0.1))))
-                    burst = SUBMITTED if ahead >= 2 * SUBMITTED else 1
-        finally:
-            self._draining += waiting
-            processed = submitted - 1  # decode runs, each of which cached the token before it
-            self.past = [*prompt, *tokens[:processed]]
+        ahead, burst, begin = _MIN_AHEAD, 1, 0.0
+        while len(run.tokens) < total:
+            self._check_owner(run)
+            while run.submitted < total and run.submitted - len(run.tokens) < ahead and len(run.waiting) < IN_FLIGHT:
+                repeat = min(burst, total - run.submitted)
+                phase = plan.decode_phase(len(prompt) + run.submitted - 1)
+                run.waiting.append(self._runner.sample(phase, 1, repeat))
+                run.submitted += repeat
+            found = (await run.waiting.popleft()).to_py()
+            self._check_owner(run)
+            for token in found:
+                run.tokens.append(int(token))
+                yield run.tokens[-1]
+            now = self._clock()
+            begin = begin or now
+            if len(run.tokens) > _MIN_AHEAD:
+                each = (now - begin) / (len(run.tokens) - 1)
+                ahead = max(_MIN_AHEAD, min(IN_FLIGHT * SUBMITTED, int(_AHEAD_MS / max(each, 0.1))))
+                burst = SUBMITTED if ahead >= 2 * SUBMITTED else 1
 
-    def _prefill(self, prompt: Sequence[int]) -> Awaitable[Any]:
-        """Submits the part of the prompt that the cache does not hold; the last batch samples."""
-        done = min(_common_prefix(self.past, prompt), len(prompt) - 1)
-        self.past = []  # until this generation ends, nothing is known of the cache
+    async def _begin(self, prompt: Sequence[int]) -> _Run:
+        """Takes the executor over: what ran past an earlier stop still uses read-back buffers, and is waited for."""
+        previous, self._run = self._run, _Run(prompt)
+        run = self._run
+        if previous:
+            await asyncio.gather(*previous.waiting, return_exceptions=True)
+        return run
+
+    def _check_owner(self, run: _Run) -> None:
+        if self._run is not run:
+            raise LlamaWebError("Another answer was begun on this model, which ended this one.")
+
+    def _prefill(self, prompt: Sequence[int], past: Sequence[int]) -> Awaitable[Any]:
+        """Submits the part of the prompt that the cache, with `past`, does not hold; the last batch samples."""
+        done = min(_common_prefix(past, prompt), len(prompt) - 1)
         n_ubatch = self._runner.plan.n_ubatch
         while True:
             part = prompt[done : done + n_ubatch]
-            phase = "prefill" if len(part) > 1 else "decode"
+            phase = "prefill" if len(part) > 1 else self._runner.plan.decode_phase(done)
             self._write_batch(done, part)
             done += len(part)
             if done == len(prompt):
@@ -102,8 +130,7 @@ class Generator:
             raise ContextError(
                 f"{len(tokens)} tokens do not fit the context of {plan.n_ctx}; load with a larger n_ctx."
             )
-        await self._drain()
-        self.past = []
+        await self._begin([])
         step = plan.phases["evaluate"].n_tokens
         found: list[np.ndarray] = []
         likely: list[np.ndarray] = []
@@ -124,13 +151,7 @@ class Generator:
 
     async def forget(self) -> None:
         """For whoever uses the executor besides: waits for what is under way, and takes the cache for lost."""
-        await self._drain()
-        self.past = []
-
-    async def _drain(self) -> None:
-        """Waits for what ran past an earlier stop: its read-back buffers are in use until then."""
-        draining, self._draining = self._draining, []
-        await asyncio.gather(*draining, return_exceptions=True)
+        await self._begin([])
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

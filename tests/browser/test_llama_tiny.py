@@ -70,9 +70,7 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups):
 
 def check(page: Page, spec: TinyLlama, subgroups: bool = True) -> None:
     data = tiny_llama(spec)
-    found, sizes = page.run(
-        forward, data=data, tokens=TOKENS, n_prompt=PROMPT, n_ubatch=N_UBATCH, subgroups=subgroups
-    )
+    found, sizes = page.run(forward, data=data, tokens=TOKENS, n_prompt=PROMPT, n_ubatch=N_UBATCH, subgroups=subgroups)
     expected = ReferenceLlama(data).logits(TOKENS)[PROMPT - 1 :]
     assert found.shape == expected.shape
     errors = [nmse(a, b) for a, b in zip(found, expected, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamaweb.errors import ContextError, GPUError
+from llamaweb.errors import ContextError, GPUError, LlamaWebError
 from llamaweb.generation import Generator as Tokens
 from llamaweb.generation import held_back, stop_at
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
@@ -316,3 +316,19 @@ def test_text_ends_before_the_first_stop(text: str, stops: list[str], expected: 
 )
 def test_what_may_begin_a_stop_is_held_back(text: str, stops: list[str], expected: int) -> None:
     assert held_back(text, stops) == expected
+
+
+def test_a_new_answer_ends_the_one_before_and_keeps_what_the_cache_holds() -> None:
+    async def play() -> None:
+        gpu = FakeGPU()
+        tokens = Tokens(gpu, lambda: gpu.now)
+        first = tokens.generate([1, 2, 3], GREEDY, 20)
+        begun = [await anext(first), await anext(first)]
+        second = [token async for token in tokens.generate([1, 2, 3, *begun], GREEDY, 5)]
+        assert second == continued([1, 2, 3, *begun], 5)
+        with pytest.raises(LlamaWebError, match="Another answer was begun"):
+            _ = [token async for token in first]
+        third = [token async for token in tokens.generate([1, 2, 3, *begun], GREEDY, 3)]
+        assert third == second[:3]
+
+    asyncio.run(play())

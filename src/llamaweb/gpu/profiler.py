@@ -54,7 +54,8 @@ class Profiler:
             phases.append(await self._phase("prefill", n_tokens, depth, whole))
         if n_generate:
             whole = await self._whole_token(n_generate, depth)
-            phases.append(await self._phase("decode", 1, depth + n_generate // 2, whole))
+            position = depth + n_generate // 2
+            phases.append(await self._phase(plan.decode_phase(position), 1, position, whole))
         return Profile(self._device.profile.name, self._source, await self._peaks(), tuple(phases))
 
     async def _choose_source(self, depth: int) -> None:
@@ -136,7 +137,8 @@ class Profiler:
             for at in range(0, n_generate, SUBMITTED):
                 if len(waiting) == IN_FLIGHT:
                     await waiting.popleft()
-                waiting.append(self._executor.sample("decode", 1, min(SUBMITTED, n_generate - at)))
+                phase = self._executor.plan.decode_phase(n_past + at)
+                waiting.append(self._executor.sample(phase, 1, min(SUBMITTED, n_generate - at)))
             while waiting:
                 await waiting.popleft()
             found.append(1e3 * (now_ms() - begin) / n_generate)

@@ -235,6 +235,7 @@ def flash_attn_vec(
     scale: float,
     profile: DeviceProfile,
     *,
+    splits: int = 1,
     y_lanes: bool = False,
 ) -> Launch:
     slots = [
@@ -255,9 +256,22 @@ def flash_attn_vec(
         subgroup=profile.subgroup_size,
         groups=workgroup // (head_dim // 8),
         scale=scale,
+        splits=splits,
         y_lanes=y_lanes,
         **_attention(rope, head_dim, n_head, n_head_kv, n_ctx),
     )
+    return Launch(kernel, (n_head, splits, 1))
+
+
+def attention_splits(profile: DeviceProfile) -> int:
+    """Workgroups that share a head's positions over a long context; 1 where there are few cores to share them."""
+    return 1 if _is_cpu(profile) else 16
+
+
+def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool = False) -> Launch:
+    """The parts of flash_attn_vec, put together."""
+    constants = {"head_dim": head_dim, "n_head": n_head, "splits": splits, "y_lanes": y_lanes}
+    kernel = _kernel("flash_attn_reduce", [_arena("x"), _arena("y")], workgroup=32, **constants)
     return Launch(kernel, (n_head, 1, 1))
 
 

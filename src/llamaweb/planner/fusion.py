@@ -47,14 +47,15 @@ class Steps:
     logits: Value
 
 
-def fuse(graph: Graph) -> Steps:
-    """The steps of a graph, in order."""
-    return _Fuser(graph).run()
+def fuse(graph: Graph, attention_splits: int = 1) -> Steps:
+    """The steps of a graph, in order. With attention splits, one token's attention is shared out and put together."""
+    return _Fuser(graph, attention_splits).run()
 
 
 class _Fuser:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, attention_splits: int) -> None:
         self.graph = graph
+        self.splits = attention_splits
         self.consumers: dict[Tensor, list[Tensor]] = {}
         for node in graph.nodes:
             for src in node.src:
@@ -164,7 +165,12 @@ class _Fuser:
             raise UnsupportedError(f"{node.name}: q, k and v are not products of one input, which is not supported.")
         head_dim = node.params["head_dim"]
         params = {**node.params, "n_head": q.row // head_dim, "n_head_kv": k.row // head_dim}
-        if node.rows == 1:
+        if node.rows == 1 and self.splits > 1:
+            parts = Value(node.name + ".parts", params["n_head"] * self.splits * (head_dim + 4), 1)
+            self._emit("flash_attn_vec", node.name, {"qkv": qkv, "y": parts}, splits=self.splits, **params)
+            shape = {"head_dim": head_dim, "n_head": params["n_head"], "splits": self.splits}
+            self._emit("flash_attn_reduce", node.name + ".sum", {"x": parts, "y": self._value(node)}, **shape)
+        elif node.rows == 1:
             self._emit("flash_attn_vec", node.name, {"qkv": qkv, "y": self._value(node)}, **params)
         else:
             self._emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, **params)
@@ -180,11 +186,11 @@ class _Fuser:
 
 
 # Where kernels can read and write one token's activations in lane order (wgsl/common/lanes.wgsl).
-_LANE_ORDER = {"get_rows": {"y"}, "mul_mat_vec": {"x", "y"}, "flash_attn_vec": {"y"}}
+_LANE_ORDER = {"get_rows": {"y"}, "mul_mat_vec": {"x", "y"}, "flash_attn_vec": {"y"}, "flash_attn_reduce": {"y"}}
 
 
 def _in_lane_order(steps: list[Step]) -> list[Step]:
-    """Marks, as params["lane_order"], the slots of values that products of one token read and all their kernels know."""
+    """Marks in params["lane_order"] the slots of values that products of one token read, where all kernels can."""
     read = {s.values["x"] for s in steps if s.op == "mul_mat_vec" and s.values["x"].n_tokens == 1}
     uses = [(s, slot, value) for s in steps for slot, value in s.values.items()]
     plain = {value for s, slot, value in uses if slot not in _LANE_ORDER.get(s.op, ())}

@@ -15,7 +15,7 @@ from llamaweb.kernels.io import IO, readback_bytes
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.fusion import Step, Steps, fuse
 from llamaweb.planner.memory import Lifetime, align, lower_bound, plan_arena
-from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase, RopeTable, WeightPlan
+from llamaweb.planner.plan import LONG_CONTEXT, Binding, Dispatch, ModelPlan, Phase, RopeTable, WeightPlan
 from llamaweb.profile import DESKTOP, DeviceProfile
 from llamaweb.rope import Rope
 
@@ -45,16 +45,19 @@ def plan_model(
         raise UnsupportedError(f"Attention heads of {hp.head_dim} are not supported; multiples of 8 up to 256 are.")
     n_ubatch = max(n_ubatch, 2) if logits_all else n_ubatch  # "evaluate" takes two tokens or more
     n_ubatch = min(n_ubatch, n_ctx, profile.max_compute_workgroups_per_dimension)
-    batches = {"decode": (1, "last")}
+    batches = {"decode": (1, "last", 1)}  # tokens, wanted logits, attention splits
+    splits = library.attention_splits(profile)
+    if n_ctx > LONG_CONTEXT and splits > 1:
+        batches["decode_long"] = (1, "last", splits)
     if n_ubatch > 1:
-        batches["prefill"] = (n_ubatch, "last")
+        batches["prefill"] = (n_ubatch, "last", 1)
     if logits_all:
-        batches["evaluate"] = (max(2, min(n_ubatch, 128, _EVALUATED_LOGITS // (4 * hp.n_vocab))), "all")
+        batches["evaluate"] = (max(2, min(n_ubatch, 128, _EVALUATED_LOGITS // (4 * hp.n_vocab))), "all", 1)
     fused: dict[str, Steps] = {}
-    for name, (n_tokens, outputs) in batches.items():
+    for name, (n_tokens, outputs, splits) in batches.items():
         graph = Graph(file.tensors, n_tokens, outputs)
         arch.build(graph, hp)
-        fused[name] = fuse(graph)
+        fused[name] = fuse(graph, splits)
     return _Planner(profile, n_ctx, n_ubatch, hp.n_layer, hp.n_head_kv * hp.head_dim).plan(fused)
 
 
@@ -170,8 +173,11 @@ class _Planner:
                     self.n_ctx,
                     p["scale"],
                     self.profile,
+                    splits=p.get("splits", 1),
                     y_lanes=y_lanes,
                 )
+            case "flash_attn_reduce":
+                return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=y_lanes)
             case "flash_attn":
                 return library.flash_attn(p["head_dim"], p["n_head"], p["n_head_kv"], self.n_ctx, p["scale"], n_tokens)
             case "sample":

@@ -9,6 +9,8 @@ from llamaweb.kernels.formats import Format
 from llamaweb.kernels.library import Kernel
 from llamaweb.rope import Rope
 
+LONG_CONTEXT = 192  # tokens, from which on splitting attention pays for its dispatch
+
 
 @dataclass(frozen=True)
 class Binding:
@@ -89,6 +91,10 @@ class ModelPlan:
         for region, size in self.regions.items():
             use[region.split(".")[0]] += size
         return {**use, "total": sum(use.values())}
+
+    def decode_phase(self, position: int) -> str:
+        """The phase that computes the token at a position: attention over a long context is split."""
+        return "decode_long" if position >= LONG_CONTEXT and "decode_long" in self.phases else "decode"
 
     @property
     def dispatches_per_token(self) -> int:
