@@ -121,3 +121,11 @@ def test_peak_kernels_stay_within_a_devices_limits(profile: DeviceProfile) -> No
         assert launch.workgroups[0] <= profile.max_compute_workgroups_per_dimension
         assert size > 0
     assert peaks.read(profile)[1] <= profile.max_storage_buffer_binding_size
+
+
+def test_every_phase_of_a_plan_has_shapes_and_costs() -> None:
+    both = plan_model(header(), n_ctx=N_CTX, n_ubatch=64, logits_all=True)
+    for name, phase in both.phases.items():
+        found = costs(both, name, phase.n_tokens, 100)
+        assert all(shape(d.kernel) for d in phase.dispatches)
+        assert all(c.read > 0 and c.flops >= 0 for c in found)

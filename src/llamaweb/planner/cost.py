@@ -35,7 +35,8 @@ def shape(kernel: Kernel) -> str:
     """A kernel's shape for a person: columns × rows of a product, heads of an attention, length of a row."""
     c = dict(kernel.constants)
     if "head_dim" in c:
-        return f"{c['n_head']}/{c['n_head_kv']} heads of {c['head_dim']}"
+        heads = "/".join(str(c[name]) for name in ("n_head", "n_head_kv") if name in c)
+        return f"{heads} heads of {c['head_dim']}"
     epilogue = c.get("epilogue", "store")
     size = f"{c['k']}×{c['n']}" if "k" in c and "n" in c else str(c.get("k", c.get("n", "")))
     return size if epilogue == "store" else f"{size} {epilogue}"
