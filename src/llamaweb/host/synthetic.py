@@ -99,27 +99,33 @@ def write(path: Path, shape: Shape, format: T, tokenizer: Mapping[str, Any]) -> 
     writer.write_ti_data_to_file()
     assert writer.fout
     out, random = writer.fout[0], np.random.default_rng(0)
+    at = out.tell()  # counted from here on: under Pyodide a file does not know a position beyond 2 GB
     for _, rows, columns, type in tensors:
-        writer.write_padding(out, out.tell())
+        at += out.write(bytes(-at % writer.data_alignment))
         if rows:
-            _weights(out, rows * columns, type, random)
+            at += _weights(out, rows * columns, type, random)
         else:
-            out.write(np.ones(columns, np.float32).tobytes())
-    writer.write_padding(out, out.tell())
+            at += out.write(np.ones(columns, np.float32).tobytes())
+    out.write(bytes(-at % writer.data_alignment))
     writer.close()
 
 
-def _metadata(writer: Any, shape: Shape, tokenizer: Mapping[str, Any]) -> None:
-    for name, value in tokenizer.items():
+def add_tokenizer(writer: Any, metadata: Mapping[str, Any], n_vocab: int | None = None) -> None:
+    """The tokenizer of a model's metadata into a GGUF writer, cut off or padded to `n_vocab` tokens."""
+    for name, value in metadata.items():
         if not name.startswith("tokenizer."):
             continue
-        if name == "tokenizer.ggml.tokens":
-            extra = [f"<|unused{i}|>".encode() for i in range(len(value), shape.n_vocab)]
-            value = [*value[: shape.n_vocab], *extra]
-        elif name in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
+        value = value.tolist() if isinstance(value, np.ndarray) else value
+        if n_vocab and name == "tokenizer.ggml.tokens":
+            value = [*value[:n_vocab], *(f"<|unused{i}|>".encode() for i in range(len(value), n_vocab))]
+        elif n_vocab and name in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
             fill = int(gguf.TokenType.UNUSED) if name.endswith("token_type") else 0.0
-            value = [*value.tolist()[: shape.n_vocab], *[fill] * (shape.n_vocab - len(value))]
-        _add(writer, name, value.tolist() if isinstance(value, np.ndarray) else value)
+            value = [*value[:n_vocab], *[fill] * (n_vocab - len(value))]
+        _add(writer, name, value)
+
+
+def _metadata(writer: Any, shape: Shape, tokenizer: Mapping[str, Any]) -> None:
+    add_tokenizer(writer, tokenizer, shape.n_vocab)
     writer.add_block_count(shape.n_layer)
     writer.add_context_length(8192)
     writer.add_embedding_length(shape.n_embd)
@@ -169,13 +175,12 @@ def _bytes(rows: int, columns: int, type: T) -> int:
     return rows * columns // block * size
 
 
-def _weights(out: Any, count: int, type: T, random: np.random.Generator) -> None:
-    """Writes `count` weights: a random piece, over and over."""
+def _weights(out: Any, count: int, type: T, random: np.random.Generator) -> int:
+    """Writes `count` weights, a random piece over and over; gives the bytes written."""
     block, size = GGML_QUANT_SIZES[type]
     blocks = count // block
     piece = _piece(min(blocks, _PIECE), type, random)
-    for first in range(0, blocks, _PIECE):
-        out.write(piece[: min(_PIECE, blocks - first) * size])
+    return sum(out.write(piece[: min(_PIECE, blocks - first) * size]) for first in range(0, blocks, _PIECE))
 
 
 def _piece(blocks: int, type: T, random: np.random.Generator) -> bytes:

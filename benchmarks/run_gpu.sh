@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# A table of models in one run on this machine's GPU, with the yardstick beside each: in Node, and, where pack.sh's browser
+# is unpacked too and python3 has what the command line needs, in Chromium.
+#   usage: run_gpu.sh [MODEL ...]     MODEL as in bench.py: synthetic:SHAPE:FORMAT[@DEPTH][+]; the issue's table if none
+#   environment: RIG (/tmp/rig), SOURCE (the checkout this file is in), RESULTS (results.json), MODELS (/tmp/models),
+#                SIZES ("512 128 3": prompt, generated, repetitions), BROWSER (/tmp/browser)
+set -euo pipefail
+source=${SOURCE:-$(dirname "$(dirname "$(realpath "$0")")")}
+rig=${RIG:-/tmp/rig} results=${RESULTS:-results.json} models=${MODELS:-/tmp/models} browser=${BROWSER:-/tmp/browser}
+read -r prompt generated reps <<<"${SIZES:-512 128 3}"
+[ $# -gt 0 ] || set -- synthetic:smollm2-135m:Q4_0+ synthetic:llama-3.2-1b:Q4_0+ synthetic:llama-3.2-1b:Q4_0@4096 \
+  synthetic:llama-3.2-1b:Q{2,3,5,6}_K synthetic:llama-3.2-1b:Q8_0 synthetic:llama-3.1-8b:Q4_K+
+mkdir -p "$models"
+export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
+"$rig/node" "$rig/node.mjs" "$rig/dist" "$source" "$source/benchmarks/bench.py" \
+  "$results" "$models" "$rig/donor.gguf" "$prompt" "$generated" "$reps" "$@"
+
+[ -x "$browser/chromium/chromium-headless-shell" ] || exit 0
+mkdir -p /etc/fonts && cp -rn "$browser/fonts/." /etc/fonts/ || true
+export PYTHONPATH=$source/src${PYTHONPATH:+:$PYTHONPATH} LD_LIBRARY_PATH=$browser/lib PATH=$browser/chromium:$PATH
+export LLAMAWEB_DIST=$rig/dist
+for asked in "$@"; do
+  name=${asked%+} depth=0
+  case $name in *@*) depth=${name#*@} name=${name%@*} ;; esac
+  case $name in synthetic:*) name=${name#synthetic:} name=$models/synthetic-${name/:/-}.gguf ;; esac
+  python3 -m llamaweb.host.cli bench "$name" --gpu --chrome "$browser/chromium/chromium-headless-shell" --floor \
+    --prompt-tokens "$prompt" --gen-tokens "$generated" --reps "$reps" --depth "$depth" --output "$results" || true
+done
