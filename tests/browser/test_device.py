@@ -30,6 +30,53 @@ def test_a_kernel_that_does_not_compile_is_named_with_its_constants(page: Page) 
         page.run(compile)
 
 
+def test_a_variant_that_does_not_compile_gives_way_to_the_plain_one_with_a_warning(page: Page, model: bytes) -> None:
+    async def answer(model):
+        import warnings
+        from dataclasses import replace
+
+        from llamaweb import Llama
+        from llamaweb.gpu.executor import Executor
+
+        allocate = Executor.allocate
+        broken = 0
+
+        async def allocate_a_broken_plan(self):
+            nonlocal broken
+            phases = {}
+            for name, phase in self.plan.phases.items():
+                dispatches = []
+                for d in phase.dispatches:
+                    if d.plain:
+                        constants = tuple((k, v * 4096 if k == "workgroup" else v) for k, v in d.kernel.constants)
+                        d, broken = replace(d, kernel=replace(d.kernel, constants=constants)), broken + 1
+                    dispatches.append(d)
+                phases[name] = replace(phase, dispatches=tuple(dispatches))
+            self.plan = replace(self.plan, phases=phases)
+            await allocate(self)
+
+        async def tokens():
+            async with await Llama.load(model, n_ctx=32) as llm:
+                async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=6):
+                    pass
+                return llm.tokens
+
+        right = await tokens()
+        Executor.allocate = allocate_a_broken_plan
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                plain = await tokens()
+        finally:
+            Executor.allocate = allocate
+        return right, plain, broken, [str(w.message) for w in caught if w.category is RuntimeWarning]
+
+    right, plain, broken, said = page.run(answer, model=model)
+    assert plain == right
+    if broken:  # variants beside the plain one exist where the adapter has subgroups
+        assert len(said) == 2 and any("mul_mat_vec" in text for text in said), said
+
+
 def test_a_binding_that_webgpu_refuses_is_named_by_its_dispatch(page: Page, model: bytes) -> None:
     async def prepare(model):
         from dataclasses import replace

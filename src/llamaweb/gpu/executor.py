@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import js
@@ -42,23 +44,42 @@ class Pipelines:
         self._layouts: dict[tuple[str, ...], Any] = {}
         self._pipelines: dict[Kernel, Any] = {}
 
-    async def compile(self, kernels: list[Kernel], done: Callable[[int, int], None] | None = None) -> None:
-        """Compiles kernels side by side; raises GPUError that names a kernel WebGPU refuses."""
+    async def compile(
+        self,
+        kernels: Sequence[Kernel],
+        done: Callable[[int, int], None] | None = None,
+        plain: Mapping[Kernel, Kernel] | None = None,
+    ) -> set[Kernel]:
+        """Compiles kernels side by side. Where WebGPU refuses one that has a plain variant, this is compiled instead,
+        with a warning that names the kernel; gives the refused ones. Raises GPUError if there is no other way."""
         missing = [k for k in dict.fromkeys(kernels) if k not in self._pipelines]
+        plain = plain or {}
+        refused: set[Kernel] = set()
         finished = 0
 
         async def one(kernel: Kernel) -> None:
             nonlocal finished
-            self._pipelines[kernel] = await self._compile(kernel)
+            try:
+                self._pipelines[kernel] = await self._compile(kernel)
+            except GPUError as error:
+                if kernel not in plain:
+                    raise
+                if kernel.template not in {k.template for k in refused}:
+                    warnings.warn(f"{error}; its plain variant is used instead.", RuntimeWarning, stacklevel=1)
+                refused.add(kernel)
+                self._pipelines[plain[kernel]] = await self._compile(plain[kernel])
             finished += 1
             if done:
                 done(finished, len(missing))
 
         await asyncio.gather(*(one(kernel) for kernel in missing))
+        return refused
 
     async def _compile(self, kernel: Kernel) -> Any:
         handle = self._device.handle
+        handle.pushErrorScope("validation")  # what is wrong with the shader is told by the pipeline below
         module = handle.createShaderModule(js_object({"label": kernel.template, "code": wgsl(kernel)}))
+        handle.popErrorScope()
         layout = handle.createPipelineLayout(js_object({"bindGroupLayouts": [self._layout(kernel)]}))
         description = {"label": kernel.template, "layout": layout, "compute": {"module": module, "entryPoint": "main"}}
         try:
@@ -120,11 +141,14 @@ class Executor:
     async def prepare(self, done: Callable[[int, int], None] | None = None) -> None:
         """Compiles the plan's kernels and makes its bind groups."""
         dispatches = [d for phase in self.plan.phases.values() for d in phase.dispatches]
-        await self.pipelines.compile([d.kernel for d in dispatches], done)
+        plain = {d.kernel: d.plain[0] for d in dispatches if d.plain}
+        refused = await self.pipelines.compile([d.kernel for d in dispatches], done, plain)
         async with self.device.errors("preparing the plan"):
             for name, phase in self.plan.phases.items():
                 steps = js.Array.new()
                 for d in phase.dispatches:
+                    if d.kernel in refused and d.plain:
+                        d = replace(d, kernel=d.plain[0], workgroups=d.plain[1])
                     steps.push(self.pipelines.step(d.kernel, [(self.buffers[b.region], b) for b in d.bindings], d))
                 self._steps[name] = steps
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llamaweb.kernels.formats import Format
@@ -36,6 +36,7 @@ class Launch:
     kernel: Kernel
     workgroups: tuple[int, int, int]
     token_tile: int = 0
+    plain: Launch | None = None  # what does the same on any device, with the same bindings
 
 
 def _kernel(template: str, slots: list[Slot], **constants: Any) -> Kernel:
@@ -158,7 +159,13 @@ def mul_mat_vec(
         last_row=last_row,
     )
     per_workgroup = v.workgroup // v.lanes * v.rows
-    return Launch(kernel, _spread(-(-n // per_workgroup)))
+    plain = None
+    if v.subgroup:
+        options: dict[str, Any] = {"eps": eps, "bias": bias, "epilogue": epilogue, "offset": offset}
+        options |= {"last_row": last_row, "x_lanes": x_lanes, "y_lanes": y_lanes}
+        any_device = default_variant(k, n, epilogue, DeviceProfile())
+        plain = mul_mat_vec(format, k, n, profile, **options, variant=any_device)
+    return Launch(kernel, _spread(-(-n // per_workgroup)), plain=plain)
 
 
 def mul_mat(
@@ -260,7 +267,12 @@ def flash_attn_vec(
         y_lanes=y_lanes,
         **_attention(rope, head_dim, n_head, n_head_kv, n_ctx),
     )
-    return Launch(kernel, (n_head, splits, 1))
+    plain = None
+    if profile.subgroup_size:
+        any_device = replace(profile, subgroup_size=0)
+        shape = (rope, head_dim, n_head, n_head_kv, n_ctx, scale, any_device)
+        plain = flash_attn_vec(*shape, splits=splits, y_lanes=y_lanes)
+    return Launch(kernel, (n_head, splits, 1), plain=plain)
 
 
 def attention_splits(profile: DeviceProfile) -> int:

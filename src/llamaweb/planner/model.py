@@ -119,7 +119,8 @@ class _Planner:
             bound["k_cache"] = Binding("kv", k_at, self.cache_bytes)
             bound["v_cache"] = Binding("kv", v_at, self.cache_bytes)
         bindings = tuple(bound[slot.name] for slot in launch.kernel.slots)
-        return Dispatch(step.name, launch.kernel, bindings, launch.workgroups, launch.token_tile)
+        plain = (launch.plain.kernel, launch.plain.workgroups) if launch.plain else None
+        return Dispatch(step.name, launch.kernel, bindings, launch.workgroups, launch.token_tile, plain)
 
     def _launch(self, step: Step) -> library.Launch:
         p = step.params
