@@ -10,6 +10,8 @@ from typing import Any
 
 from llamaweb.errors import LlamaWebError
 
+CANCELLED = {"event": "error", "type": "Cancelled", "message": "Stopped."}
+
 _tasks: dict[int, asyncio.Task[None]] = {}
 
 
@@ -20,11 +22,18 @@ def start(number: int, command: str, params: str, post: Callable[[str], Any], fi
     """
     task = asyncio.ensure_future(_run(number, command, json.loads(params), post, file))
     _tasks[number] = task
-    task.add_done_callback(lambda _: _tasks.pop(number, None))
+
+    def ended(task: asyncio.Task[None]) -> None:
+        _tasks.pop(number, None)
+        if task.cancelled():  # before its first step, so that it could not answer
+            post(json.dumps({"id": number, "event": CANCELLED}))
+
+    task.add_done_callback(ended)
 
 
 def cancel(number: int) -> None:
-    """Stop a command; it answers with an error event of the type Cancelled. Nothing if it has ended already."""
+    """Stop a command: it answers with an error event of the type Cancelled, or an answer under way with the result so
+    far. Nothing if it has ended already."""
     if task := _tasks.get(number):
         task.cancel()
 
@@ -41,7 +50,7 @@ async def _run(number: int, command: str, params: dict[str, Any], post: Callable
 
         await handle(command, params, emit, file)
     except asyncio.CancelledError:
-        fail("Cancelled", "Stopped.")
+        emit(CANCELLED)
     except LlamaWebError as error:
         fail(type(error).__name__, str(error))
     except Exception as error:

@@ -73,3 +73,17 @@ def test_a_cancelled_command_says_so(page: types.ModuleType) -> None:
 
     page.handle = handle  # type: ignore[attr-defined]
     assert events({}, cancel=True) == [{"event": "error", "type": "Cancelled", "message": "Stopped."}]
+
+
+def test_a_command_that_is_cancelled_before_it_begins_says_so_too(page: types.ModuleType) -> None:
+    posted: list[str] = []
+
+    async def body() -> None:
+        worker.start(7, "run", "{}", posted.append)
+        worker.cancel(7)
+        await asyncio.sleep(0.01)
+
+    asyncio.run(body())
+    assert [json.loads(text) for text in posted] == [
+        {"id": 7, "event": {"event": "error", "type": "Cancelled", "message": "Stopped."}}
+    ]
