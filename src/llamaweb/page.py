@@ -6,6 +6,7 @@ raised; the worker turns them into events.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -88,11 +89,16 @@ async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: 
 
 
 async def _answer(llm: Llama, pieces: Any, emit: Emit) -> dict[str, Any]:
+    """The result; when the command is cancelled, what came until then, marked `stopped`."""
     text = []
-    async for piece in pieces:
-        text.append(piece)
-        emit({"event": "text", "text": piece})
-    return {"text": "".join(text), "tokens": llm.tokens, "timings": llm.timings, **_facts(llm)}
+    stopped = {}
+    try:
+        async for piece in pieces:
+            text.append(piece)
+            emit({"event": "text", "text": piece})
+    except asyncio.CancelledError:
+        stopped = {"stopped": True}
+    return {"text": "".join(text), "tokens": llm.tokens, "timings": llm.timings, **_facts(llm), **stopped}
 
 
 def _facts(llm: Llama) -> dict[str, Any]:
