@@ -1,0 +1,311 @@
+// The chat page: a model from a file or from the server, a conversation with it, and what goes wrong as sentences.
+
+import { Engine } from "./engine.js";
+import { amount, size } from "./units.js";
+
+const at = (id) => document.getElementById(id);
+const engine = new Engine();
+
+let state = "empty"; // empty, loading, ready or answering
+let call = null; // the engine's command under way
+let task = null; // a promise: what goes on has ended, on the page too
+let source = null; // {name, file} or {name, url} of the model
+let loaded = null; // what `load` told about it
+let messages = []; // the conversation, as the model gets it
+
+// --- The page's state ---
+
+function enter(next) {
+  state = document.body.dataset.state = next;
+  const usable = next === "ready" || next === "answering";
+  at("welcome").hidden = next !== "empty";
+  at("loading").hidden = next !== "loading";
+  at("log").hidden = !usable;
+  at("new-chat").hidden = at("other").hidden = !usable;
+  at("send").hidden = next === "answering";
+  at("stop").hidden = next !== "answering";
+  at("stop").disabled = at("cancel").disabled = false;
+  at("question").disabled = !usable;
+  at("question").placeholder = usable ? "Ask something" : "Load a model first";
+  at("below").hidden = !usable;
+  at("model").textContent = usable ? source.name.replace(/\.gguf$/i, "") : "";
+  at("model").title = usable ? (loaded.name ?? "") : "";
+  allowSend();
+}
+
+function allowSend() {
+  at("send").disabled = state !== "ready" || !at("question").value.trim();
+}
+
+// For screen readers only.
+function announce(sentence) {
+  at("status").textContent = sentence;
+}
+
+function fail(sentence, button = null) {
+  at("error").replaceChildren(sentence, ...(button ? [" ", button] : []));
+  at("error").scrollIntoView({ block: "nearest" });
+}
+
+function stop() {
+  at("stop").disabled = at("cancel").disabled = true; // once is enough; it ends when the GPU's work in flight has
+  if (call) engine.cancel(call.id);
+}
+
+// Ends what goes on, and waits until the page knows.
+async function settle() {
+  stop();
+  await task;
+}
+
+// --- Loading ---
+
+const PHASES = ["python", "header", "weights", "pipelines"];
+
+function showPhase(phase, done = 0, total = 0) {
+  const now = PHASES.indexOf(phase);
+  for (const [here, item] of at("loading").querySelectorAll("li").entries()) {
+    const [name, told, bar] = item.children;
+    if (here === now && item.dataset.stage !== "now") announce(name.textContent);
+    item.dataset.stage = here < now ? "done" : here === now ? "now" : "later";
+    if (here > now) told.textContent = "";
+    if (here === now) told.textContent = amount(phase, done, total);
+    if (!bar) continue;
+    bar.value = here < now ? 1 : here > now || !total ? 0 : done / total;
+  }
+}
+
+let pythonIsReady = false;
+engine.ready.then(() => {
+  pythonIsReady = true;
+  if (state === "loading") showPhase("header");
+});
+
+async function load(next) {
+  fail("");
+  // A file that cannot be a model does not cost the one that is loaded.
+  const objection = next.file && (await objectionTo(next.file));
+  if (objection) return fail(objection);
+  await settle();
+  task = loading(next);
+}
+
+async function loading(next) {
+  const again = next === source;
+  [source, loaded] = [next, null];
+  if (!again) forget();
+  enter("loading");
+  at("loading-title").textContent = `Loading ${next.name}`;
+  at("loading-title").focus();
+  showPhase(pythonIsReady ? "header" : "python");
+  call = engine.call("load", { model: next.url }, (event) => showPhase(event.phase, event.done, event.total), next.file);
+  try {
+    loaded = await call.result;
+    enter("ready");
+    showFacts(loaded);
+    announce(`${next.name} is ready.`);
+    at("question").focus();
+  } catch (error) {
+    enter("empty");
+    if (error.type !== "Cancelled") fail(error.message);
+    at("file").focus();
+  }
+  call = null;
+}
+
+async function objectionTo(file) {
+  try {
+    const magic = await file.slice(0, 4).text();
+    return magic === "GGUF" ? "" : `${file.name} is not a GGUF file; choose a model in that format.`;
+  } catch {
+    return `${file.name} cannot be read; choose a GGUF file.`;
+  }
+}
+
+// --- The conversation ---
+
+function forget() {
+  messages = [];
+  at("log").replaceChildren();
+}
+
+function turn(role, text) {
+  const item = document.createElement("article");
+  item.className = role;
+  const who = document.createElement("h3");
+  who.className = "unseen";
+  who.textContent = role === "user" ? "You" : "The model";
+  const words = document.createElement("div");
+  words.className = "words";
+  // Text, never markup: the model may write anything.
+  const node = document.createTextNode(text);
+  words.append(node);
+  item.append(who, words);
+  at("log").append(item);
+  return { item, node };
+}
+
+function remark(item, text) {
+  const line = document.createElement("p");
+  line.className = "quiet";
+  line.textContent = text;
+  item.append(line);
+}
+
+// Follows the text as it comes, unless the reader has scrolled up.
+function following(change) {
+  const view = at("main");
+  const follow = view.scrollHeight - view.scrollTop - view.clientHeight < 80;
+  change();
+  if (follow) view.scrollTop = view.scrollHeight;
+}
+
+function ask() {
+  const question = at("question").value.trim();
+  if (state !== "ready" || !question) return;
+  write("");
+  task = answering(question);
+}
+
+async function answering(question) {
+  fail("");
+  enter("answering");
+  const asked = turn("user", question);
+  const answer = turn("assistant", "");
+  answer.item.ariaBusy = "true"; // to be read out when it is whole
+  at("main").scrollTop = at("main").scrollHeight;
+  at("question").focus();
+  const limit = Number(at("length").value);
+  const params = {
+    messages: [...messages, { role: "user", content: question }],
+    temperature: Number(at("temperature").value),
+    ...(limit && { max_tokens: limit }),
+  };
+  call = engine.call("chat", params, ({ text }) => following(() => answer.node.appendData(text)));
+  let result = null;
+  let failure = null;
+  try {
+    result = await call.result;
+    if (result.tokens.length) showFacts(result);
+  } catch (error) {
+    failure = error;
+  }
+  call = null;
+  answer.item.ariaBusy = null;
+  following(() => {
+    if (failure) remark(answer.item, "Broken off.");
+    else if (result.stopped) remark(answer.item, "Stopped.");
+    else if (result.tokens.length === limit) remark(answer.item, "Ended at the length that is set below.");
+    if (answer.node.length) {
+      messages = [...params.messages, { role: "assistant", content: answer.node.data }];
+    } else {
+      // Nothing came: the question goes back to where it can be changed.
+      asked.item.remove();
+      answer.item.remove();
+      if (!at("question").value) write(question);
+    }
+    enter("ready");
+    if (failure) fail(failure.message, failure.type === "DeviceLostError" ? reloadButton() : null);
+  });
+}
+
+function reloadButton() {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Load it again";
+  button.onclick = () => load(source);
+  return button;
+}
+
+async function newChat() {
+  await settle();
+  fail("");
+  forget();
+  showFacts(loaded);
+  announce("A new chat.");
+  at("question").focus();
+}
+
+function showFacts({ timings, memory, adapter }) {
+  const parts = timings
+    ? [`${timings.generated_per_second.toFixed(1)} tokens/s`, `first word after ${(timings.first_token_ms / 1e3).toFixed(1)} s`]
+    : [`room for ${loaded.context} tokens`];
+  at("facts").textContent = [...parts, `GPU memory ${size(memory.total)}`].join(" · ");
+  at("facts").title = adapter;
+}
+
+// --- What a person does ---
+
+function write(text) {
+  at("question").value = text;
+  grow();
+}
+
+function grow() {
+  const box = at("question");
+  box.style.height = "auto";
+  box.style.height = `${box.scrollHeight + box.offsetHeight - box.clientHeight}px`;
+  allowSend();
+}
+
+at("question").oninput = grow;
+at("question").onkeydown = (event) => {
+  // While an input method composes, Enter belongs to it.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  ask();
+};
+at("ask").onsubmit = (event) => {
+  event.preventDefault();
+  ask();
+};
+at("stop").onclick = at("cancel").onclick = stop;
+document.onkeydown = (event) => {
+  if (event.key === "Escape" && state === "answering") stop();
+};
+at("new-chat").onclick = newChat;
+at("other").onclick = () => at("file").click();
+at("file").onchange = () => {
+  const [file] = at("file").files;
+  if (file) load({ name: file.name, file });
+  at("file").value = ""; // so that the same file can be chosen again
+};
+
+const carriesFiles = (event) => event.dataTransfer.types.includes("Files");
+document.ondragover = (event) => {
+  if (!carriesFiles(event)) return;
+  event.preventDefault();
+  document.body.classList.add("dragging");
+};
+document.ondragleave = (event) => {
+  if (!event.relatedTarget) document.body.classList.remove("dragging");
+};
+document.ondrop = (event) => {
+  if (!carriesFiles(event)) return;
+  event.preventDefault();
+  document.body.classList.remove("dragging");
+  const [file] = event.dataTransfer.files;
+  if (file) load({ name: file.name, file });
+};
+
+// --- At the start ---
+
+async function offerDefault() {
+  const { model } = await (await fetch("config.json")).json();
+  if (!model) return;
+  at("default").hidden = at("default-name").hidden = false;
+  at("default-name").textContent = model.name;
+  at("default").onclick = () => load({ name: model.name, url: new URL(model.url, location.href).href });
+}
+
+async function checkWebGPU() {
+  if (await navigator.gpu?.requestAdapter()) return;
+  const remedy = isSecureContext
+    ? "use a current Chrome, Edge, Safari or Firefox with hardware acceleration switched on"
+    : "open the page over https or from localhost";
+  fail(`This browser offers no WebGPU adapter here, and no model can run without one; ${remedy}.`);
+}
+
+enter("empty");
+offerDefault();
+checkWebGPU();
