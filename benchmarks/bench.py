@@ -1,8 +1,8 @@
 """`llamaweb bench` where there is no browser: a table of models in one run, under benchmarks/node.mjs.
 
 arguments: RESULTS.json MODELS_FOLDER DONOR.gguf PROMPT_TOKENS GEN_TOKENS REPETITIONS MODEL ...
-MODEL: a file or synthetic:SHAPE:FORMAT (written into MODELS_FOLDER with DONOR's tokenizer), then @DEPTH for tokens in the
-context before, and + for a profile.
+MODEL: a file or synthetic:SHAPE:FORMAT (written into MODELS_FOLDER with DONOR's tokenizer), then @DEPTH for tokens in
+the context before, and + for a profile.
 """
 
 import json

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Packs what `llamaweb bench` needs where there is neither a network nor a browser: Node with Dawn (the same WebGPU as
 # Chromium's), the Pyodide distribution, this checkout, and a tokenizer for synthetic models. One part below 60 MB.
-# With --browser two more parts: headless Chromium with its libraries, and chromedriver.
-#   usage: pack.sh DIR [--browser]         ->  DIR/rig.part [DIR/browser.1.part DIR/browser.2.part]
+# With --browser more parts of at most 60 MB: headless Chromium with its libraries, chromedriver, and what the command
+# line needs of Python (PYTHON_VERSION of the machine there, 3.12).
+#   usage: pack.sh DIR [--browser]         ->  DIR/rig.part [DIR/browser.1.part DIR/browser.2.part …]
 #   there: xz -dc -T0 rig.part | tar -C /tmp -xf - ;  cat browser.?.part | xz -dc -T0 | tar -C /tmp -xf -
 #          then /tmp/rig/llamaweb/benchmarks/run_gpu.sh
 # Needs npm and ./dev's environment; for --browser Debian's packages chromium, chromium-driver and apt-get.
@@ -23,7 +24,9 @@ rig() {
   cp node_modules/webgpu/{package.json,index.js} rig/node_modules/webgpu/
   cp node_modules/webgpu/dist/linux-x64/dawn.node rig/node_modules/webgpu/dist/linux-x64/
   cp "$root/benchmarks/node.mjs" rig/
-  cp -rL "$("$python" -c 'from llamaweb.host.distribution import ensure_distribution as e; print(e())')" rig/dist
+  mkdir -p rig/cache/llamaweb  # as XDG_CACHE_HOME, so that the command line finds the distribution there too
+  cp -rL "$("$python" -c 'from llamaweb.host.distribution import ensure_distribution as e; print(e())')" rig/cache/llamaweb/
+  (cd rig && ln -s cache/llamaweb/pyodide-* dist)
   (cd "$root" && git ls-files -z --cached --others --exclude-standard src wgsl demo benchmarks pyproject.toml) |
     (cd "$root" && tar --null -T - --ignore-failed-read -cf -) | tar -C rig/llamaweb -xf -
   "$python" "$root/benchmarks/donor.py" rig/donor.gguf
@@ -47,8 +50,14 @@ browser() {
     find /usr/lib -name "$name" -print -quit | xargs -r -I{} cp -L {} browser/lib/
   done
   cp -r /etc/fonts browser/fonts
+  "$python" -m pip install --quiet --disable-pip-version-check --target browser/site --only-binary=:all: --no-compile \
+    --python-version "${PYTHON_VERSION:-3.12}" --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
+    aiohttp selenium rich jinja2 gguf pyodide-lock numpy
+  rm -rf browser/site/selenium/webdriver/common/{macos,windows} browser/site/numpy/*/tests
+  "$python" -m pip install --quiet --disable-pip-version-check --target browser/site --no-deps "$root"
+  rm -rf browser/site/llamaweb  # its metadata are wanted; the code is the checkout's
   tar -cf - browser | xz -T0 -6 >all
-  split -n 2 --numeric-suffixes=1 -a 1 --additional-suffix=.part all "$out/browser."
+  split -b 58M --numeric-suffixes=1 -a 1 --additional-suffix=.part all "$out/browser."
 }
 
 rig

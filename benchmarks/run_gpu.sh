@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# A table of models in one run on this machine's GPU, with the yardstick beside each: in Node, and, where pack.sh's browser
-# is unpacked too and python3 has what the command line needs, in Chromium.
+# A table of models in one run on this machine's GPU, with the yardstick beside each: in Node, and, where pack.sh's
+# browser is unpacked too, in Chromium.
 #   usage: run_gpu.sh [MODEL ...]     MODEL as in bench.py: synthetic:SHAPE:FORMAT[@DEPTH][+]; the issue's table if none
 #   environment: RIG (/tmp/rig), SOURCE (the checkout this file is in), RESULTS (results.json), MODELS (/tmp/models),
-#                SIZES ("512 128 3": prompt, generated, repetitions), BROWSER (/tmp/browser)
+#                SIZES ("512 128 3": prompt, generated, repetitions), BROWSER (/tmp/browser), and FLAGS of
+#                `llamaweb bench` ("--gpu")
 set -euo pipefail
 source=${SOURCE:-$(dirname "$(dirname "$(realpath "$0")")")}
 rig=${RIG:-/tmp/rig} results=${RESULTS:-results.json} models=${MODELS:-/tmp/models} browser=${BROWSER:-/tmp/browser}
@@ -17,12 +18,15 @@ export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
 
 [ -x "$browser/chromium/chromium-headless-shell" ] || exit 0
 mkdir -p /etc/fonts && cp -rn "$browser/fonts/." /etc/fonts/ || true
-export PYTHONPATH=$source/src${PYTHONPATH:+:$PYTHONPATH} LD_LIBRARY_PATH=$browser/lib PATH=$browser/chromium:$PATH
-export LLAMAWEB_DIST=$rig/dist
+export PYTHONPATH=$source/src:$browser/site PATH=$browser/chromium:$PATH XDG_CACHE_HOME=$rig/cache
+shell=$(mktemp) && trap 'rm -f "$shell"' EXIT
+printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$browser/lib" "$browser/chromium/chromium-headless-shell" >"$shell"
+chmod +x "$shell"
 for asked in "$@"; do
   name=${asked%+} depth=0
   case $name in *@*) depth=${name#*@} name=${name%@*} ;; esac
   case $name in synthetic:*) name=${name#synthetic:} name=$models/synthetic-${name/:/-}.gguf ;; esac
-  python3 -m llamaweb.host.cli bench "$name" --gpu --chrome "$browser/chromium/chromium-headless-shell" --floor \
-    --prompt-tokens "$prompt" --gen-tokens "$generated" --reps "$reps" --depth "$depth" --output "$results" || true
+  # shellcheck disable=SC2086  # FLAGS are words
+  python3 -m llamaweb.host.cli bench "$name" --chrome "$shell" ${FLAGS---gpu} --floor --prompt-tokens "$prompt" \
+    --gen-tokens "$generated" --reps "$reps" --depth "$depth" --output "$results" || true
 done

@@ -40,6 +40,17 @@ def test_bench_gives_medians_all_repetitions_memory_and_a_profile_and_keeps_the_
     assert "profile" not in newer
 
 
+def test_the_peer_is_timed_on_the_same_file_in_the_same_browser(tmp_path: Path) -> None:
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(tiny_llama(TinyLlama(type="Q8_0", seed=4)))
+    done = bench(model, "--prompt-tokens", 16, "--gen-tokens", 8, "--reps", 2, "--peer", "wllama", "--json")
+    assert done.returncode == 0, done.stderr
+    peer = json.loads(done.stdout)["peer"]
+    assert "error" not in peer, peer
+    assert peer["engine"].startswith("wllama ") and len(peer["decode_all"]) == 2
+    assert peer["prefill_per_second"] > 0 and peer["decode_per_second"] > 0
+
+
 def test_sizes_that_do_not_fit_the_models_context_are_one_sentence(tmp_path: Path) -> None:
     model = tmp_path / "tiny.gguf"
     model.write_bytes(tiny_llama(TinyLlama(n_ctx=64)))

@@ -37,7 +37,7 @@ def profile_text(profile: dict[str, Any]) -> str:
 def _speeds(result: dict[str, Any]) -> str:
     n_prompt, n_generated, depth = result["prompt_tokens"], result["gen_tokens"], result["depth"]
     behind = f" behind {depth}" if depth else ""
-    table = Table(box=box.SIMPLE_HEAD, title=f"Tokens a second{behind}: median (all repetitions)", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for name in ("", f"prefill of {n_prompt}", f"decode of {n_generated}"):
         table.add_column(name, justify="left" if not name else "right")
     table.add_row("llamaweb", _rate(result, "prefill"), _rate(result, "decode"))
@@ -46,7 +46,7 @@ def _speeds(result: dict[str, Any]) -> str:
     peer = result.get("peer")
     if peer and "error" not in peer:
         table.add_row(peer["engine"], _rate(peer, "prefill"), _rate(peer, "decode"))
-    return _text(table)
+    return f"Tokens a second{behind}: median (all repetitions)\n{_text(table)}"
 
 
 def _rate(result: dict[str, Any], what: str) -> str:
@@ -56,16 +56,12 @@ def _rate(result: dict[str, Any], what: str) -> str:
 
 def _phase(phase: dict[str, Any], source: str, of_device: str) -> str:
     tokens = f"{phase['n_tokens']} tokens" if phase["n_tokens"] > 1 else "a token"
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{phase['phase']}: {tokens} behind {phase['n_past']}, by {source} ({of_device})",
-        caption=(
-            f"{phase['dispatches']} dispatches take {phase['dispatch_us']:,.0f} µs, "
-            f"the whole {phase['whole_us']:,.0f} µs: {phase['gap_us']:,.2f} µs between two"
-        ),
-        title_justify="left",
-        caption_justify="left",
+    title = f"{phase['phase']}: {tokens} behind {phase['n_past']}, by {source} ({of_device})"
+    summary = (
+        f"{phase['dispatches']} dispatches take {phase['dispatch_us']:,.0f} µs, the whole {phase['whole_us']:,.0f} µs: "
+        f"{phase['gap_us']:,.2f} µs between two"
     )
+    table = Table(box=box.SIMPLE_HEAD)
     for name in ("kernel", "format", "shape"):
         table.add_column(name, no_wrap=True)
     for name in ("count", "µs", "each", "share", "GB/s", "of peak", "GFLOP/s", "of peak"):
@@ -84,7 +80,7 @@ def _phase(phase: dict[str, Any], source: str, of_device: str) -> str:
             f"{k['of_peak_bytes']:.0%}",
             *((f"{k['flops'] / seconds / 1e9:,.1f}", f"{k['of_peak_flops']:.0%}") if k["flops"] else ("", "")),
         )
-    return _text(table)
+    return f"{title}\n{_text(table)}\n{summary}\n"
 
 
 def _seconds(result: dict[str, Any]) -> str:
