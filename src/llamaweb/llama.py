@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.javascript import now_ms, wasm_heap_bytes
 from llamaweb.gpu.profiler import Profiler
 from llamaweb.gpu.sources import open_source
+from llamaweb.gpu.tuning import tuned
 from llamaweb.gpu.upload import upload
+from llamaweb.kernels.tuner import MODES, Trial, worth_tuning
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.planner import ModelPlan, plan_model
 from llamaweb.profiling import Profile
@@ -28,7 +31,7 @@ from llamaweb.tokenizer import Tokenizer, load_tokenizer
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a phase of loading is: "header", "weights" (unit "B"), "pipelines"."""
+    """How far a phase of loading is: "header", "weights" (unit "B"), "tuning", "pipelines"."""
 
     phase: str
     done: int
@@ -51,6 +54,7 @@ class Llama:
         self.file = file
         self.tokenizer = tokenizer
         self.tokens: list[int] = []  # of the last answer
+        self.trials: list[Trial] = []  # kernel variants that were timed while loading
         self._executor = executor
         self._generator = Generator(executor, now_ms)
         self._timings: dict[str, float] = {"load_ms": load_ms}
@@ -63,32 +67,47 @@ class Llama:
         n_ctx: int | None = None,
         n_ubatch: int = 512,
         logits_all: bool = False,
+        tune: str = "auto",
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
         """Loads a GGUF model onto the GPU.
 
-        model: a URL, a File or Blob of the page, or bytes. n_ctx: tokens the context holds; by
-        default 2,048, or what the model was trained for where that is less. n_ubatch: tokens of a
-        prefill batch. logits_all: allow `perplexity` and `log_probabilities`. Raises ModelFileError,
+        model: a URL, a File or Blob of the page, or bytes. n_ctx: tokens the context holds; by default 2,048, or what
+        the model was trained for where that is less. n_ubatch: tokens of a prefill batch. logits_all: allow
+        `perplexity` and `log_probabilities`. tune: "auto" times kernel variants once a device and keeps the fastest
+        in the browser's storage, "full" times all of them anew, "off" takes the defaults. Raises ModelFileError,
         UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
         """
         begin = now_ms()
         report = progress or (lambda _: None)
+
+        def report_of(phase: str, unit: str = "") -> Callable[[int, int], None]:
+            return lambda done, total: report(Progress(phase, done, total, unit))
+
+        if tune not in MODES:
+            raise LlamaWebError(f"tune is {tune!r}; it must be one of: {', '.join(MODES)}.")
         source = open_source(model)
         file = await read_header(source, lambda done: report(Progress("header", done, 0, "B")))
         tokenizer = load_tokenizer(file.metadata)
         device = await Device.open()
         try:
             n_ctx = n_ctx or min(2048, architecture(file).hyperparameters(file).n_ctx_train)
-            plan = plan_model(file, device.profile, n_ctx=n_ctx, n_ubatch=n_ubatch, logits_all=logits_all)
-            executor = Executor(device, plan)
+            replan = partial(plan_model, file, device.profile, n_ctx=n_ctx, n_ubatch=n_ubatch, logits_all=logits_all)
+            executor = Executor(device, replan())
             await executor.allocate()
-            await upload(executor, file, source, lambda done, total: report(Progress("weights", done, total, "B")))
-            await executor.prepare(lambda done, total: report(Progress("pipelines", done, total)))
+            await upload(executor, file, source, report_of("weights", "B"))
+            trials: list[Trial] = []
+            if worth_tuning(device.profile, tune):
+                done = report_of("tuning")
+                choices, trials = await tuned(executor, lambda choices: replan(choices=choices), tune, done)
+                executor.plan = replan(choices=choices)
+            await executor.prepare(report_of("pipelines"))
         except BaseException:
             device.close()
             raise
-        return cls(file, tokenizer, executor, now_ms() - begin)
+        llm = cls(file, tokenizer, executor, now_ms() - begin)
+        llm.trials = trials
+        return llm
 
     @property
     def plan(self) -> ModelPlan:

@@ -106,8 +106,8 @@ def default_variant(k: int, n: int, epilogue: str, profile: DeviceProfile) -> Mu
     """What was fastest over the shapes of models from 135M to 8B (benchmarks), for a device with these subgroups."""
     size = profile.subgroup_size
     if not 16 <= size <= 64:
-        lanes = size if _is_cpu(profile) else 16
-        return MulMatVec(64, lanes, 2 if epilogue == "swiglu" or n < 8192 else 4, size if _is_cpu(profile) else 0)
+        lanes = size if is_cpu(profile) else 16
+        return MulMatVec(64, lanes, 2 if epilogue == "swiglu" or n < 8192 else 4, size if is_cpu(profile) else 0)
     if n >= 16384:
         return MulMatVec(128, size, 8, size)  # enough rows to fill the GPU: more of them share the activations
     if k >= 2048:
@@ -210,14 +210,14 @@ def _tile(n: int, n_tokens: int, profile: DeviceProfile) -> tuple[int, int, int]
 
     A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU wants enough workgroups to fill it.
     """
-    if _is_cpu(profile):
+    if is_cpu(profile):
         return 64, 64, 8
     if -(-n // 64) * -(-n_tokens // 64) >= 128:
         return 64, 64, 16
     return 32, 32, 16
 
 
-def _is_cpu(profile: DeviceProfile) -> bool:
+def is_cpu(profile: DeviceProfile) -> bool:
     """Whether the adapter is a software one: narrow subgroups mean few lanes in all."""
     return 4 <= profile.subgroup_size <= 8
 
@@ -254,7 +254,7 @@ def flash_attn_vec(
         _arena("y"),
     ]
     # On a CPU every invocation of a workgroup costs; on a GPU few barriers win.
-    workgroup = max(64 if _is_cpu(profile) else 256, head_dim // 8)
+    workgroup = max(64 if is_cpu(profile) else 256, head_dim // 8)
     kernel = _kernel(
         "flash_attn_vec",
         slots,
@@ -277,7 +277,7 @@ def flash_attn_vec(
 
 def attention_splits(profile: DeviceProfile) -> int:
     """Workgroups that share a head's positions over a long context; 1 where there are few cores to share them."""
-    return 1 if _is_cpu(profile) else 16
+    return 1 if is_cpu(profile) else 16
 
 
 def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool = False) -> Launch:

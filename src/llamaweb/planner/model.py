@@ -12,6 +12,7 @@ from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import BLOCK, format_of
 from llamaweb.kernels.io import IO, readback_bytes
+from llamaweb.kernels.tuner import Choices, Shape
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.fusion import Step, Steps, fuse
 from llamaweb.planner.memory import Lifetime, align, lower_bound, plan_arena
@@ -29,11 +30,13 @@ def plan_model(
     n_ctx: int = 2048,
     n_ubatch: int = 512,
     logits_all: bool = False,
+    choices: Choices | None = None,
 ) -> ModelPlan:
     """The plan for a model out of its header alone.
 
     n_ctx: tokens the cache holds. n_ubatch: tokens of a prefill batch. logits_all: add the phase "evaluate", which
-    gives the log-probability of every token. Raises UnsupportedError, ContextError or MemoryBudgetError.
+    gives the log-probability of every token. choices: kernel variants that tuning found. Raises UnsupportedError,
+    ContextError or MemoryBudgetError.
     """
     arch = architecture(file)
     hp = arch.hyperparameters(file)
@@ -58,12 +61,15 @@ def plan_model(
         graph = Graph(file.tensors, n_tokens, outputs)
         arch.build(graph, hp)
         fused[name] = fuse(graph, splits)
-    return _Planner(profile, n_ctx, n_ubatch, hp.n_layer, hp.n_head_kv * hp.head_dim).plan(fused)
+    return _Planner(profile, n_ctx, n_ubatch, hp.n_layer, hp.n_head_kv * hp.head_dim, choices or {}).plan(fused)
 
 
 class _Planner:
-    def __init__(self, profile: DeviceProfile, n_ctx: int, n_ubatch: int, n_layer: int, kv_row: int) -> None:
+    def __init__(
+        self, profile: DeviceProfile, n_ctx: int, n_ubatch: int, n_layer: int, kv_row: int, choices: Choices
+    ) -> None:
         self.profile = profile
+        self.choices = choices
         self.alignment = profile.min_storage_buffer_offset_alignment
         self.n_ctx = n_ctx
         self.n_ubatch = n_ubatch
@@ -136,6 +142,7 @@ class _Planner:
             case "rms_norm":
                 return library.rms_norm(y_row, p["eps"], n_tokens)
             case "mul_mat_vec":
+                shape = Shape(format.name, k, n, p.get("epilogue", "store"), "eps" in p)
                 return library.mul_mat_vec(
                     format,
                     k,
@@ -148,6 +155,7 @@ class _Planner:
                     last_row=p["last_row"],
                     x_lanes=x_lanes,
                     y_lanes=y_lanes,
+                    variant=self.choices.get(shape),
                 )
             case "mul_mat":
                 return library.mul_mat(

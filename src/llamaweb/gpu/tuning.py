@@ -1,0 +1,123 @@
+"""Tuning: times the variants of matrix-vector products with the model's own weights, and keeps what was fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import js
+import numpy as np
+
+from llamaweb.errors import GPUError
+from llamaweb.gpu.executor import Executor
+from llamaweb.gpu.javascript import js_file, now_ms
+from llamaweb.gpu.storage import load_json, save_json
+from llamaweb.kernels.library import MulMatVec
+from llamaweb.kernels.tuner import Choices, Shape, Trial, candidates, choose, from_json, to_json
+from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
+
+_FILE = "llamaweb-tuning.json"
+_DISPATCHES = 200  # timed at once, so that waiting for the GPU is a small part
+_NMSE = 1e-6  # between a variant's result and the plain one's
+
+
+async def tuned(
+    executor: Executor,
+    replan: Callable[[Choices], ModelPlan],
+    mode: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[Shape, MulMatVec], list[Trial]]:
+    """The choices for the executor's plan, whose weights are in place: kept ones, and for the rest what is timed now.
+
+    replan gives the same plan with other variants. Mode "full" times everything anew. Trials are what was timed.
+    """
+    profile = executor.device.profile
+    kept = await load_json(_FILE) or {}
+    mine = kept.get(profile.name, {}) if isinstance(kept, dict) else {}
+    products = _products(executor.plan)
+    choices = {} if mode == "full" else from_json(mine, list(products), profile)
+    missing = [shape for shape in products if shape not in choices]
+    if not missing:
+        return choices, []
+    trials = await _Trials(executor, replan, mode).run(missing, progress)
+    choices |= choose(trials)
+    await save_json(_FILE, {**kept, profile.name: {**mine, **to_json(choices)}})
+    return choices, trials
+
+
+def _products(plan: ModelPlan) -> dict[Shape, list[int]]:
+    """The shapes of the decode phase's matrix-vector products, and where they are among its dispatches."""
+    found: dict[Shape, list[int]] = {}
+    for i, dispatch in enumerate(plan.phases["decode"].dispatches):
+        if dispatch.kernel.template == "mul_mat_vec":
+            c = dict(dispatch.kernel.constants)
+            shape = Shape(c["format"], c["k"], c["n"], c["epilogue"], c["norm"])
+            found.setdefault(shape, []).append(i)
+    return found
+
+
+class _Trials:
+    def __init__(self, executor: Executor, replan: Callable[[Choices], ModelPlan], mode: str) -> None:
+        self._executor = executor
+        self._replan = replan
+        self._mode = mode
+        self._replay = js_file("replay.js")(executor.device.handle)
+        self._random = np.random.default_rng(0)
+
+    async def run(self, shapes: Sequence[Shape], progress: Callable[[int, int], None] | None) -> list[Trial]:
+        profile = self._executor.device.profile
+        tried = {shape: candidates(shape, profile, self._mode) for shape in shapes}
+        rounds = max(len(variants) for variants in tried.values())
+        trials = []
+        for n in range(rounds):  # one plan a round, with the n-th variant of every shape
+            choices = {shape: variants[n] for shape, variants in tried.items() if n < len(variants)}
+            plan = self._replan(choices)
+            products = _products(plan)
+            for shape, variant in choices.items():
+                dispatches = [plan.phases["decode"].dispatches[i] for i in products[shape]]
+                trial = await self._time(shape, variant, dispatches)
+                trials += [Trial(shape, variant, *trial, default=n == 0)] if trial else []
+            if progress:
+                progress(n + 1, rounds)
+        return trials
+
+    async def _time(self, shape: Shape, variant: MulMatVec, dispatches: list[Dispatch]) -> tuple[float, bool] | None:
+        """Microseconds a dispatch, and whether the result is right; None where it does not compile."""
+        executor = self._executor
+        try:
+            await executor.pipelines.compile([dispatches[0].kernel])
+        except GPUError:
+            return None
+        right = await self._right(dispatches[0])
+        steps = js.Array.new()
+        for d in dispatches:
+            steps.push(self._step(d))
+        repeats = -(-_DISPATCHES // len(dispatches))
+        best = np.inf
+        for _ in range(4):
+            begin = now_ms()
+            for _ in range(repeats):
+                self._replay.run(steps, 0, steps.length, 1)
+            await executor.idle()
+            best = min(best, now_ms() - begin)
+        return 1e3 * best / (repeats * len(dispatches)), right
+
+    def _step(self, d: Dispatch) -> Any:
+        return self._executor.pipelines.step(d.kernel, [(self._executor.buffers[b.region], b) for b in d.bindings], d)
+
+    async def _right(self, d: Dispatch) -> bool:
+        if d.plain is None:
+            return True
+        await self._executor.pipelines.compile([d.plain[0]])
+        plain = Dispatch(d.label, d.plain[0], d.bindings, d.plain[1])
+        slots = {slot.name: binding for slot, binding in zip(d.kernel.slots, d.bindings, strict=True)}
+        x = self._random.standard_normal(slots["x"].size // 4).astype(np.float32)
+        found, expected = [await self._result(one, slots["x"], slots["y"], x) for one in (d, plain)]
+        return bool(np.sum((found - expected) ** 2) <= _NMSE * np.sum(expected**2))
+
+    async def _result(self, d: Dispatch, x: Binding, y: Binding, values: np.ndarray) -> np.ndarray:
+        executor = self._executor
+        executor.write(x, values)
+        executor.write(y, np.zeros(y.size // 4, np.float32))
+        self._replay.run(js.Array.of(self._step(d)), 0, 1, 1)
+        return np.frombuffer(await executor.read(y), np.float32).astype(np.float64)

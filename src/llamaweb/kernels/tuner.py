@@ -1,0 +1,96 @@
+"""Which variants of a kernel are worth timing on a device, and the choice among them. Pure; `gpu.tuning` times them.
+
+A choice is kept by adapter and by what it was made for: the kernel, the format and the shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llamaweb.kernels.library import MulMatVec, default_variant, is_cpu
+from llamaweb.profile import DeviceProfile
+
+GAIN = 0.97  # a variant is taken if it needs less than this share of the default's time: timings have noise
+MODES = ("auto", "off", "full")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a matrix-vector product is tuned for. W is (k, n) in ggml's order; `norm`: with the rms_norm fused."""
+
+    format: str
+    k: int
+    n: int
+    epilogue: str
+    norm: bool
+
+    @property
+    def key(self) -> str:
+        return f"mul_mat_vec {self.format} {self.k}x{self.n} {self.epilogue}{' norm' if self.norm else ''}"
+
+
+Choices = Mapping[Shape, MulMatVec]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variant timed on the device. right: its result was the plain variant's."""
+
+    shape: Shape
+    variant: MulMatVec
+    microseconds: float
+    right: bool
+    default: bool
+
+
+def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[MulMatVec]:
+    """Variants that are valid on a device, the default first; "full" has the whole grid, "auto" its better part."""
+    first = default_variant(shape.k, shape.n, shape.epilogue, profile)
+    size = profile.subgroup_size if 4 <= profile.subgroup_size <= 64 else 0
+    units = (size, 2 * size, 4 * size) if size else (8, 16, 32, 64)
+    workgroups, counts = ((64, 128, 256), (1, 2, 4, 8)) if mode == "full" else ((128, 256), (2, 4, 8))
+    grid = [
+        MulMatVec(workgroup, lanes, rows, size)
+        for workgroup in workgroups
+        for lanes in units[: None if mode == "full" else 2]
+        for rows in counts
+        if lanes <= workgroup and (rows % 2 == 0 or shape.epilogue != "swiglu")
+    ]
+    return list(dict.fromkeys([first, *grid]))
+
+
+def worth_tuning(profile: DeviceProfile, mode: str) -> bool:
+    """On a software adapter variants differ little and trying them takes long: only "full" does."""
+    return mode == "full" or (mode == "auto" and not is_cpu(profile))
+
+
+def choose(trials: Iterable[Trial]) -> dict[Shape, MulMatVec]:
+    """The fastest right variant of each shape, where it beats the default by more than noise."""
+    by_shape: dict[Shape, list[Trial]] = {}
+    for trial in trials:
+        by_shape.setdefault(trial.shape, []).append(trial)
+    chosen = {}
+    for shape, tried in by_shape.items():
+        default = next(t for t in tried if t.default)
+        best = min((t for t in tried if t.right), key=lambda t: t.microseconds, default=default)
+        chosen[shape] = (best if best.microseconds < GAIN * default.microseconds else default).variant
+    return chosen
+
+
+def to_json(choices: Choices) -> dict[str, Any]:
+    return {shape.key: asdict(variant) for shape, variant in choices.items()}
+
+
+def from_json(data: Any, shapes: Sequence[Shape], profile: DeviceProfile) -> dict[Shape, MulMatVec]:
+    """The stored choices for `shapes`; what is damaged or not valid on this device is as if it were not there."""
+    found = {}
+    for shape in shapes:
+        try:
+            variant = MulMatVec(**{name: int(value) for name, value in data[shape.key].items()})
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue
+        if variant in candidates(shape, profile, "full"):
+            found[shape] = variant
+    return found

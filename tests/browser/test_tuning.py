@@ -1,0 +1,84 @@
+"""Tuning in the page: variants are timed with the model's weights, only right ones are chosen, and they are kept."""
+
+from __future__ import annotations
+
+import pytest
+from browser_page import Page
+
+from llamaweb.errors import LlamaWebError
+from tests.tiny import TinyLlama, tiny_llama
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    return tiny_llama(TinyLlama(n_layer=1, type="Q4_0"))
+
+
+async def load(model, tune):
+    from llamaweb import Llama
+
+    async with await Llama.load(model, n_ctx=32, n_ubatch=4, tune=tune) as llm:
+        async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=6):
+            pass
+        used = {
+            tuple(dict(d.kernel.constants)[name] for name in ("k", "n", "workgroup", "lanes", "rows_per_group"))
+            for d in llm.plan.phases["decode"].dispatches
+            if d.kernel.template == "mul_mat_vec"
+        }
+        return llm.tokens, llm.trials, used
+
+
+def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model: bytes) -> None:
+    plain, none, _ = page.run(load, model=model, tune="off")
+    assert none == []
+
+    async def tune_then_take_what_was_kept(model):
+        from llamaweb import Llama
+        from llamaweb.gpu import tuning
+        from llamaweb.kernels import tuner
+        from llamaweb.kernels.library import MulMatVec
+
+        def few(shape, profile, mode):  # each variant of each product is a shader to compile
+            size = profile.subgroup_size
+            first = tuner.default_variant(shape.k, shape.n, shape.epilogue, profile)
+            return [first, MulMatVec(128, 2 * size or 16, 4, size)]
+
+        async def run(tune):
+            async with await Llama.load(model, n_ctx=32, n_ubatch=1, tune=tune) as llm:
+                async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=6):
+                    pass
+                used = {}
+                for d in llm.plan.phases["decode"].dispatches:
+                    if d.kernel.template == "mul_mat_vec":
+                        c = dict(d.kernel.constants)
+                        shape = tuner.Shape(c["format"], c["k"], c["n"], c["epilogue"], c["norm"])
+                        used[shape] = MulMatVec(c["workgroup"], c["lanes"], c["rows_per_group"], c["subgroup"])
+                return llm.tokens, llm.trials, used
+
+        kept = tuning.candidates
+        tuning.candidates = few
+        try:
+            tokens, trials, used = await run("full")
+            # A later load takes the kept choices and times nothing, on a device that is worth tuning.
+            worth = tuner.worth_tuning
+            import llamaweb.llama
+
+            llamaweb.llama.worth_tuning = lambda profile, mode: True
+            try:
+                again = await run("auto")
+            finally:
+                llamaweb.llama.worth_tuning = worth
+        finally:
+            tuning.candidates = kept
+        return tokens, trials, used, again
+
+    tokens, trials, used, (again_tokens, again_trials, again_used) = page.run(tune_then_take_what_was_kept, model=model)
+    assert tokens == again_tokens == plain
+    assert {trial.shape for trial in trials} == set(used)
+    assert len(trials) == 2 * len(used) and all(t.right and t.microseconds > 0 for t in trials)
+    assert again_trials == [] and again_used == used
+
+
+def test_an_unknown_mode_is_refused(page: Page, model: bytes) -> None:
+    with pytest.raises(LlamaWebError, match="one of: auto, off, full"):
+        page.run(load, model=model, tune="always")

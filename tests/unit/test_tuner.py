@@ -1,0 +1,56 @@
+"""Which variants are tried, and which is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llamaweb.kernels.library import MulMatVec, default_variant
+from llamaweb.kernels.tuner import GAIN, Shape, Trial, candidates, choose, from_json, to_json, worth_tuning
+from llamaweb.profile import DESKTOP, DeviceProfile
+
+SHAPE = Shape("q4_0", 576, 1536, "store", norm=True)
+GLU = Shape("q4_0", 576, 3072, "swiglu", norm=True)
+
+
+@pytest.mark.parametrize("size", [0, 4, 16, 32, 64])
+@pytest.mark.parametrize("shape", [SHAPE, GLU])
+@pytest.mark.parametrize("mode", ["auto", "full"])
+def test_candidates_are_valid_on_the_device_and_begin_with_the_default(size: int, shape: Shape, mode: str) -> None:
+    profile = replace(DESKTOP, subgroup_size=size)
+    found = candidates(shape, profile, mode)
+    assert found[0] == default_variant(shape.k, shape.n, shape.epilogue, profile)
+    assert len(set(found)) == len(found) > 3
+    for v in found:
+        assert v.workgroup <= 256 and v.workgroup % v.lanes == 0
+        assert not v.subgroup or (v.subgroup == size and v.lanes % size == 0)
+        assert shape.epilogue != "swiglu" or v.rows % 2 == 0
+    assert set(candidates(shape, profile, "auto")) <= set(candidates(shape, profile, "full")) | {found[0]}
+
+
+def trial(variant: MulMatVec, microseconds: float, *, right: bool = True, default: bool = False) -> Trial:
+    return Trial(SHAPE, variant, microseconds, right, default)
+
+
+def test_the_fastest_right_variant_is_chosen_if_it_beats_the_default_by_more_than_noise() -> None:
+    a, b, c = (MulMatVec(64, 32, rows, 32) for rows in (1, 2, 4))
+    default = trial(a, 10, default=True)
+    assert choose([default, trial(b, 5), trial(c, 7)]) == {SHAPE: b}
+    assert choose([default, trial(b, 5, right=False), trial(c, 7)]) == {SHAPE: c}
+    assert choose([default, trial(b, 10 * GAIN + 0.01)]) == {SHAPE: a}
+
+
+def test_choices_are_kept_as_json_and_damaged_ones_are_as_if_not_there() -> None:
+    variant = candidates(SHAPE, DESKTOP, "full")[3]
+    stored = to_json({SHAPE: variant})
+    assert from_json(stored, [SHAPE, GLU], DESKTOP) == {SHAPE: variant}
+    assert from_json(stored, [SHAPE], DeviceProfile()) == {}  # not valid there: it needs subgroups
+    for damaged in (None, [], {SHAPE.key: 3}, {SHAPE.key: {"workgroup": "x"}}, {SHAPE.key: {"lanes": 1}}):
+        assert from_json(damaged, [SHAPE], DESKTOP) == {}
+
+
+def test_a_software_adapter_is_tuned_only_if_asked() -> None:
+    cpu = replace(DESKTOP, subgroup_size=4)
+    assert not worth_tuning(cpu, "auto") and worth_tuning(cpu, "full")
+    assert worth_tuning(DESKTOP, "auto") and not worth_tuning(DESKTOP, "off")
