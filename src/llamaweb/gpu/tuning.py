@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,30 +66,37 @@ class _Trials:
         self._random = np.random.default_rng(0)
 
     async def run(self, shapes: Sequence[Shape], progress: Callable[[int, int], None] | None) -> list[Trial]:
+        """Every variant of every shape: all are compiled side by side, then timed one after the other."""
         profile = self._executor.device.profile
         tried = {shape: candidates(shape, profile, self._mode) for shape in shapes}
-        rounds = max(len(variants) for variants in tried.values())
-        trials = []
-        for n in range(rounds):  # one plan a round, with the n-th variant of every shape
+        todo: list[tuple[Shape, MulMatVec, list[Dispatch]]] = []
+        for n in range(max(len(variants) for variants in tried.values())):
+            # One plan has the n-th variant of every shape.
             choices = {shape: variants[n] for shape, variants in tried.items() if n < len(variants)}
             plan = self._replan(choices)
-            products = _products(plan)
-            for shape, variant in choices.items():
-                dispatches = [plan.phases["decode"].dispatches[i] for i in products[shape]]
-                trial = await self._time(shape, variant, dispatches)
-                trials += [Trial(shape, variant, *trial, default=n == 0)] if trial else []
+            for shape, places in _products(plan).items():
+                if shape in choices:
+                    todo.append((shape, choices[shape], [plan.phases["decode"].dispatches[i] for i in places]))
+        compiled = await asyncio.gather(*(self._compiles(dispatches[0]) for _, _, dispatches in todo))
+        trials = []
+        for n, ((shape, variant, dispatches), works) in enumerate(zip(todo, compiled, strict=True)):
+            if works:
+                right = await self._right(dispatches[0])
+                default = variant == tried[shape][0]
+                trials.append(Trial(shape, variant, await self._time(dispatches), right, default))
             if progress:
-                progress(n + 1, rounds)
+                progress(n + 1, len(todo))
         return trials
 
-    async def _time(self, shape: Shape, variant: MulMatVec, dispatches: list[Dispatch]) -> tuple[float, bool] | None:
-        """Microseconds a dispatch, and whether the result is right; None where it does not compile."""
-        executor = self._executor
+    async def _compiles(self, dispatch: Dispatch) -> bool:
         try:
-            await executor.pipelines.compile([dispatches[0].kernel])
+            await self._executor.pipelines.compile([dispatch.kernel, *(dispatch.plain or ())[:1]])
         except GPUError:
-            return None
-        right = await self._right(dispatches[0])
+            return False
+        return True
+
+    async def _time(self, dispatches: list[Dispatch]) -> float:
+        """Microseconds a dispatch, at best."""
         steps = js.Array.new()
         for d in dispatches:
             steps.push(self._step(d))
@@ -98,9 +106,9 @@ class _Trials:
             begin = now_ms()
             for _ in range(repeats):
                 self._replay.run(steps, 0, steps.length, 1)
-            await executor.idle()
+            await self._executor.idle()
             best = min(best, now_ms() - begin)
-        return 1e3 * best / (repeats * len(dispatches)), right
+        return 1e3 * best / (repeats * len(dispatches))
 
     def _step(self, d: Dispatch) -> Any:
         return self._executor.pipelines.step(d.kernel, [(self._executor.buffers[b.region], b) for b in d.bindings], d)
@@ -108,7 +116,6 @@ class _Trials:
     async def _right(self, d: Dispatch) -> bool:
         if d.plain is None:
             return True
-        await self._executor.pipelines.compile([d.plain[0]])
         plain = Dispatch(d.label, d.plain[0], d.bindings, d.plain[1])
         slots = {slot.name: binding for slot, binding in zip(d.kernel.slots, d.bindings, strict=True)}
         x = self._random.standard_normal(slots["x"].size // 4).astype(np.float32)

@@ -50,7 +50,7 @@ def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[MulMatVe
     first = default_variant(shape.k, shape.n, shape.epilogue, profile)
     size = profile.subgroup_size if 4 <= profile.subgroup_size <= 64 else 0
     units = (size, 2 * size, 4 * size) if size else (8, 16, 32, 64)
-    workgroups, counts = ((64, 128, 256), (1, 2, 4, 8)) if mode == "full" else ((128, 256), (2, 4, 8))
+    workgroups, counts = ((64, 128, 256), (1, 2, 4, 8)) if mode == "full" else ((64, 256), (2, 4))
     grid = [
         MulMatVec(workgroup, lanes, rows, size)
         for workgroup in workgroups
