@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from llamaweb.bench import bench, floor, with_floor
 from llamaweb.errors import LlamaWebError
 from llamaweb.gpu.sources import UrlSource
+from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama, Progress
 
 Emit = Callable[[dict[str, Any]], None]
@@ -81,7 +83,31 @@ async def _chat(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
     return await _answer(_loaded, _loaded.chat_stream(params["messages"], **_options(params)), emit)
 
 
-_COMMANDS = {"run": _run, "perplexity": _perplexity, "bench": _bench, "load": _load, "chat": _chat}
+async def _tune(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
+    async with await _load_model(params, emit, file, tune="full") as llm:
+        chosen = choose(llm.trials)
+        trials = [
+            {
+                "shape": trial.shape.key,
+                **asdict(trial.variant),
+                "microseconds": trial.microseconds,
+                "right": trial.right,
+                "default": trial.default,
+                "chosen": chosen[trial.shape] == trial.variant,
+            }
+            for trial in llm.trials
+        ]
+        return {"trials": trials, **_facts(llm)}
+
+
+_COMMANDS = {
+    "run": _run,
+    "perplexity": _perplexity,
+    "bench": _bench,
+    "tune": _tune,
+    "load": _load,
+    "chat": _chat,
+}
 
 
 async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: Any) -> Llama:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import tables
 from llamaweb.errors import HostError
 from llamaweb.host import results
-from llamaweb.host.tables import bench_text
+from llamaweb.host.tables import bench_text, tune_text
 
 README = "# A\n<!-- speed -->\nold\n<!-- /speed -->\nbetween\n<!-- memory -->\n<!-- /memory -->\nend\n"
 
@@ -105,3 +105,21 @@ def test_a_person_sees_speeds_kernels_and_what_failed() -> None:
     ):
         assert told in text, told
     assert json.dumps(sample())  # the sample is what JSON can hold
+
+
+def test_what_tuning_tried_is_a_table_a_person_can_read() -> None:
+    def trial(rows: int, us: float, **flags: bool) -> dict:
+        variant = {"workgroup": 64, "lanes": 32, "rows": rows, "subgroup": 32}
+        return {"shape": "mul_mat_vec q4_0 576x960 store norm", **variant, "microseconds": us, **flags}
+
+    trials = [
+        trial(2, 7.44, right=True, default=True, chosen=False),
+        trial(4, 5.72, right=True, default=False, chosen=True),
+        trial(8, 3.0, right=False, default=False, chosen=False),
+        trial(1, 20.9, right=True, default=False, chosen=False),
+    ]
+    text = tune_text({"adapter": "a GPU", "trials": trials})
+    (row,) = [line.split() for line in text.splitlines() if "576x960" in line]
+    assert row[:5] == ["mul_mat_vec", "q4_0", "576x960", "store", "norm"]
+    assert row[5:10] == ["7.4", "5.7", "20.9", "4", "1"]
+    assert "64, 32 lanes a row, 4 rows" in " ".join(row)

@@ -89,6 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--output", type=Path, metavar="FILE", help="put the result into this file of results, too")
     _context(bench)
 
+    _command(commands, "tune", "time every kernel variant on this device and keep the fastest", browser=True)
+
     tokenize = _command(commands, "tokenize", "the token ids of a file's bytes")
     _file(tokenize)
     tokenize.add_argument("--special", action="store_true", help="parse special tokens in the text")

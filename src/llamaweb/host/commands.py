@@ -50,6 +50,14 @@ async def perplexity(args: argparse.Namespace, out: Output) -> None:
     out.result(result, f"perplexity {result['perplexity']:.4f} over {result['tokens']} tokens")
 
 
+async def tune(args: argparse.Namespace, out: Output) -> None:
+    """Time every variant of the model's matrix-vector products and keep the fastest."""
+    from llamaweb.host.tables import tune_text
+
+    result = await _in_page("tune", args, {}, out)
+    out.result(result, tune_text(result))
+
+
 async def bench(args: argparse.Namespace, out: Output) -> None:
     """Measure speed and memory; with a peer, the same in the same browser."""
     from llamaweb.host import results
@@ -201,6 +209,7 @@ Command = Callable[[argparse.Namespace, Output], Any]
 COMMANDS: dict[str, Command] = {
     "run": run,
     "bench": bench,
+    "tune": tune,
     "tokenize": tokenize,
     "perplexity": perplexity,
     "inspect": inspect,

@@ -9,6 +9,7 @@ from typing import Any
 _PHASES = {
     "header": "Reading the model's header",
     "weights": "Loading the weights",
+    "tuning": "Timing kernel variants",
     "pipelines": "Compiling the kernels",
     "tokens": "Evaluating the text",
     "repetitions": "Measuring",

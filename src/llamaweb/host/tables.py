@@ -27,6 +27,28 @@ def bench_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def tune_text(result: dict[str, Any]) -> str:
+    """What was tried for each shape: the default, the fastest and the slowest variant, and what was chosen."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("product", "default µs", "chosen µs", "worst µs", "tried", "wrong", "chosen variant"):
+        table.add_column(name, justify="left" if name.startswith(("product", "chosen v")) else "right", no_wrap=True)
+    by_shape: dict[str, list[dict[str, Any]]] = {}
+    for trial in result["trials"]:
+        by_shape.setdefault(trial["shape"], []).append(trial)
+    for shape, trials in by_shape.items():
+        default = next(t for t in trials if t["default"])
+        chosen = next(t for t in trials if t["chosen"])
+        times = [t["microseconds"] for t in trials]
+        table.add_row(
+            shape,
+            *(f"{us:,.1f}" for us in (default["microseconds"], chosen["microseconds"], max(times))),
+            str(len(trials)),
+            str(sum(not t["right"] for t in trials)),
+            f"workgroup {chosen['workgroup']}, {chosen['lanes']} lanes a row, {chosen['rows']} rows",
+        )
+    return f"Matrix-vector products on {result['adapter']}, each at best:\n{_text(table)}"
+
+
 def profile_text(profile: dict[str, Any]) -> str:
     """A profile's report, a table for each phase."""
     peaks = profile["peaks"]
