@@ -98,7 +98,8 @@ async function loading(next) {
   at("loading-title").textContent = `Loading ${next.name}`;
   at("loading-title").focus();
   showPhase(pythonIsReady ? "header" : "python");
-  call = engine.call("load", { model: next.url }, (event) => showPhase(event.phase, event.done, event.total), next.file);
+  const progress = ({ phase, done, total }) => showPhase(phase, done, total);
+  call = engine.call("load", { model: next.url }, progress, next.file);
   try {
     loaded = await call.result;
     enter("ready");
@@ -193,9 +194,8 @@ async function answering(question) {
   call = null;
   answer.item.ariaBusy = null;
   following(() => {
-    if (failure) remark(answer.item, "Broken off.");
-    else if (result.stopped) remark(answer.item, "Stopped.");
-    else if (result.tokens.length === limit) remark(answer.item, "Ended at the length that is set below.");
+    const why = failure ? "Broken off." : whyEnded(result, limit);
+    if (why) remark(answer.item, why);
     if (answer.node.length) {
       messages = [...params.messages, { role: "assistant", content: answer.node.data }];
     } else {
@@ -205,15 +205,25 @@ async function answering(question) {
       if (!at("question").value) write(question);
     }
     enter("ready");
-    if (failure) fail(failure.message, failure.type === "DeviceLostError" ? reloadButton() : null);
+    if (failure) fail(failure.message, wayOut(failure));
   });
 }
 
-function reloadButton() {
+// Why an answer ended before its own end; "" if it did not.
+function whyEnded({ stopped, tokens, timings }, limit) {
+  if (stopped) return "Stopped.";
+  if (tokens.length === limit) return "Ended at the length that is set below.";
+  const full = timings.prompt_tokens + tokens.length > loaded.context;
+  return full ? `Ended here: the model's ${loaded.context} tokens of context are full. Begin a new chat.` : "";
+}
+
+// A button that helps after an error, if one does.
+function wayOut({ type }) {
+  if (type !== "DeviceLostError" && type !== "ContextError") return null;
   const button = document.createElement("button");
   button.type = "button";
-  button.textContent = "Load it again";
-  button.onclick = () => load(source);
+  button.textContent = type === "ContextError" ? "New chat" : "Load it again";
+  button.onclick = type === "ContextError" ? newChat : () => load(source);
   return button;
 }
 
@@ -227,10 +237,11 @@ async function newChat() {
 }
 
 function showFacts({ timings, memory, adapter }) {
-  const parts = timings
-    ? [`${timings.generated_per_second.toFixed(1)} tokens/s`, `first word after ${(timings.first_token_ms / 1e3).toFixed(1)} s`]
-    : [`room for ${loaded.context} tokens`];
-  at("facts").textContent = [...parts, `GPU memory ${size(memory.total)}`].join(" · ");
+  const parts = [`GPU memory ${size(memory.total)}`];
+  if (timings?.first_token_ms) parts.unshift(`first word after ${(timings.first_token_ms / 1e3).toFixed(1)} s`);
+  if (timings?.generated_per_second) parts.unshift(`${timings.generated_per_second.toFixed(1)} tokens/s`);
+  if (!timings) parts.unshift(`room for ${loaded.context} tokens`);
+  at("facts").textContent = parts.join(" · ");
   at("facts").title = adapter;
 }
 
