@@ -1,0 +1,144 @@
+"""The chat page as a person uses it, with the real default model and a tiny one, in a browser without a network."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+from selenium.webdriver.common.keys import Keys
+
+from tests.models import smollm2_path
+from tests.pages.chat_page import ChatPage
+
+CAPITAL = "What is the capital of France?"
+
+
+def test_without_a_model_the_page_says_what_to_do_and_that_all_is_local(page: ChatPage) -> None:
+    assert "Drop a GGUF file" in page.text("welcome")
+    assert "Everything runs on this computer" in page.script("return document.body.innerText")
+    question = page.element("question")
+    assert not question.is_enabled() and question.get_attribute("placeholder") == "Load a model first"
+    assert not page.element("send").is_enabled() and not page.element("stop").is_displayed()
+    page.wait(page.element("default").is_displayed)
+    assert page.text("default-name") == "tiny model.gguf"
+
+
+def test_a_dropped_file_that_is_no_model_is_one_sentence(page: ChatPage) -> None:
+    page.drop("holiday.jpg", b"\xff\xd8\xff\xe0 not a model")
+    sentence = page.wait(lambda: page.text("error"), 10)
+    assert sentence == "holiday.jpg is not a GGUF file; choose a model in that format."
+    assert page.state == "empty"
+
+
+def test_files_that_cannot_be_run_are_named_in_one_sentence_each(
+    page: ChatPage, tiny_model: Path, tmp_path: Path
+) -> None:
+    whole = tiny_model.read_bytes()
+    name = len(b"llama").to_bytes(8, "little")
+    page.drop("mamba.gguf", whole.replace(name + b"llama", name + b"mamba", 1))
+    assert "'mamba' is not supported" in page.wait(lambda: page.text("error"), 60)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(whole[:-1000])
+    page.choose(cut)
+    sentence = page.wait(lambda: page.state == "empty" and "cut.gguf" in page.text("error") and page.text("error"), 60)
+    assert "cut.gguf" in sentence and "\n" not in sentence and "Traceback" not in sentence
+
+
+def test_loading_can_be_cancelled_at_once(page: ChatPage) -> None:
+    page.choose(smollm2_path())
+    page.wait(lambda: page.state == "loading")
+    page.element("cancel").click()
+    page.wait(lambda: page.state == "empty", 60)
+    assert page.text("error") == "" and page.element("default").is_displayed()
+
+
+def test_a_browser_without_webgpu_is_told_so_before_anything_is_loaded(page_without_webgpu: ChatPage) -> None:
+    page = page_without_webgpu
+    assert "This browser offers no WebGPU adapter" in page.wait(lambda: page.text("error"), 20)
+    page.element("default").click()
+    page.wait(lambda: page.state == "empty" and page.text("error"), 60)
+    assert "no WebGPU adapter" in page.text("error")
+
+
+def test_the_default_model_answers_and_a_full_context_or_a_lost_gpu_has_a_way_out(lone_page: ChatPage) -> None:
+    page = lone_page
+    page.wait(page.element("default").is_displayed)
+    page.element("default").click()
+    page.loaded()
+    assert page.text("model") == "tiny model"
+    page.select("length", "brief")
+    page.select("temperature", "0")
+    page.ask("the king")
+    assert page.text("log").endswith("Ended at the length that is set below.")
+    assert "tokens/s" in page.text("facts") and "GPU memory" in page.text("facts")
+
+    page.element("new-chat").click()
+    page.select("length", "no limit")
+    box = page.element("question")
+    box.send_keys("the other <b>king</b>", Keys.SHIFT, Keys.ENTER)
+    box.send_keys(Keys.NULL, "and the king", Keys.ENTER)
+    page.wait(lambda: page.state == "ready" and page.answers)
+    assert page.questions == ["the other <b>king</b>\nand the king"]
+    assert page.script("return document.querySelector('#log b')") is None
+    assert "64 tokens of context are full" in page.text("log")
+
+    page.send("the king and the other king " * 10)
+    sentence = page.wait(lambda: page.state == "ready" and page.text("error"))
+    assert "the context holds 64" in sentence
+    assert len(page.questions) == 1
+    assert page.element("question").get_attribute("value").startswith("the king and")
+    page.way_out("New chat")
+    page.wait(lambda: page.questions == [])
+
+    page.driver.execute_cdp_cmd("Browser.crashGpuProcess", {})
+    page.element("question").clear()
+    page.send("the king")
+    assert "The GPU device was lost" in page.wait(lambda: page.state == "ready" and page.text("error"), 30)
+    page.way_out("Load it again")
+    page.wait(lambda: page.state == "loading")
+    page.loaded()
+    assert page.element("question").get_attribute("value") == "the king"
+    page.element("send").click()
+    page.wait(lambda: page.state == "ready" and page.answers)
+
+
+def test_loading_shows_the_header_the_weights_and_the_kernels(smollm2: tuple[ChatPage, list[str]]) -> None:
+    page, steps = smollm2
+    phases = ["Starting Python", "Reading the model’s header", "Loading the weights", "Compiling the kernels"]
+    begun = [next(i for i, step in enumerate(steps) if step.startswith(phase)) for phase in phases]
+    assert begun == sorted(begun)
+    megabytes = [int(found[1]) for step in steps if (found := re.search(r"(\d+) of 97 MB$", step))]
+    assert len(megabytes) > 3 and megabytes == sorted(megabytes) and megabytes[-1] == 97
+    assert page.text("model") == "SmolLM2-135M-Instruct.Q4_1"
+
+
+def test_a_conversation_streams_in_is_remembered_can_be_stopped_and_goes_on(chat: ChatPage) -> None:
+    texts = chat.watch("log", ".assistant .words")
+    assert "Paris" in chat.ask(CAPITAL)
+    seen = texts()
+    assert len(seen) >= 4
+    assert all(later.startswith(earlier) for earlier, later in pairwise(seen))
+    assert chat.script("return document.activeElement.id") == "question"
+    assert "tokens/s" in chat.text("facts") and "GPU memory 1" in chat.text("facts")
+
+    chat.select("length", "no limit")
+    chat.send("Tell me two things to see there.")
+    chat.wait(lambda: "Eiffel" in chat.answers[-1])
+    chat.element("stop").click()
+    chat.wait(lambda: chat.state == "ready", 20)
+    kept = chat.answers
+    assert "Eiffel" in kept[1] and chat.text("log").endswith("Stopped.")
+
+    chat.send("Thank you.")
+    chat.wait(lambda: len(chat.answers) == 3 and chat.answers[2])
+    assert chat.answers[:2] == kept
+    assert chat.questions == [CAPITAL, "Tell me two things to see there.", "Thank you."]
+
+
+def test_an_answer_stopped_before_its_first_word_gives_the_question_back(chat: ChatPage) -> None:
+    chat.send(CAPITAL)
+    chat.element("question").send_keys(Keys.ESCAPE)
+    chat.wait(lambda: chat.state == "ready", 30)
+    assert chat.questions == [] and chat.element("question").get_attribute("value") == CAPITAL
+    assert chat.text("error") == ""
