@@ -115,6 +115,13 @@ def test_a_browser_without_webgpu_is_one_sentence(model: Path) -> None:
     assert "WebGPU" in sentence("run", model, "-p", "x", "--chrome-flag=--disable-software-rasterizer")
 
 
+def test_a_model_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "letter.gguf"
+    assert f"There is no file {path}" in sentence("run", path, "-p", "x")
+    path.write_text("Dear model,")
+    assert "is not a GGUF file" in sentence("run", path, "-p", "x")
+
+
 def test_an_architecture_that_is_not_there_yet_is_named(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.gguf"
     path.write_bytes(model.read_bytes().replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0mamba", 1))
