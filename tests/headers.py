@@ -15,6 +15,7 @@ SMOLLM2 = {"n_layer": 30, "n_embd": 576, "n_head": 9, "n_head_kv": 3, "n_ff": 15
 LLAMA_1B = {"n_layer": 16, "n_embd": 2048, "n_head": 32, "n_head_kv": 8, "n_ff": 8192, "n_vocab": 128256}
 LLAMA_7B = {"n_layer": 32, "n_embd": 4096, "n_head": 32, "n_head_kv": 32, "n_ff": 11008, "n_vocab": 32000}
 TINY = {"n_layer": 2, "n_embd": 64, "n_head": 4, "n_head_kv": 2, "n_ff": 96, "n_vocab": 300}
+WIDE = {**TINY, "n_embd": 256, "n_ff": 512}  # rows of whole superblocks
 
 
 def llama_header(

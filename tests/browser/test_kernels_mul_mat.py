@@ -49,7 +49,7 @@ def test_repacked_rows_hold_exactly_the_files_weights(bench: Bench, format: Form
     dense = gguf.quants.dequantize(data, format.type)
     if format.repacked:
         whole, pieces = bench.repack(format, [data.tobytes()])[0], bench.repack(format, [data.tobytes()], chunk=34)[0]
-        blocks = rows * k // 32
+        blocks = rows * k // format.block_size
         for plane in format.planes:
             used = blocks * plane.bytes
             np.testing.assert_array_equal(whole[f"w_{plane.name}"][:used], pieces[f"w_{plane.name}"][:used])

@@ -29,8 +29,16 @@ TURNS = (
     TinyLlama(n_layer=3, n_head=2, n_head_kv=1, n_embd=160, head_dim=80, rope_dims=32),
 )
 FORMAT_SPECS = {
-    format.name: replace(TURNS[i % len(TURNS)], type=format.type.name) for i, format in enumerate(FORMATS.values())
+    format.name: replace(TURNS[i % len(TURNS)], type=format.type.name)
+    for i, format in enumerate(f for f in FORMATS.values() if f.block_size <= 32)
 }
+FORMAT_SPECS["k-quants"] = TinyLlama(  # as llama.cpp mixes them in one file
+    n_layer=1,
+    n_embd=256,
+    n_ff=512,
+    type="Q4_K",
+    types={"*attn_v*": "Q6_K", "*ffn_down*": "Q5_K", "token_embd*": "Q6_K"},
+)
 MIXED = TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "token_embd*": "Q8_0"})
 ODD_BIAS = TinyLlama(n_head=3, n_head_kv=1, n_embd=96, bias=True, type="F16")  # 5 blocks of biases of q, k and v
 

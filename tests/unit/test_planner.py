@@ -13,7 +13,7 @@ from gguf.constants import GGMLQuantizationType as GGMLType
 from llamaweb.architectures import llama
 from llamaweb.errors import ContextError, MemoryBudgetError, ModelFileError, UnsupportedError
 from llamaweb.graph import Graph
-from llamaweb.kernels.formats import FORMATS
+from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.io import IO, readback_bytes
 from llamaweb.kernels.template import wgsl
 from llamaweb.model.gguf_file import GGUFFile
@@ -21,7 +21,7 @@ from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, plan_m
 from llamaweb.planner.fusion import fuse
 from llamaweb.planner.memory import align
 from llamaweb.planner.report import describe
-from tests.headers import LLAMA_1B, LLAMA_7B, SMOLLM2, TINY, llama_header
+from tests.headers import LLAMA_1B, LLAMA_7B, SMOLLM2, TINY, WIDE, llama_header
 
 ANY = DeviceProfile()
 SOFTWARE = replace(ANY, name="a software adapter", subgroup_size=4, max_buffer_size=1 << 30)
@@ -42,7 +42,10 @@ CASES: dict[str, tuple[GGUFFile, DeviceProfile, dict[str, Any]]] = {
     "batch of 1": (llama_header(**TINY, type="F16"), ANY, {"n_ctx": 64, "n_ubatch": 1}),
     "heads of 8": (llama_header(**TINY, head_dim=8, type="BF16"), ANY, {}),
     "heads of 256": (llama_header(**TINY, head_dim=256), SOFTWARE, {"n_ubatch": 40, "logits_all": True}),
-    **{f"tiny in {f.name}": (llama_header(**TINY, type=f.type.name), SOFTWARE, {}) for f in FORMATS.values()},
+    **{
+        f"tiny in {f.name}": (llama_header(**(WIDE if f.block_size > 32 else TINY), type=f.type.name), SOFTWARE, {})
+        for f in FORMATS.values()
+    },
 }
 BY_CASE = pytest.mark.parametrize("name", CASES)
 
@@ -232,9 +235,9 @@ def test_every_tensor_is_placed_once_and_weights_never_overlap(name: str) -> Non
         weights = sum(_count(file, tensor) for tensor in weight.names)
         assert weights == weight.row * weight.rows
         for plane, binding in zip(weight.format.planes, weight.planes, strict=True):
-            assert binding.size >= -(-weights // 32) * plane.bytes
+            assert binding.size >= weights // weight.format.block_size * plane.bytes
     stored = sum(tensor.nbytes for tensor in file.tensors.values())
-    padding = 2 * 256 * len(planes) + 128 * len(plan.weights)
+    padding = 2 * 256 * len(planes) + 256 * len(plan.weights)
     assert stored <= plan.memory["weights"] <= stored + padding
 
 
@@ -367,3 +370,13 @@ def test_the_report_has_every_dispatch_when_asked() -> None:
     dispatches = describe(plan, dispatches=True)["plan"]["decode"]
     assert [d["label"] for d in dispatches] == [d.label for d in plan.phases["decode"].dispatches]
     assert {"kernel", "constants", "bindings", "workgroups"} <= set(dispatches[0])
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=lambda format: format.name)
+def test_a_formats_planes_take_hardly_more_than_the_file(format: Format) -> None:
+    assert sum(plane.bytes for plane in format.planes) <= 1.02 * format.block_bytes
+
+
+def test_rows_that_are_no_whole_superblocks_are_refused_by_name() -> None:
+    with pytest.raises(UnsupportedError, match=r"token_embd.weight has rows of 64; in Q4_K, multiples of 256"):
+        plan_model(llama_header(**TINY, type="Q4_K"))

@@ -77,16 +77,17 @@ class Pipelines:
 
     async def _compile(self, kernel: Kernel) -> Any:
         handle = self._device.handle
-        handle.pushErrorScope("validation")  # what is wrong with the shader is told by the pipeline below
+        handle.pushErrorScope("validation")
         module = handle.createShaderModule(js_object({"label": kernel.template, "code": wgsl(kernel)}))
-        handle.popErrorScope()
+        shader = handle.popErrorScope()
         layout = handle.createPipelineLayout(js_object({"bindGroupLayouts": [self._layout(kernel)]}))
         description = {"label": kernel.template, "layout": layout, "compute": {"module": module, "entryPoint": "main"}}
         try:
             return await handle.createComputePipelineAsync(js_object(description))
         except JsException as error:
             constants = ", ".join(f"{name}={value}" for name, value in kernel.constants)
-            raise GPUError(f"The kernel {kernel.template} ({constants}) does not compile here: {error}") from None
+            why = getattr(await shader, "message", None) or error
+            raise GPUError(f"The kernel {kernel.template} ({constants}) does not compile here: {why}") from None
 
     def _layout(self, kernel: Kernel) -> Any:
         accesses = tuple(slot.access for slot in kernel.slots)

@@ -18,7 +18,6 @@ from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.sources import StreamingSource
 from llamaweb.kernels import library
-from llamaweb.kernels.formats import BLOCK
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 from llamaweb.planner.plan import Binding, Dispatch, WeightPlan
 from llamaweb.rope import phases
@@ -136,7 +135,7 @@ class _Uploader:
             self._dispatch(part.weight, (-(-size // 16 // 64), 1, 1))
             return
         blocks = size // format.block_bytes
-        first = part.first // BLOCK + done // format.block_bytes
+        first = part.first // format.block_size + done // format.block_bytes
         self._executor.write_io(0, np.array([-(-blocks // 2), first], np.uint32))
         self._dispatch(part.weight, library.repack(format, -(-blocks // 2)).workgroups)
 

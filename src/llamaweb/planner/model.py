@@ -206,14 +206,18 @@ class _Planner:
                 row, rows = sum(t.row for t in tensors), 1
                 if format.type != GGMLType.F32:
                     raise UnsupportedError(f"Tensor {names[0]} is a vector in {format.type.name}; F32 is supported.")
-            elif row % BLOCK:
-                raise UnsupportedError(f"Tensor {names[0]} has rows of {row}; multiples of {BLOCK} are supported.")
-            if format.repacked and any(t.rows * row // BLOCK % 2 for t in tensors[:-1]):
+            elif row % max(BLOCK, format.block_size):
+                raise UnsupportedError(
+                    f"Tensor {names[0]} has rows of {row}; in {format.type.name}, multiples of "
+                    f"{max(BLOCK, format.block_size)} are supported."
+                )
+            if format.repacked and any(t.rows * row // format.block_size % 2 for t in tensors[:-1]):
                 raise UnsupportedError(
                     f"Tensor {names[0]} has an odd number of blocks and siblings; that is not supported."
                 )
-            blocks = -(-row * rows // BLOCK)
-            planes = tuple(self._allocate(align(blocks, 2) * plane.bytes) for plane in format.planes)
+            # Pairs of blocks for the repacking; at least whole blocks of 32 for what loads those.
+            blocks = align(row * rows, max(BLOCK, 2 * format.block_size)) // format.block_size
+            planes = tuple(self._allocate(blocks * plane.bytes) for plane in format.planes)
             self.weights[names] = WeightPlan(names, format, row, rows, planes, lane_order)
         return self.weights[names]
 
