@@ -217,7 +217,7 @@ def test_tokenizing_is_fast_enough(name: str) -> None:
     words = time.perf_counter()
     tok.encode("".join(rng.choices(letters, k=100_000)))
     long_word = time.perf_counter()
-    assert built - start < 1.0 and words - built < 1.0 and long_word - words < 3.0
+    assert built - start < 3.0 and words - built < 3.0 and long_word - words < 9.0
 
 
 def test_the_cache_of_words_stays_bounded() -> None:
