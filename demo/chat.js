@@ -10,6 +10,7 @@ let state = "empty"; // empty, loading, ready or answering
 let call = null; // the engine's command under way
 let task = null; // a promise: what goes on has ended, on the page too
 let source = null; // {name, file} or {name, url} of the model
+let wanted = null; // the last one asked for; those before it that still wait are not loaded
 let loaded = null; // what `load` told about it
 let messages = []; // the conversation, as the model gets it
 
@@ -52,10 +53,14 @@ function stop() {
   if (call) engine.cancel(call.id);
 }
 
-// Ends what goes on, and waits until the page knows.
-async function settle() {
+// Ends what goes on, then does the next thing; what is asked for meanwhile waits for that in turn.
+function instead(next) {
   stop();
-  await task;
+  const before = task;
+  task = (async () => {
+    await before;
+    await next();
+  })();
 }
 
 // --- Loading ---
@@ -86,8 +91,8 @@ async function load(next) {
   // A file that cannot be a model does not cost the one that is loaded.
   const objection = next.file && (await objectionTo(next.file));
   if (objection) return fail(objection);
-  await settle();
-  task = loading(next);
+  wanted = next;
+  instead(() => next === wanted && loading(next));
 }
 
 async function loading(next) {
@@ -227,13 +232,15 @@ function wayOut({ type }) {
   return button;
 }
 
-async function newChat() {
-  await settle();
-  fail("");
-  forget();
-  showFacts(loaded);
-  announce("A new chat.");
-  at("question").focus();
+function newChat() {
+  instead(() => {
+    if (!loaded) return; // another model was asked for first, and there is none now
+    fail("");
+    forget();
+    showFacts(loaded);
+    announce("A new chat.");
+    at("question").focus();
+  });
 }
 
 function showFacts({ timings, memory, adapter }) {

@@ -53,6 +53,23 @@ def test_loading_can_be_cancelled_at_once(page: ChatPage) -> None:
     assert page.text("error") == "" and page.element("default").is_displayed()
 
 
+def test_of_files_dropped_while_one_loads_only_the_last_is_loaded(page: ChatPage, tiny_model: Path) -> None:
+    page.script("""
+        const post = Worker.prototype.postMessage;
+        window.loads = [];
+        Worker.prototype.postMessage = function (message) {
+          if (message.command === "load") window.loads.push(message.file.name);
+          return post.call(this, message);
+        };
+    """)
+    page.drop("first.gguf", tiny_model.read_bytes())
+    page.wait(lambda: page.state == "loading", 10)
+    page.drop("second.gguf", b"GGUF")
+    page.drop("third.gguf", b"GGUF")
+    assert "third.gguf" in page.wait(lambda: page.state == "empty" and page.text("error"), 60)
+    assert page.script("return window.loads") == ["first.gguf", "third.gguf"]
+
+
 def test_a_browser_without_webgpu_is_told_so_before_anything_is_loaded(page_without_webgpu: ChatPage) -> None:
     page = page_without_webgpu
     assert "This browser offers no WebGPU adapter" in page.wait(lambda: page.text("error"), 20)
