@@ -7,6 +7,7 @@ Needs llama-cpp-python 0.3.36, gguf, numpy and this package; from the repository
 texts.json.gz: the texts as Latin-1 strings of their bytes. "chosen" come with their ids, "many" with a CRC of them.
 NAME.json.gz: for (add_special, parse_special) in SETTINGS the ids of each chosen text and the CRCs of the others; the
 bytes of all tokens as two SHA-256 (`special` false and true); and what llama.cpp finds as BOS, EOS and end tokens.
+SentencePiece's vocabularies have one CRC for all of "many" in groups of 20, of the ids and of the text made of them.
 rules.json.gz: the same for a small made-up vocabulary under every pre-tokenizer's name, all ids as one CRC.
 """
 
@@ -30,9 +31,12 @@ import numpy as np
 from llamaweb.tokenizer.pretokenizers import PRE_TOKENIZERS
 from tests.golden.tokenizer_texts import CHOSEN, INVALID, boundary_texts, random_texts
 from tests.vocabularies import NAMES, odd_vocabulary, vocabulary
+from tests.vocabularies_spm import NAMES as SPM_NAMES
+from tests.vocabularies_spm import vocabulary as spm_vocabulary
 
 FOLDER = Path(__file__).parent / "tokenizer"
 SETTINGS = ((True, False), (False, True))
+GROUP = 20
 
 
 def ids_crc(ids: list[int]) -> int:
@@ -83,6 +87,14 @@ class Oracle:
             raise RuntimeError(f"llama.cpp wants room for {-count} tokens")
         return list(buffer[:count])
 
+    def detokenize(self, ids: list[int], special: bool) -> bytes:
+        tokens = (llama_cpp.llama_token * len(ids))(*ids)
+        buffer = ctypes.create_string_buffer(64 * len(ids) + 64)
+        count = llama_cpp.llama_detokenize(self.vocab, tokens, len(ids), buffer, len(buffer), False, special)
+        if count < 0:
+            raise RuntimeError(f"llama.cpp wants room for {-count} bytes")
+        return buffer.raw[:count]
+
     def token(self, role: Callable[[Any], int]) -> int | None:
         id = role(self.vocab)
         return None if id == llama_cpp.LLAMA_TOKEN_NULL else id
@@ -102,6 +114,10 @@ def golden(metadata: dict[str, Any], chosen: list[bytes], many: list[bytes]) -> 
         return {
             "chosen": [[oracle.encode(text, *setting) for text in chosen] for setting in SETTINGS],
             "many": [[ids_crc(oracle.encode(text, *setting)) for text in many] for setting in SETTINGS],
+            "texts": [
+                [crc32(oracle.detokenize(oracle.encode(text, *setting), setting[1])) for text in chosen + many]
+                for setting in SETTINGS
+            ],
             "pieces": [
                 pieces_digest([oracle.piece(token, special) for token in range(oracle.n_vocab)])
                 for special in (False, True)
@@ -125,12 +141,23 @@ def main() -> None:
     chosen = [text.encode() for text in CHOSEN] + INVALID
     many = boundary_texts() + random_texts(5000, seed=1)
     write("texts", {"chosen": [t.decode("latin-1") for t in chosen], "many": [t.decode("latin-1") for t in many]})
+    for name in SPM_NAMES:
+        found = golden(spm_vocabulary(name), chosen, many)
+        for key in ("many", "texts"):
+            found[key] = [
+                [ids_crc(crcs[start : start + GROUP]) for start in range(0, len(crcs), GROUP)] for crcs in found[key]
+            ]
+        write(name, found)
+        print(name, (FOLDER / f"{name}.json.gz").stat().st_size, "bytes", file=sys.stderr)
     for name in NAMES:
-        write(name, golden(vocabulary(name), chosen, many))
+        found = golden(vocabulary(name), chosen, many)
+        del found["texts"]
+        write(name, found)
         print(name, (FOLDER / f"{name}.json.gz").stat().st_size, "bytes", file=sys.stderr)
     rules = {}
     for pre in PRE_TOKENIZERS:
         rules[pre] = golden(odd_vocabulary(pre), chosen, many[-1000:])
+        del rules[pre]["texts"]
         crcs = [[ids_crc(ids) for ids in lists] for lists in rules[pre].pop("chosen")]
         rules[pre]["many"] = [ids_crc(a + b) for a, b in zip(crcs, rules[pre]["many"], strict=True)]
     write("rules", rules)

@@ -9,10 +9,11 @@ from llamaweb.errors import UnsupportedError
 from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.bpe import BPETokenizer
 from llamaweb.tokenizer.detokenize import StreamDecoder
+from llamaweb.tokenizer.spm import SPMTokenizer
 
 __all__ = ["StreamDecoder", "Tokenizer", "load_tokenizer"]
 
-KINDS: dict[str, type[BPETokenizer]] = {"gpt2": BPETokenizer}
+KINDS: dict[str, type[BPETokenizer] | type[SPMTokenizer]] = {"gpt2": BPETokenizer, "llama": SPMTokenizer}
 
 
 def load_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -23,5 +24,5 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     kind = metadata.get("tokenizer.ggml.model")
     if not isinstance(kind, str) or kind not in KINDS:
         found = "no tokenizer" if kind is None else f"a tokenizer of the kind {kind!r}"
-        raise UnsupportedError(f"The model file has {found}; supported so far: {', '.join(KINDS)} (byte-level BPE).")
+        raise UnsupportedError(f"The model file has {found}; supported so far: {', '.join(KINDS)}.")
     return KINDS[kind](metadata)

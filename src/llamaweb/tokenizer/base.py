@@ -36,26 +36,28 @@ class Tokenizer(ABC):
         self._pieces: dict[int, bytes] = {}
 
     @abstractmethod
-    def _encode_text(self, data: bytes) -> list[int]:
-        """Ids of a text without special tokens."""
+    def _encode_text(self, data: bytes, *, begins: bool) -> list[int]:
+        """Ids of a text without special tokens; whether it `begins` the whole or follows a special token."""
 
     @abstractmethod
     def _plain_bytes(self, text: bytes) -> bytes:
         """What a token of type NORMAL stands for."""
 
     def encode(self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Token ids of a text. Bytes need not be UTF-8: what is not becomes U+FFFD byte by byte.
+        """Token ids of a text. Bytes need not be UTF-8.
 
         `add_special` adds BOS and EOS if the model wants them; `parse_special` reads control tokens that are written
         out in the text (`<|im_start|>`) as such, which text of strangers must not do.
         """
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
         ids = [self.bos] if add_special and self.add_bos and self.bos is not None else []
+        begins = True
         for part in (self._special if parse_special else self._added).split(data):
             if isinstance(part, int):
                 ids.append(part)
             else:
-                ids += self._encode_text(part)
+                ids += self._encode_text(part, begins=begins)
+            begins = isinstance(part, int)
         if add_special and self.add_eos and self.eos is not None:
             ids.append(self.eos)
         return ids

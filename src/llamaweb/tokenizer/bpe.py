@@ -13,6 +13,7 @@ from llamaweb.tokenizer.vocabulary import read_vocabulary, string_list
 
 CACHED_WORDS = 16384
 CACHED_WORD_LENGTH = 64
+HERITAGE = 11  # BOS and EOS in files that name none: they were so in the first vocabularies made from GPT-2's
 
 
 class BPETokenizer(Tokenizer):
@@ -20,14 +21,15 @@ class BPETokenizer(Tokenizer):
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         rule = pre_tokenizer(metadata.get("tokenizer.ggml.pre"))
-        super().__init__(read_vocabulary(metadata, rule))
+        bos = HERITAGE if rule.default_bos else None
+        super().__init__(read_vocabulary(metadata, bos=bos, eos=HERITAGE, add_bos=rule.add_bos))
         self._split = splitter(rule)
         self._ignore_merges = rule.ignore_merges
         self._ids = self._vocabulary.ids
         self._ranks = _ranks(string_list(metadata, "tokenizer.ggml.merges"))
         self._words: dict[str, list[int]] = {}
 
-    def _encode_text(self, data: bytes) -> list[int]:
+    def _encode_text(self, data: bytes, *, begins: bool) -> list[int]:
         ids: list[int] = []
         words = self._words
         for word in self._split(decode_utf8(data)):

@@ -10,7 +10,6 @@ import numpy as np
 from gguf import TokenType
 
 from llamaweb.errors import ModelFileError
-from llamaweb.tokenizer.pretokenizers import PreTokenizer
 
 # Names of tokens that end an answer, whatever the metadata says. As llama.cpp knows them.
 _END_NAMES = (
@@ -67,42 +66,45 @@ class Vocabulary:
     add_eos: bool
 
 
-def read_vocabulary(metadata: Mapping[str, Any], rule: PreTokenizer) -> Vocabulary:
-    """The vocabulary in a GGUF file's metadata; ModelFileError if it contradicts itself."""
+def read_vocabulary(metadata: Mapping[str, Any], *, bos: int | None, eos: int, add_bos: bool) -> Vocabulary:
+    """The vocabulary in a GGUF file's metadata; ModelFileError if it contradicts itself.
+
+    `bos`, `eos` and `add_bos` hold where the metadata does not say it.
+    """
     tokens = string_list(metadata, "tokenizer.ggml.tokens")
     if not tokens:
-        raise _damaged("tokenizer.ggml.tokens is empty")
+        raise damaged("tokenizer.ggml.tokens is empty")
     if b"" in tokens:
         tokens = [token or b"[EMPTY_%d]" % index for index, token in enumerate(tokens)]
     ids = dict(zip(tokens, range(len(tokens)), strict=True))
     if len(ids) != len(tokens):
         twice = next(token for index, token in enumerate(tokens) if ids[token] != index)
-        raise _damaged(f"tokenizer.ggml.tokens has the token {twice.decode(errors='replace')!r} twice")
+        raise damaged(f"tokenizer.ggml.tokens has the token {twice.decode(errors='replace')!r} twice")
 
     types = _types(metadata, len(tokens))
-    heritage = 11 if len(tokens) > 11 else None  # GPT-2's vocabularies in files that name no BOS and EOS
-    bos = _token_id(metadata, "bos", len(tokens), heritage if rule.default_bos else None)
-    eos = _token_id(metadata, "eos", len(tokens), heritage)
-    add_bos, add_eos = _flag(metadata, "add_bos_token", rule.add_bos), _flag(metadata, "add_eos_token", False)
-    for wanted, token, name in ((add_bos, bos, "bos"), (add_eos, eos, "eos")):
+    bos = _token_id(metadata, "bos", len(tokens), bos)
+    end = _token_id(metadata, "eos", len(tokens), eos)
+    add_bos, add_eos = flag(metadata, "add_bos_token", add_bos), flag(metadata, "add_eos_token", False)
+    for wanted, token, name in ((add_bos, bos, "bos"), (add_eos, end, "eos")):
         if wanted and token is None:
-            raise _damaged(f"tokenizer.ggml.add_{name}_token is set, but there is no tokenizer.ggml.{name}_token_id")
+            raise damaged(f"tokenizer.ggml.add_{name}_token is set, but there is no tokenizer.ggml.{name}_token_id")
 
-    eog = _end_of_generation(metadata, ids, types, eos)
-    return Vocabulary(tokens, ids, types, bos, eos, eog, add_bos, add_eos)
+    eog = _end_of_generation(metadata, ids, types, end)
+    return Vocabulary(tokens, ids, types, bos, end, eog, add_bos, add_eos)
 
 
 def string_list(metadata: Mapping[str, Any], key: str) -> list[bytes]:
     """An array of strings of the metadata; ModelFileError if it is missing or something else."""
     value = metadata.get(key)
     if value is None:
-        raise _damaged(f"{key} is missing")
+        raise damaged(f"{key} is missing")
     if not isinstance(value, list) or not set(map(type, value)) <= {bytes}:
-        raise _damaged(f"{key} is not a list of strings")
+        raise damaged(f"{key} is not a list of strings")
     return value
 
 
-def _damaged(finding: str) -> ModelFileError:
+def damaged(finding: str) -> ModelFileError:
+    """The error for a tokenizer that is not what it should be."""
     return ModelFileError(f"The model file's tokenizer is damaged: {finding}; fetch or convert the model again.")
 
 
@@ -111,9 +113,9 @@ def _types(metadata: Mapping[str, Any], n_vocab: int) -> np.ndarray:
     if value is None:
         return np.full(n_vocab, int(TokenType.NORMAL), np.int32)
     if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in "iu":
-        raise _damaged("tokenizer.ggml.token_type is not a list of whole numbers")
+        raise damaged("tokenizer.ggml.token_type is not a list of whole numbers")
     if len(value) < n_vocab:
-        raise _damaged(f"tokenizer.ggml.token_type has {len(value)} entries for {n_vocab} tokens")
+        raise damaged(f"tokenizer.ggml.token_type has {len(value)} entries for {n_vocab} tokens")
     return value[:n_vocab].astype(np.int32)
 
 
@@ -121,16 +123,17 @@ def _token_id(metadata: Mapping[str, Any], role: str, n_vocab: int, default: int
     key = f"tokenizer.ggml.{role}_token_id"
     value = metadata.get(key)
     if value is None:
-        return default
+        return default if default is not None and default < n_vocab else None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < n_vocab:
-        raise _damaged(f"{key} is {value!r}, but the ids go from 0 to {n_vocab - 1}")
+        raise damaged(f"{key} is {value!r}, but the ids go from 0 to {n_vocab - 1}")
     return value
 
 
-def _flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
+def flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
+    """`tokenizer.ggml.NAME`, a truth value of the metadata; ModelFileError if it is something else."""
     value = metadata.get(f"tokenizer.ggml.{name}", default)
     if not isinstance(value, bool):
-        raise _damaged(f"tokenizer.ggml.{name} is {value!r}, not true or false")
+        raise damaged(f"tokenizer.ggml.{name} is {value!r}, not true or false")
     return value
 
 

@@ -1,0 +1,150 @@
+"""SentencePiece's tokenizer with scores (Kudo & Richardson 2018): `tokenizer.ggml.model` = "llama".
+
+Characters are merged with their neighbours, best score first, as llama.cpp does it for Llama 2, Mistral and Gemma.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+import numpy as np
+
+from llamaweb.errors import LlamaWebError
+from llamaweb.tokenizer.base import Tokenizer
+from llamaweb.tokenizer.vocabulary import damaged, flag, read_vocabulary
+
+SPACE = "\u2581".encode()
+"""What vocabularies write for a space."""
+
+CACHED_WORDS = 16384
+CACHED_WORD_LENGTH = 64
+BOS, EOS = 1, 2  # in files that name none
+
+# A symbol is as long as its first byte says, whatever follows: text need not be valid UTF-8.
+_SYMBOL = re.compile(rb"[\xc0-\xdf].?|[\xe0-\xef].{0,2}|[\xf0-\xff].{0,3}|.", re.DOTALL)
+# A space inside a token, after something else; tokens are joined with a byte that is in no text.
+_SPACE_INSIDE = re.compile(rb"(?<!\xff)(?<!\xe2\x96\x81)\xe2\x96\x81")
+
+
+class SPMTokenizer(Tokenizer):
+    """A SentencePiece tokenizer from a GGUF file's metadata."""
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        super().__init__(read_vocabulary(metadata, bos=BOS, eos=EOS, add_bos=True))
+        self._ids = self._vocabulary.ids
+        self._costs = _costs(metadata, self.n_vocab)
+        self._space_prefix = flag(metadata, "add_space_prefix", True)
+        self._bytes = [self._ids.get(b"<0x%02X>" % byte, self._ids.get(bytes((byte,)))) for byte in range(256)]
+        self._word = _word_pattern(self._vocabulary.tokens)
+        self._words: dict[str, list[int]] = {}
+
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> bytes:
+        """The bytes of a list of tokens, without the space that encoding put before the first of them."""
+        ids = list(ids)
+        text = super().decode(ids, special=special)
+        if self._space_prefix and ids and self.token_bytes(ids[0], special=special).startswith(b" "):
+            return text[1:]
+        return text
+
+    def _encode_text(self, data: bytes, *, begins: bool) -> list[int]:
+        if self._space_prefix and begins:
+            data = b" " + data
+        data = data.replace(b" ", SPACE)
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:  # a symbol may then reach into the next word
+            return self._encode_word(data)
+        ids: list[int] = []
+        words = self._words
+        for word in self._word.findall(text):
+            found = words.get(word)
+            if found is None:
+                found = self._encode_word(word.encode())
+                if len(word) <= CACHED_WORD_LENGTH:
+                    if len(words) >= CACHED_WORDS:
+                        words.clear()
+                    words[word] = found
+            ids += found
+        return ids
+
+    def _encode_word(self, data: bytes) -> list[int]:
+        ids: list[int] = []
+        for piece in merge(_SYMBOL.findall(data), self._ids, self._costs):
+            token = self._ids.get(piece)
+            if token is not None:
+                ids.append(token)
+            else:
+                ids += map(self._byte_token, piece)
+        return ids
+
+    def _byte_token(self, byte: int) -> int:
+        token = self._bytes[byte]
+        if token is None:  # llama.cpp ends with an exception here, too
+            raise LlamaWebError(
+                f"The model's vocabulary has no token for the byte 0x{byte:02X}; leave that character out of the text."
+            )
+        return token
+
+    def _plain_bytes(self, text: bytes) -> bytes:
+        return text.replace(SPACE, b" ")
+
+
+def _word_pattern(tokens: list[bytes]) -> re.Pattern[str]:
+    """Words that are merged independently of each other, so that what was found for one can be remembered.
+
+    A word begins with spaces. It ends before the next ones, unless some token has a space after its last character:
+    Gemma has `>_</` with a space in it.
+    """
+    joined = b"\xff" + b"\xff".join(tokens)
+    goes_on = {
+        joined[max(0, at.start() - 4) : at.start()].decode("utf-8", "ignore")[-1:]
+        for at in _SPACE_INSIDE.finditer(joined)
+    }
+    inside = "".join(f"|(?<={re.escape(character)})\u2581+" for character in sorted(goes_on - {""}))
+    return re.compile(f"\u2581*(?:[^\u2581]{inside})+|\u2581+")
+
+
+def _costs(metadata: Mapping[str, Any], n_vocab: int) -> list[float]:
+    """The scores of the tokens with their sign turned: the lowest is merged first."""
+    scores = metadata.get("tokenizer.ggml.scores")
+    if scores is None:
+        return [0.0] * n_vocab
+    if not isinstance(scores, np.ndarray) or scores.ndim != 1 or scores.dtype.kind not in "fiu":
+        raise damaged("tokenizer.ggml.scores is not a list of numbers")
+    if len(scores) < n_vocab:
+        raise damaged(f"tokenizer.ggml.scores has {len(scores)} entries for {n_vocab} tokens")
+    return (-scores[:n_vocab].astype(np.float32)).tolist()
+
+
+def merge(symbols: list[bytes], ids: dict[bytes, int], costs: list[float]) -> list[bytes]:
+    """Merge neighbours that are a token together, lowest cost first and from the left among equals, until none are.
+
+    O(n log n) for n symbols: a heap of candidate pairs over a linked list. A pair is outdated, and dropped, when one
+    of its halves has been merged since; the index where its right half ends tells. Changes `symbols`.
+    """
+    count = len(symbols)
+    following, previous = list(range(1, count + 1)), list(range(-1, count - 1))
+    heap = [
+        (costs[token], left, left + 1, left + 2)
+        for left in range(count - 1)
+        if (token := ids.get(symbols[left] + symbols[left + 1])) is not None
+    ]
+    heapify(heap)
+    while heap:
+        _, left, right, end = heappop(heap)
+        if not symbols[left] or following[left] != right or following[right] != end:
+            continue
+        symbols[left] += symbols[right]
+        symbols[right] = b""
+        following[left] = end
+        before = previous[left]
+        if before >= 0 and (token := ids.get(symbols[before] + symbols[left])) is not None:
+            heappush(heap, (costs[token], before, left, end))
+        if end < count:
+            previous[end] = left
+            if (token := ids.get(symbols[left] + symbols[end])) is not None:
+                heappush(heap, (costs[token], left, end, following[end]))
+    return [symbol for symbol in symbols if symbol]
