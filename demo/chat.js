@@ -68,7 +68,7 @@ function instead(next) {
 const PHASES = ["python", "header", "weights", "pipelines"];
 
 function showPhase(phase, done = 0, total = 0) {
-  const now = PHASES.indexOf(phase);
+  const now = PHASES.indexOf(phase === "tuning" ? "pipelines" : phase);
   for (const [here, item] of at("loading").querySelectorAll("li").entries()) {
     const [name, told, bar] = item.children;
     if (here === now && item.dataset.stage !== "now") announce(name.textContent);

@@ -12,6 +12,22 @@ var<workgroup> left: u32;
 var<workgroup> top_k_shared: u32;
 var<workgroup> chain: vec3<f32>;  // temperature, top_p, min_p
 
+// Goes over all logits, each as `v` of token `i`: eight loads at once, since one workgroup has little else to wait with
+{% macro over_logits() %}
+  for (var base = lane; base < N; base += 8u * WG) {
+{% for k in range(8) %}
+    let v{{ k }} = logits[min(base + {{ k }}u * WG, N - 1u)];
+{% endfor %}
+{% for k in range(8) %}
+    if (base + {{ k }}u * WG < N) {
+      let i = base + {{ k }}u * WG;
+      let v = v{{ k }};
+{{ caller() }}
+    }
+{% endfor %}
+  }
+{% endmacro %}
+
 // A u32 that orders as the float does
 fn key_of(v: f32) -> u32 {
   let u = bitcast<u32>(v);
@@ -67,13 +83,12 @@ fn threshold(lane: u32, wanted: u32, floor_key: u32, top: f32, scale: f32) -> u3
   for (var shift = 24u; ; shift -= 8u) {
     for (var i = lane; i < 256u; i += WG) { atomicStore(&histogram[i], 0u); }
     workgroupBarrier();
-    for (var i = lane; i < N; i += WG) {
-      let v = logits[i];
+{% call over_logits() %}
       let key = key_of(v);
       if (key >= floor_key && (shift == 24u || (key >> (shift + 8u)) == (prefix >> (shift + 8u)))) {
         atomicAdd(&histogram[(key >> shift) & 255u], select(1u, u32(exp(v - top) * scale), scale > 0.0));
       }
-    }
+{% endcall %}
     workgroupBarrier();
     if (lane == 0u) {
       var d = 255u;
@@ -97,10 +112,9 @@ fn threshold(lane: u32, wanted: u32, floor_key: u32, top: f32, scale: f32) -> u3
 fn main(@builtin(local_invocation_index) lane: u32) {
   var top = -3.4e38;
   var token = 0u;
-  for (var i = lane; i < N; i += WG) {
-    let v = logits[i];
-    if (v > top) { top = v; token = i; }
-  }
+{% call over_logits() %}
+      if (v > top) { top = v; token = i; }
+{% endcall %}
   arg_max(lane, top, token);
   top = workgroupUniformLoad(&best[0]);
   token = workgroupUniformLoad(&at[0]);
@@ -120,10 +134,9 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     if (top_k > 0u && top_k < N) { floor_key = threshold(lane, top_k, 0u, top, 0.0); }
     if (top_p < 1.0) {
       var sum = 0.0;
-      for (var i = lane; i < N; i += WG) {
-        let v = logits[i];
+{% call over_logits() %}
         if (key_of(v) >= floor_key) { sum += exp(v - top); }
-      }
+{% endcall %}
       let scale = 2147483648.0 / sum_of(lane, sum);
       floor_key = threshold(lane, max(u32(top_p * 2147483648.0), 1u), floor_key, top, scale);
     }
@@ -131,13 +144,12 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     if (min_p > 0.0) { min_logit = top + log(min_p); }
     var best_value = -3.4e38;
     var best_token = token;
-    for (var i = lane; i < N; i += WG) {
-      let v = logits[i];
+{% call over_logits() %}
       if (key_of(v) >= floor_key && v >= min_logit) {
         let value = (v - top) / temperature + gumbel(i);
         if (value > best_value) { best_value = value; best_token = i; }
       }
-    }
+{% endcall %}
     arg_max(lane, best_value, best_token);
     token = workgroupUniformLoad(&at[0]);
   }
