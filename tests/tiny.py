@@ -17,6 +17,8 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, RopeScalingType, TokenType
 
+from tests.blocks import quantized
+
 TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -71,7 +73,7 @@ def tiny_llama(spec: TinyLlama = TinyLlama(), *, pre: str = "smollm", dequantize
         _add_tokenizer(writer, spec, pre, tokens, merges)
         for name, values in tensors(spec, len(tokens)):
             kind = tensor_type(spec, name, values)
-            data = _quantized(values, kind)
+            data = quantized(values, kind)
             if dequantized:
                 data, kind = gguf.quants.dequantize(data, kind), GGMLQuantizationType.F32
             writer.add_tensor(name, data, raw_dtype=kind)
@@ -80,22 +82,6 @@ def tiny_llama(spec: TinyLlama = TinyLlama(), *, pre: str = "smollm", dequantize
         writer.write_tensors_to_file()
         writer.close()
         return path.read_bytes()
-
-
-# Where the f16 scales of a block are, in formats that gguf reads but does not write.
-_SCALES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
-
-
-def _quantized(values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
-    """The values in a format; random blocks of about their size where gguf cannot write it."""
-    if kind.name not in _SCALES:
-        return gguf.quants.quantize(values, kind)
-    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    rng = np.random.RandomState(values.size)
-    data = rng.randint(0, 256, (values.size // block, block_bytes)).astype(np.uint8)
-    for at in _SCALES[kind.name]:
-        data[:, at : at + 2] = np.frombuffer(np.float16(2e-4).tobytes(), np.uint8)
-    return data.reshape(*values.shape[:-1], -1)
 
 
 def tensors(spec: TinyLlama, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,6 +1,6 @@
-// Moves a chunk of a weight from the file's layout into its planes. job: pairs of blocks in the chunk, and the
-// weight's block that the chunk begins with. Blocks go in pairs, as two f16 scales share a word; a pad block
-// behind an odd last one lands in the planes' own padding.
+// Moves a chunk of a weight from the file's layout into its planes. job: units of {{ unit }} blocks in the chunk, and the
+// weight's block that the chunk begins with. A unit fills whole words of every plane; what a last one has too many
+// lands in the planes' own padding.
 {% include "common/bindings.wgsl" %}
 {% include "common/block.wgsl" %}
 {% include "common/raw.wgsl" %}
@@ -8,6 +8,6 @@
 
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-  let pair = id.x + id.y * {{ 65535 * workgroup }}u;
-  if (pair < job[0]) { repack(pair, job[1]); }
+  let n = id.x + id.y * {{ 65535 * workgroup }}u;
+  if (n < job[0]) { repack(n * {{ unit * block_bytes }}u, job[1] + n * {{ unit }}u); }
 }

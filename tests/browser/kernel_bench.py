@@ -16,6 +16,7 @@ from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.library import Launch
 from llamaweb.profile import DeviceProfile
+from tests.blocks import quantized
 
 GUARD = 64  # values of poison behind what a kernel may read or write
 
@@ -65,24 +66,25 @@ class Bench:
 
     def weight(self, format: Format, values: np.ndarray) -> Weight:
         """A matrix (rows, row length) in a format, as the upload leaves it on the GPU."""
-        data = quantized(format, values)
+        data = quantized(values, format.type)
         dense = gguf.quants.dequantize(data, format.type).astype(np.float32)
         planes = self.repack(format, [data.tobytes()])[0] if format.repacked else {"w_qs": data.reshape(-1)}
-        return Weight(format, dense, planes)
+        return Weight(format, dense, planes | codes(format))
 
     def repack(self, format: Format, datas: Sequence[bytes], chunk: int | None = None) -> list[dict[str, np.ndarray]]:
         """The planes of each of `datas`, repacked in pieces of `chunk` blocks, with poison behind them."""
         found = []
         for data in datas:
-            blocks = len(data) // format.block_bytes
+            blocks, unit = len(data) // format.block_bytes, format.unit
             planes = {
-                f"w_{p.name}": np.full(-(-blocks // 2) * 2 * p.bytes + GUARD, 0xA5, np.uint8) for p in format.planes
+                f"w_{p.name}": np.full(-(-blocks // unit) * unit * p.bytes + GUARD, 0xA5, np.uint8)
+                for p in format.planes
             }
             for first in range(0, blocks, chunk or blocks):
                 count = min(chunk or blocks, blocks - first)
                 raw = np.frombuffer(data[first * format.block_bytes :][: count * format.block_bytes], np.uint8)
-                job = np.array([-(-count // 2), first], np.uint32)
-                launch = library.repack(format, -(-count // 2))
+                job = np.array([-(-count // unit), first], np.uint32)
+                launch = library.repack(format, int(job[0]))
                 planes = self.run([Case(launch, {"raw": raw, "job": job, **planes})])[0]
             found.append(planes)
         return found
@@ -90,28 +92,16 @@ class Bench:
 
 @dataclass(frozen=True)
 class Weight:
-    """dense: what the format holds, float32 (rows, row length); planes: by slot."""
+    """dense: what the format holds, float32 (rows, row length); planes: by slot, with the codebook if there is one."""
 
     format: Format
     dense: np.ndarray
     planes: dict[str, np.ndarray]
 
 
-def quantized(format: Format, values: np.ndarray) -> np.ndarray:
-    """Rows of the format's bytes near `values`, or (no quantizer in gguf) random ones."""
-    try:
-        return gguf.quants.quantize(values, format.type)
-    except NotImplementedError:
-        blocks = values.size // format.block_size
-        rng = np.random.default_rng(blocks)
-        data = rng.integers(0, 256, (blocks, format.block_bytes), np.uint8)
-        while True:  # until no block has a scale that is huge or not a number
-            with np.errstate(all="ignore"):
-                dense = gguf.quants.dequantize(data, format.type)
-            bad = ~np.all(np.abs(dense) < 100, axis=-1)
-            if not bad.any():
-                return data.reshape(len(values), -1)
-            data[bad] = rng.integers(0, 256, (int(bad.sum()), format.block_bytes), np.uint8)
+def codes(format: Format) -> dict[str, np.ndarray]:
+    """The slot of the codebook, if the format has one."""
+    return {"w_codes": format.codebook.data()} if format.codebook else {}
 
 
 def each_format() -> list[Format]:

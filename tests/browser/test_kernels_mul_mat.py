@@ -12,12 +12,12 @@ from kernel_bench import (
     Case,
     Weight,
     batch,
+    codes,
     columns,
     each_format,
     guarded,
     in_lane_order,
     poisoned,
-    quantized,
     result,
     rms_normed,
     silu,
@@ -26,6 +26,7 @@ from kernel_bench import (
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.profile import DESKTOP
+from tests.blocks import quantized
 from tests.reference import nmse
 
 EPS = 1e-5
@@ -45,17 +46,17 @@ def product(weight: Weight, x: np.ndarray) -> np.ndarray:
 @BY_NAME
 def test_repacked_rows_hold_exactly_the_files_weights(bench: Bench, format: Format) -> None:
     rows, k = 37, columns(format, 96)  # an odd number of blocks
-    data = quantized(format, matrix(rows, k))
+    data = quantized(matrix(rows, k), format.type)
     dense = gguf.quants.dequantize(data, format.type)
     if format.repacked:
-        whole, pieces = bench.repack(format, [data.tobytes()])[0], bench.repack(format, [data.tobytes()], chunk=34)[0]
+        whole, pieces = bench.repack(format, [data.tobytes()])[0], bench.repack(format, [data.tobytes()], chunk=36)[0]
         blocks = rows * k // format.block_size
         for plane in format.planes:
             used = blocks * plane.bytes
             np.testing.assert_array_equal(whole[f"w_{plane.name}"][:used], pieces[f"w_{plane.name}"][:used])
-            behind = whole[f"w_{plane.name}"][-(-blocks // 2) * 2 * plane.bytes :]
+            behind = whole[f"w_{plane.name}"][-(-blocks // format.unit) * format.unit * plane.bytes :]
             assert (behind == 0xA5).all(), "repack wrote behind the plane"
-        planes = pieces
+        planes = pieces | codes(format)
     else:
         planes = {"w_qs": data.reshape(-1)}
     tokens = [0, rows - 1, 5, 17, 17, 2, rows + 1000]  # the last one is not in the table

@@ -32,13 +32,17 @@ FORMAT_SPECS = {
     format.name: replace(TURNS[i % len(TURNS)], type=format.type.name)
     for i, format in enumerate(f for f in FORMATS.values() if f.block_size <= 32)
 }
-FORMAT_SPECS["k-quants"] = TinyLlama(  # as llama.cpp mixes them in one file
-    n_layer=1,
-    n_embd=256,
-    n_ff=512,
-    type="Q4_K",
-    types={"*attn_v*": "Q6_K", "*ffn_down*": "Q5_K", "token_embd*": "Q6_K"},
-)
+# Formats of larger blocks take larger matrices, so each of a model's matrices has one of its own.
+_MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "token_embd")
+_LARGE = [format.type.name for format in FORMATS.values() if format.block_size > 32]
+for _names in (_LARGE[n : n + len(_MATRICES)] for n in range(0, len(_LARGE), len(_MATRICES))):
+    FORMAT_SPECS[" ".join(_names).lower()] = TinyLlama(
+        n_layer=1,
+        n_embd=256,
+        n_ff=512,
+        type=_names[0],
+        types={f"*{matrix}*": name for matrix, name in zip(_MATRICES, _names, strict=False)},
+    )
 MIXED = TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "token_embd*": "Q8_0"})
 ODD_BIAS = TinyLlama(n_head=3, n_head_kv=1, n_embd=96, bias=True, type="F16")  # 5 blocks of biases of q, k and v
 

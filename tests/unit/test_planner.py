@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import gguf
 import pytest
 from gguf.constants import GGMLQuantizationType as GGMLType
 
@@ -227,7 +228,9 @@ def test_every_tensor_is_placed_once_and_weights_never_overlap(name: str) -> Non
     assert sorted(placed) == sorted(file.tensors)
     planes = sorted(
         (p.region, p.offset, p.size)
-        for p in [p for w in plan.weights for p in w.planes] + [table.binding for table in plan.rope_tables]
+        for p in [p for w in plan.weights for p in w.planes]
+        + [table.binding for table in plan.rope_tables]
+        + list(plan.codebooks.values())
     )
     for (region, at, size), (next_region, next_at, _) in pairwise(planes):
         assert region != next_region or at + size <= next_at
@@ -237,7 +240,8 @@ def test_every_tensor_is_placed_once_and_weights_never_overlap(name: str) -> Non
         for plane, binding in zip(weight.format.planes, weight.planes, strict=True):
             assert binding.size >= weights // weight.format.block_size * plane.bytes
     stored = sum(tensor.nbytes for tensor in file.tensors.values())
-    padding = 2 * 256 * len(planes) + 256 * len(plan.weights)
+    tables = sum(binding.size for binding in plan.codebooks.values())
+    padding = tables + 2 * 256 * len(planes) + 256 * len(plan.weights)
     assert stored <= plan.memory["weights"] <= stored + padding
 
 
@@ -338,7 +342,7 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes() -> None:
 
 
 def test_a_format_that_is_not_there_yet_is_named_with_its_tensor() -> None:
-    missing = next(type for type in (GGMLType.IQ1_S, GGMLType.TQ1_0, GGMLType.I8) if type not in FORMATS)
+    missing = GGMLType.I8
     file = llama_header(**TINY)
     tensor = replace(file.tensors["blk.1.attn_output.weight"], type=missing)
     with pytest.raises(UnsupportedError, match=rf"blk\.1\.attn_output\.weight is in {missing.name}"):
@@ -375,6 +379,16 @@ def test_the_report_has_every_dispatch_when_asked() -> None:
 @pytest.mark.parametrize("format", FORMATS.values(), ids=lambda format: format.name)
 def test_a_formats_planes_take_hardly_more_than_the_file(format: Format) -> None:
     assert sum(plane.bytes for plane in format.planes) <= 1.02 * format.block_bytes
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=lambda format: format.name)
+def test_a_format_leaves_the_products_room_among_eight_bindings(format: Format) -> None:
+    others = 4  # input, norm or batch, bias, result
+    assert len(format.planes) + (format.codebook is not None) + others <= 8
+
+
+def test_every_format_that_gguf_dequantizes_is_there() -> None:
+    assert set(gguf.quants._type_traits) <= set(FORMATS)
 
 
 def test_rows_that_are_no_whole_superblocks_are_refused_by_name() -> None:

@@ -9,17 +9,13 @@ fn bytes_i8(v: u32) -> vec4<f32> {
   return vec4<f32>(vec4<i32>(i32(v << 24u), i32(v << 16u), i32(v << 8u), i32(v)) >> vec4<u32>(24u));
 }
 
-// Four nibbles of v, the low ones of its bytes or the high ones
-fn low4(v: u32) -> vec4<f32> { return bytes_u8(v & 0x0f0f0f0fu); }
-fn high4(v: u32) -> vec4<f32> { return bytes_u8((v >> 4u) & 0x0f0f0f0fu); }
-
-// Bits 0 to 3 of v, moved to bit 4 of four bytes
-fn fifth_bits(v: u32) -> u32 {
-  return ((v & 1u) << 4u) | ((v & 2u) << 11u) | ((v & 4u) << 18u) | ((v & 8u) << 25u);
-}
-
 // Half i of an array of f16 packed two a word, given its word
 fn half_of(word: u32, i: u32) -> f32 {
   let pair = unpack2x16float(word);
   return select(pair.x, pair.y, (i & 1u) == 1u);
+}
+
+// Number s of a row of eight 6-bit numbers: its low four bits and its upper two
+fn six_bits(low: u32, high: u32, s: u32) -> u32 {
+  return ((low >> (4u * s)) & 15u) | (((high >> (2u * s)) & 3u) << 4u);
 }

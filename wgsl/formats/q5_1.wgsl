@@ -1,9 +1,11 @@
-{% import "common/nibbles.wgsl" as n %}
+{% import "common/unpack.wgsl" as u %}
 fn load32(i: u32) -> Block {
   var b: Block;
   let v = w_qs[i];
   let h = w_qh[i];
-{{ n.nibbles5() }}
+{% for j in range(8) %}
+  b.q[{{ j }}] = bytes_u8({{ u.nibbles("v", j) }} | {{ u.bits("h", j, 4) }});
+{% endfor %}
   let dm = unpack2x16float(w_dm[i]);
   b.d = dm.x;
   b.m = dm.y;
@@ -11,13 +13,9 @@ fn load32(i: u32) -> Block {
 }
 {% if slots[0].name == "raw" %}
 // File: f16 d, f16 m, 4 bytes of fifth bits, 16 bytes of nibbles
-fn repack(pair: u32, first: u32) {
-  for (var k = 0u; k < 2u; k++) {
-    let at = (2u * pair + k) * 24u;
-    let i = first + 2u * pair + k;
-    w_dm[i] = raw_u32(at);
-    w_qh[i] = raw_u32(at + 4u);
-    w_qs[i] = raw_vec4(at + 8u);
-  }
+fn repack(at: u32, i: u32) {
+  w_dm[i] = raw_u32(at);
+  w_qh[i] = raw_bits_in_a_row(at + 4u);
+  w_qs[i] = raw_vec4(at + 8u);
 }
 {% endif %}

@@ -1,35 +1,24 @@
-{% import "common/nibbles.wgsl" as n %}
-{% include "common/k_scales.wgsl" %}
+{% import "common/unpack.wgsl" as u %}
+{% include "common/dm6.wgsl" %}
 fn load32(i: u32) -> Block {
   var b: Block;
   let v = w_qs[i];
   let h = w_qh[i];
-{{ n.nibbles5() }}
-  let dm = k_scale_min(w_scales[i >> 3u], i & 7u);
+{% for j in range(8) %}
+  b.q[{{ j }}] = bytes_u8({{ u.nibbles("v", j) }} | {{ u.bits("h", j, 4) }});
+{% endfor %}
+  let dm = scale_and_minimum(i);
   b.d = dm.x;
   b.m = -dm.y;
   return b;
 }
 {% if slots[0].name == "raw" %}
-{% include "common/k_quants.wgsl" %}
-// File: f16 d, f16 dmin, 12 bytes of scales, 32 bytes whose bits s are the fifth bits of block s, 128 bytes of nibbles
-fn repack(pair: u32, first: u32) {
-  for (var k = 0u; k < 2u; k++) {
-    let at = (2u * pair + k) * 176u;
-    let i = first + 2u * pair + k;
-    w_scales[i] = raw_vec4(at);
-    for (var s = 0u; s < 8u; s++) {
-      var bits = 0u;
-      for (var j = 0u; j < 8u; j++) {
-        let word = raw_u32(at + 16u + 4u * j) >> s;
-        bits |= ((word & 1u) | ((word >> 7u) & 2u) | ((word >> 14u) & 4u) | ((word >> 21u) & 8u)) << (4u * j);
-      }
-      w_qh[i * 8u + s] = bits;
-    }
-    for (var c = 0u; c < 4u; c++) {
-      w_qs[i * 8u + 2u * c] = k_low_nibbles(at + 48u + 32u * c);
-      w_qs[i * 8u + 2u * c + 1u] = k_high_nibbles(at + 48u + 32u * c);
-    }
+// File: 16 bytes of scales, 32 bytes of fifth bits (bit s for block s), 128 bytes of quants (as in q4_k)
+fn repack(at: u32, i: u32) {
+  for (var s = 0u; s < 8u; s++) {
+    w_qh[i * 8u + s] = raw_bits(at + 16u, s);
+    w_qs[i * 8u + s] = raw_nibbles(at + 48u + 32u * (s / 2u), s % 2u);
   }
+  w_dm[i] = raw_dm6(at);
 }
 {% endif %}

@@ -12,13 +12,11 @@ fn load32(i: u32) -> Block {
 }
 {% if slots[0].name == "raw" %}
 // File: f16 d, 32 bytes
-fn repack(pair: u32, first: u32) {
-  let at = pair * 68u;
-  let i = first + 2u * pair;
+fn repack(at: u32, i: u32) {
   w_qs[2u * i] = raw_vec4(at + 2u);
   w_qs[2u * i + 1u] = raw_vec4(at + 18u);
   w_qs[2u * i + 2u] = raw_vec4(at + 36u);
   w_qs[2u * i + 3u] = raw_vec4(at + 52u);
-  w_d[i >> 1u] = raw_u16(at) | (raw_u16(at + 34u) << 16u);
+  w_d[i >> 1u] = raw_halves(at, 34u);
 }
 {% endif %}

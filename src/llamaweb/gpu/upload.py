@@ -45,6 +45,8 @@ async def upload(
             info = file.tensors[table.rope.factors]
             factors = np.frombuffer(await source.read(info.offset, info.nbytes), "<f4")
         executor.write(table.binding, phases(table.rope, factors))
+    for codebook, binding in executor.plan.codebooks.items():
+        executor.write(binding, codebook.data())
     parts = sorted(_parts(executor.plan.weights, file), key=lambda part: part.tensor.offset)
     begin = parts[0].tensor.offset
     end = max(part.tensor.offset + part.tensor.nbytes for part in parts)
@@ -113,12 +115,12 @@ class _Uploader:
         await self._executor.pipelines.compile([launch.kernel for launch in self._launches.values()])
 
     def chunk(self, part: _Part) -> int:
-        """Bytes a piece: whole pairs of blocks, that fit the staging buffer where they are to be repacked."""
+        """Bytes a piece: whole units of blocks, that fit the staging buffer where they are to be repacked."""
         format = part.weight.format
         if part.weight not in self._launches or part.weight.lane_order:
             return CHUNK
-        pair = 2 * format.block_bytes
-        return min(CHUNK, self._staging) // pair * pair
+        unit = format.unit * format.block_bytes
+        return min(CHUNK, self._staging) // unit * unit
 
     def put(self, part: _Part, done: int, size: int, data: Any) -> None:
         """Puts the first `size` bytes of `data`, bytes `done` and on of the tensor, in their place."""
@@ -136,8 +138,9 @@ class _Uploader:
             return
         blocks = size // format.block_bytes
         first = part.first // format.block_size + done // format.block_bytes
-        self._executor.write_io(0, np.array([-(-blocks // 2), first], np.uint32))
-        self._dispatch(part.weight, library.repack(format, -(-blocks // 2)).workgroups)
+        units = -(-blocks // format.unit)
+        self._executor.write_io(0, np.array([units, first], np.uint32))
+        self._dispatch(part.weight, library.repack(format, units).workgroups)
 
     def _dispatch(self, weight: WeightPlan, workgroups: tuple[int, int, int]) -> None:
         step = self._step(weight)

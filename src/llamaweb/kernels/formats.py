@@ -2,18 +2,27 @@
 
 A format is one descriptor here and one WGSL fragment, `wgsl/formats/NAME.wgsl`, which defines
 
-- `load32(i) -> Block`: the 32 weights of block i out of the planes, as q (8 vec4), d and m with weight = d * q + m;
-- `repack(i, first)`: moves pair i of the file's blocks (`raw`) into the planes, where its first block is number
-  first + 2 i (formats whose planes differ from the file).
+- `load32(i) -> Block`: weights 32 i to 32 i + 31 out of the planes, as q (8 vec4), d and m with weight = d * q + m;
+- `repack(at, i)`: moves one unit of the file's blocks (`raw`, from byte `at` on) into the planes, where its first block
+  is number i (formats whose planes differ from the file).
 
 get_rows, matrix-vector, matrix-matrix and repack kernels are generated from these. Planes hold one kind of data each
-(quants, scales) in aligned units, so that neighbouring invocations read neighbouring words.
+in aligned units, so that neighbouring invocations read neighbouring words. For 32 weights, these orders recur:
+
+- 4 bits a weight: a vec4<u32>; byte b (0 to 15) holds weight b in its low half, weight 16 + b in its high one;
+- 2 bits: a vec2<u32>; bits 2 j and 2 j + 1 of byte k of word h belong to weight 16 h + 4 j + k;
+- 1 bit: a u32; bit j of byte k belongs to weight 4 j + k;
+- eight numbers of 6 bits, for the blocks of a superblock: the low four bits of number s in bits 4 s and on of a word,
+  the others in bits 2 s and on of half a word.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
+from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as GGMLType
 
@@ -32,10 +41,34 @@ class Plane:
 
 
 @dataclass(frozen=True)
+class Codebook:
+    """What the codes of a format stand for: `kvalues` or the grid of class `name` in gguf.quants.
+
+    Kernels see it as `w_codes`, array<`type`>: single values as f32, the points of a grid as bytes.
+    """
+
+    name: str
+    type: str
+
+    def data(self) -> np.ndarray:
+        return _codes(self.name)
+
+
+@cache
+def _codes(name: str) -> np.ndarray:
+    source = getattr(quants, name)
+    if hasattr(source, "kvalues"):
+        return np.array(source.kvalues, np.float32)
+    source.init_grid()
+    return source.grid.astype(np.int8).reshape(-1).view(np.uint32)
+
+
+@dataclass(frozen=True)
 class Format:
     name: str
     type: GGMLType
     planes: tuple[Plane, ...]
+    codebook: Codebook | None = None
     repacked: bool = True
 
     @property
@@ -47,13 +80,24 @@ class Format:
     def block_size(self) -> int:
         return GGML_QUANT_SIZES[self.type][0]
 
+    @property
+    def unit(self) -> int:
+        """Blocks of the file that fill whole words of every plane: what one invocation repacks."""
+        return next(n for n in (1, 2, 4) if all(n * plane.bytes % 4 == 0 for plane in self.planes))
 
+
+# Planes by what they hold, for blocks of 32
 _QS = Plane("qs", "vec4<u32>", 16)
 _QH = Plane("qh", "u32", 4)
 _D = Plane("d", "u32", 2)  # one f16 a block, two blocks a word
 _DM = Plane("dm", "u32", 4)  # f16 scale and f16 minimum
-_QS_K = Plane("qs", "vec4<u32>", 128)
-_SCALES_K = Plane("scales", "vec4<u32>", 16)  # f16 scale and minimum, and six bits of each for 8 blocks of 32
+# … and for superblocks of 256
+_QS4 = Plane("qs", "vec4<u32>", 128)
+_QS2 = Plane("qs", "vec2<u32>", 64)
+_QH2 = Plane("qh", "vec2<u32>", 64)
+_QH1 = Plane("qh", "u32", 32)
+_SCALES = Plane("scales", "u32", 16)  # a byte for 16 weights
+_DM6 = Plane("dm", "vec4<u32>", 16)  # f16 scale and minimum, and six bits of each for a block
 
 FORMATS = {
     f.type: f
@@ -66,9 +110,13 @@ FORMATS = {
         Format("q5_0", GGMLType.Q5_0, (_QS, _QH, _D)),
         Format("q5_1", GGMLType.Q5_1, (_QS, _QH, _DM)),
         Format("q8_0", GGMLType.Q8_0, (Plane("qs", "vec4<u32>", 32), _D)),
-        Format("q4_k", GGMLType.Q4_K, (_QS_K, _SCALES_K)),
-        Format("q5_k", GGMLType.Q5_K, (_QS_K, Plane("qh", "u32", 32), _SCALES_K)),
-        Format("q6_k", GGMLType.Q6_K, (_QS_K, Plane("qh", "vec2<u32>", 64), Plane("scales", "u32", 16), _D)),
+        Format("q2_k", GGMLType.Q2_K, (_QS2, _SCALES, _DM)),
+        Format("q3_k", GGMLType.Q3_K, (_QS2, _QH1, Plane("scales", "u32", 12), _D)),
+        Format("q4_k", GGMLType.Q4_K, (_QS4, _DM6)),
+        Format("q5_k", GGMLType.Q5_K, (_QS4, _QH1, _DM6)),
+        Format("q6_k", GGMLType.Q6_K, (_QS4, _QH2, _SCALES, _D)),
+        Format("tq1_0", GGMLType.TQ1_0, (Plane("qs", "u32", 52), _D)),
+        Format("tq2_0", GGMLType.TQ2_0, (_QS2, _D)),
     )
 }
 

@@ -47,6 +47,11 @@ def _planes(format: Format, access: str = "read") -> list[Slot]:
     return [Slot(f"w_{plane.name}", plane.type, access) for plane in format.planes]
 
 
+def _weight(format: Format) -> list[Slot]:
+    codes = [Slot("w_codes", format.codebook.type, "read")] if format.codebook else []
+    return [*_planes(format), *codes]
+
+
 # The arena is one buffer, and WebGPU lets a dispatch use a buffer either read-only or writable as a whole:
 # so everything in the arena is bound writable.
 def _arena(name: str, type: str = "vec4<f32>") -> Slot:
@@ -59,10 +64,11 @@ _NORM = Slot("norm_weight", "vec4<f32>", "read")
 _BIAS = Slot("bias", "f32", "read")
 
 
-def repack(format: Format, pairs: int) -> Launch:
-    """From the file's layout to planes, `pairs` pairs of blocks; slots raw, job and the planes."""
+def repack(format: Format, units: int) -> Launch:
+    """From the file's layout to planes, `units` times `format.unit` blocks; slots raw, job and the planes."""
     slots = [Slot("raw", "u32", "read"), Slot("job", "u32", "read"), *_planes(format, "read_write")]
-    return Launch(_kernel("repack", slots, format=format.name, workgroup=64), _spread(-(-pairs // 64)))
+    constants = {"format": format.name, "unit": format.unit, "block_bytes": format.block_bytes}
+    return Launch(_kernel("repack", slots, workgroup=64, **constants), _spread(-(-units // 64)))
 
 
 def lane_order() -> Launch:
@@ -74,7 +80,7 @@ def lane_order() -> Launch:
 def get_rows(format: Format, k: int, rows: int, n_tokens: int, *, y_lanes: bool = False) -> Launch:
     kernel = _kernel(
         "get_rows",
-        [*_planes(format), _BATCH, _arena("y")],
+        [*_weight(format), _BATCH, _arena("y")],
         format=format.name,
         k=k,
         rows=rows,
@@ -134,7 +140,7 @@ def mul_mat_vec(
 
     x_lanes, y_lanes: x and y are in lane order (wgsl/common/lanes.wgsl)."""
     v = variant or default_variant(k, n, epilogue, profile)
-    slots = [*_planes(format), _arena("x")]
+    slots = [*_weight(format), _arena("x")]
     slots += [_NORM] if eps is not None else []
     slots += [_BIAS] if bias else []
     slots += [_BATCH] if last_row else []
@@ -182,7 +188,7 @@ def mul_mat(
 ) -> Launch:
     """y[token * stride + offset + row] = W x for a batch of tokens."""
     out = n // 2 if epilogue == "swiglu" else n
-    slots = [*_planes(format), _arena("x")]
+    slots = [*_weight(format), _arena("x")]
     slots += [_BIAS] if bias else []
     slots += [_BATCH, _arena("y", "f32")]
     tile_m, tile_n, side = _tile(n, n_tokens, profile)

@@ -10,7 +10,7 @@ from llamaweb.architectures import architecture
 from llamaweb.errors import ContextError, MemoryBudgetError, UnsupportedError
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels import library
-from llamaweb.kernels.formats import BLOCK, format_of
+from llamaweb.kernels.formats import BLOCK, Codebook, format_of
 from llamaweb.kernels.io import IO, readback_bytes
 from llamaweb.kernels.tuner import Choices, Shape
 from llamaweb.model.gguf_file import GGUFFile
@@ -80,6 +80,7 @@ class _Planner:
         self.regions = {"kv": 2 * n_layer * cache_stride, "arena": 0, "io": self.io.size + readback_bytes(n_ubatch)}
         self.weights: dict[tuple[str, ...], WeightPlan] = {}
         self.ropes: dict[Rope, RopeTable] = {}
+        self.codebooks: dict[Codebook, Binding] = {}
 
     def plan(self, fused: dict[str, Steps]) -> ModelPlan:
         phases: dict[str, Phase] = {}
@@ -104,6 +105,7 @@ class _Planner:
             self.regions,
             tuple(self.weights.values()),
             tuple(self.ropes.values()),
+            self.codebooks,
             bound,
             logits,
         )
@@ -115,6 +117,8 @@ class _Planner:
         if "w" in step.weights:
             weight = self._weight(step.weights["w"])
             bound |= {f"w_{p.name}": b for p, b in zip(weight.format.planes, weight.planes, strict=True)}
+            if weight.format.codebook:
+                bound["w_codes"] = self._codebook(weight.format.codebook)
         for slot in ("norm_weight", "bias"):
             if slot in step.weights:
                 weight = self._weight(step.weights[slot], lane_order=slot == "norm_weight")
@@ -211,12 +215,12 @@ class _Planner:
                     f"Tensor {names[0]} has rows of {row}; in {format.type.name}, multiples of "
                     f"{max(BLOCK, format.block_size)} are supported."
                 )
-            if format.repacked and any(t.rows * row // format.block_size % 2 for t in tensors[:-1]):
+            if format.repacked and any(t.rows * row // format.block_size % format.unit for t in tensors[:-1]):
                 raise UnsupportedError(
-                    f"Tensor {names[0]} has an odd number of blocks and siblings; that is not supported."
+                    f"Tensor {names[0]} has siblings and no multiple of {format.unit} blocks; that is not supported."
                 )
-            # Pairs of blocks for the repacking; at least whole blocks of 32 for what loads those.
-            blocks = align(row * rows, max(BLOCK, 2 * format.block_size)) // format.block_size
+            # Whole units for the repacking; at least whole blocks of 32 for what loads those.
+            blocks = align(row * rows, max(BLOCK, format.unit * format.block_size)) // format.block_size
             planes = tuple(self._allocate(blocks * plane.bytes) for plane in format.planes)
             self.weights[names] = WeightPlan(names, format, row, rows, planes, lane_order)
         return self.weights[names]
@@ -225,6 +229,11 @@ class _Planner:
         if rope not in self.ropes:
             self.ropes[rope] = RopeTable(rope, self._allocate(2 * rope.n_dims))
         return self.ropes[rope].binding
+
+    def _codebook(self, codebook: Codebook) -> Binding:
+        if codebook not in self.codebooks:
+            self.codebooks[codebook] = self._allocate(codebook.data().nbytes)
+        return self.codebooks[codebook]
 
     def _allocate(self, size: int) -> Binding:
         """The next range of the weights' region; a new buffer where the last one is full."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llamaweb.kernels.formats import Format
+from llamaweb.kernels.formats import Codebook, Format
 from llamaweb.kernels.library import Kernel
 from llamaweb.rope import Rope
 
@@ -83,6 +83,7 @@ class ModelPlan:
     regions: Mapping[str, int]
     weights: tuple[WeightPlan, ...]
     rope_tables: tuple[RopeTable, ...]
+    codebooks: Mapping[Codebook, Binding]  # where each is written at load
     arena_lower_bound: int
     logits: Mapping[str, Binding]  # by phase: where its logits are, float32
 
