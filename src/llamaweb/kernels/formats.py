@@ -99,6 +99,10 @@ _QH1 = Plane("qh", "u32", 32)
 _SCALES = Plane("scales", "u32", 16)  # a byte for 16 weights
 _DM6 = Plane("dm", "vec4<u32>", 16)  # f16 scale and minimum, and six bits of each for a block
 
+_NL = Codebook("IQ4_NL", "f32")
+_FP4 = Codebook("MXFP4", "f32")
+_IQ1 = Codebook("IQ1_S", "vec2<u32>")
+
 FORMATS = {
     f.type: f
     for f in (
@@ -115,6 +119,27 @@ FORMATS = {
         Format("q4_k", GGMLType.Q4_K, (_QS4, _DM6)),
         Format("q5_k", GGMLType.Q5_K, (_QS4, _QH1, _DM6)),
         Format("q6_k", GGMLType.Q6_K, (_QS4, _QH2, _SCALES, _D)),
+        Format("iq4_nl", GGMLType.IQ4_NL, (_QS, _D), _NL),
+        Format("iq4_xs", GGMLType.IQ4_XS, (_QS4, Plane("scales", "vec2<u32>", 8)), _NL),
+        Format("mxfp4", GGMLType.MXFP4, (_QS, Plane("e", "u32", 1)), _FP4),
+        Format("nvfp4", GGMLType.NVFP4, (Plane("qs", "vec4<u32>", 32), Plane("scales", "u32", 4)), _FP4),
+        Format("iq2_xxs", GGMLType.IQ2_XXS, (_QS2, _D), Codebook("IQ2_XXS", "vec2<u32>")),
+        Format("iq2_xs", GGMLType.IQ2_XS, (_QS2, Plane("scales", "u32", 8), _D), Codebook("IQ2_XS", "vec2<u32>")),
+        Format("iq2_s", GGMLType.IQ2_S, (_QS2, _SCALES, _D), Codebook("IQ2_S", "vec2<u32>")),
+        Format("iq3_xxs", GGMLType.IQ3_XXS, (_QS2, Plane("signs", "u32", 32), _D), Codebook("IQ3_XXS", "u32")),
+        Format(
+            "iq3_s",
+            GGMLType.IQ3_S,
+            (_QS2, Plane("signs", "u32", 32), Plane("scales", "u32", 14)),
+            Codebook("IQ3_S", "u32"),
+        ),
+        Format("iq1_s", GGMLType.IQ1_S, (Plane("qs", "u32", 32), Plane("qh", "u32", 16), _D), _IQ1),
+        Format(
+            "iq1_m",
+            GGMLType.IQ1_M,
+            (Plane("qs", "u32", 32), Plane("qh", "u32", 16), Plane("scales", "vec2<u32>", 8)),
+            _IQ1,
+        ),
         Format("tq1_0", GGMLType.TQ1_0, (Plane("qs", "u32", 52), _D)),
         Format("tq2_0", GGMLType.TQ2_0, (_QS2, _D)),
     )
