@@ -74,7 +74,7 @@ class Graph:
         return self._add(name, "get_rows", (table.row, self.n_tokens), table, self.tokens)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, name: str) -> Tensor:
-        """x / rms(x) * weight, along each row."""
+        """x / rms(x) * weight, along each row, or along each head of it, where the weight is as long as a head."""
         return self._add(name, "rms_norm", x.shape, x, weight, eps=eps)
 
     def mul_mat(self, weight: Tensor, x: Tensor, name: str, bias: Tensor | None = None) -> Tensor:
@@ -90,10 +90,23 @@ class Graph:
         return self._add(name, "swiglu", gate.shape, gate, up)
 
     def flash_attn(
-        self, q: Tensor, k: Tensor, v: Tensor, *, layer: int, head_dim: int, rope: Rope, scale: float, name: str
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        layer: int,
+        head_dim: int,
+        rope: Rope,
+        scale: float,
+        name: str,
+        window: int = 0,
     ) -> Tensor:
-        """Rotates q and k, appends k and v to the layer's cache, and attends causally to all of it: (q.row, T)."""
-        params = {"layer": layer, "head_dim": head_dim, "rope": rope, "scale": scale}
+        """Rotates q and k, appends k and v to the layer's cache, and attends causally to it: (q.row, T).
+
+        window: how many of the last tokens, itself included, a token sees; 0: all.
+        """
+        params = {"layer": layer, "head_dim": head_dim, "rope": rope, "scale": scale, "window": window}
         return self._add(name, "flash_attn", q.shape, q, k, v, **params)
 
     def output_rows(self, x: Tensor) -> Tensor:
