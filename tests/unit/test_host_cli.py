@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from llamaweb.errors import UnsupportedError
 from llamaweb.host import commands
 from llamaweb.host.cli import main
 from llamaweb.host.output import Output
+from tests.tiny import tiny_llama
 
 WRONG = [
     ([], "required: COMMAND"),
@@ -79,6 +83,34 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setitem(commands.COMMANDS, "inspect", interrupted)
     assert main(["inspect", "--json"]) == 130
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "Interrupted"
+
+
+@pytest.mark.parametrize("gone", ["output", "output and errors"])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["inspect", "no-such.gguf", "--json"], ["inspect", "MODEL", "--json"]]
+)
+def test_a_reader_that_has_gone_is_exit_code_141_without_a_word(
+    arguments: list[str], gone: str, tmp_path: Path
+) -> None:
+    (tmp_path / "MODEL").write_bytes(tiny_llama())
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "llamaweb.host.cli", *arguments],
+            stdout=writer,
+            stderr=subprocess.PIPE if gone == "output" else writer,
+            cwd=tmp_path,
+            env={
+                name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"
+            },  # help waits for exit
+            text=True,
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == 141
+    said = [line for line in (done.stderr or "").splitlines() if "no file no-such.gguf" not in line]
+    assert said == []
 
 
 def test_with_json_streamed_text_and_progress_stay_off_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

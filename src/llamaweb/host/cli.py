@@ -1,4 +1,4 @@
-"""The command line: `llamaweb COMMAND`. Errors are one sentence and exit code 1; Ctrl-C is 130."""
+"""The command line: `llamaweb COMMAND`. Errors are one sentence and exit code 1; Ctrl-C is 130, no reader 141."""
 
 from __future__ import annotations
 
@@ -28,8 +28,23 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 with one sentence on standard error, or 130 on Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run one command and return its exit code: 0, 1 with one sentence on standard error, 130 on Ctrl-C, or 141 when
+    whoever read our output has gone (as shells name an end by SIGPIPE)."""
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # so that what fails, fails here
+        return code
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                # Nothing more can be said there, not even by Python at its exit.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+
+
+def _run(arguments: list[str]) -> int:
     # Before parsing, since what is wrong with the arguments is told as JSON too.
     out = Output(as_json="--json" in arguments)
     try:
@@ -42,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.error("Interrupted", "Interrupted.")
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing more can be said there, not even by Python at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
+    except SystemExit as done:  # argparse has given help
+        return int(done.code or 0)
     except Exception as error:
         if os.environ.get("LLAMAWEB_DEBUG"):
             raise
