@@ -17,10 +17,12 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as T
 
 from llamaweb.errors import ModelFileError
+from llamaweb.host.random_blocks import FLOATS, TYPES, random_blocks
 
 PREFIX = "synthetic:"
-RECIPE = 1  # raise when files of old should not be used any more
-_PIECE = 1 << 16  # blocks of random bytes, repeated
+RECIPE = 2  # raise when files of old should not be used any more
+_PIECE = 1 << 16  # blocks of random weights, repeated
+_SPREAD = 0.02  # about a real model's
 
 
 @dataclass(frozen=True)
@@ -45,31 +47,6 @@ SHAPES = {
     "llama-3.1-8b": Shape(32, 4096, 14336, 32, 8, 128256, 128, 5e5, tied=False),
 }
 
-# Where a block has its f16 scales: random ones would give weights that are huge or not numbers.
-_SCALES = {
-    T.Q4_0: (0,),
-    T.Q4_1: (0, 2),
-    T.Q5_0: (0,),
-    T.Q5_1: (0, 2),
-    T.Q8_0: (0,),
-    T.Q2_K: (80, 82),
-    T.Q3_K: (108,),
-    T.Q4_K: (0, 2),
-    T.Q5_K: (0, 2),
-    T.Q6_K: (208,),
-    T.IQ1_S: (0,),
-    T.IQ2_XXS: (0,),
-    T.IQ2_XS: (0,),
-    T.IQ2_S: (0,),
-    T.IQ3_XXS: (0,),
-    T.IQ3_S: (0,),
-    T.IQ4_NL: (0,),
-    T.IQ4_XS: (0,),
-    T.TQ1_0: (52,),
-    T.TQ2_0: (64,),
-}
-_FLOATS = {T.F32: np.float32, T.F16: np.float16}
-
 
 def parse(model: str) -> tuple[Shape, T, str]:
     """Shape, format and file name of `synthetic:SHAPE:FORMAT`; raises ModelFileError that lists what there is."""
@@ -77,7 +54,7 @@ def parse(model: str) -> tuple[Shape, T, str]:
     format = format or "Q4_0"
     if shape not in SHAPES:
         raise ModelFileError(f"There is no synthetic model {shape!r}; there are {', '.join(SHAPES)}.")
-    formats = {type.name: type for type in (*_SCALES, *_FLOATS)}
+    formats = {type.name: type for type in TYPES}
     if format not in formats:
         raise ModelFileError(f"There are no synthetic weights in {format!r}; there are {', '.join(formats)}.")
     return SHAPES[shape], formats[format], f"synthetic-{shape}-{format}.gguf"
@@ -90,10 +67,9 @@ def write(path: Path, shape: Shape, format: T, tokenizer: Mapping[str, Any]) -> 
     _metadata(writer, shape, tokenizer)
     tensors = list(_tensors(shape, format))
     for name, rows, columns, type in tensors:
-        data_type = np.dtype(_FLOATS.get(type, np.uint8))
-        row = columns if type in _FLOATS else _bytes(1, columns, type)
+        row = _bytes(1, columns, type)
         size = (row,) if rows == 0 else (rows, row)
-        writer.add_tensor_info(name, size, data_type, _bytes(max(rows, 1), columns, type), raw_dtype=type)
+        writer.add_tensor_info(name, size, np.dtype(np.uint8), _bytes(max(rows, 1), columns, type), raw_dtype=type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -148,7 +124,7 @@ def _add(writer: Any, name: str, value: Any) -> None:
 def _tensors(shape: Shape, format: T) -> Iterator[tuple[str, int, int, T]]:
     """Name, rows (0: a vector), columns and format of every tensor."""
     matrix = format if shape.n_embd % GGML_QUANT_SIZES[format][0] == 0 else T.Q4_0
-    table = format if format in _FLOATS else T.Q6_K if shape.n_embd % 256 == 0 else T.Q8_0
+    table = format if format in FLOATS else T.Q6_K if shape.n_embd % 256 == 0 else T.Q8_0
     embd, ff = shape.n_embd, shape.n_ff
     q, kv = shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim
     yield "token_embd.weight", shape.n_vocab, embd, table
@@ -179,16 +155,5 @@ def _weights(out: Any, count: int, type: T, random: np.random.Generator) -> int:
     """Writes `count` weights, a random piece over and over; gives the bytes written."""
     block, size = GGML_QUANT_SIZES[type]
     blocks = count // block
-    piece = _piece(min(blocks, _PIECE), type, random)
+    piece = random_blocks(type, min(blocks, _PIECE) * block, _SPREAD, random).tobytes()
     return sum(out.write(piece[: min(_PIECE, blocks - first) * size]) for first in range(0, blocks, _PIECE))
-
-
-def _piece(blocks: int, type: T, random: np.random.Generator) -> bytes:
-    if type in _FLOATS:
-        return (0.02 * random.standard_normal(blocks)).astype(_FLOATS[type]).tobytes()
-    size = GGML_QUANT_SIZES[type][1]
-    data = np.frombuffer(random.bytes(blocks * size), np.uint8).reshape(blocks, size).copy()
-    scale = np.frombuffer(np.float16(0.02 if type == T.Q4_0 else 0.001).tobytes(), np.uint8)
-    for at in _SCALES[type]:
-        data[:, at : at + 2] = scale
-    return data.tobytes()
