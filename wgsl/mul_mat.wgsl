@@ -4,7 +4,8 @@
 // through workgroup memory; an invocation holds {{ tm }} x {{ tn }} results in registers. Epilogues as in mul_mat_vec;
 // for "swiglu" half of a tile's rows are gates and the other half their ups, so that one invocation holds both.
 {% include "common/bindings.wgsl" %}
-{% include "common/block.wgsl" %}
+{% import "common/block.wgsl" as w with context %}
+{{ w }}
 {% include "formats/" ~ format ~ ".wgsl" %}
 const NB = {{ k // 32 }}u;
 const N = {{ n }}u;
@@ -38,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) i
 {% endif %}
       let w = load32(row * NB + b);
 {% for j in range(8) %}
-      tile_w[{{ j * tile_n }}u + i] = w.d * w.q[{{ j }}] + w.m;
+      tile_w[{{ j * tile_n }}u + i] = {{ w.part("w.d", j) }} * w.q[{{ j }}] + {{ w.part("w.m", j) }};
 {% endfor %}
     }
     workgroupBarrier();

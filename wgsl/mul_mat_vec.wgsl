@@ -3,43 +3,24 @@
 //   x_lanes, y_lanes: x and y are in lane order (common/lanes.wgsl); norm_weight always is
 //   epilogue: "store", "add" (y += W x, the residual) or "swiglu" (y = silu(gate) * up; W is gate above up)
 {% import "common/reduce.wgsl" as r %}
-{% import "common/lanes.wgsl" as order %}
+{% import "common/vec_product.wgsl" as product with context %}
 {% set count = rows_per_group + (1 if norm else 0) %}
 {% if subgroup %}
 enable subgroups;
 {% endif %}
 {% include "common/bindings.wgsl" %}
-{% include "common/block.wgsl" %}
+{% import "common/block.wgsl" as w with context %}
+{{ w }}
 {% include "formats/" ~ format ~ ".wgsl" %}
-const NB = {{ k // 32 }}u;
-{% macro at(j) %}{{ j ~ "u * NB + b" if x_lanes else "b * 8u + " ~ j ~ "u" }}{% endmacro %}
-{% set outputs = n // 2 if epilogue == "swiglu" else n %}
-const OUT = {{ outputs }}u;
-{% set out_per_group = rows_per_group // 2 if epilogue == "swiglu" else rows_per_group %}
-{% set place = order.element("o", outputs) if y_lanes else offset ~ "u + o" %}
+{{ product }}
 {{ r.declare(subgroup, workgroup, lanes, count) }}
 
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let lane = local % {{ lanes }}u;
-  let slot = (group.x + group.y * 65535u) * {{ workgroup // lanes }}u + local / {{ lanes }}u;
-  let out0 = slot * {{ out_per_group }}u;
-{% for i in range(rows_per_group) %}
-{% if epilogue == "swiglu" %}
-  let row{{ i }} = min(out0 + {{ i % out_per_group }}u, OUT - 1u) + {{ "OUT" if i >= out_per_group else "0u" }};
-{% else %}
-  let row{{ i }} = min(out0 + {{ i }}u, OUT - 1u);
-{% endif %}
-{% endfor %}
-{% if last_row %}
-  let x0 = (batch[{{ io.n_tokens }}u] - 1u) * {{ k // 4 }}u;
-{% else %}
-  let x0 = 0u;
-{% endif %}
-  var acc: array<f32, {{ count }}>;
+{{ product.rows() }}  var acc: array<f32, {{ count }}>;
   for (var b = lane; b < NB; b += {{ lanes }}u) {
 {% for j in range(8) %}
-    var a{{ j }} = x[x0 + {{ at(j) }}];
+    var a{{ j }} = x[x0 + {{ product.at(j) }}];
 {% endfor %}
 {% if norm %}
     acc[{{ rows_per_group }}] += {% for j in range(8) %}dot(a{{ j }}, a{{ j }}){{ " + " if not loop.last }}{% endfor %};
@@ -47,11 +28,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     a{{ j }} *= norm_weight[{{ j }}u * NB + b];
 {% endfor %}
 {% endif %}
-    let sum = dot({% for j in range(8) %}a{{ j }}{{ " + " if not loop.last }}{% endfor %}, vec4<f32>(1.0));
+    let sum0 = dot(a0 + a1 + a2 + a3, vec4<f32>(1.0));
+    let sum1 = dot(a4 + a5 + a6 + a7, vec4<f32>(1.0));
+{% macro half(part) %}({% for j in range(4 * part, 4 * part + 4) %}dot(w.q[{{ j }}], a{{ j }}){{ " + " if not loop.last }}{% endfor %}){% endmacro %}
 {% for i in range(rows_per_group) %}
     {
       let w = load32(row{{ i }} * NB + b);
-      acc[{{ i }}] += w.d * ({% for j in range(8) %}dot(w.q[{{ j }}], a{{ j }}){{ " + " if not loop.last }}{% endfor %}) + w.m * sum;
+      acc[{{ i }}] += {{ "dot(w.d, vec2<f32>(%s, %s)) + dot(w.m, vec2<f32>(sum0, sum1))" % (half(0), half(1)) if split else "w.d * (%s + %s) + w.m * (sum0 + sum1)" % (half(0), half(1)) }};
     }
 {% endfor %}
   }
@@ -62,20 +45,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% else %}
     let scale = 1.0;
 {% endif %}
-{% for i in range(out_per_group) %}
-    if (out0 + {{ i }}u < OUT) {
-      let o = out0 + {{ i }}u;
-      var v = acc[{{ i }}] * scale{{ " + bias[o]" if bias }};
-{% if epilogue == "swiglu" %}
-      let up = acc[{{ i + out_per_group }}] * scale{{ " + bias[OUT + o]" if bias }};
-      v = v / (1.0 + exp(-v)) * up;
-{% endif %}
-{% if epilogue == "add" %}
-      y[{{ place }}] += v;
-{% else %}
-      y[{{ place }}] = v;
-{% endif %}
-    }
-{% endfor %}
-  }
+{{ product.results() }}  }
 }

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class DeviceProfile:
     """Limits and features of a WebGPU adapter, named after them; the defaults are what every WebGPU device has.
 
-    subgroup_size: the size of every subgroup, or 0 where it varies or there are none.
+    subgroup_size: the size of every subgroup, or 0 where it varies or there are none. packed_dot: WGSL has the dot
+    product of 4x8-bit integers.
     """
 
     name: str = "any WebGPU device"
@@ -21,6 +22,7 @@ class DeviceProfile:
     max_compute_workgroups_per_dimension: int = 65535
     min_storage_buffer_offset_alignment: int = 256
     subgroup_size: int = 0
+    packed_dot: bool = False
     timestamp_query: bool = False
 
 
@@ -31,4 +33,5 @@ DESKTOP = DeviceProfile(
     max_storage_buffer_binding_size=(2 << 30) - 4,
     max_storage_buffers_per_shader_stage=10,
     subgroup_size=32,
+    packed_dot=True,
 )

@@ -5,28 +5,40 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from gguf import GGMLQuantizationType
 
+from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.library import MulMatVec, default_variant
 from llamaweb.kernels.tuner import GAIN, Shape, Trial, candidates, choose, from_json, to_json, worth_tuning
 from llamaweb.profile import DESKTOP, DeviceProfile
 
+Q4_0 = FORMATS[GGMLQuantizationType.Q4_0]
 SHAPE = Shape("q4_0", 576, 1536, "store", norm=True)
-GLU = Shape("q4_0", 576, 3072, "swiglu", norm=True)
+GLU = Shape("q4_0", 4096, 28672, "swiglu", norm=True)
 
 
 @pytest.mark.parametrize("size", [0, 4, 16, 32, 64])
 @pytest.mark.parametrize("shape", [SHAPE, GLU])
 @pytest.mark.parametrize("mode", ["auto", "full"])
-def test_candidates_are_valid_on_the_device_and_begin_with_the_default(size: int, shape: Shape, mode: str) -> None:
-    profile = replace(DESKTOP, subgroup_size=size)
+@pytest.mark.parametrize("packed_dot", [True, False])
+def test_candidates_are_valid_on_the_device_and_begin_with_the_default(
+    size: int, shape: Shape, mode: str, packed_dot: bool
+) -> None:
+    profile = replace(DESKTOP, subgroup_size=size, packed_dot=packed_dot)
     found = candidates(shape, profile, mode)
-    assert found[0] == default_variant(shape.k, shape.n, shape.epilogue, profile)
+    assert found[0] == default_variant(Q4_0, shape.k, shape.n, shape.epilogue, profile)
     assert len(set(found)) == len(found) > 3
+    assert any(v.packed for v in found) == (packed_dot and size >= 4)
     for v in found:
         assert v.workgroup <= 256 and v.workgroup % v.lanes == 0
         assert not v.subgroup or (v.subgroup == size and v.lanes % size == 0)
         assert shape.epilogue != "swiglu" or v.rows % 2 == 0
     assert set(candidates(shape, profile, "auto")) <= set(candidates(shape, profile, "full")) | {found[0]}
+
+
+def test_a_format_that_is_not_in_bytes_has_no_packed_variants() -> None:
+    assert not any(v.packed for v in candidates(replace(GLU, format="f16"), DESKTOP, "full"))
+    assert default_variant(Q4_0, 4096, 28672, "swiglu", DESKTOP).packed
 
 
 def trial(variant: MulMatVec, microseconds: float, *, right: bool = True, default: bool = False) -> Trial:

@@ -5,13 +5,11 @@ fn load32(i: u32) -> Block {
   let v = w_qs[i];
   let s = w_scales[i >> 1u] >> (16u * (i & 1u));
   let dm = unpack2x16float(w_dm[i >> 3u]);
-  let scale = dm.x * vec2<f32>(vec2<u32>(s, s >> 8u) & vec2<u32>(15u));
-  let low = -dm.y * vec2<f32>(vec2<u32>(s >> 4u, s >> 12u) & vec2<u32>(15u));
 {% for j in range(8) %}
-  b.q[{{ j }}] = bytes_u8({{ u.crumbs("v", j) }}) * scale.{{ "xy"[j // 4] }} + low.{{ "xy"[j // 4] }};
+  b.q[{{ j }}] = bytes_u8({{ u.crumbs("v", j) }});
 {% endfor %}
-  b.d = 1.0;
-  b.m = 0.0;
+  b.d = dm.x * vec2<f32>(vec2<u32>(s, s >> 8u) & vec2<u32>(15u));
+  b.m = -dm.y * vec2<f32>(vec2<u32>(s >> 4u, s >> 12u) & vec2<u32>(15u));
   return b;
 }
 {% if slots[0].name == "raw" %}

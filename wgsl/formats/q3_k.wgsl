@@ -9,10 +9,10 @@ fn load32(i: u32) -> Block {
   let six = vec2<u32>(six_bits(w_scales[at], high, i & 7u), six_bits(w_scales[at + 1u], high >> 16u, i & 7u));
   let scale = vec2<f32>(six) - 32.0;
 {% for j in range(8) %}
-  b.q[{{ j }}] = (bytes_u8({{ u.crumbs("v", j) }} | {{ u.bits("h", j, 2) }}) - 4.0) * scale.{{ "xy"[j // 4] }};
+  b.q[{{ j }}] = bytes_u8({{ u.crumbs("v", j) }} | {{ u.bits("h", j, 2) }});
 {% endfor %}
-  b.d = half_of(w_d[i >> 4u], i >> 3u);
-  b.m = 0.0;
+  b.d = half_of(w_d[i >> 4u], i >> 3u) * scale;
+  b.m = -4.0 * b.d;
   return b;
 }
 {% if slots[0].name == "raw" %}

@@ -4,12 +4,13 @@ fn load32(i: u32) -> Block {
   var b: Block;
   let v = w_qs[i];
   let h = w_qh[i];
-  let scale = bytes_i8(w_scales[i >> 1u] >> (16u * (i & 1u)));
+  let s = w_scales[i >> 1u] >> (16u * (i & 1u));
+  let scale = vec2<f32>(vec2<i32>(i32(s << 24u), i32(s << 16u)) >> vec2<u32>(24u));
 {% for j in range(8) %}
-  b.q[{{ j }}] = (bytes_u8({{ u.nibbles("v", j) }} | {{ u.crumbs("h", j, 4) }}) - 32.0) * scale.{{ "xy"[j // 4] }};
+  b.q[{{ j }}] = bytes_u8({{ u.nibbles("v", j) }} | {{ u.crumbs("h", j, 4) }});
 {% endfor %}
-  b.d = half_of(w_d[i >> 4u], i >> 3u);
-  b.m = 0.0;
+  b.d = half_of(w_d[i >> 4u], i >> 3u) * scale;
+  b.m = -32.0 * b.d;
   return b;
 }
 {% if slots[0].name == "raw" %}

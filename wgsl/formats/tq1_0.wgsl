@@ -1,6 +1,6 @@
 // Planes: qs has 13 words a superblock, as the file has them: five weights a byte, four in the last word. Weight n of a
 // byte is the first digit, to base 3, of the byte times 3^n, a fraction of 256.
-fn trits(v: u32, n: u32) -> vec4<f32> {
+fn trits(v: u32, n: u32) -> Four {
   let power = select(81u, (0x1b090301u >> (8u * n)) & 255u, n < 4u);
   let even = (((v & 0x00ff00ffu) * power) & 0x00ff00ffu) * 3u;
   let odd = ((((v >> 8u) & 0x00ff00ffu) * power) & 0x00ff00ffu) * 3u;

@@ -18,6 +18,7 @@ _LIMITS = (
     "maxStorageBufferBindingSize",
     "maxStorageBuffersPerShaderStage",
     "maxComputeInvocationsPerWorkgroup",
+    "maxComputeWorkgroupSizeX",
     "maxComputeWorkgroupStorageSize",
 )
 
@@ -118,6 +119,7 @@ def _profile(adapter: Any, limits: dict[str, int], features: list[str]) -> Devic
     info = adapter.info
     sizes = (getattr(info, "subgroupMinSize", 0) or 0, getattr(info, "subgroupMaxSize", 0) or 0)
     fixed = "subgroups" in features and sizes[0] == sizes[1]
+    wgsl = getattr(js.navigator.gpu, "wgslLanguageFeatures", None)
     name = " ".join(str(part) for part in (info.vendor, info.architecture, info.description) if part)
     return DeviceProfile(
         name=name or "unnamed adapter",
@@ -127,5 +129,6 @@ def _profile(adapter: Any, limits: dict[str, int], features: list[str]) -> Devic
         max_compute_invocations_per_workgroup=limits["maxComputeInvocationsPerWorkgroup"],
         max_compute_workgroup_storage_size=limits["maxComputeWorkgroupStorageSize"],
         subgroup_size=int(sizes[0]) if fixed else 0,
+        packed_dot=bool(wgsl.has("packed_4x8_integer_dot_product")) if wgsl else False,
         timestamp_query="timestamp-query" in features,
     )

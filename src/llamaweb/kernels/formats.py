@@ -2,7 +2,8 @@
 
 A format is one descriptor here and one WGSL fragment, `wgsl/formats/NAME.wgsl`, which defines
 
-- `load32(i) -> Block`: weights 32 i to 32 i + 31 out of the planes, as q (8 vec4), d and m with weight = d * q + m;
+- `load32(i) -> Block`: weights 32 i to 32 i + 31 out of the planes, as q (8 times four), d and m with weight =
+  d * q + m; `split` formats give a d and an m for each 16; in `packed` ones q comes from bytes_u8 or bytes_i8 alone;
 - `repack(at, i)`: moves one unit of the file's blocks (`raw`, from byte `at` on) into the planes, where its first block
   is number i (formats whose planes differ from the file).
 
@@ -70,6 +71,8 @@ class Format:
     planes: tuple[Plane, ...]
     codebook: Codebook | None = None
     repacked: bool = True
+    split: bool = False  # a scale for each 16 weights
+    packed: bool = False  # `load32` finds the weights as bytes
 
     @property
     def block_bytes(self) -> int:
@@ -109,16 +112,16 @@ FORMATS = {
         Format("f32", GGMLType.F32, (Plane("qs", "vec4<f32>", 4),), repacked=False),
         Format("f16", GGMLType.F16, (Plane("qs", "vec4<u32>", 2),), repacked=False),
         Format("bf16", GGMLType.BF16, (Plane("qs", "vec4<u32>", 2),), repacked=False),
-        Format("q4_0", GGMLType.Q4_0, (_QS, _D)),
-        Format("q4_1", GGMLType.Q4_1, (_QS, _DM)),
-        Format("q5_0", GGMLType.Q5_0, (_QS, _QH, _D)),
-        Format("q5_1", GGMLType.Q5_1, (_QS, _QH, _DM)),
-        Format("q8_0", GGMLType.Q8_0, (Plane("qs", "vec4<u32>", 32), _D)),
-        Format("q2_k", GGMLType.Q2_K, (_QS2, _SCALES, _DM)),
-        Format("q3_k", GGMLType.Q3_K, (_QS2, _QH1, Plane("scales", "u32", 12), _D)),
-        Format("q4_k", GGMLType.Q4_K, (_QS4, _DM6)),
-        Format("q5_k", GGMLType.Q5_K, (_QS4, _QH1, _DM6)),
-        Format("q6_k", GGMLType.Q6_K, (_QS4, _QH2, _SCALES, _D)),
+        Format("q4_0", GGMLType.Q4_0, (_QS, _D), packed=True),
+        Format("q4_1", GGMLType.Q4_1, (_QS, _DM), packed=True),
+        Format("q5_0", GGMLType.Q5_0, (_QS, _QH, _D), packed=True),
+        Format("q5_1", GGMLType.Q5_1, (_QS, _QH, _DM), packed=True),
+        Format("q8_0", GGMLType.Q8_0, (Plane("qs", "vec4<u32>", 32), _D), packed=True),
+        Format("q2_k", GGMLType.Q2_K, (_QS2, _SCALES, _DM), split=True, packed=True),
+        Format("q3_k", GGMLType.Q3_K, (_QS2, _QH1, Plane("scales", "u32", 12), _D), split=True, packed=True),
+        Format("q4_k", GGMLType.Q4_K, (_QS4, _DM6), packed=True),
+        Format("q5_k", GGMLType.Q5_K, (_QS4, _QH1, _DM6), packed=True),
+        Format("q6_k", GGMLType.Q6_K, (_QS4, _QH2, _SCALES, _D), split=True, packed=True),
         Format("iq4_nl", GGMLType.IQ4_NL, (_QS, _D), _NL),
         Format("iq4_xs", GGMLType.IQ4_XS, (_QS4, Plane("scales", "vec2<u32>", 8)), _NL),
         Format("mxfp4", GGMLType.MXFP4, (_QS, Plane("e", "u32", 1)), _FP4),
@@ -140,8 +143,8 @@ FORMATS = {
             (Plane("qs", "u32", 32), Plane("qh", "u32", 16), Plane("scales", "vec2<u32>", 8)),
             _IQ1,
         ),
-        Format("tq1_0", GGMLType.TQ1_0, (Plane("qs", "u32", 52), _D)),
-        Format("tq2_0", GGMLType.TQ2_0, (_QS2, _D)),
+        Format("tq1_0", GGMLType.TQ1_0, (Plane("qs", "u32", 52), _D), packed=True),
+        Format("tq2_0", GGMLType.TQ2_0, (_QS2, _D), packed=True),
     )
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llamaweb.kernels.formats import Format
+from llamaweb.kernels.formats import BLOCK, Format
 from llamaweb.profile import DESKTOP, DeviceProfile
 from llamaweb.rope import Rope
 
@@ -67,7 +67,7 @@ _BIAS = Slot("bias", "f32", "read")
 def repack(format: Format, units: int) -> Launch:
     """From the file's layout to planes, `units` times `format.unit` blocks; slots raw, job and the planes."""
     slots = [Slot("raw", "u32", "read"), Slot("job", "u32", "read"), *_planes(format, "read_write")]
-    constants = {"format": format.name, "unit": format.unit, "block_bytes": format.block_bytes}
+    constants = {"format": format.name, "split": format.split, "unit": format.unit, "block_bytes": format.block_bytes}
     return Launch(_kernel("repack", slots, workgroup=64, **constants), _spread(-(-units // 64)))
 
 
@@ -82,6 +82,7 @@ def get_rows(format: Format, k: int, rows: int, n_tokens: int, *, y_lanes: bool 
         "get_rows",
         [*_weight(format), _BATCH, _arena("y")],
         format=format.name,
+        split=format.split,
         k=k,
         rows=rows,
         y_lanes=y_lanes,
@@ -99,18 +100,31 @@ def rms_norm(k: int, eps: float, n_tokens: int) -> Launch:
 class MulMatVec:
     """A variant of the matrix-vector product: `lanes` invocations share `rows` rows, in workgroups of `workgroup`.
 
-    subgroup: 0, or the size of every subgroup, which divides the lanes.
+    subgroup: 0, or the size of every subgroup, which divides the lanes. packed: with the packed integer dot.
     """
 
     workgroup: int
     lanes: int
     rows: int
     subgroup: int
+    packed: bool = False
 
 
-def default_variant(k: int, n: int, epilogue: str, profile: DeviceProfile) -> MulMatVec:
+def packed_works(format: Format, profile: DeviceProfile) -> bool:
+    """Whether the packed integer dot can compute products of a format on a device."""
+    return format.packed and profile.packed_dot and 4 <= profile.subgroup_size <= 64
+
+
+_PACKED_CHUNK = 192  # blocks of activations in workgroup memory: at most 80 bytes each, of 16 KiB
+
+
+def default_variant(format: Format, k: int, n: int, epilogue: str, profile: DeviceProfile) -> MulMatVec:
     """What was fastest over the shapes of models from 135M to 8B (benchmarks), for a device with these subgroups."""
     size = profile.subgroup_size
+    if packed_works(format, profile) and size >= 16 and k >= 2048:
+        if n >= 16384:
+            return MulMatVec(256, size, 4, size, packed=True)
+        return MulMatVec(256, size if n > 4096 else 2 * size, 4 if k > 8192 else 2, size, packed=True)
     if not 16 <= size <= 64:
         lanes = size if is_cpu(profile) else 16
         return MulMatVec(64, lanes, 2 if epilogue == "swiglu" or n < 8192 else 4, size if is_cpu(profile) else 0)
@@ -139,16 +153,19 @@ def mul_mat_vec(
     """y[offset + row] = W x, one token; `eps` asks for the fused rms_norm. W is (k, n) in ggml's order.
 
     x_lanes, y_lanes: x and y are in lane order (wgsl/common/lanes.wgsl)."""
-    v = variant or default_variant(k, n, epilogue, profile)
+    v = variant or default_variant(format, k, n, epilogue, profile)
     slots = [*_weight(format), _arena("x")]
     slots += [_NORM] if eps is not None else []
     slots += [_BIAS] if bias else []
     slots += [_BATCH] if last_row else []
     slots += [_arena("y", "f32")]
+    packed = {"chunk": min(k // BLOCK, _PACKED_CHUNK)} if v.packed else {}
     kernel = _kernel(
-        "mul_mat_vec",
+        "mul_mat_vec_packed" if v.packed else "mul_mat_vec",
         slots,
         format=format.name,
+        split=format.split,
+        **packed,
         k=k,
         n=n,
         workgroup=v.workgroup,
@@ -169,7 +186,7 @@ def mul_mat_vec(
     if v.subgroup:
         options: dict[str, Any] = {"eps": eps, "bias": bias, "epilogue": epilogue, "offset": offset}
         options |= {"last_row": last_row, "x_lanes": x_lanes, "y_lanes": y_lanes}
-        any_device = default_variant(k, n, epilogue, DeviceProfile())
+        any_device = default_variant(format, k, n, epilogue, DeviceProfile())
         plain = mul_mat_vec(format, k, n, profile, **options, variant=any_device)
     return Launch(kernel, _spread(-(-n // per_workgroup)), plain=plain)
 
@@ -196,6 +213,7 @@ def mul_mat(
         "mul_mat",
         slots,
         format=format.name,
+        split=format.split,
         k=k,
         n=n,
         tile_m=tile_m,

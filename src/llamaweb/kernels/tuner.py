@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llamaweb.kernels.library import MulMatVec, default_variant, is_cpu
+from llamaweb.kernels.formats import FORMATS
+from llamaweb.kernels.library import MulMatVec, default_variant, is_cpu, packed_works
 from llamaweb.profile import DeviceProfile
 
 GAIN = 0.97  # a variant is taken if it needs less than this share of the default's time: timings have noise
@@ -31,6 +32,8 @@ class Shape:
         return f"mul_mat_vec {self.format} {self.k}x{self.n} {self.epilogue}{' norm' if self.norm else ''}"
 
 
+_FIELDS = {"workgroup": int, "lanes": int, "rows": int, "subgroup": int, "packed": bool}
+
 Choices = Mapping[Shape, MulMatVec]
 
 
@@ -47,12 +50,14 @@ class Trial:
 
 def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[MulMatVec]:
     """Variants that are valid on a device, the default first; "full" has the whole grid, "auto" its better part."""
-    first = default_variant(shape.k, shape.n, shape.epilogue, profile)
+    format = next(f for f in FORMATS.values() if f.name == shape.format)
+    first = default_variant(format, shape.k, shape.n, shape.epilogue, profile)
     size = profile.subgroup_size if 4 <= profile.subgroup_size <= 64 else 0
     units = (size, 2 * size, 4 * size) if size else (8, 16, 32, 64)
     workgroups, counts = ((64, 128, 256), (1, 2, 4, 8)) if mode == "full" else ((64, 256), (2, 4))
     grid = [
-        MulMatVec(workgroup, lanes, rows, size)
+        MulMatVec(workgroup, lanes, rows, size, packed)
+        for packed in ((False, True) if packed_works(format, profile) else (False,))
         for workgroup in workgroups
         for lanes in units[: None if mode == "full" else 2]
         for rows in counts
@@ -88,7 +93,7 @@ def from_json(data: Any, shapes: Sequence[Shape], profile: DeviceProfile) -> dic
     found = {}
     for shape in shapes:
         try:
-            variant = MulMatVec(**{name: int(value) for name, value in data[shape.key].items()})
+            variant = MulMatVec(**{name: type_(data[shape.key][name]) for name, type_ in _FIELDS.items()})
         except (KeyError, TypeError, ValueError, AttributeError):
             continue
         if variant in candidates(shape, profile, "full"):
