@@ -71,6 +71,18 @@ def worth_tuning(profile: DeviceProfile, mode: str) -> bool:
     return mode == "full" or (mode == "auto" and not is_cpu(profile))
 
 
+def finalists(trials: Sequence[Trial], count: int) -> list[tuple[int, Trial]]:
+    """Those worth a second timing, with their places: of each shape the default and the fastest `count` right ones."""
+    by_shape: dict[Shape, list[int]] = {}
+    for i, trial in enumerate(trials):
+        by_shape.setdefault(trial.shape, []).append(i)
+    found: list[int] = []
+    for places in by_shape.values():
+        fastest = sorted((i for i in places if trials[i].right), key=lambda i: trials[i].microseconds)[:count]
+        found += sorted({*fastest, *(i for i in places if trials[i].default)})
+    return [(i, trials[i]) for i in found]
+
+
 def choose(trials: Iterable[Trial]) -> dict[Shape, MulMatVec]:
     """The fastest right variant of each shape, where it beats the default by more than noise."""
     by_shape: dict[Shape, list[Trial]] = {}
