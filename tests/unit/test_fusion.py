@@ -111,7 +111,7 @@ def test_siblings_in_different_formats_share_one_value() -> None:
 
 def test_gate_and_up_in_different_formats_meet_in_a_swiglu_of_its_own() -> None:
     steps = fused(llama_header(**TINY, types={"*ffn_up*": "Q5_1"}), 1)
-    assert [op for op, _, _ in layer(steps, 0)][-4:] == ["mul_mat_vec", "mul_mat_vec", "swiglu", "mul_mat_vec"]
+    assert [op for op, _, _ in layer(steps, 0)][-4:] == ["mul_mat_vec", "mul_mat_vec", "glu", "mul_mat_vec"]
 
 
 def test_the_residual_is_added_in_place() -> None:

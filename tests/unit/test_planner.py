@@ -255,7 +255,7 @@ def test_memory_is_the_sum_of_the_regions_and_the_cache_is_two_bytes_a_value(nam
     file, _, _ = CASES[name]
     plan, hp = planned(name), llama.hyperparameters(file)
     assert plan.memory["total"] == sum(plan.regions.values()) == sum(plan.memory[k] for k in _USES)
-    assert plan.memory["kv"] == 2 * hp.n_layer * align(2 * plan.n_ctx * hp.n_head_kv * hp.head_dim, 256)
+    assert plan.memory["kv"] == 2 * hp.n_layer * align(2 * align(plan.n_ctx, 4) * hp.n_head_kv * hp.head_dim, 256)
     caches = {
         (b.offset, b.size) for _, d in each_dispatch(plan) for b in d.bindings if b.region == "kv"
     }  # K and V of every layer, each in its own place in all phases

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from llamaweb.architectures import llama
+from llamaweb.architectures import gemma3, llama
 from llamaweb.errors import UnsupportedError
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
@@ -21,7 +21,7 @@ class Architecture(Protocol):
         """Add the family's operations to the graph."""
 
 
-ARCHITECTURES: dict[str, Architecture] = {"llama": llama}
+ARCHITECTURES: dict[str, Architecture] = {"gemma3": gemma3, "llama": llama}
 
 
 def architecture(file: GGUFFile) -> Architecture:

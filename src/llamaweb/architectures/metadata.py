@@ -39,6 +39,10 @@ class Metadata:
             raise ModelFileError(f"{self._prefix}.{key} is {value!r}, not a text.")
         return value
 
+    def value(self, key: str, default: Any) -> Any:
+        """Whatever the file has."""
+        return self._get(key, default)
+
     def _get(self, key: str, default: Any) -> Any:
         value = self._all.get(f"{self._prefix}.{key}", default)
         if value is _MISSING:

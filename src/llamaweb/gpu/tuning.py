@@ -52,9 +52,7 @@ def _products(plan: ModelPlan) -> dict[Shape, list[int]]:
     """The shapes of the decode phase's matrix-vector products, and where they are among its dispatches."""
     found: dict[Shape, list[int]] = {}
     for i, dispatch in enumerate(plan.phases["decode"].dispatches):
-        if dispatch.kernel.template in ("mul_mat_vec", "mul_mat_vec_packed"):
-            c = dict(dispatch.kernel.constants)
-            shape = Shape(c["format"], c["k"], c["n"], c["epilogue"], c["norm"])
+        if shape := Shape.of(dispatch.kernel):
             found.setdefault(shape, []).append(i)
     return found
 
