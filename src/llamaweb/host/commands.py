@@ -23,6 +23,10 @@ LONGEST_ARRAY = 64
 
 async def run(args: argparse.Namespace, out: Output) -> None:
     """Stream an answer."""
+    from llamaweb.sampling import Sampling
+
+    # What the page would refuse is refused before a browser starts.
+    Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.seed)
     question = args.prompt is None
     if question:
         out.note(f"No -p TEXT was given; asking: {DEFAULT_QUESTION}")
