@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llamaweb.errors import ModelFileError, UnsupportedError
+from llamaweb.errors import ModelFileError, UnsupportedError, short
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope, Yarn
 
@@ -23,20 +23,20 @@ class Metadata:
         """A positive whole number."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= largest:
-            raise ModelFileError(f"{self._prefix}.{key} is {value!r}, not a whole number from 1 to {largest}.")
+            raise ModelFileError(f"{self._prefix}.{key} is {short(value)}, not a whole number from 1 to {largest}.")
         return value
 
     def number(self, key: str, default: Any = _MISSING) -> float:
         """A finite number, not negative."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-            raise ModelFileError(f"{self._prefix}.{key} is {value!r}, not a finite positive number.")
+            raise ModelFileError(f"{self._prefix}.{key} is {short(value)}, not a finite positive number.")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
         value = self._get(key, default)
         if not isinstance(value, str):
-            raise ModelFileError(f"{self._prefix}.{key} is {value!r}, not a text.")
+            raise ModelFileError(f"{self._prefix}.{key} is {short(value)}, not a text.")
         return value
 
     def _get(self, key: str, default: Any) -> Any:
@@ -68,4 +68,4 @@ def rope(meta: Metadata, mode: str, head_dim: int, factors: str | None = None) -
             attn_factor=meta.number("rope.scaling.attn_factor", 1.0),
         )
         return Rope(mode, n_dims, base, factor, yarn, factors)
-    raise UnsupportedError(f"The rope scaling {scaling!r} is not supported yet; linear and yarn are.")
+    raise UnsupportedError(f"The rope scaling {short(scaling)} is not supported yet; linear and yarn are.")
