@@ -21,6 +21,7 @@ WRONG = [
     (["frobnicate"], "invalid choice: 'frobnicate'"),
     (["run", "--max-tokens", "0"], "'0' is not a whole number from 1 to 2147483647"),
     (["run", "--max-tokens", "9" * 30], "is not a whole number from 1"),
+    (["run", "--temp", "0"], "Unrecognized arguments: --temp"),
     (["run", "--max-tokens", "many"], "'many' is not a whole number"),
     (["run", "--temperature", "nan"], "'nan' is not a number from 0 to 100"),
     (["run", "--temperature", "inf"], "'inf' is not a number from 0 to 100"),
@@ -129,6 +130,44 @@ def test_with_json_streamed_text_and_progress_stay_off_standard_output(capsys: p
     output, errors = capsys.readouterr()
     assert json.loads(output) == {"text": "héllo"} and output.count("\n") == 1
     assert errors == "Loading the weights (98.4 MB) …\na note\n"
+
+
+def test_after_the_result_an_error_is_no_second_object(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def served(args: object, out: Output) -> None:
+        out.result({"url": "http://127.0.0.1:8000"}, "")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.COMMANDS, "serve", served)
+    assert main(["serve", "--json"]) == 130
+    output, errors = capsys.readouterr()
+    assert json.loads(output) == {"url": "http://127.0.0.1:8000"}
+    assert errors == "Interrupted.\n"
+
+
+def test_an_abbreviated_json_is_not_taken_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "no-such.gguf", "--jso"]) == 1
+    assert "Unrecognized arguments: --jso" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "utf-16"])
+def test_a_models_text_is_told_in_any_encoding(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_llama().replace(b"tiny", "tïn".encode()))
+
+    def inspect(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "llamaweb.host.cli", "inspect", str(path), *arguments],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode(encoding)
+
+    name = r"t\xefn" if encoding == "ascii" else "tïn"
+    assert f"general.name: {name}\n" in inspect()
+    assert json.loads(inspect("--json"))["metadata"]["general.name"] == "tïn"
 
 
 def test_without_a_terminal_progress_is_one_line_for_each_step(capsys: pytest.CaptureFixture[str]) -> None:
