@@ -14,7 +14,7 @@ from llamaweb.errors import UnsupportedError
 from llamaweb.host import commands
 from llamaweb.host.cli import main
 from llamaweb.host.output import Output
-from tests.tiny import tiny_llama
+from tests.tiny import TinyLlama, tiny_llama
 
 WRONG = [
     ([], "required: COMMAND"),
@@ -37,6 +37,8 @@ WRONG = [
     (["tokenize", "--file", "no-such.txt"], "no file no-such.txt"),
     (["perplexity", "--file", "no-such.txt"], "no file no-such.txt"),
     (["tokenize"], "required: --file"),
+    (["tokenize", "--file", "/"], "/ is a folder; give the path of a text file"),
+    (["perplexity", "--file", os.devnull], "The text is empty; give one of at least two tokens"),
     (["serve", "--port", "70000"], "'70000' is not a whole number from 0 to 65535"),
     (["serve", "https://example.invalid/m.gguf"], "serve needs a file"),
 ]
@@ -176,3 +178,26 @@ def test_without_a_terminal_progress_is_one_line_for_each_step(capsys: pytest.Ca
         out.report("Fetching numpy", done, 5, "B")
     out.report("Starting the browser")
     assert capsys.readouterr().err == "Fetching numpy (0.0 MB) …\nStarting the browser …\n"
+
+
+def test_a_text_of_one_token_is_told_before_a_browser_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, text = tmp_path / "model.gguf", tmp_path / "text.txt"
+    model.write_bytes(tiny_llama(TinyLlama(add_bos=False)))
+    text.write_text("a")
+    assert main(["perplexity", str(model), "--file", str(text), "--chrome", "/no/browser"]) == 1
+    assert "The text is a single token" in capsys.readouterr().err
+
+
+def test_a_text_may_come_through_a_pipe(tmp_path: Path) -> None:
+    model, text = tmp_path / "model.gguf", tmp_path / "text.txt"
+    model.write_bytes(tiny_llama())
+    text.write_bytes(b"the king\xff")
+
+    def ids(name: str) -> list[int]:
+        command = [sys.executable, "-m", "llamaweb.host.cli", "tokenize", str(model), "--file", name, "--json"]
+        done = subprocess.run(command, input=text.read_bytes(), capture_output=True)
+        return json.loads(done.stdout)["ids"]
+
+    assert ids("/dev/stdin") == ids(str(text)) and len(ids(str(text))) > 3

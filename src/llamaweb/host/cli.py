@@ -163,7 +163,20 @@ def _sizes(parser: argparse.ArgumentParser) -> None:
 
 
 def _file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--file", type=Path, required=True, metavar="F", help="the text")
+    parser.add_argument("--file", type=_text_file, dest="text", required=True, metavar="F", help="the text")
+
+
+def _text_file(name: str) -> bytes:
+    """A text's bytes. Read here, before there is an event loop, so that Ctrl-C ends the wait for a pipe's words."""
+    path = Path(name)
+    if path.is_dir():
+        raise HostError(f"{name} is a folder; give the path of a text file with --file.")
+    if not path.exists():
+        raise HostError(f"There is no file {name}; give the path of a text file with --file.")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HostError(f"{name} cannot be read ({error.strerror}); check its permissions.") from error
 
 
 def _prompt(text: str) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_QUESTION = "What makes the sky blue?"
 # Longer arrays of a model's metadata (the vocabulary) are told by their length alone.
 LONGEST_ARRAY = 64
+# A text of so many bytes may be a single token; a longer one is left to the page.
+SHORT_TEXT = 256
 
 
 async def run(args: argparse.Namespace, out: Output) -> None:
@@ -49,8 +51,8 @@ async def run(args: argparse.Namespace, out: Output) -> None:
 
 async def perplexity(args: argparse.Namespace, out: Output) -> None:
     """Measure how well the model foresees a text."""
-    _readable(args.file)
-    result = await _in_page("perplexity", args, {"context": args.context}, out, args.file)
+    await _check_length(args.model, args.text, out)
+    result = await _in_page("perplexity", args, {"context": args.context}, out, args.text)
     out.result(result, f"perplexity {result['perplexity']:.4f} over {result['tokens']} tokens")
 
 
@@ -89,9 +91,8 @@ async def tokenize(args: argparse.Namespace, out: Output) -> None:
     """The token ids of a file's bytes; needs no browser."""
     from llamaweb.tokenizer import load_tokenizer
 
-    data = _readable(args.file).read_bytes()
     header = await _header(args.model, out)
-    ids = load_tokenizer(header.metadata).encode(data, add_special=True, parse_special=args.special)
+    ids = load_tokenizer(header.metadata).encode(args.text, add_special=True, parse_special=args.special)
     out.result({"ids": ids}, " ".join(map(str, ids)))
 
 
@@ -124,11 +125,11 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
 
 
 async def _in_page(
-    command: str, args: argparse.Namespace, params: dict[str, Any], out: Output, file: Path | None = None
+    command: str, args: argparse.Namespace, params: dict[str, Any], out: Output, text: bytes | None = None
 ) -> dict[str, Any]:
-    async with _model_page(args, out, files={"text": file} if file else {}) as (page, model):
+    async with _model_page(args, out, files={} if text is None else {"text": text}) as (page, model):
         params["model"] = model
-        if file:
+        if text is not None:
             params["file"] = page.server.file_url("text")
         return await page.call(command, params, out.event)
 
@@ -138,7 +139,7 @@ async def _model_page(
     args: argparse.Namespace,
     out: Output,
     *,
-    files: Mapping[str, Path] = {},
+    files: Mapping[str, bytes] = {},
     folders: Mapping[str, Path] = {},
 ) -> AsyncIterator[tuple[PageSession, str]]:
     """A page in the browser that the arguments choose, and the model's address as it sees it."""
@@ -165,14 +166,14 @@ async def _header(name: str, out: Output) -> Any:
     return await read_header(FileSource(resolve(name, out.report)))
 
 
-def _readable(path: Path) -> Path:
-    if not path.is_file():
-        raise HostError(f"There is no file {path}; give the path of a text file with --file.")
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise HostError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
-    return path
+async def _check_length(model: str, text: bytes, out: Output) -> None:
+    """Refuse a text that is too short to have a perplexity, before a browser starts."""
+    from llamaweb.tokenizer import load_tokenizer
+
+    if not text:
+        raise HostError("The text is empty; give one of at least two tokens with --file.")
+    if len(text) <= SHORT_TEXT:
+        load_tokenizer((await _header(model, out)).metadata).encode_to_evaluate(text)
 
 
 def _usual_context(header: Any) -> int:
