@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llamaweb.errors import UnsupportedError
-from llamaweb.host import commands
+from llamaweb.errors import NoWebGPUError, UnsupportedError
+from llamaweb.host import bridge, commands, distribution
 from llamaweb.host.cli import main
 from llamaweb.host.output import Output
 from tests.tiny import TinyLlama, tiny_llama
@@ -40,6 +40,8 @@ WRONG = [
     (["tokenize", "--file", "/"], "/ is a folder; give the path of a text file"),
     (["perplexity", "--file", os.devnull], "The text is empty; give one of at least two tokens"),
     (["serve", "--port", "70000"], "'70000' is not a whole number from 0 to 65535"),
+    (["inspect", "http://[bad/x"], "http://[bad/x is not an address (Invalid IPv6 URL); check it."),
+    (["inspect", "http://host:port/x"], "cannot be reached"),
     (["serve", "https://example.invalid/m.gguf"], "serve needs a file"),
 ]
 
@@ -201,3 +203,32 @@ def test_a_text_may_come_through_a_pipe(tmp_path: Path) -> None:
         return json.loads(done.stdout)["ids"]
 
     assert ids("/dev/stdin") == ids(str(text)) and len(ids(str(text))) > 3
+
+
+@pytest.mark.parametrize("kept", [4, 100, -1])
+def test_serve_refuses_a_model_that_is_cut_off_as_inspect_does(
+    kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(distribution, "ensure_distribution", None)  # it does not come so far
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_llama()[:kept])
+    said = []
+    for command in ("inspect", "serve"):
+        assert main([command, str(path)]) == 1
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] and "model.gguf is " in said[0]
+
+
+def test_without_a_gpu_it_is_said_that_gpu_may_be_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def no_page(*_: object) -> None:
+        raise NoWebGPUError("This browser offers no WebGPU adapter; use another.")
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_llama())
+    monkeypatch.setattr(bridge, "open_page", no_page)
+    monkeypatch.setattr(distribution, "ensure_distribution", lambda report: tmp_path)
+    for more, end in (["--gpu"], "use another, or leave out --gpu for the software adapter.\n"), ([], "use another.\n"):
+        assert main(["run", str(path), "-p", "x", *more]) == 1
+        assert capsys.readouterr().err.endswith(end)

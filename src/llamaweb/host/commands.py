@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamaweb.errors import HostError
+from llamaweb.errors import HostError, NoWebGPUError
 from llamaweb.host.chrome import BrowserChoice
 from llamaweb.host.models import is_address, resolve
 from llamaweb.host.output import Output, megabytes, memory_line, timings_line
@@ -118,6 +118,7 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
     model = resolve(args.model, out.report)
     if isinstance(model, str):
         raise HostError("serve needs a file, since a page can fetch an address itself; give a path or smollm2.")
+    await _header(args.model, out)  # a file that no page could read is refused here
     site = Site(ensure_distribution(out.report), {model.name: model}, default=model.name)
     async with serving(site, args.port) as server:
         out.result({"url": server.url}, f"LlamaWeb is at {server.url} (Ctrl-C ends it)")
@@ -151,8 +152,13 @@ async def _model_page(
     models = {} if isinstance(model, str) else {model.name: model}
     site = Site(ensure_distribution(out.report), models, files, folders)
     choice = BrowserChoice(args.chrome, args.gpu, tuple(args.chrome_flag))
-    async with open_page(site, choice, out.report) as page:
-        yield page, model if isinstance(model, str) else page.server.model_url(model.name)
+    try:
+        async with open_page(site, choice, out.report) as page:
+            yield page, model if isinstance(model, str) else page.server.model_url(model.name)
+    except NoWebGPUError as error:
+        if not args.gpu:
+            raise
+        raise NoWebGPUError(f"{str(error).rstrip('.')}, or leave out --gpu for the software adapter.") from error
 
 
 async def _header(name: str, out: Output) -> Any:
