@@ -317,6 +317,16 @@ def test_what_the_device_cannot_hold_is_refused_with_the_figures(options: dict[s
         plan_model(file, ANY, **options)
     limit = ANY.max_storage_buffer_binding_size if what == "binding" else ANY.max_buffer_size
     assert str(limit) in str(caught.value)
+    fitting = re.search(r"; a context of (\d+) fits\.$", str(caught.value))
+    assert fitting
+    plan_model(file, ANY, **{**options, "n_ctx": int(fitting[1])})
+    with pytest.raises(MemoryBudgetError):
+        plan_model(file, ANY, **{**options, "n_ctx": int(fitting[1]) + 256})
+
+
+def test_a_model_that_no_context_makes_fit_is_refused_without_one() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"weights.0 needs .*; use a smaller model or batch\.$"):
+        plan_model(llama_header(**{**LLAMA_1B, "n_layer": 1}, type="F32"), ANY)
 
 
 def test_a_batch_is_never_more_tokens_than_workgroups_are_counted_to() -> None:
