@@ -44,6 +44,14 @@ CASES: dict[str, tuple[GGUFFile, DeviceProfile, dict[str, Any]]] = {
     "heads of 8": (llama_header(**TINY, head_dim=8, type="BF16"), ANY, {}),
     "heads of 256": (llama_header(**TINY, head_dim=256), SOFTWARE, {"n_ubatch": 40, "logits_all": True}),
     **{
+        f"smollm2, subgroups of {size}": (
+            llama_header(**SMOLLM2, type="Q4_1"),
+            replace(DESKTOP, subgroup_size=size),
+            {},
+        )
+        for size in (8, 16, 64)
+    },
+    **{
         f"tiny in {f.name}": (llama_header(**(WIDE if f.block_size > 32 else TINY), type=f.type.name), SOFTWARE, {})
         for f in FORMATS.values()
     },
@@ -167,12 +175,12 @@ def test_workgroups_are_within_limits_for_every_number_of_tokens(name: str) -> N
 
 
 def test_kernels_fit_the_workgroup_memory_and_size_of_every_device() -> None:
-    profiles = {0: ANY, 4: SOFTWARE, 32: DESKTOP, 64: replace(DESKTOP, subgroup_size=64)}
+    profiles = [ANY, SOFTWARE, *(replace(DESKTOP, subgroup_size=size) for size in (8, 16, 32, 64))]
     names = [name for name in CASES if "7B" not in name]
     kernels = {
         d.kernel
         for name in names
-        for profile in profiles.values()
+        for profile in profiles
         for _, d in each_dispatch(plan_model(CASES[name][0], replace(profile, **_LARGE), **CASES[name][2]))
     }
     assert len(kernels) > 100
