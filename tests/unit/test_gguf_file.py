@@ -19,6 +19,7 @@ from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
 from llamaweb.model.gguf_file import FIRST_READ, GGUFFile, read_header
 from llamaweb.model.source import BytesSource
 from llamaweb.planner import plan_model
+from llamaweb.rope import phases
 from llamaweb.tokenizer import load_tokenizer
 from tests.tiny import TinyLlama, tiny_llama
 
@@ -434,6 +435,7 @@ OPTIONAL = (
     *(f"llama.attention.{name}" for name in ("head_count_kv", "key_length", "value_length")),
     *(f"llama.rope.{name}" for name in ("dimension_count", "freq_base", "scale_linear", "scaling.type")),
     *(f"llama.rope.scaling.{name}" for name in ("factor", "original_context_length", "attn_factor")),
+    *(f"llama.rope.scaling.yarn_beta_{name}" for name in ("fast", "slow")),
     *(f"tokenizer.ggml.{role}_token_id" for role in ("eot", "eom", "fim_pre", "prefix", "fim_pad")),
     *(f"tokenizer.ggml.{name}" for name in ("scores", "add_eos_token", "add_space_prefix")),
 )
@@ -456,8 +458,14 @@ STRANGE = (
 
 def used(file: GGUFFile) -> str | None:
     """What is said of a file that parsed, when its tokenizer and its plan are made; None if both can be."""
+
+    def plan() -> None:
+        with np.errstate(all="raise"):
+            for table in plan_model(file, n_ctx=64, n_ubatch=8).rope_tables:
+                phases(table.rope)
+
     said = None
-    for use in (lambda: load_tokenizer(file.metadata), lambda: plan_model(file, n_ctx=64, n_ubatch=8)):
+    for use in (lambda: load_tokenizer(file.metadata), plan):
         try:
             use()
         except LlamaWebError as error:
