@@ -229,13 +229,9 @@ class Llama:
     ) -> Perplexity:
         """Perplexity of a text in consecutive chunks of `n_ctx` tokens, each evaluated from an empty cache; the mean
         is over all tokens but each chunk's first. Special tokens in the text are not parsed."""
-        ids = self.tokenizer.encode(text, add_special=False)
-        if self.tokenizer.add_bos and self.tokenizer.bos is not None:
-            ids = [self.tokenizer.bos, *ids]
+        ids = self.tokenizer.encode_to_evaluate(text)
         if not 2 <= n_ctx <= self.plan.n_ctx:
             raise LlamaWebError(f"Chunks of {n_ctx} tokens do not fit; ask for 2 to {self.plan.n_ctx}.")
-        if len(ids) < 2:
-            raise LlamaWebError(f"The text has {len(ids)} tokens; a perplexity needs at least 2.")
         total, count = 0.0, 0
         for at in range(0, len(ids), n_ctx):
             log_p, _ = await self.log_probabilities(ids[at : at + n_ctx])

@@ -44,6 +44,14 @@ CASES: dict[str, tuple[GGUFFile, DeviceProfile, dict[str, Any]]] = {
     "heads of 8": (llama_header(**TINY, head_dim=8, type="BF16"), ANY, {}),
     "heads of 256": (llama_header(**TINY, head_dim=256), SOFTWARE, {"n_ubatch": 40, "logits_all": True}),
     **{
+        f"smollm2, subgroups of {size}": (
+            llama_header(**SMOLLM2, type="Q4_1"),
+            replace(DESKTOP, subgroup_size=size),
+            {},
+        )
+        for size in (8, 16, 64)
+    },
+    **{
         f"tiny in {f.name}": (llama_header(**(WIDE if f.block_size > 32 else TINY), type=f.type.name), SOFTWARE, {})
         for f in FORMATS.values()
     },
@@ -167,12 +175,12 @@ def test_workgroups_are_within_limits_for_every_number_of_tokens(name: str) -> N
 
 
 def test_kernels_fit_the_workgroup_memory_and_size_of_every_device() -> None:
-    profiles = {0: ANY, 4: SOFTWARE, 32: DESKTOP, 64: replace(DESKTOP, subgroup_size=64)}
+    profiles = [ANY, SOFTWARE, *(replace(DESKTOP, subgroup_size=size) for size in (8, 16, 32, 64))]
     names = [name for name in CASES if "7B" not in name]
     kernels = {
         d.kernel
         for name in names
-        for profile in profiles.values()
+        for profile in profiles
         for _, d in each_dispatch(plan_model(CASES[name][0], replace(profile, **_LARGE), **CASES[name][2]))
     }
     assert len(kernels) > 100
@@ -317,6 +325,16 @@ def test_what_the_device_cannot_hold_is_refused_with_the_figures(options: dict[s
         plan_model(file, ANY, **options)
     limit = ANY.max_storage_buffer_binding_size if what == "binding" else ANY.max_buffer_size
     assert str(limit) in str(caught.value)
+    fitting = re.search(r"; a context of (\d+) fits\.$", str(caught.value))
+    assert fitting
+    plan_model(file, ANY, **{**options, "n_ctx": int(fitting[1])})
+    with pytest.raises(MemoryBudgetError):
+        plan_model(file, ANY, **{**options, "n_ctx": int(fitting[1]) + 256})
+
+
+def test_a_model_that_no_context_makes_fit_is_refused_without_one() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"weights.0 needs .*; use a smaller model or batch\.$"):
+        plan_model(llama_header(**{**LLAMA_1B, "n_layer": 1}, type="F32"), ANY)
 
 
 def test_a_batch_is_never_more_tokens_than_workgroups_are_counted_to() -> None:

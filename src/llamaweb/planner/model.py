@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gguf.constants import GGMLQuantizationType as GGMLType
@@ -40,8 +41,44 @@ def plan_model(
 
     n_ctx: tokens the cache holds. n_ubatch: tokens of a prefill batch. logits_all: add the phase "evaluate", which
     gives the log-probability of every token. type_k, type_v: formats of the cache (kernels/cache.py). choices:
-    kernel variants that tuning found. Raises UnsupportedError, ContextError or MemoryBudgetError.
+    kernel variants that tuning found. Raises UnsupportedError, ContextError or MemoryBudgetError, which names a
+    context that fits if there is one.
     """
+
+    def plan(n_ctx: int) -> ModelPlan:
+        return _plan(file, profile, n_ctx, n_ubatch, logits_all, type_k, type_v, choices or {})
+
+    try:
+        return plan(n_ctx)
+    except MemoryBudgetError as error:
+        fitting = _fitting_context(plan, n_ctx)
+        advice = f"a context of {fitting} fits" if fitting else "use a smaller model or batch"
+        raise MemoryBudgetError(f"{error}; {advice}.") from None
+
+
+def _fitting_context(plan: Callable[[int], ModelPlan], too_long: int) -> int:
+    """The longest context whose plan fits, in steps of 256 tokens; 0 if none does."""
+
+    def too_large(steps: int) -> bool:
+        try:
+            plan(256 * steps)
+        except MemoryBudgetError:
+            return True
+        return False
+
+    return 256 * bisect_left(range(1, too_long // 256 + 1), True, key=too_large)
+
+
+def _plan(
+    file: GGUFFile,
+    profile: DeviceProfile,
+    n_ctx: int,
+    n_ubatch: int,
+    logits_all: bool,
+    type_k: str,
+    type_v: str,
+    choices: Choices,
+) -> ModelPlan:
     arch = architecture(file)
     hp = arch.hyperparameters(file)
     if n_ctx < 1 or n_ubatch < 1:
@@ -68,7 +105,7 @@ def plan_model(
     cache = Cache(
         cache_format(type_k, hp.head_dim), cache_format(type_v, hp.head_dim), hp.n_head_kv, hp.head_dim, n_ctx
     )
-    return _Planner(profile, n_ctx, n_ubatch, hp.n_layer, cache, choices or {}).plan(fused)
+    return _Planner(profile, n_ctx, n_ubatch, hp.n_layer, cache, choices).plan(fused)
 
 
 class _Planner:
@@ -251,18 +288,19 @@ class _Planner:
         return Binding(region, at, align(size, 4))
 
     def _check_limits(self, largest_value: int) -> None:
+        """MemoryBudgetError with the figures; `plan_model` adds what to do."""
         profile = self.profile
         for region, size in self.regions.items():
             if size > profile.max_buffer_size:
                 raise MemoryBudgetError(
                     f"The region {region} needs a buffer of {size} bytes, but {profile.name} allows "
-                    f"{profile.max_buffer_size}; ask for a shorter context or a smaller model."
+                    f"{profile.max_buffer_size}"
                 )
         largest = max(largest_value, *self.cache.bytes, *(b.size for w in self.weights.values() for b in w.planes))
         if largest > profile.max_storage_buffer_binding_size:
             raise MemoryBudgetError(
                 f"A tensor of {largest} bytes is larger than a binding of {profile.name} may be "
-                f"({profile.max_storage_buffer_binding_size}); use a smaller model, context or batch."
+                f"({profile.max_storage_buffer_binding_size})"
             )
 
 
