@@ -111,11 +111,11 @@ class _Fuser:
     def _rms_norm(self, node: Tensor) -> None:
         x, weight = node.src
         consumers = self.consumers[node]
-        if weight.row != x.row:  # of heads: attention norms them itself
-            if [c.op for c in consumers] != ["flash_attn"]:
-                raise UnsupportedError(f"{node.name}: a norm of heads outside attention is not supported.")
+        if [c.op for c in consumers] == ["flash_attn"]:  # which norms its heads itself
             self.values[node], self.offsets[node] = self.values[x], self.offsets[x]
             return
+        if weight.row != x.row:
+            raise UnsupportedError(f"{node.name}: a norm of heads outside attention is not supported.")
         if [c.op for c in consumers] == ["add"] or (node.rows == 1 and self._all_products(node)):
             return  # the addition, or each product, norms its input itself
         self._norm(node, self._value(node))
