@@ -17,6 +17,7 @@ from llamaweb.errors import HostError, LlamaWebError
 from llamaweb.host.commands import COMMANDS
 from llamaweb.host.models import DEFAULT, PACKAGED
 from llamaweb.host.output import Output
+from llamaweb.kernels.cache import CACHE_FORMATS
 
 
 class Usage(HostError):
@@ -152,6 +153,10 @@ def _context(parser: argparse.ArgumentParser, default: int | None = None, least:
     told = str(default) if default else "up to 2048"
     kind = _whole(least)
     parser.add_argument("--context", type=kind, default=default, metavar="N", help=f"tokens of context ({told})")
+    for which, name in (("k", "keys"), ("v", "values")):
+        parser.add_argument(
+            f"--type-{which}", choices=CACHE_FORMATS, default="f16", help=f"format of cached {name} (f16)"
+        )
 
 
 def _sizes(parser: argparse.ArgumentParser) -> None:

@@ -41,7 +41,7 @@ async def run(args: argparse.Namespace, out: Output) -> None:
         "top_p": args.top_p,
         "min_p": args.min_p,
         "seed": args.seed,
-        "context": args.context,
+        **_context(args),
     }
     result = await _in_page("run", args, params, out)
     out.result(result, "")
@@ -52,7 +52,7 @@ async def run(args: argparse.Namespace, out: Output) -> None:
 async def perplexity(args: argparse.Namespace, out: Output) -> None:
     """Measure how well the model foresees a text."""
     await _check_length(args.model, args.text, out)
-    result = await _in_page("perplexity", args, {"context": args.context}, out, args.text)
+    result = await _in_page("perplexity", args, _context(args), out, args.text)
     out.result(result, f"perplexity {result['perplexity']:.4f} over {result['tokens']} tokens")
 
 
@@ -72,8 +72,8 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
 
     if args.output:
         results.read(args.output)  # what cannot be written to is told before the measuring
-    names = ("prompt_tokens", "gen_tokens", "reps", "depth", "context", "profile", "floor")
-    params = {name: getattr(args, name) for name in names}
+    names = ("prompt_tokens", "gen_tokens", "reps", "depth", "profile", "floor")
+    params = {name: getattr(args, name) for name in names} | _context(args)
     folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
         result = await page.call("bench", {**params, "model": model}, out.event)
@@ -102,7 +102,8 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
     from llamaweb.planner.report import describe
 
     header = await _header(args.model, out)
-    plan = plan_model(header, n_ctx=args.context or _usual_context(header))
+    n_ctx = args.context or _usual_context(header)
+    plan = plan_model(header, n_ctx=n_ctx, type_k=args.type_k, type_v=args.type_v)
     report = describe(plan, dispatches=args.plan)
     metadata = {key: _plain(value) for key, value in header.metadata.items()}
     out.result({"metadata": metadata, **report}, _inspection(metadata, report))
@@ -180,6 +181,11 @@ async def _check_length(model: str, text: bytes, out: Output) -> None:
         raise HostError("The text is empty; give one of at least two tokens with --file.")
     if len(text) <= SHORT_TEXT:
         load_tokenizer((await _header(model, out)).metadata).encode_to_evaluate(text)
+
+
+def _context(args: argparse.Namespace) -> dict[str, Any]:
+    """The context and the formats of its cache, as the page's commands take them."""
+    return {name: getattr(args, name) for name in ("context", "type_k", "type_v")}
 
 
 def _usual_context(header: Any) -> int:

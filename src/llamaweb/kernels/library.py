@@ -202,6 +202,16 @@ def mul_mat_vec(
     return Launch(kernel, _spread(-(-n // per_workgroup)), plain=plain)
 
 
+@dataclass(frozen=True)
+class MulMat:
+    """A variant of the matrix-matrix product: `wx` times `wy` invocations compute `tile_m` tokens by `tile_n` rows."""
+
+    tile_m: int
+    tile_n: int
+    wx: int
+    wy: int
+
+
 def mul_mat(
     format: Format,
     k: int,
@@ -213,13 +223,14 @@ def mul_mat(
     epilogue: str = "store",
     offset: int = 0,
     stride: int = 0,
+    variant: MulMat | None = None,
 ) -> Launch:
     """y[token * stride + offset + row] = W x for a batch of tokens."""
     out = n // 2 if epilogue in GLU else n
     slots = [*_weight(format), _arena("x")]
     slots += [_BIAS] if bias else []
     slots += [_BATCH, _arena("y", "f32")]
-    tile_m, tile_n, side = _tile(n, n_tokens, profile)
+    v = variant or default_tile(n, n_tokens, profile)
     kernel = _kernel(
         "mul_mat",
         slots,
@@ -227,29 +238,26 @@ def mul_mat(
         split=format.split,
         k=k,
         n=n,
-        tile_m=tile_m,
-        tile_n=tile_n,
-        wx=side,
-        wy=side,
+        tile_m=v.tile_m,
+        tile_n=v.tile_n,
+        wx=v.wx,
+        wy=v.wy,
         bias=bias,
         epilogue=epilogue,
         offset=offset,
         stride=stride or out,
     )
-    tile_out = tile_n // 2 if epilogue in GLU else tile_n
-    return Launch(kernel, (-(-out // tile_out), -(-n_tokens // tile_m), 1), tile_m)
+    tile_out = v.tile_n // 2 if epilogue in GLU else v.tile_n
+    return Launch(kernel, (-(-out // tile_out), -(-n_tokens // v.tile_m), 1), v.tile_m)
 
 
-def _tile(n: int, n_tokens: int, profile: DeviceProfile) -> tuple[int, int, int]:
-    """Tokens and rows of a matrix-matrix tile, and the side of its square workgroup.
-
-    A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU wants enough workgroups to fill it.
-    """
+def default_tile(n: int, n_tokens: int, profile: DeviceProfile) -> MulMat:
+    """A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU, enough workgroups to fill it."""
     if is_cpu(profile):
-        return 64, 64, 8
+        return MulMat(64, 64, 8, 8)
     if -(-n // 64) * -(-n_tokens // 64) >= 128:
-        return 64, 64, 16
-    return 32, 32, 16
+        return MulMat(64, 64, 16, 16)
+    return MulMat(32, 32, 16, 16)
 
 
 def is_cpu(profile: DeviceProfile) -> bool:
