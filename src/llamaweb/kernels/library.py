@@ -211,6 +211,11 @@ class MulMat:
     wx: int
     wy: int
 
+    @property
+    def bytes(self) -> int:
+        """Workgroup memory: 32 columns of each token and row."""
+        return 4 * 32 * (self.tile_m + self.tile_n)
+
 
 def mul_mat(
     format: Format,
@@ -255,6 +260,9 @@ def default_tile(n: int, n_tokens: int, profile: DeviceProfile) -> MulMat:
     """A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU, enough workgroups to fill it."""
     if is_cpu(profile):
         return MulMat(64, 64, 8, 8)
+    wide = MulMat(64, 128, 16, 16)
+    if -(-n // 128) * -(-n_tokens // 64) >= 256 and wide.bytes <= profile.max_compute_workgroup_storage_size:
+        return wide
     if -(-n // 64) * -(-n_tokens // 64) >= 128:
         return MulMat(64, 64, 16, 16)
     return MulMat(32, 32, 16, 16)
@@ -349,9 +357,10 @@ def flash_attn_vec(attention: Attention, profile: DeviceProfile, *, splits: int 
     return Launch(kernel, (attention.n_head, splits, 1), plain=plain)
 
 
-def attention_splits(profile: DeviceProfile) -> int:
-    """Workgroups that share a head's positions over a long context; 1 where there are few cores to share them."""
-    return 1 if is_cpu(profile) else 16
+def attention_splits(n_head: int, profile: DeviceProfile) -> int:
+    """Workgroups that share a head's positions over a long context: 1 where there are few cores to share them, else
+    enough to fill a large GPU, and no more, since each rotates and rounds for itself."""
+    return 1 if is_cpu(profile) else next(splits for splits in (32, 16, 8, 4) if splits * n_head <= 256 or splits == 4)
 
 
 def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool = False) -> Launch:

@@ -90,7 +90,7 @@ def _plan(
     n_ubatch = max(n_ubatch, 2) if logits_all else n_ubatch  # "evaluate" takes two tokens or more
     n_ubatch = min(n_ubatch, n_ctx, profile.max_compute_workgroups_per_dimension)
     batches = {"decode": (1, "last", 1)}  # tokens, wanted logits, attention splits
-    splits = library.attention_splits(profile)
+    splits = library.attention_splits(hp.n_head, profile)
     if n_ctx > LONG_CONTEXT and splits > 1:
         batches["decode_long"] = (1, "last", splits)
     if n_ubatch > 1:
