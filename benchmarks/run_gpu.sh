@@ -3,8 +3,8 @@
 # browser is unpacked too, in Chromium.
 #   usage: run_gpu.sh [MODEL ...]     MODEL as in bench.py: synthetic:SHAPE:FORMAT[@DEPTH][+]; the issue's table if none
 #   environment: RIG (/tmp/rig), SOURCE (the checkout this file is in), RESULTS (results.json), MODELS (/tmp/models),
-#                SIZES ("512 128 3": prompt, generated, repetitions), BROWSER (/tmp/browser), and FLAGS of
-#                `llamaweb bench` ("--gpu")
+#                SIZES ("512 128 3": prompt, generated, repetitions), BROWSER (/tmp/browser), FLAGS of
+#                `llamaweb bench` ("--gpu"), RUNTIMES ("node chromium")
 set -euo pipefail
 source=${SOURCE:-$(dirname "$(dirname "$(realpath "$0")")")}
 rig=${RIG:-/tmp/rig} results=${RESULTS:-results.json} models=${MODELS:-/tmp/models} browser=${BROWSER:-/tmp/browser}
@@ -13,20 +13,23 @@ read -r prompt generated reps <<<"${SIZES:-512 128 3}"
   synthetic:llama-3.2-1b:Q{2,3,5,6}_K synthetic:llama-3.2-1b:Q8_0 synthetic:llama-3.1-8b:Q4_K+
 mkdir -p "$models"
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
-"$rig/node" "$rig/node.mjs" "$rig/dist" "$source" "$source/benchmarks/bench.py" \
+runtimes=${RUNTIMES:-node chromium}
+[[ $runtimes != *node* ]] || "$rig/node" "$rig/node.mjs" "$rig/dist" "$source" "$source/benchmarks/bench.py" \
   "$results" "$models" "$rig/donor.gguf" "$prompt" "$generated" "$reps" "$@"
 
-[ -x "$browser/chromium/chromium-headless-shell" ] || exit 0
+[[ $runtimes == *chromium* ]] && [ -x "$browser/chromium/chromium-headless-shell" ] || exit 0
 mkdir -p /etc/fonts && cp -rn "$browser/fonts/." /etc/fonts/ || true
-export PYTHONPATH=$source/src:$browser/site PATH=$browser/chromium:$PATH XDG_CACHE_HOME=$rig/cache
-shell=$(mktemp) && trap 'rm -f "$shell"' EXIT
-printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$browser/lib" "$browser/chromium/chromium-headless-shell" >"$shell"
-chmod +x "$shell"
+bin=$(mktemp -d) && trap 'rm -rf "$bin"' EXIT
+for program in chromium-headless-shell chromedriver; do # with the libraries they were packed with
+  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$browser/lib" "$browser/chromium/$program" >"$bin/$program"
+done
+chmod +x "$bin"/*
+export PYTHONPATH=$source/src:$browser/site PATH=$bin:$PATH XDG_CACHE_HOME=$rig/cache
 for asked in "$@"; do
   name=${asked%+} depth=0
   case $name in *@*) depth=${name#*@} name=${name%@*} ;; esac
   case $name in synthetic:*) name=${name#synthetic:} name=$models/synthetic-${name/:/-}.gguf ;; esac
   # shellcheck disable=SC2086  # FLAGS are words
-  python3 -m llamaweb.host.cli bench "$name" --chrome "$shell" ${FLAGS---gpu} --floor --prompt-tokens "$prompt" \
+  python3 -m llamaweb.host.cli bench "$name" --chrome "$bin/chromium-headless-shell" ${FLAGS---gpu} --floor --prompt-tokens "$prompt" \
     --gen-tokens "$generated" --reps "$reps" --depth "$depth" --output "$results" || true
 done
