@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.models import smollm2_path
+from tests.models import gemma3_path, smollm2_path
 from tests.reference import ReferenceGemma3, ReferenceLlama, nmse
 from tests.tiny import TinyGemma3, TinyLlama, tiny_gemma3, tiny_llama
 
@@ -95,6 +95,15 @@ def test_reference_equals_llama_cpp_on_smollm2() -> None:
     case = json.loads((GOLDEN / "smollm2.json").read_text())["forced"][2]
     ids, exact = case["ids"], case["exact"]
     logits = ReferenceLlama(smollm2_path()).logits(ids).astype(np.float64)
+    assert logits.argmax(axis=-1).tolist() == exact["top1"]
+    log_prob = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(log_prob[np.arange(len(ids) - 1), ids[1:]], exact["logprob"], atol=0.01)
+
+
+def test_reference_equals_llama_cpp_on_gemma3() -> None:
+    case = json.loads((GOLDEN / "gemma3.json").read_text())["forced"][1]
+    ids, exact = case["ids"], case["exact"]
+    logits = ReferenceGemma3(gemma3_path(), kv_f16=False, gelu_f16=True).logits(ids).astype(np.float64)
     assert logits.argmax(axis=-1).tolist() == exact["top1"]
     log_prob = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     np.testing.assert_allclose(log_prob[np.arange(len(ids) - 1), ids[1:]], exact["logprob"], atol=0.01)
