@@ -10,6 +10,12 @@ const send = async (message) => {
 
 const worker = new Worker("worker.js", { type: "module" });
 worker.onmessage = ({ data }) => send(data);
-worker.onerror = (error) =>
-  send({ event: { event: "error", type: "PageError", message: `The page's worker failed: ${error.message}` } });
-socket.onmessage = ({ data }) => worker.postMessage(JSON.parse(data));
+const fail = (message) => send({ event: { event: "error", type: "PageError", message } });
+worker.onerror = (error) => fail(`The page's worker failed: ${error.message}`);
+socket.onmessage = ({ data }) => {
+  try {
+    worker.postMessage(JSON.parse(data));
+  } catch (error) {
+    fail(`The page cannot read a message: ${error.message}`);
+  }
+};

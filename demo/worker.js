@@ -28,8 +28,15 @@ python.then(
   },
 );
 
-self.onmessage = async ({ data: { id, command, params, file, cancel } }) => {
-  const worker = await python;
-  if (cancel) worker.cancel(id);
-  else worker.start(id, command, JSON.stringify(params ?? {}), post, file);
+self.onmessage = async ({ data }) => {
+  try {
+    const { id, command, params, file, cancel } = data;
+    const worker = await python;
+    if (cancel) worker.cancel(id);
+    else worker.start(id, command, JSON.stringify(params ?? {}), post, file);
+  } catch (error) {
+    console.error(error);
+    const message = `The command did not start: ${String(error.message ?? error).trim().split("\n").pop()}`;
+    self.postMessage({ id: data?.id, event: { event: "error", type: "PageError", message } });
+  }
 };

@@ -1,4 +1,4 @@
-"""Headers of llama models without their weights: shapes of real models for the planner."""
+"""Headers of models without their weights: shapes of real models for the planner."""
 
 from __future__ import annotations
 
@@ -49,14 +49,6 @@ def llama_header(
     shapes["output_norm.weight"] = (n_embd,)
     if not tied:
         shapes["output.weight"] = (n_embd, n_vocab)
-    tensors, at = {}, 4096
-    for name, shape in shapes.items():
-        fitting = [kind for pattern, kind in (types or {}).items() if fnmatch.fnmatch(name, pattern)]
-        kind = GGMLType[(fitting or [type])[-1]] if len(shape) > 1 else GGMLType.F32
-        block, block_bytes = GGML_QUANT_SIZES[kind]
-        nbytes = shape[0] // block * block_bytes * (shape[1] if len(shape) > 1 else 1)
-        tensors[name] = TensorInfo(name, kind, shape, at, nbytes)
-        at += -(-nbytes // 32) * 32
     keys = {
         "context_length": n_ctx,
         "embedding_length": n_embd,
@@ -68,5 +60,63 @@ def llama_header(
         **({"attention.key_length": dim, "attention.value_length": dim} if head_dim else {}),
         **(metadata or {}),
     }
-    all_metadata = {"general.architecture": "llama", **{f"llama.{key}": value for key, value in keys.items()}}
-    return GGUFFile(3, all_metadata, tensors, 32, 4096, at)
+    return _header("llama", keys, shapes, type, types or {})
+
+
+def gemma3_header(
+    *,
+    n_layer: int = 18,
+    n_embd: int = 640,
+    n_head: int = 4,
+    n_head_kv: int = 1,
+    n_ff: int = 2048,
+    n_vocab: int = 262144,
+    head_dim: int = 256,
+    window: int = 512,
+    type: str = "Q5_0",
+    types: Mapping[str, str] | None = None,
+) -> GGUFFile:
+    """As llama_header; by default Gemma 3 270M."""
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_embd, n_vocab), "output_norm.weight": (n_embd,)}
+    for p in (f"blk.{i}." for i in range(n_layer)):
+        for part, heads in (("q", n_head), ("k", n_head_kv), ("v", n_head_kv)):
+            shapes[f"{p}attn_{part}.weight"] = (n_embd, heads * head_dim)
+        shapes |= {f"{p}attn_{part}_norm.weight": (head_dim,) for part in "qk"}
+        shapes[p + "attn_output.weight"] = (n_head * head_dim, n_embd)
+        shapes |= {p + "ffn_gate.weight": (n_embd, n_ff), p + "ffn_up.weight": (n_embd, n_ff)}
+        shapes[p + "ffn_down.weight"] = (n_ff, n_embd)
+        norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+        shapes |= {f"{p}{norm}.weight": (n_embd,) for norm in norms}
+    keys = {
+        "context_length": 32768,
+        "embedding_length": n_embd,
+        "block_count": n_layer,
+        "feed_forward_length": n_ff,
+        "attention.head_count": n_head,
+        "attention.head_count_kv": n_head_kv,
+        "attention.key_length": head_dim,
+        "attention.value_length": head_dim,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "attention.sliding_window": window,
+        "rope.freq_base": 1e6,
+    }
+    return _header("gemma3", keys, shapes, type, types or {})
+
+
+def _header(
+    architecture: str,
+    keys: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    type: str,
+    types: Mapping[str, str],
+) -> GGUFFile:
+    tensors, at = {}, 4096
+    for name, shape in shapes.items():
+        fitting = [kind for pattern, kind in types.items() if fnmatch.fnmatch(name, pattern)]
+        kind = GGMLType[(fitting or [type])[-1]] if len(shape) > 1 else GGMLType.F32
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+        nbytes = shape[0] // block * block_bytes * (shape[1] if len(shape) > 1 else 1)
+        tensors[name] = TensorInfo(name, kind, shape, at, nbytes)
+        at += -(-nbytes // 32) * 32
+    metadata = {"general.architecture": architecture, **{f"{architecture}.{key}": value for key, value in keys.items()}}
+    return GGUFFile(3, metadata, tensors, 32, 4096, at)

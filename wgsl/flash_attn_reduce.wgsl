@@ -7,17 +7,24 @@ const SPLITS = {{ splits }}u;
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let first = group.x * SPLITS * (D4 + 1u);
-  var top = -3.4e38;
-  for (var s = 0u; s < SPLITS; s++) { top = max(top, x[first + s * (D4 + 1u) + D4].x); }
+{# Unrolled, so that all loads wait for memory together #}
+{% for s in range(splits) %}
+  let last{{ s }} = x[first + {{ s }}u * (D4 + 1u) + D4].xy;
+{% endfor %}
+  var top = last0.x;
+{% for s in range(1, splits) %}
+  top = max(top, last{{ s }}.x);
+{% endfor %}
+  var norm = 0.0;
+{% for s in range(splits) %}
+  let fade{{ s }} = exp(last{{ s }}.x - top);
+  norm += fade{{ s }} * last{{ s }}.y;
+{% endfor %}
   for (var i = lane; i < D4; i += {{ workgroup }}u) {
     var sum = vec4<f32>(0.0);
-    var norm = 0.0;
-    for (var s = 0u; s < SPLITS; s++) {
-      let part = first + s * (D4 + 1u);
-      let fade = exp(x[part + D4].x - top);
-      sum += x[part + i] * fade;
-      norm += x[part + D4].y * fade;
-    }
+{% for s in range(splits) %}
+    sum += fade{{ s }} * x[first + {{ s }}u * (D4 + 1u) + i];
+{% endfor %}
     let at = group.x * D4 + i;
     y[{{ order.vector("at", n_head * head_dim) if y_lanes else "at" }}] = sum / norm;
   }

@@ -1,4 +1,4 @@
-// y[t] = row tokens[t] of the weight: one workgroup a token
+// y[t] = row tokens[t] of the weight{{ ", scaled" if scale != 1.0 }}: one workgroup a token
 {% include "common/bindings.wgsl" %}
 {% import "common/block.wgsl" as w with context %}
 {{ w }}
@@ -12,7 +12,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var b = lane; b < NB; b += {{ workgroup }}u) {
     let block = load32(row * NB + b);
 {% for j in range(8) %}
-    y[{{ j ~ "u * NB + b" if y_lanes else "(t * NB + b) * 8u + " ~ j ~ "u" }}] = {{ w.part("block.d", j) }} * block.q[{{ j }}] + {{ w.part("block.m", j) }};
+    y[{{ j ~ "u * NB + b" if y_lanes else "(t * NB + b) * 8u + " ~ j ~ "u" }}] = {{ "(" if scale != 1.0 }}{{ w.part("block.d", j) }} * block.q[{{ j }}] + {{ w.part("block.m", j) }}{{ ") * %s" % scale if scale != 1.0 }};
 {% endfor %}
   }
 }

@@ -2,14 +2,15 @@
 {% set tn = tile_n // wx %}
 // Y = X W^T for a batch of tokens: a workgroup computes a tile of {{ tile_m }} tokens x {{ tile_n }} rows of W, 32 columns at a time
 // through workgroup memory; an invocation holds {{ tm }} x {{ tn }} results in registers. Epilogues as in mul_mat_vec;
-// for "swiglu" half of a tile's rows are gates and the other half their ups, so that one invocation holds both.
+// for "swiglu" and "geglu" half of a tile's rows are gates and the other half their ups, so that one invocation holds both.
 {% include "common/bindings.wgsl" %}
 {% import "common/block.wgsl" as w with context %}
 {{ w }}
 {% include "formats/" ~ format ~ ".wgsl" %}
 const NB = {{ k // 32 }}u;
 const N = {{ n }}u;
-{% set glu = epilogue == "swiglu" %}
+{% import "common/glu.wgsl" as g %}
+{% set glu = epilogue in g.names %}
 const OUT = {{ n // 2 if glu else n }}u;
 const TILE_OUT = {{ tile_n // 2 if glu else tile_n }}u;
 
@@ -69,7 +70,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) i
           var v = acc[{{ i * tn + j }}]{{ " + bias[o]" if bias }};
 {% if glu %}
           let up = acc[{{ i * tn + j + tn // 2 }}]{{ " + bias[OUT + o]" if bias }};
-          v = v / (1.0 + exp(-v)) * up;
+          v = {{ g.activated(epilogue, "v") }} * up;
 {% endif %}
           y[t * {{ stride }}u + {{ offset }}u + o] {{ "+=" if epilogue == "add" else "=" }} v;
         }

@@ -1,7 +1,8 @@
 // y = W x for one token, W quantized: {{ lanes }} lanes share a row, {{ rows_per_group }} rows at once.
 //   norm:     x is multiplied by norm_weight / rms(x) on the way; the rms is summed along with the products
-//   x_lanes, y_lanes: x and y are in lane order (common/lanes.wgsl); norm_weight always is
-//   epilogue: "store", "add" (y += W x, the residual) or "swiglu" (y = silu(gate) * up; W is gate above up)
+//   post_eps: the input is x + post / rms(post) * post_norm_weight, which is kept in `sum` if something else needs it
+//   x_lanes, y_lanes, …: x and y are in lane order (common/lanes.wgsl); weights of norms always are
+//   epilogue: "store", "add" (y += W x, the residual), "swiglu" or "geglu" (y = silu(gate) * up, or gelu; W is gate above up)
 {% import "common/reduce.wgsl" as r %}
 {% import "common/vec_product.wgsl" as product with context %}
 {% set count = rows_per_group + (1 if norm else 0) %}
@@ -17,12 +18,9 @@ enable subgroups;
 
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-{{ product.rows() }}  var acc: array<f32, {{ count }}>;
+{{ product.rows() }}{{ product.begin() }}  var acc: array<f32, {{ count }}>;
   for (var b = lane; b < NB; b += {{ lanes }}u) {
-{% for j in range(8) %}
-    var a{{ j }} = x[x0 + {{ product.at(j) }}];
-{% endfor %}
-{% if norm %}
+{{ product.input("slot == 0u") }}{% if norm %}
     acc[{{ rows_per_group }}] += {% for j in range(8) %}dot(a{{ j }}, a{{ j }}){{ " + " if not loop.last }}{% endfor %};
 {% for j in range(8) %}
     a{{ j }} *= norm_weight[{{ j }}u * NB + b];

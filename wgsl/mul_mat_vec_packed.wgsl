@@ -24,7 +24,7 @@ var<workgroup> squares: array<f32, {{ workgroup // subgroup }}>;
 
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-{{ product.rows() }}  var acc: array<f32, {{ rows_per_group }}>;
+{{ product.rows() }}{{ product.begin() }}  var acc: array<f32, {{ rows_per_group }}>;
   var square = 0.0;
   for (var first = 0u; first < NB; first += CHUNK) {
     let count = min(CHUNK, NB - first);
@@ -33,10 +33,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endif %}
     for (var i = local; i < count; i += WG) {
       let b = first + i;
-{% for j in range(8) %}
-      var a{{ j }} = x[x0 + {{ product.at(j) }}];
-{% endfor %}
-{% if norm %}
+{{ product.input("group.x + group.y == 0u") }}{% if norm %}
       square += {% for j in range(8) %}dot(a{{ j }}, a{{ j }}){{ " + " if not loop.last }}{% endfor %};
 {% for j in range(8) %}
       a{{ j }} *= norm_weight[{{ j }}u * NB + b];

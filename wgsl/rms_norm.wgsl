@@ -1,4 +1,4 @@
-// y = x / rms(x) * weight, the weight in lane order: one workgroup a token
+// y = x / rms(x) * weight, or with epilogue "add" y += it; the weight is in lane order: one workgroup a token
 {% import "common/lanes.wgsl" as order %}
 {% include "common/bindings.wgsl" %}
 const K4 = {{ k // 4 }}u;
@@ -19,5 +19,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   workgroupBarrier();
   let scale = inverseSqrt(partial[0] / {{ k }}.0 + {{ eps }});
-  for (var i = lane; i < K4; i += {{ workgroup }}u) { y[t * K4 + i] = x[t * K4 + i] * scale * norm_weight[{{ order.vector("i", k) }}]; }
+  for (var i = lane; i < K4; i += {{ workgroup }}u) { y[t * K4 + i] {{ "+=" if epilogue == "add" else "=" }} x[t * K4 + i] * scale * norm_weight[{{ order.vector("i", k) }}]; }
 }

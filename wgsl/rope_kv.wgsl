@@ -1,9 +1,18 @@
-// For each token and head of qkv: rotates q in place, writes the rotated k and v to the layer's cache as f16.
-// One workgroup a token and head; heads in the order q, k, v.
+// For each token and head of qkv: norms and rotates q in place, writes the normed and rotated k and v to the layer's
+// cache. One workgroup a token and head; heads in the order q, k, v.
+{% import "common/cache.wgsl" as cache %}
+{% import "cache/" ~ type_k ~ ".wgsl" as k %}
+{% import "cache/" ~ type_v ~ ".wgsl" as v %}
 {% include "common/bindings.wgsl" %}
 {% include "common/rope.wgsl" %}
 const D = {{ head_dim }}u;
 var<workgroup> head: array<f32, {{ head_dim }}>;
+{% if head_eps is not none %}
+var<workgroup> partial: array<f32, {{ workgroup }}>;
+{% endif %}
+{{ cache.helpers() }}
+{{ k.store("k", head_dim, k_unit, k_scales, true) }}
+{{ v.store("v", head_dim, v_unit, v_scales, true) }}
 
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -14,6 +23,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var i = lane; i < D; i += {{ workgroup }}u) { head[i] = qkv[base + i]; }
   workgroupBarrier();
   if (h < {{ n_head + n_head_kv }}u) {
+{% if head_eps is not none %}
+    var square = 0.0;
+    for (var i = lane; i < D; i += {{ workgroup }}u) { square += head[i] * head[i]; }
+    partial[lane] = square;
+    workgroupBarrier();
+    var sum = 0.0;
+    for (var i = 0u; i < {{ workgroup }}u; i++) { sum += partial[i]; }
+    let norm = inverseSqrt(sum / {{ head_dim }}.0 + {{ head_eps }});
+    for (var i = lane; i < D; i += {{ workgroup }}u) {
+      head[i] *= norm * head_norm[i + select(0u, D, h >= {{ n_head }}u)];
+    }
+    workgroupBarrier();
+{% endif %}
     for (var i = lane; i < {{ n_dims // 2 }}u; i += {{ workgroup }}u) {
       let p = rope_pair(i);
       let r = rotate(vec2<f32>(head[p.x], head[p.y]), rope_turn(position, i));
@@ -24,14 +46,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   workgroupBarrier();
   if (h < {{ n_head }}u) {
     for (var i = lane; i < D; i += {{ workgroup }}u) { qkv[base + i] = head[i]; }
+  } else if (h < {{ n_head + n_head_kv }}u) {
+    let row = (h - {{ n_head }}u) * {{ n_ctx }}u + position;
+    for (var i = lane; i < {{ head_dim // k_unit }}u; i += {{ workgroup }}u) {
+      let scales = k_put(row, i, i * {{ k_unit }}u, true);
+{% if k_unit > 8 %}
+      k_scales(row, i, scales);
+{% endif %}
+    }
   } else {
-    for (var i = lane; i < {{ head_dim // 2 }}u; i += {{ workgroup }}u) {
-      let word = pack2x16float(vec2<f32>(head[2u * i], head[2u * i + 1u]));
-      if (h < {{ n_head + n_head_kv }}u) {
-        k_cache[((h - {{ n_head }}u) * {{ n_ctx }}u + position) * {{ head_dim // 2 }}u + i] = word;
-      } else {
-        v_cache[((h - {{ n_head + n_head_kv }}u) * {{ n_ctx }}u + position) * {{ head_dim // 2 }}u + i] = word;
-      }
+    let row = (h - {{ n_head + n_head_kv }}u) * {{ n_ctx }}u + position;
+    for (var i = lane; i < {{ head_dim // v_unit }}u; i += {{ workgroup }}u) {
+      let scales = v_put(row, i, i * {{ v_unit }}u, true);
+{% if v_unit > 8 %}
+      v_scales(row, i, scales);
+{% endif %}
     }
   }
 }

@@ -35,3 +35,11 @@ class DeviceLostError(GPUError):
 
 class HostError(LlamaWebError):
     """Outside the browser: no Chromium, a port in use, a package that cannot be fetched."""
+
+
+def short(value: object, most: int = 40) -> str:
+    """A value out of a file as a message may repeat it: its repr in one line, of at most `most` characters."""
+    if isinstance(value, (str, bytes, list)):
+        value = value[:most]  # no repr of megabytes
+    text = " ".join(repr(value).split("\n"))
+    return text if len(text) <= most else text[: most - 3] + "..."

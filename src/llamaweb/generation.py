@@ -21,6 +21,7 @@ from llamaweb.sampling import Sampling
 
 _AHEAD_MS = 40.0  # work kept submitted ahead on a fast GPU
 _MIN_AHEAD = 4  # tokens
+_FEW = 8  # tokens of a large batch's remainder that are read faster one by one, on a CPU as on a GPU
 
 
 class Runner(Protocol):
@@ -115,6 +116,7 @@ class Generator:
         n_ubatch = self._runner.plan.n_ubatch
         while True:
             part = prompt[done : done + n_ubatch]
+            part = part if len(part) > min(_FEW, n_ubatch // 4) else part[:1]
             phase = "prefill" if len(part) > 1 else self._runner.plan.decode_phase(done)
             self._write_batch(done, part)
             done += len(part)

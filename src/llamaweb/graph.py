@@ -85,9 +85,16 @@ class Graph:
     def add(self, x: Tensor, y: Tensor, name: str) -> Tensor:
         return self._add(name, "add", x.shape, x, y)
 
+    def scale(self, x: Tensor, factor: float, name: str) -> Tensor:
+        return self._add(name, "scale", x.shape, x, factor=factor)
+
     def swiglu(self, gate: Tensor, up: Tensor, name: str) -> Tensor:
         """silu(gate) * up"""
         return self._add(name, "swiglu", gate.shape, gate, up)
+
+    def geglu(self, gate: Tensor, up: Tensor, name: str) -> Tensor:
+        """gelu(gate) * up, with gelu's tanh approximation (arXiv:1606.08415)"""
+        return self._add(name, "geglu", gate.shape, gate, up)
 
     def flash_attn(
         self,

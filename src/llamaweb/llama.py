@@ -67,6 +67,8 @@ class Llama:
         n_ctx: int | None = None,
         n_ubatch: int = 512,
         logits_all: bool = False,
+        type_k: str = "f16",
+        type_v: str = "f16",
         tune: str = "auto",
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
@@ -74,9 +76,10 @@ class Llama:
 
         model: a URL, a File or Blob of the page, or bytes. n_ctx: tokens the context holds; by default 2,048, or what
         the model was trained for where that is less. n_ubatch: tokens of a prefill batch. logits_all: allow
-        `perplexity` and `log_probabilities`. tune: "auto" times kernel variants once a device and keeps the fastest
-        in the browser's storage, "full" times all of them anew, "off" takes the defaults. Raises ModelFileError,
-        UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
+        `perplexity` and `log_probabilities`. type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0".
+        tune: "auto" times kernel variants once a device and keeps the fastest in the browser's storage, "full" times
+        all of them anew, "off" takes the defaults. Raises ModelFileError, UnsupportedError,
+        ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
         """
         begin = now_ms()
         report = progress or (lambda _: None)
@@ -92,7 +95,16 @@ class Llama:
         device = await Device.open()
         try:
             n_ctx = n_ctx or min(2048, architecture(file).hyperparameters(file).n_ctx_train)
-            replan = partial(plan_model, file, device.profile, n_ctx=n_ctx, n_ubatch=n_ubatch, logits_all=logits_all)
+            replan = partial(
+                plan_model,
+                file,
+                device.profile,
+                n_ctx=n_ctx,
+                n_ubatch=n_ubatch,
+                logits_all=logits_all,
+                type_k=type_k,
+                type_v=type_v,
+            )
             executor = Executor(device, replan())
             await executor.allocate()
             await upload(executor, file, source, report_of("weights", "B"))
@@ -217,13 +229,9 @@ class Llama:
     ) -> Perplexity:
         """Perplexity of a text in consecutive chunks of `n_ctx` tokens, each evaluated from an empty cache; the mean
         is over all tokens but each chunk's first. Special tokens in the text are not parsed."""
-        ids = self.tokenizer.encode(text, add_special=False)
-        if self.tokenizer.add_bos and self.tokenizer.bos is not None:
-            ids = [self.tokenizer.bos, *ids]
+        ids = self.tokenizer.encode_to_evaluate(text)
         if not 2 <= n_ctx <= self.plan.n_ctx:
             raise LlamaWebError(f"Chunks of {n_ctx} tokens do not fit; ask for 2 to {self.plan.n_ctx}.")
-        if len(ids) < 2:
-            raise LlamaWebError(f"The text has {len(ids)} tokens; a perplexity needs at least 2.")
         total, count = 0.0, 0
         for at in range(0, len(ids), n_ctx):
             log_p, _ = await self.log_probabilities(ids[at : at + n_ctx])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from llamaweb.kernels.library import Kernel
@@ -12,15 +12,17 @@ from llamaweb.planner.cost import Cost, shape
 
 @dataclass(frozen=True)
 class Peaks:
-    """What plain kernels reach on the device in the same run: bytes read and float32 operations a second."""
+    """What plain kernels reach on the device in the same run: bytes read and float32 operations a second, and the
+    microseconds of a dispatch that does nothing behind another."""
 
     bytes_per_second: float
     flops_per_second: float
+    dispatch_us: float
 
 
 @dataclass(frozen=True)
 class DispatchTime:
-    """One dispatch: its time on the GPU in microseconds, and its cost."""
+    """One dispatch: its time on the GPU in microseconds, behind another like it, and its cost."""
 
     label: str
     kernel: Kernel
@@ -53,12 +55,14 @@ class KernelTime:
 @dataclass(frozen=True)
 class PhaseProfile:
     """One batch ("prefill") or token ("decode"). `whole_us` is its time as the product runs it: all dispatches in one
-    pass, tokens in flight; what it takes beyond the dispatches themselves is the gap between them."""
+    pass, tokens in flight; what it takes beyond the dispatches themselves is the gap between them. `pass_us` is the
+    GPU's part of that."""
 
     phase: str
     n_tokens: int
     n_past: int
     whole_us: float
+    pass_us: float
     dispatches: tuple[DispatchTime, ...]
 
     @property
@@ -67,7 +71,7 @@ class PhaseProfile:
 
     @property
     def gap_us(self) -> float:
-        """Between two dispatches, on average; negative where they overlap."""
+        """Between two dispatches, on average; negative where unlike dispatches overlap more than like ones."""
         return (self.whole_us - self.dispatch_us) / len(self.dispatches)
 
     @property
@@ -83,8 +87,8 @@ class PhaseProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """A model's profile. `source`: "timestamps" of the GPU around each dispatch, or "batches" of equal dispatches
-    timed from outside, where the device has no timestamps or only coarse ones."""
+    """A model's profile. Dispatches of one kernel are timed together, one behind another. `source`: by the GPU's
+    "timestamps", or in "batches" from outside, where it has none."""
 
     adapter: str
     source: str
@@ -96,7 +100,7 @@ class Profile:
         return {
             "adapter": self.adapter,
             "source": self.source,
-            "peaks": {"bytes_per_second": self.peaks.bytes_per_second, "flops_per_second": self.peaks.flops_per_second},
+            "peaks": asdict(self.peaks),
             "phases": [self._phase(phase) for phase in self.phases],
         }
 
@@ -107,6 +111,7 @@ class Profile:
             "n_past": phase.n_past,
             "dispatches": len(phase.dispatches),
             "whole_us": phase.whole_us,
+            "pass_us": phase.pass_us,
             "dispatch_us": phase.dispatch_us,
             "gap_us": phase.gap_us,
             "kernels": [

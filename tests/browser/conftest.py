@@ -39,9 +39,19 @@ def web_server_main() -> Iterator[tuple[str, int, object]]:
 @pytest.fixture(scope="session")
 def page(web_server_main: tuple[str, int, object], browser_choice: BrowserChoice) -> Iterator[Page]:
     """The shared page; `page.run(function, **args)` runs Python in it. See browser_page.Page."""
-    get_global_config().set_flags("chrome", flags(browser_choice))
-    host, port, log = web_server_main
-    runner = Runner(browser_choice, server_port=port, server_hostname=host, server_log=log)
+    yield from _page(web_server_main, browser_choice)
+
+
+@pytest.fixture(scope="module")
+def fresh_page(web_server_main: tuple[str, int, object], browser_choice: BrowserChoice) -> Iterator[Page]:
+    """A page of its own for one file's tests, where nothing has grown the heap yet."""
+    yield from _page(web_server_main, browser_choice)
+
+
+def _page(server: tuple[str, int, object], choice: BrowserChoice) -> Iterator[Page]:
+    get_global_config().set_flags("chrome", flags(choice))
+    host, port, log = server
+    runner = Runner(choice, server_port=port, server_hostname=host, server_log=log)
     try:
         yield Page(runner)
     finally:

@@ -148,6 +148,14 @@ def silu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
 
 
+def gelu(x: np.ndarray) -> np.ndarray:
+    """Its tanh approximation."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+GLU = {"swiglu": silu, "geglu": gelu}
+
+
 def in_lane_order(vector: np.ndarray) -> np.ndarray:
     """A vector as matrix-vector products read it (wgsl/common/lanes.wgsl)."""
     return np.ascontiguousarray(vector.reshape(-1, 8, 4).swapaxes(0, 1)).reshape(-1)

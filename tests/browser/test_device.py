@@ -22,7 +22,9 @@ def test_a_kernel_that_does_not_compile_is_named_with_its_constants(page: Page) 
 
         device = await Device.open()
         try:
-            await Pipelines(device).compile([library.swiglu(32, 1).kernel, library.rms_norm(96, "nonsense", 1).kernel])
+            await Pipelines(device).compile(
+                [library.glu("swiglu", 32, 1).kernel, library.rms_norm(96, "nonsense", 1).kernel]
+            )
         finally:
             device.close()
 

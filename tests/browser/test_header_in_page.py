@@ -41,6 +41,6 @@ def test_a_vocabulary_of_128k_tokens_is_ready_in_1500_ms(page: Page, large_vocab
         seconds = time.perf_counter() - start
         return seconds, len(file.metadata["tokenizer.ggml.tokens"]), len(file.metadata["tokenizer.ggml.merges"])
 
-    readings = [page.run(read, url=page.file_url(large_vocabulary)) for _ in range(2)]
-    assert all(reading[1:] == (N_TOKENS, N_MERGES) for reading in readings)
-    assert min(seconds for seconds, *_ in readings) <= 1.5, readings
+    seconds, *counts = page.run(read, url=page.file_url(large_vocabulary))  # the first: another may come from a cache
+    assert counts == [N_TOKENS, N_MERGES]
+    assert seconds <= 1.5

@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import pytest
 from kernel_bench import (
+    GLU,
     Bench,
     Case,
     Weight,
@@ -17,10 +18,10 @@ from kernel_bench import (
     each_format,
     guarded,
     in_lane_order,
+    out_of_lane_order,
     poisoned,
     result,
     rms_normed,
-    silu,
 )
 
 from llamaweb.kernels import library
@@ -98,12 +99,12 @@ def test_mul_mat_vec_in_lane_order_and_in_every_shape_of_workgroup(bench: Bench)
     q4_1, size = FORMATS[gguf.GGMLQuantizationType.Q4_1], bench.profile.subgroup_size
     variants = [(64, 16, 2, 0), (64, 8, 4, 0)]
     variants += [(32, size, 4, size), (64, 4 * size, 2, size), (128, 2 * size, 8, size)] if size else []
-    both = {"x_lanes": True, "y_lanes": True}
+    both = {"lane_order": ("x", "y")}
     for variant in (library.MulMatVec(*v) for v in variants):
         shapes = {
             f"add {variant}": (96, 1056, {**both, "epilogue": "add", "variant": variant}),
             f"swiglu {variant}": (2 * 160, 160, {**both, "epilogue": "swiglu", "eps": EPS, "variant": variant}),
-            f"store {variant}": (37, 96, {"x_lanes": True, "bias": True, "variant": variant}),
+            f"store {variant}": (37, 96, {"lane_order": ("x",), "bias": True, "variant": variant}),
         }
         check_mul_mat_vec(bench, q4_1, bench.profile, shapes)
 
@@ -113,7 +114,7 @@ def test_mul_mat_vec_with_the_packed_dot(bench: Bench, format: Format) -> None:
     size = bench.profile.subgroup_size
     assert library.packed_works(format, bench.profile)
     one, two = library.MulMatVec(64, size, 2, size, True), library.MulMatVec(64, 2 * size, 4, size, True)
-    both = {"x_lanes": True, "y_lanes": True}
+    both = {"lane_order": ("x", "y")}
     shapes: dict = {
         "more blocks than workgroup memory holds, norm": (67, 6240, {"eps": EPS, "variant": one}),
         "swiglu, norm, bias": (2 * 96, 160, {**both, "epilogue": "swiglu", "eps": EPS, "bias": True, "variant": two}),
@@ -125,6 +126,32 @@ def test_mul_mat_vec_with_the_packed_dot(bench: Bench, format: Format) -> None:
             "last row": (129, 32, {"last_row": True, "eps": EPS, "variant": two}),
         }
     check_mul_mat_vec(bench, format, bench.profile, shapes, PACKED_LIMIT)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("subgroups", [True, False])
+def test_mul_mat_vec_of_a_sum_with_a_normed_branch(bench: Bench, packed: bool, subgroups: bool) -> None:
+    profile = bench.profile if subgroups else replace(bench.profile, subgroup_size=0)
+    size = profile.subgroup_size
+    variant = library.MulMatVec(64, 2 * (size or 8), 2, size, packed=packed and subgroups)
+    options = {"eps": EPS, "post_eps": 1e-6, "keeps_sum": True, "variant": variant}
+    every = ("x", "post", "sum", "y")
+    shapes: dict = {
+        "geglu": (2 * 33, 160, {**options, "lane_order": (), "epilogue": "geglu"}),
+        "store": (67, 1056, {**options, "lane_order": ("x", "post", "sum")}),
+        "add": (96, 6240, {**options, "lane_order": every, "epilogue": "add"}),
+    }
+    del options["keeps_sum"]
+    shapes["nobody needs the sum"] = (5, 32, {**options, "bias": True})
+    q5_0 = FORMATS[gguf.GGMLQuantizationType.Q5_0]
+    check_mul_mat_vec(bench, q5_0, profile, shapes, PACKED_LIMIT)
+
+
+def test_get_rows_scaled(bench: Bench) -> None:
+    weight = bench.weight(FORMATS[gguf.GGMLQuantizationType.Q8_0], matrix(7, 160))
+    launch = library.get_rows(weight.format, 160, 7, 4, scale=25.298221)
+    found = bench.run([Case(launch, {**weight.planes, "batch": batch(3, tokens=[5, 0, 6]), "y": poisoned(3, 160)}, 3)])
+    assert nmse(result(found[0]["y"], 3, 160), 25.298221 * weight.dense[[5, 0, 6]]) <= LIMIT
 
 
 def test_get_rows_in_lane_order(bench: Bench) -> None:
@@ -143,8 +170,16 @@ def check_mul_mat_vec(bench: Bench, format: Format, profile, shapes, limit=LIMIT
         weight = bench.weight(format, matrix(n, k))
         n_tokens = 3 if options.get("last_row") else 1
         x, norm, bias = matrix(n_tokens, k), 1 + 0.1 * matrix(1, k)[0], matrix(1, n)[0]
-        slots = {**weight.planes, "x": guarded(in_lane_order(x[0]) if options.get("x_lanes") else x)}
-        h = rms_normed(x, norm, EPS) if "eps" in options else x
+        slots = {**weight.planes, "x": guarded(in_lane_order(x[0]) if "x" in options.get("lane_order", ()) else x)}
+        total = x
+        if "post_eps" in options:
+            post, post_norm = 3 * matrix(1, k), 1 + 0.1 * matrix(1, k)[0]
+            slots["post"] = guarded(in_lane_order(post[0]) if "post" in options.get("lane_order", ()) else post)
+            slots["post_norm_weight"] = in_lane_order(post_norm)
+            total = x + rms_normed(post, post_norm, options["post_eps"])
+        if "keeps_sum" in options:
+            slots["sum"] = poisoned(k)
+        h = rms_normed(total, norm, EPS) if "eps" in options else total
         y = product(weight, h)[-1]
         if "eps" in options:
             slots["norm_weight"] = in_lane_order(norm)
@@ -154,17 +189,23 @@ def check_mul_mat_vec(bench: Bench, format: Format, profile, shapes, limit=LIMIT
         if options.get("last_row"):
             slots["batch"] = batch(n_tokens)
         epilogue, offset = options.get("epilogue", "store"), options.get("offset", 0)
-        out = n // 2 if epilogue == "swiglu" else n
-        if epilogue == "swiglu":
-            y = silu(y[:out]) * y[out:]
+        out = n // 2 if epilogue in GLU else n
+        if epilogue in GLU:
+            y = GLU[epilogue](y[:out]) * y[out:]
         slots["y"] = poisoned(offset + out)
         if epilogue == "add":
             residual = matrix(1, out)[0]
-            slots["y"] = guarded(in_lane_order(residual) if options.get("y_lanes") else residual)
+            slots["y"] = guarded(in_lane_order(residual) if "y" in options.get("lane_order", ()) else residual)
             y = y + residual
         cases.append(Case(library.mul_mat_vec(format, k, n, profile, **options), slots))
-        expected.append((offset, in_lane_order(y) if options.get("y_lanes") else y))
-    for name, found, (offset, y) in zip(shapes, bench.run(cases), expected, strict=True):
+        expected.append((offset, in_lane_order(y) if "y" in options.get("lane_order", ()) else y, total))
+    for (name, (_, _, options)), found, (offset, y, total) in zip(
+        shapes.items(), bench.run(cases), expected, strict=True
+    ):
+        if "keeps_sum" in options:
+            kept = result(found["sum"], total.size)
+            kept = out_of_lane_order(kept) if "sum" in options["lane_order"] else kept
+            assert nmse(kept, total[0]) <= LIMIT, name
         assert np.isnan(found["y"][:offset]).all(), f"{name}: wrote before its offset"
         assert nmse(result(found["y"][offset:], len(y)), y) <= limit, name
 
@@ -174,7 +215,7 @@ def test_mul_mat_of_batches_that_do_not_divide_evenly(bench: Bench, format: Form
     shapes = {  # name: (n, k, tokens, options)
         "store": (67, 96, (2, 65), {"offset": 3, "stride": 80}),
         "add, bias": (129, 160, (1, 70), {"epilogue": "add", "bias": True}),
-        "swiglu, bias": (2 * 37, 32, (5, 17), {"epilogue": "swiglu", "bias": True}),
+        "geglu, bias": (2 * 37, 32, (5, 17), {"epilogue": "geglu", "bias": True}),
     }
     check_mul_mat(bench, format, bench.profile, shapes)
 
@@ -199,13 +240,13 @@ def check_mul_mat(bench: Bench, format: Format, profile, shapes, full: int = 0) 
         weight, bias = bench.weight(format, matrix(n, k)), matrix(1, n)[0]
         launch = library.mul_mat(format, k, n, full or max(batches) + 7, profile, **options)
         epilogue, offset = options.get("epilogue", "store"), options.get("offset", 0)
-        out = n // 2 if epilogue == "swiglu" else n
+        out = n // 2 if epilogue in GLU else n
         stride = options.get("stride", out)
         for n_tokens in batches:
             x = matrix(n_tokens, k)
             y = product(weight, x) + (bias if options.get("bias") else 0)
-            if epilogue == "swiglu":
-                y = silu(y[:, :out]) * y[:, out:]
+            if epilogue in GLU:
+                y = GLU[epilogue](y[:, :out]) * y[:, out:]
             before = np.full((n_tokens, stride), np.nan, np.float32)
             if epilogue == "add":
                 before[:, offset : offset + out] = matrix(n_tokens, out)

@@ -1,10 +1,10 @@
-"""Kernels that go along rows: rms_norm, SwiGLU and cross-entropy, against numpy in float64."""
+"""Kernels that go along rows: rms_norm, gated linear units and cross-entropy, against numpy in float64."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_bench import GUARD, Bench, Case, batch, guarded, in_lane_order, poisoned, result, rms_normed, silu
+from kernel_bench import GLU, GUARD, Bench, Case, batch, guarded, in_lane_order, poisoned, result, rms_normed
 
 from llamaweb.kernels import library
 from llamaweb.kernels.io import IO
@@ -28,15 +28,27 @@ def test_rms_norm(bench: Bench, k: int, eps: float) -> None:
         np.testing.assert_array_equal(result(found["x"], *x.shape), x)
 
 
+def test_rms_norm_added_to_what_is_there(bench: Bench) -> None:
+    launch, weight = library.rms_norm(96, 1e-6, 128, epilogue="add"), 1 + 0.1 * normal(96)
+    inputs = [(normal(n_tokens, 96), normal(n_tokens, 96)) for n_tokens in (1, 7)]
+    cases = [
+        Case(launch, {"x": guarded(x), "norm_weight": in_lane_order(weight), "y": guarded(y)}, len(x))
+        for x, y in inputs
+    ]
+    for found, (x, y) in zip(bench.run(cases), inputs, strict=True):
+        assert nmse(result(found["y"], *x.shape), y + rms_normed(x, weight, 1e-6)) <= 1e-10
+
+
 @pytest.mark.parametrize("n", [32, 63, 160])
-def test_swiglu(bench: Bench, n: int) -> None:
+@pytest.mark.parametrize("kind", GLU)
+def test_gated_linear_units(bench: Bench, kind: str, n: int) -> None:
     inputs = [3 * normal(n_tokens, 2 * n) for n_tokens in (1, 5, 17)]
     inputs[0][0, :2] = 80, -80  # no overflow at either end
-    launch = library.swiglu(n, 32)
+    launch = library.glu(kind, n, 32)
     cases = [Case(launch, {"x": guarded(x), "y": poisoned(len(x), n)}, len(x)) for x in inputs]
     for found, x in zip(bench.run(cases), inputs, strict=True):
         x = x.astype(np.float64)
-        assert nmse(result(found["y"], len(x), n), silu(x[:, :n]) * x[:, n:]) <= 1e-10
+        assert nmse(result(found["y"], len(x), n), GLU[kind](x[:, :n]) * x[:, n:]) <= 1e-10
 
 
 @pytest.mark.parametrize("n", [7, 300, 1031])

@@ -47,7 +47,7 @@ MIXED = TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "t
 ODD_BIAS = TinyLlama(n_head=3, n_head_kv=1, n_embd=96, bias=True, type="F16")  # 5 blocks of biases of q, k and v
 
 
-async def forward(data, tokens, n_prompt, n_ubatch, subgroups):
+async def forward(data, tokens, n_prompt, n_ubatch, subgroups, options):
     """Logits after the prompt's last token, and after each token decoded behind it."""
     import dataclasses
 
@@ -67,7 +67,7 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups):
     try:
         if not subgroups:
             Device.open = open_without_subgroups
-        llm = await Llama.load(data, n_ctx=64, n_ubatch=n_ubatch)
+        llm = await Llama.load(data, n_ctx=64, n_ubatch=n_ubatch, **options)
     finally:
         Device.open = opened
     rows = []
@@ -80,13 +80,14 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups):
     return np.stack(rows), sizes - {None}
 
 
-def check(page: Page, spec: TinyLlama, subgroups: bool = True) -> None:
+def check(page: Page, spec: TinyLlama, subgroups: bool = True, limit: float = LIMIT, **options: str) -> None:
     data = tiny_llama(spec)
-    found, sizes = page.run(forward, data=data, tokens=TOKENS, n_prompt=PROMPT, n_ubatch=N_UBATCH, subgroups=subgroups)
-    expected = ReferenceLlama(data).logits(TOKENS)[PROMPT - 1 :]
+    shape = {"n_prompt": PROMPT, "n_ubatch": N_UBATCH, "subgroups": subgroups, "options": options}
+    found, sizes = page.run(forward, data=data, tokens=TOKENS, **shape)
+    expected = ReferenceLlama(data, kv_f16=not options).logits(TOKENS)[PROMPT - 1 :]
     assert found.shape == expected.shape
     errors = [nmse(a, b) for a, b in zip(found, expected, strict=True)]
-    assert max(errors) <= LIMIT, errors
+    assert max(errors) <= limit, errors
     if not subgroups:
         assert sizes == {0}
 
@@ -107,6 +108,15 @@ def test_logits_with_biases_of_an_odd_number_of_blocks(page: Page) -> None:
 @pytest.mark.parametrize("spec", [FORMAT_SPECS["q4_1"], MIXED], ids=["q4_1", "mixed"])
 def test_logits_without_subgroups(page: Page, spec: TinyLlama) -> None:
     check(page, spec, subgroups=False)
+
+
+# How far the rounding of keys and values to 8 and 4 bits may move the logits
+CACHES = {"f32": 1e-9, "q8_0": 5e-4, "q4_0": 0.05}
+
+
+@pytest.mark.parametrize("type", CACHES)
+def test_logits_with_a_cache_of_another_format(page: Page, type: str) -> None:
+    check(page, TinyLlama(head_dim=32, n_head=4, n_head_kv=2), limit=CACHES[type], type_k=type, type_v=type)
 
 
 def test_log_probabilities_of_every_token_in_batches_with_a_remainder(page: Page) -> None:

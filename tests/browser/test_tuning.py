@@ -49,9 +49,8 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
                     pass
                 used = {}
                 for d in llm.plan.phases["decode"].dispatches:
-                    if d.kernel.template.startswith("mul_mat_vec"):
+                    if shape := tuner.Shape.of(d.kernel):
                         c = dict(d.kernel.constants)
-                        shape = tuner.Shape(c["format"], c["k"], c["n"], c["epilogue"], c["norm"])
                         packed = d.kernel.template == "mul_mat_vec_packed"
                         used[shape] = MulMatVec(c["workgroup"], c["lanes"], c["rows_per_group"], c["subgroup"], packed)
                 return llm.tokens, llm.trials, used

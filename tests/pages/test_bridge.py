@@ -84,6 +84,25 @@ def test_events_pass_in_order_and_errors_come_out_as_they_were(
     assert drivers[0].service.process.poll() is not None
 
 
+def test_what_no_page_can_read_is_an_error_and_not_silence(monkeypatch: pytest.MonkeyPatch, drivers: list[Any]) -> None:
+    use_wheel(monkeypatch, "llamaweb/page.py", STAND_IN)
+
+    async def use(page: PageSession) -> Any:
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            await page.call("run", {"temperature": float("inf")}, lambda event: None)
+        send = page._socket.send_json
+        # The first fails where the page reads it, the second in its worker.
+        for text, sentence in (("{Infinity}", "cannot read a message"), ("null", "did not start")):
+            monkeypatch.setattr(page._socket, "send_json", lambda *_, text=text, **__: page._socket.send_str(text))
+            async with asyncio.timeout(30):
+                with pytest.raises(PageError, match=sentence):
+                    await page.call("run", {}, lambda event: None)
+        monkeypatch.setattr(page._socket, "send_json", send)
+        return await page.call("run", {}, lambda event: None)
+
+    assert in_page(use) == {"params": {}}
+
+
 def test_a_browser_that_dies_is_one_sentence(monkeypatch: pytest.MonkeyPatch, drivers: list[Any]) -> None:
     use_wheel(monkeypatch, "llamaweb/page.py", STAND_IN)
 

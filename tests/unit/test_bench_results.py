@@ -89,8 +89,9 @@ def test_a_person_sees_speeds_kernels_and_what_failed() -> None:
     kernel = {"kernel": "mul_mat_vec", "format": "q4_0", "shape": "2048×8192", "count": 16, "us": 160.0, "share": 0.8}
     kernel |= {"bytes": 16 * 10**7, "flops": 16 * 10**6, "of_peak_bytes": 0.25, "of_peak_flops": 0.01}
     phase = {"phase": "decode", "n_tokens": 1, "n_past": 16, "dispatches": 83, "dispatch_us": 200.0, "whole_us": 283.0}
-    phase |= {"gap_us": 1.0, "kernels": [kernel]}
-    profile = {"source": "timestamps", "peaks": {"bytes_per_second": 4e12, "flops_per_second": 5e13}, "phases": [phase]}
+    phase |= {"pass_us": 190.0, "gap_us": 1.0, "kernels": [kernel]}
+    device = {"bytes_per_second": 4e12, "flops_per_second": 5e13, "dispatch_us": 2.25}
+    profile = {"source": "timestamps", "peaks": device, "phases": [phase]}
     floor = {"per_second": 912.0}
     peer = {"engine": "wllama 3.8.1", "error": "it fails to load."}
     text = bench_text(sample(profile=profile, floor=floor, floor_ratio=0.89, peer=peer))
@@ -100,6 +101,8 @@ def test_a_person_sees_speeds_kernels_and_what_failed() -> None:
         "wllama 3.8.1: it fails to load.",
         "1,000.0       25%",
         "4,000.0 GB/s",
+        "2.2 µs an empty dispatch",
+        "190 µs in order",
         "1.00 µs between two",
         "0.89 of the yardstick",
     ):
@@ -109,7 +112,7 @@ def test_a_person_sees_speeds_kernels_and_what_failed() -> None:
 
 def test_what_tuning_tried_is_a_table_a_person_can_read() -> None:
     def trial(rows: int, us: float, **flags: bool) -> dict:
-        variant = {"workgroup": 64, "lanes": 32, "rows": rows, "subgroup": 32}
+        variant = {"workgroup": 64, "lanes": 32, "rows": rows, "subgroup": 32, "packed": rows == 4}
         return {"shape": "mul_mat_vec q4_0 576x960 store norm", **variant, "microseconds": us, **flags}
 
     trials = [
@@ -122,4 +125,4 @@ def test_what_tuning_tried_is_a_table_a_person_can_read() -> None:
     (row,) = [line.split() for line in text.splitlines() if "576x960" in line]
     assert row[:5] == ["mul_mat_vec", "q4_0", "576x960", "store", "norm"]
     assert row[5:10] == ["7.4", "5.7", "20.9", "4", "1"]
-    assert "64, 32 lanes a row, 4 rows" in " ".join(row)
+    assert "64, 32 lanes, 4 rows, packed dot" in " ".join(row)

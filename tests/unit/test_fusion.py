@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 
-from llamaweb.architectures import llama
+from llamaweb.architectures import architecture
 from llamaweb.errors import UnsupportedError
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 from llamaweb.planner.fusion import Step, Steps, fuse
-from tests.headers import SMOLLM2, TINY, llama_header
+from tests.headers import SMOLLM2, TINY, gemma3_header, llama_header
 
 
-def fused(file: GGUFFile, n_tokens: int, outputs: str = "last") -> Steps:
+def fused(file: GGUFFile, n_tokens: int, outputs: str = "last", max_bindings: int = 8) -> Steps:
     graph = Graph(file.tensors, n_tokens, outputs)
-    llama.build(graph, llama.hyperparameters(file))
-    return fuse(graph)
+    family = architecture(file)
+    family.build(graph, family.hyperparameters(file))
+    return fuse(graph, max_bindings=max_bindings)
 
 
 def layer(steps: Steps, i: int) -> list[tuple[str, str, str]]:
@@ -111,7 +112,7 @@ def test_siblings_in_different_formats_share_one_value() -> None:
 
 def test_gate_and_up_in_different_formats_meet_in_a_swiglu_of_its_own() -> None:
     steps = fused(llama_header(**TINY, types={"*ffn_up*": "Q5_1"}), 1)
-    assert [op for op, _, _ in layer(steps, 0)][-4:] == ["mul_mat_vec", "mul_mat_vec", "swiglu", "mul_mat_vec"]
+    assert [op for op, _, _ in layer(steps, 0)][-4:] == ["mul_mat_vec", "mul_mat_vec", "glu", "mul_mat_vec"]
 
 
 def test_the_residual_is_added_in_place() -> None:
@@ -146,3 +147,50 @@ def test_steps_only_read_what_was_computed_before() -> None:
 def reads_and_writes(step: Step) -> tuple[set[Any], set[Any]]:
     slots = {"x", "qkv", "logits"} | ({"y"} if step.params.get("epilogue") == "add" else set())
     return {v for slot, v in step.values.items() if slot in slots}, {step.values[s] for s in ("y",) if s in step.values}
+
+
+def test_a_gemma3_layer_of_one_token_is_five_steps_too() -> None:
+    steps = fused(gemma3_header(types={"blk.3.attn_v*": "Q8_0"}), 1, max_bindings=10)
+    for i in range(18):
+        products = ["attn_q+attn_k", "attn_v"] if i == 3 else ["attn_q+attn_k+attn_v"]
+        assert layer(steps, i) == [
+            *(("mul_mat_vec", "", name) for name in products),
+            ("flash_attn_vec", "", "attn"),
+            ("mul_mat_vec", "", "attn_output"),
+            ("mul_mat_vec", "geglu", "ffn_gate+ffn_up"),
+            ("mul_mat_vec", "", "ffn_down"),
+        ]
+    assert len(steps.steps) == 5 * 18 + 1 + 3
+    assert steps.steps[0].params["scale"] == 640**0.5
+
+
+def test_a_normed_branch_is_added_by_the_first_product_that_reads_the_sum() -> None:
+    steps = fused(gemma3_header(n_layer=2, types={"*attn_v*": "Q8_0"}), 1, max_bindings=10).steps
+    sums = {step.name: step for step in steps if "post" in step.values}
+    assert list(sums) == [
+        "blk.0.ffn_gate+blk.0.ffn_up",
+        "blk.1.attn_q+blk.1.attn_k",
+        "blk.1.ffn_gate+blk.1.ffn_up",
+        "logits",
+    ]
+    assert [s.weights["post_norm_weight"][0].name for s in sums.values()] == [
+        f"blk.{i}.{norm}.weight" for i in range(2) for norm in ("post_attention_norm", "post_ffw_norm")
+    ]
+    by_name = {step.name: step for step in steps}
+    first = sums["blk.1.attn_q+blk.1.attn_k"]
+    assert by_name["blk.1.attn_v"].values["x"] is first.values["sum"] is sums["blk.1.ffn_gate+blk.1.ffn_up"].values["x"]
+    assert "sum" not in sums["logits"].values  # which nothing else reads
+
+
+def test_a_normed_branch_is_a_step_of_its_own_where_bindings_are_few_or_tokens_many() -> None:
+    for steps in (fused(gemma3_header(n_layer=1), 1), fused(gemma3_header(n_layer=1), 16)):
+        assert not any("post" in step.values for step in steps.steps)
+        added = [s.name for s in steps.steps if s.op == "rms_norm" and s.params.get("epilogue") == "add"]
+        assert added == ["blk.0.post_attention_norm", "blk.0.post_ffw_norm"]
+
+
+def test_windows_are_in_the_steps_of_their_layers() -> None:
+    attention = [s.params for s in fused(gemma3_header(), 1, max_bindings=10).steps if s.op == "flash_attn_vec"]
+    assert [p["window"] for p in attention] == [0 if i % 6 == 5 else 512 for i in range(18)]
+    assert [p["rope"].base for p in attention] == [1e6 if i % 6 == 5 else 1e4 for i in range(18)]
+    assert all(p["head_eps"] == 1e-6 for p in attention)

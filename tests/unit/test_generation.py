@@ -174,6 +174,13 @@ def test_a_remainder_of_one_token_takes_the_decode_plan() -> None:
     assert gpu.runs == [("prefill", 0, 8), ("decode", 8, 1)]
 
 
+def test_a_few_tokens_are_read_one_by_one() -> None:
+    gpu, tokens = engine(n_ctx=200, n_ubatch=64)
+    asyncio.run(take(tokens, list(range(70)), 1))
+    assert gpu.runs == [("prefill", 0, 64), *(("decode", at, 1) for at in range(64, 70))]
+    assert gpu.repeats == [1]
+
+
 def test_batches_of_one_take_the_decode_plan_throughout() -> None:
     file = llama_header(**TINY)
     gpu, tokens = engine()

@@ -7,6 +7,7 @@ import random
 import struct
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -17,6 +18,10 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
 from llamaweb.model.gguf_file import FIRST_READ, GGUFFile, read_header
 from llamaweb.model.source import BytesSource
+from llamaweb.planner import plan_model
+from llamaweb.rope import phases
+from llamaweb.tokenizer import load_tokenizer
+from tests.tiny import TinyLlama, tiny_llama
 
 F32, Q4_0 = GGMLQuantizationType.F32, GGMLQuantizationType.Q4_0
 U8, U32, I32, U64, FLOAT32, BOOL, STRING, ARRAY = (
@@ -211,8 +216,12 @@ MALICIOUS = {
     "key not UTF-8": (header((text(b"\xff\xfe") + bytes(40),)), ModelFileError, "a metadata key is not UTF-8"),
     "key twice": (header((key("k", U8, b"\0"),) * 2), ModelFileError, "the metadata key 'k' is there twice"),
     "unknown value type": (header((key("k", 13, b"\0" * 8),)), ModelFileError, "'k' has the unknown value type 13"),
-    "string length": (header((key("k", STRING, text(b"abc", BIG)),)), ModelFileError, f"the length of k is {BIG}"),
-    "string past the end": (header((key("k", STRING, text(b"abc", 20)),)), ModelFileError, "k needs 20 bytes at byte"),
+    "string length": (header((key("k", STRING, text(b"abc", BIG)),)), ModelFileError, f"the length of 'k' is {BIG}"),
+    "string past the end": (
+        header((key("k", STRING, text(b"abc", 20)),)),
+        ModelFileError,
+        "'k' needs 20 bytes at byte",
+    ),
     "truth of 2": (header((key("k", BOOL, b"\2"),)), ModelFileError, "'k' has a truth value that is neither 0 nor 1"),
     "array count": (header((key("k", ARRAY, array(U64, BIG)),)), ModelFileError, f"claims {BIG} values in 'k'"),
     "array past the end": (
@@ -233,7 +242,7 @@ MALICIOUS = {
     "string in an array": (
         header((key("k", ARRAY, array(STRING, 2, text("a") + text("b", 2**62))),)),
         ModelFileError,
-        f"the length of k is {2**62}",
+        f"the length of 'k' is {2**62}",
     ),
     "nested arrays": (
         header((key("k", ARRAY, array(ARRAY, 1, array(U8, 1, b"\0"))),)),
@@ -303,6 +312,16 @@ MALICIOUS = {
         "the tensors 'a' and 'c' overlap",
     ),
     "tensor twice": (header((), (tensor(), tensor(offset=128)), 512), ModelFileError, "the tensor 'w' is there twice"),
+    "long and odd names": (
+        header((key("k\n" * 500, 13, b"\0" * 8),)),
+        ModelFileError,
+        r"'k\nk\nk\n",
+    ),
+    "long and odd tensor names": (
+        header((), (tensor("w\n" * 400),), 127),
+        ModelFileError,
+        r"is cut off: the tensor 'w\nw\n",
+    ),
     "tensor name": (header((), (text(b"w", 2**33),), 64), ModelFileError, f"the length of a tensor's name is {2**33}"),
 }
 
@@ -410,3 +429,69 @@ def test_3000_mutations_of_a_real_header_parse_or_get_a_sentence(tmp_path: Path)
     assert 1000 < refused < 3000
     assert slowest < 1.0
     assert peak < 4 << 20
+
+
+OPTIONAL = (
+    *(f"llama.attention.{name}" for name in ("head_count_kv", "key_length", "value_length")),
+    *(f"llama.rope.{name}" for name in ("dimension_count", "freq_base", "scale_linear", "scaling.type")),
+    *(f"llama.rope.scaling.{name}" for name in ("factor", "original_context_length", "attn_factor")),
+    *(f"llama.rope.scaling.yarn_beta_{name}" for name in ("fast", "slow")),
+    *(f"tokenizer.ggml.{role}_token_id" for role in ("eot", "eom", "fim_pre", "prefix", "fim_pad")),
+    *(f"tokenizer.ggml.{name}" for name in ("scores", "add_eos_token", "add_space_prefix")),
+)
+STRANGE = (
+    "x" * (1 << 20),
+    "two\nlines " * 40,
+    [b"word" * 1000] * 400,
+    np.arange(400, dtype="<u4"),
+    np.linspace(-1e30, 1e30, 400),
+    np.zeros(0, "<f4"),
+    -1,
+    0,
+    2**64 - 1,
+    1e-300,
+    -1e300,
+    float("nan"),
+    True,
+)
+
+
+def used(file: GGUFFile) -> str | None:
+    """What is said of a file that parsed, when its tokenizer and its plan are made; None if both can be."""
+
+    def plan() -> None:
+        with np.errstate(all="raise"):
+            for table in plan_model(file, n_ctx=64, n_ubatch=8).rope_tables:
+                phases(table.rope)
+
+    said = None
+    for use in (lambda: load_tokenizer(file.metadata), plan):
+        try:
+            use()
+        except LlamaWebError as error:
+            said = str(error)
+            assert said.endswith(".") and "\n" not in said and len(said) < 400
+    return said
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_strange_metadata_gets_one_short_sentence(kind: str) -> None:
+    """Sound as a file, but nothing that a model could mean."""
+    file = parse(tiny_llama(TinyLlama(n_layer=1, scaling="yarn", factor=2.0, n_ctx_orig=64)))
+    metadata = {**file.metadata, "tokenizer.ggml.model": kind}
+    assert used(replace(file, metadata=metadata)) is None
+    names = dict.fromkeys((*metadata, *OPTIONAL))
+    said = [used(replace(file, metadata={**metadata, name: value})) for name in names for value in STRANGE]
+    assert len(said) - said.count(None) > len(said) // 2
+
+
+def test_500_mutations_of_a_models_header_give_a_tokenizer_and_a_plan_or_a_short_sentence() -> None:
+    data = tiny_llama(TinyLlama(n_layer=1, n_ctx=64, type="Q4_0"))
+    end = parse(data).data_offset
+    said = []
+    for copy in mutations(data, end, [8, 16], 500):
+        try:
+            said.append(used(parse(copy)))
+        except LlamaWebError as error:
+            assert "\n" not in str(error) and len(str(error)) < 400
+    assert said.count(None) > 20 and len(said) - said.count(None) > 20

@@ -10,18 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from llamaweb.errors import UnsupportedError
-from llamaweb.host import commands
+from llamaweb.errors import NoWebGPUError, UnsupportedError
+from llamaweb.host import bridge, commands, distribution
 from llamaweb.host.cli import main
 from llamaweb.host.output import Output
-from tests.tiny import tiny_llama
+from tests.tiny import TinyLlama, tiny_llama
 
 WRONG = [
     ([], "required: COMMAND"),
     (["frobnicate"], "invalid choice: 'frobnicate'"),
-    (["run", "--max-tokens", "0"], "'0' is not a whole number at least 1"),
+    (["run", "--max-tokens", "0"], "'0' is not a whole number from 1 to 2147483647"),
+    (["run", "--max-tokens", "9" * 30], "is not a whole number from 1"),
+    (["run", "--temp", "0"], "Unrecognized arguments: --temp"),
     (["run", "--max-tokens", "many"], "'many' is not a whole number"),
-    (["run", "--temperature", "nan"], "'nan' is not a number at least 0"),
+    (["run", "--temperature", "nan"], "'nan' is not a number from 0 to 100"),
+    (["run", "--temperature", "inf"], "'inf' is not a number from 0 to 100"),
+    (["run", "--seed", str(2**32)], "'4294967296' is not a whole number from 0 to 4294967295"),
+    (["run", "--top-p", "0"], "top_p is 0.0; it must be above 0, up to 1"),
+    (["run", "-p", ""], "it is empty; give a text"),
+    (["run", "-p", "a\udcffb"], "has bytes that are no text; give UTF-8"),
+    (["perplexity", "--file", __file__, "--context", "1"], "'1' is not a whole number from 2"),
     (["run", "--top-p", "1.5"], "'1.5' is not a number from 0 to 1"),
     (["run", "no-such.gguf", "-p", "x"], "no file no-such.gguf"),
     (["inspect", "no-such.gguf"], "no file no-such.gguf"),
@@ -29,7 +37,11 @@ WRONG = [
     (["tokenize", "--file", "no-such.txt"], "no file no-such.txt"),
     (["perplexity", "--file", "no-such.txt"], "no file no-such.txt"),
     (["tokenize"], "required: --file"),
+    (["tokenize", "--file", "/"], "/ is a folder; give the path of a text file"),
+    (["perplexity", "--file", os.devnull], "The text is empty; give one of at least two tokens"),
     (["serve", "--port", "70000"], "'70000' is not a whole number from 0 to 65535"),
+    (["inspect", "http://[bad/x"], "http://[bad/x is not an address (Invalid IPv6 URL); check it."),
+    (["inspect", "http://host:port/x"], "cannot be reached"),
     (["serve", "https://example.invalid/m.gguf"], "serve needs a file"),
 ]
 
@@ -124,9 +136,99 @@ def test_with_json_streamed_text_and_progress_stay_off_standard_output(capsys: p
     assert errors == "Loading the weights (98.4 MB) …\na note\n"
 
 
+def test_after_the_result_an_error_is_no_second_object(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def served(args: object, out: Output) -> None:
+        out.result({"url": "http://127.0.0.1:8000"}, "")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.COMMANDS, "serve", served)
+    assert main(["serve", "--json"]) == 130
+    output, errors = capsys.readouterr()
+    assert json.loads(output) == {"url": "http://127.0.0.1:8000"}
+    assert errors == "Interrupted.\n"
+
+
+def test_an_abbreviated_json_is_not_taken_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "no-such.gguf", "--jso"]) == 1
+    assert "Unrecognized arguments: --jso" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "utf-16"])
+def test_a_models_text_is_told_in_any_encoding(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_llama().replace(b"tiny", "tïn".encode()))
+
+    def inspect(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "llamaweb.host.cli", "inspect", str(path), *arguments],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode(encoding)
+
+    name = r"t\xefn" if encoding == "ascii" else "tïn"
+    assert f"general.name: {name}\n" in inspect()
+    assert json.loads(inspect("--json"))["metadata"]["general.name"] == "tïn"
+
+
 def test_without_a_terminal_progress_is_one_line_for_each_step(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output()
     for done in range(5):
         out.report("Fetching numpy", done, 5, "B")
     out.report("Starting the browser")
     assert capsys.readouterr().err == "Fetching numpy (0.0 MB) …\nStarting the browser …\n"
+
+
+def test_a_text_of_one_token_is_told_before_a_browser_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, text = tmp_path / "model.gguf", tmp_path / "text.txt"
+    model.write_bytes(tiny_llama(TinyLlama(add_bos=False)))
+    text.write_text("a")
+    assert main(["perplexity", str(model), "--file", str(text), "--chrome", "/no/browser"]) == 1
+    assert "The text is a single token" in capsys.readouterr().err
+
+
+def test_a_text_may_come_through_a_pipe(tmp_path: Path) -> None:
+    model, text = tmp_path / "model.gguf", tmp_path / "text.txt"
+    model.write_bytes(tiny_llama())
+    text.write_bytes(b"the king\xff")
+
+    def ids(name: str) -> list[int]:
+        command = [sys.executable, "-m", "llamaweb.host.cli", "tokenize", str(model), "--file", name, "--json"]
+        done = subprocess.run(command, input=text.read_bytes(), capture_output=True)
+        return json.loads(done.stdout)["ids"]
+
+    assert ids("/dev/stdin") == ids(str(text)) and len(ids(str(text))) > 3
+
+
+@pytest.mark.parametrize("kept", [4, 100, -1])
+def test_serve_refuses_a_model_that_is_cut_off_as_inspect_does(
+    kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(distribution, "ensure_distribution", None)  # it does not come so far
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_llama()[:kept])
+    said = []
+    for command in ("inspect", "serve"):
+        assert main([command, str(path)]) == 1
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] and "model.gguf is " in said[0]
+
+
+def test_without_a_gpu_it_is_said_that_gpu_may_be_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def no_page(*_: object) -> None:
+        raise NoWebGPUError("This browser offers no WebGPU adapter; use another.")
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_llama())
+    monkeypatch.setattr(bridge, "open_page", no_page)
+    monkeypatch.setattr(distribution, "ensure_distribution", lambda report: tmp_path)
+    for more, end in (["--gpu"], "use another, or leave out --gpu for the software adapter.\n"), ([], "use another.\n"):
+        assert main(["run", str(path), "-p", "x", *more]) == 1
+        assert capsys.readouterr().err.endswith(end)

@@ -84,7 +84,9 @@ def test_causal_attention_counts_what_each_token_sees() -> None:
 def profiled(us: list[float], whole_us: float) -> PhaseProfile:
     dispatches = plan().phases["decode"].dispatches
     timed = zip(dispatches, us, costs(plan(), "decode", 1, 7), strict=True)
-    return PhaseProfile("decode", 1, 7, whole_us, tuple(DispatchTime(d.label, d.kernel, t, c) for d, t, c in timed))
+    return PhaseProfile(
+        "decode", 1, 7, whole_us, whole_us, tuple(DispatchTime(d.label, d.kernel, t, c) for d, t, c in timed)
+    )
 
 
 def test_every_dispatch_is_in_one_group_and_the_shares_make_one() -> None:
@@ -102,7 +104,7 @@ def test_every_dispatch_is_in_one_group_and_the_shares_make_one() -> None:
 
 def test_rates_stand_beside_the_devices_peaks() -> None:
     phase = profiled([10.0] * plan().dispatches_per_token, 1000.0)
-    report = Profile("a GPU", "timestamps", Peaks(1e12, 1e13), (phase,)).report()
+    report = Profile("a GPU", "timestamps", Peaks(1e12, 1e13, 2.0), (phase,)).report()
     (reported,) = report["phases"]
     for k, found in zip(phase.kernels, reported["kernels"], strict=True):
         assert found["of_peak_bytes"] == pytest.approx(k.bytes / (k.us * 1e-6) / 1e12)

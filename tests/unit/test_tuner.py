@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType
 
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.library import MulMatVec, default_variant
-from llamaweb.kernels.tuner import GAIN, Shape, Trial, candidates, choose, from_json, to_json, worth_tuning
+from llamaweb.kernels.tuner import GAIN, Shape, Trial, candidates, choose, finalists, from_json, to_json, worth_tuning
 from llamaweb.profile import DESKTOP, DeviceProfile
 
 Q4_0 = FORMATS[GGMLQuantizationType.Q4_0]
@@ -66,3 +66,15 @@ def test_a_software_adapter_is_tuned_only_if_asked() -> None:
     cpu = replace(DESKTOP, subgroup_size=4)
     assert not worth_tuning(cpu, "auto") and worth_tuning(cpu, "full")
     assert worth_tuning(DESKTOP, "auto") and not worth_tuning(DESKTOP, "off")
+
+
+def test_the_default_and_the_fastest_right_variants_of_each_shape_are_timed_again() -> None:
+    tried = [
+        trial(MulMatVec(128, 32, 2, 32), 9.0, default=True),
+        trial(MulMatVec(128, 32, 4, 32), 3.0, right=False),
+        trial(MulMatVec(128, 64, 2, 32), 5.0),
+        trial(MulMatVec(128, 64, 4, 32), 4.0),
+        trial(MulMatVec(256, 64, 4, 32), 6.0),
+        replace(trial(MulMatVec(64, 32, 2, 32), 2.0), shape=GLU),
+    ]
+    assert finalists(tried, 2) == [(i, tried[i]) for i in (0, 2, 3, 5)]

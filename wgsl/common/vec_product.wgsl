@@ -1,16 +1,21 @@
 {# What the matrix-vector kernels share: which rows of W and which results are an invocation's, and what becomes of them #}
 {% import "common/lanes.wgsl" as order %}
-{% set outputs = n // 2 if epilogue == "swiglu" else n %}
-{% set out_per_group = rows_per_group // 2 if epilogue == "swiglu" else rows_per_group %}
+{% import "common/glu.wgsl" as g %}
+{% set glu = epilogue in g.names %}
+{% set outputs = n // 2 if glu else n %}
+{% set out_per_group = rows_per_group // 2 if glu else rows_per_group %}
 {% set place = order.element("o", outputs) if y_lanes else offset ~ "u + o" %}
 const NB = {{ k // 32 }}u;  // blocks of a row
 const OUT = {{ outputs }}u;
+{% if post_eps is not none %}
+var<workgroup> squares_of_post: array<f32, {{ workgroup // (subgroup or 1) }}>;
+{% endif %}
 {% macro rows() %}
   let lane = local % {{ lanes }}u;
   let slot = (group.x + group.y * 65535u) * {{ workgroup // lanes }}u + local / {{ lanes }}u;
   let out0 = slot * {{ out_per_group }}u;
 {% for i in range(rows_per_group) %}
-{% if epilogue == "swiglu" %}
+{% if glu %}
   let row{{ i }} = min(out0 + {{ i % out_per_group }}u, OUT - 1u) + {{ "OUT" if i >= out_per_group else "0u" }};
 {% else %}
   let row{{ i }} = min(out0 + {{ i }}u, OUT - 1u);
@@ -22,17 +27,55 @@ const OUT = {{ outputs }}u;
   let x0 = 0u;
 {% endif %}
 {% endmacro %}
-{# vec4 j of block b of x #}
-{% macro at(j) %}{{ j ~ "u * NB + b" if x_lanes else "b * 8u + " ~ j ~ "u" }}{% endmacro %}
+{# vec4 j of block b of a vector, in lane order or not #}
+{% macro at(j, lanes) %}{{ j ~ "u * NB + b" if lanes else "b * 8u + " ~ j ~ "u" }}{% endmacro %}
+{# Before the input is read: with `post_eps`, it is x + post / rms(post) * post_norm_weight #}
+{% macro begin() %}
+{% if post_eps is not none %}
+  var square_of_post = 0.0;
+  for (var b = local; b < NB; b += {{ workgroup }}u) {
+{% for j in range(8) %}
+    let p{{ j }} = post[{{ at(j, post_lanes) }}];
+{% endfor %}
+    square_of_post += {% for j in range(8) %}dot(p{{ j }}, p{{ j }}){{ " + " if not loop.last }}{% endfor %};
+  }
+{% if subgroup %}
+  square_of_post = subgroupAdd(square_of_post);
+{% endif %}
+  if (local % {{ subgroup or 1 }}u == 0u) { squares_of_post[local / {{ subgroup or 1 }}u] = square_of_post; }
+  workgroupBarrier();
+  var sum_of_post = 0.0;
+  for (var s = 0u; s < {{ workgroup // (subgroup or 1) }}u; s++) { sum_of_post += squares_of_post[s]; }
+  let post_scale = inverseSqrt(sum_of_post / {{ k }}.0 + {{ post_eps }});
+{% endif %}
+{% endmacro %}
+{# The input's block b as a0 to a7; `first`: who writes the sum #}
+{% macro input(first) %}
+{% for j in range(8) %}
+    var a{{ j }} = x[x0 + {{ at(j, x_lanes) }}];
+{% endfor %}
+{% if post_eps is not none %}
+{% for j in range(8) %}
+    a{{ j }} += post[{{ at(j, post_lanes) }}] * post_norm_weight[{{ j }}u * NB + b] * post_scale;
+{% endfor %}
+{% if keeps_sum %}
+    if ({{ first }}) {
+{% for j in range(8) %}
+      sum[{{ at(j, sum_lanes) }}] = a{{ j }};
+{% endfor %}
+    }
+{% endif %}
+{% endif %}
+{% endmacro %}
 {# From acc[0], … and scale #}
 {% macro results() %}
 {% for i in range(out_per_group) %}
     if (out0 + {{ i }}u < OUT) {
       let o = out0 + {{ i }}u;
       var v = acc[{{ i }}] * scale{{ " + bias[o]" if bias }};
-{% if epilogue == "swiglu" %}
+{% if glu %}
       let up = acc[{{ i + out_per_group }}] * scale{{ " + bias[OUT + o]" if bias }};
-      v = v / (1.0 + exp(-v)) * up;
+      v = {{ g.activated(epilogue, "v") }} * up;
 {% endif %}
 {% if epilogue == "add" %}
       y[{{ place }}] += v;

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from llamaweb.architectures import llama
-from llamaweb.errors import UnsupportedError
+from llamaweb.architectures import gemma3, llama
+from llamaweb.errors import UnsupportedError, short
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 
@@ -21,7 +21,7 @@ class Architecture(Protocol):
         """Add the family's operations to the graph."""
 
 
-ARCHITECTURES: dict[str, Architecture] = {"llama": llama}
+ARCHITECTURES: dict[str, Architecture] = {"gemma3": gemma3, "llama": llama}
 
 
 def architecture(file: GGUFFile) -> Architecture:
@@ -29,5 +29,5 @@ def architecture(file: GGUFFile) -> Architecture:
     name = file.architecture
     if name not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
-        raise UnsupportedError(f"The model's architecture {name!r} is not supported yet; use one of: {known}.")
+        raise UnsupportedError(f"The model's architecture {short(name)} is not supported yet; use one of: {known}.")
     return ARCHITECTURES[name]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llamaweb.errors import ModelFileError, UnsupportedError
+from llamaweb.errors import ModelFileError, UnsupportedError, short
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope, Yarn
 
 _MISSING = object()
+_LEAST = 1e-6  # of what is divided by or goes into a logarithm; far below any sound value
 
 
 class Metadata:
@@ -23,21 +24,25 @@ class Metadata:
         """A positive whole number."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= largest:
-            raise ModelFileError(f"{self._prefix}.{key} is {value!r}, not a whole number from 1 to {largest}.")
+            raise ModelFileError(f"{self._prefix}.{key} is {short(value)}, not a whole number from 1 to {largest}.")
         return value
 
-    def number(self, key: str, default: Any = _MISSING) -> float:
-        """A finite number, not negative."""
+    def number(self, key: str, default: Any = _MISSING, least: float = 0.0) -> float:
+        """A finite number of at least `least`."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-            raise ModelFileError(f"{self._prefix}.{key} is {value!r}, not a finite positive number.")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
+            raise ModelFileError(f"{self._prefix}.{key} is {short(value)}, not a finite number of at least {least:g}.")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
         value = self._get(key, default)
         if not isinstance(value, str):
-            raise ModelFileError(f"{self._prefix}.{key} is {value!r}, not a text.")
+            raise ModelFileError(f"{self._prefix}.{key} is {short(value)}, not a text.")
         return value
+
+    def value(self, key: str, default: Any) -> Any:
+        """Whatever the file has."""
+        return self._get(key, default)
 
     def _get(self, key: str, default: Any) -> Any:
         value = self._all.get(f"{self._prefix}.{key}", default)
@@ -56,16 +61,18 @@ def rope(meta: Metadata, mode: str, head_dim: int, factors: str | None = None) -
         raise ModelFileError(f"rope.freq_base is {base}; it must be larger than 1.")
     factor = meta.number("rope.scaling.factor", meta.number("rope.scale_linear", 1.0)) or 1.0
     scaling = meta.text("rope.scaling.type", "linear")
+    if factor < _LEAST:
+        raise ModelFileError(f"The rope scaling factor {factor} is too small to be meant; convert the model again.")
     if scaling == "none":
         return Rope(mode, n_dims, base, factors=factors)
     if scaling == "linear":
         return Rope(mode, n_dims, base, factor, factors=factors)
     if scaling == "yarn":
         yarn = Yarn(
-            n_ctx_orig=meta.number("rope.scaling.original_context_length", meta.number("context_length")),
-            beta_fast=meta.number("rope.scaling.yarn_beta_fast", 32.0),
-            beta_slow=meta.number("rope.scaling.yarn_beta_slow", 1.0),
+            n_ctx_orig=meta.number("rope.scaling.original_context_length", meta.number("context_length"), least=1),
+            beta_fast=meta.number("rope.scaling.yarn_beta_fast", 32.0, _LEAST),
+            beta_slow=meta.number("rope.scaling.yarn_beta_slow", 1.0, _LEAST),
             attn_factor=meta.number("rope.scaling.attn_factor", 1.0),
         )
         return Rope(mode, n_dims, base, factor, yarn, factors)
-    raise UnsupportedError(f"The rope scaling {scaling!r} is not supported yet; linear and yarn are.")
+    raise UnsupportedError(f"The rope scaling {short(scaling)} is not supported yet; linear and yarn are.")

@@ -11,7 +11,8 @@ import numpy as np
 
 from llamaweb.errors import ContextError
 from llamaweb.gpu.executor import Executor
-from llamaweb.gpu.javascript import js_file, now_ms
+from llamaweb.gpu.javascript import now_ms
+from llamaweb.gpu.timer import Timer
 from llamaweb.kernels import peaks
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
 from llamaweb.kernels.library import Kernel, Launch
@@ -19,10 +20,6 @@ from llamaweb.planner.cost import costs
 from llamaweb.planner.plan import Binding, Dispatch
 from llamaweb.profiling import DispatchTime, Peaks, PhaseProfile, Profile
 from llamaweb.sampling import Sampling
-
-_COARSE_NS = 10_000  # browsers may round timestamps to 0.1 ms, which says nothing about a dispatch
-_BATCH_MS = 20.0  # length of a batch that is timed from outside
-_MOST_REPEATS = 64
 
 
 class Profiler:
@@ -32,9 +29,7 @@ class Profiler:
         self._executor = executor
         self._device = executor.device
         self._repetitions = repetitions
-        self._replay = js_file("replay.js")(self._device.handle)
-        self._timer = js_file("profiler.js")(self._device.handle)
-        self._source = "batches"
+        self._timer = Timer(self._device)
 
     async def profile(self, n_prompt: int, n_generate: int, depth: int) -> Profile:
         """Of one batch of up to `n_prompt` tokens, and of a token on the average of `n_generate`, both behind `depth`
@@ -47,75 +42,39 @@ class Profiler:
                 "profile fewer, or load with a larger n_ctx."
             )
         self._executor.write_io(IO.step, Sampling(temperature=0).words())
-        await self._choose_source(depth)
         phases = []
-        if n_tokens > 1:
-            whole = await self._whole_batch(n_tokens, depth)
-            phases.append(await self._phase("prefill", n_tokens, depth, whole))
-        if n_generate:
-            whole = await self._whole_token(n_generate, depth)
-            position = depth + n_generate // 2
-            phases.append(await self._phase(plan.decode_phase(position), 1, position, whole))
-        return Profile(self._device.profile.name, self._source, await self._peaks(), tuple(phases))
-
-    async def _choose_source(self, depth: int) -> None:
-        if self._device.profile.timestamp_query:
-            self._batch(1, depth)
-            times = (await self._timer.timestamps(self._executor.steps("decode"), 1)).to_py()
-            step = np.gcd.reduce(np.array(times, np.int64))
-            self._source = "timestamps" if 0 < step < _COARSE_NS else "batches"
+        try:
+            await self._timer.warm(self._executor.steps("decode"), lambda: self._batch(1, depth))
+            if n_tokens > 1:
+                whole = await self._whole_batch(n_tokens, depth)
+                phases.append(await self._phase("prefill", n_tokens, depth, whole))
+            if n_generate:
+                whole = await self._whole_token(n_generate, depth)
+                position = depth + n_generate // 2
+                phases.append(await self._phase(plan.decode_phase(position), 1, position, whole))
+            return Profile(self._device.profile.name, self._timer.source, await self._peaks(), tuple(phases))
+        finally:
+            self._timer.close()
 
     async def _phase(self, name: str, n_tokens: int, n_past: int, whole_us: float) -> PhaseProfile:
         plan, steps = self._executor.plan, self._executor.steps(name)
         dispatches = plan.phases[name].dispatches
-        if self._source == "timestamps":
-            times = await self._by_timestamps(steps, n_tokens, n_past)
-        else:
-            times = await self._by_batches(dispatches, steps, n_tokens, n_past)
-        self._device.check()
-        timed = zip(dispatches, times, costs(plan, name, n_tokens, n_past), strict=True)
-        return PhaseProfile(
-            name, n_tokens, n_past, whole_us, tuple(DispatchTime(d.label, d.kernel, us, cost) for d, us, cost in timed)
-        )
-
-    async def _by_timestamps(self, steps: Any, n_tokens: int, n_past: int) -> list[float]:
-        """Microseconds of each step: the median of the repetitions, after one to warm up."""
-        found = []
-        for _ in range(self._repetitions + 1):
-            self._batch(n_tokens, n_past)
-            found.append((await self._timer.timestamps(steps, n_tokens)).to_py())
-        return [float(us) for us in np.median(np.array(found[1:]), axis=0) / 1e3]
-
-    async def _by_batches(
-        self, dispatches: tuple[Dispatch, ...], steps: Any, n_tokens: int, n_past: int
-    ) -> list[float]:
-        """Microseconds of each step: all steps of its kernel, run over and over, in equal shares."""
         groups: dict[Kernel, list[int]] = {}
         for i, dispatch in enumerate(dispatches):
             groups.setdefault(dispatch.kernel, []).append(i)
         times = [0.0] * len(dispatches)
         for group in groups.values():
-            self._batch(n_tokens, n_past)
-            us = await self._batches(js.Array.of(*(steps[i] for i in group)), n_tokens)
+            us = await self._time(js.Array.of(*(steps[i] for i in group)), n_tokens, n_past)
             for i in group:
                 times[i] = us / len(group)
-        return times
+        timed = zip(dispatches, times, costs(plan, name, n_tokens, n_past), strict=True)
+        each = tuple(DispatchTime(d.label, d.kernel, us, cost) for d, us, cost in timed)
+        return PhaseProfile(name, n_tokens, n_past, whole_us, await self._time(steps, n_tokens, n_past), each)
 
-    async def _batches(self, steps: Any, n_tokens: int) -> float:
-        """Microseconds of one run of `steps`, of many in a row, without what waiting for the GPU takes by itself."""
-        await self._run(steps, n_tokens, 1)
-        empty = await self._run(steps, n_tokens, 0)
-        once = await self._run(steps, n_tokens, 1)
-        repeats = int(min(max(_BATCH_MS / max(once, 0.01), 1), _MOST_REPEATS))
-        runs = [await self._run(steps, n_tokens, repeats) for _ in range(self._repetitions)]
-        return 1e3 * max(float(np.median(runs)) - empty, 0.1 * once) / repeats
-
-    async def _run(self, steps: Any, n_tokens: int, repeats: int) -> float:
-        begin = now_ms()
-        for _ in range(repeats):
-            self._replay.run(steps, 0, steps.length, n_tokens)
-        await self._executor.idle()
-        return now_ms() - begin
+    async def _time(self, steps: Any, n_tokens: int, n_past: int) -> float:
+        return await self._timer.time(
+            steps, n_tokens, repetitions=self._repetitions, reset=lambda: self._batch(n_tokens, n_past)
+        )
 
     async def _whole_batch(self, n_tokens: int, n_past: int) -> float:
         """Microseconds of a batch as the product submits it, several in a row."""
@@ -153,7 +112,11 @@ class Profiler:
         profile = self._device.profile
         reading, size = peaks.read(profile)
         computing, operations = peaks.fma(profile)
-        return Peaks(1e6 * size / await self._peak(reading, size), 1e6 * operations / await self._peak(computing, 0))
+        return Peaks(
+            1e6 * size / await self._peak(reading, size),
+            1e6 * operations / await self._peak(computing, 0),
+            await self._peak(peaks.dispatch(), 0),
+        )
 
     async def _peak(self, launch: Launch, size: int) -> float:
         """Microseconds of the quickest run of a kernel over a buffer of `size` bytes."""
@@ -165,10 +128,7 @@ class Profiler:
             ranges = [(buffer, Binding("", 0, int(buffer.size))) for buffer in buffers]
             dispatch = Dispatch("peak", launch.kernel, (), launch.workgroups)
             step = self._executor.pipelines.step(launch.kernel, ranges, dispatch)
-            if self._source == "timestamps":
-                times = (await self._timer.timestamps(js.Array.of(*[step] * 8), 1)).to_py()
-                return min(times[1:]) / 1e3
-            return await self._batches(js.Array.of(step), 1)
+            return await self._timer.time(js.Array.of(step), reset=lambda: None)
         finally:
             for buffer in buffers:
                 self._device.destroy(buffer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import js
@@ -11,14 +12,15 @@ import numpy as np
 
 from llamaweb.errors import GPUError
 from llamaweb.gpu.executor import Executor
-from llamaweb.gpu.javascript import js_file, now_ms
+from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.storage import load_json, save_json
+from llamaweb.gpu.timer import Timer
 from llamaweb.kernels.library import MulMatVec
-from llamaweb.kernels.tuner import Choices, Shape, Trial, candidates, choose, from_json, to_json
+from llamaweb.kernels.tuner import Choices, Shape, Trial, candidates, choose, finalists, from_json, to_json
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
 
 _FILE = "llamaweb-tuning.json"
-_DISPATCHES = 200  # timed at once, so that waiting for the GPU is a small part
+_FINALISTS = 3  # of each shape are timed once more beside the default
 _NMSE = 1e-6  # between a variant's result and the plain one's
 
 
@@ -50,9 +52,7 @@ def _products(plan: ModelPlan) -> dict[Shape, list[int]]:
     """The shapes of the decode phase's matrix-vector products, and where they are among its dispatches."""
     found: dict[Shape, list[int]] = {}
     for i, dispatch in enumerate(plan.phases["decode"].dispatches):
-        if dispatch.kernel.template in ("mul_mat_vec", "mul_mat_vec_packed"):
-            c = dict(dispatch.kernel.constants)
-            shape = Shape(c["format"], c["k"], c["n"], c["epilogue"], c["norm"])
+        if shape := Shape.of(dispatch.kernel):
             found.setdefault(shape, []).append(i)
     return found
 
@@ -63,6 +63,7 @@ class _Trials:
         self._replan = replan
         self._mode = mode
         self._replay = js_file("replay.js")(executor.device.handle)
+        self._timer = Timer(executor.device)
         self._random = np.random.default_rng(0)
 
     async def run(self, shapes: Sequence[Shape], progress: Callable[[int, int], None] | None) -> list[Trial]:
@@ -78,14 +79,19 @@ class _Trials:
                 if shape in choices:
                     todo.append((shape, choices[shape], [plan.phases["decode"].dispatches[i] for i in places]))
         compiled = await asyncio.gather(*(self._compiles(dispatches[0]) for _, _, dispatches in todo))
-        trials = []
-        for n, ((shape, variant, dispatches), works) in enumerate(zip(todo, compiled, strict=True)):
-            if works:
-                right = await self._right(dispatches[0])
-                default = variant == tried[shape][0]
-                trials.append(Trial(shape, variant, await self._time(dispatches), right, default))
+        trials: list[Trial] = []
+        works = [entry for entry, ok in zip(todo, compiled, strict=True) if ok]
+        if works:
+            await self._timer.warm(self._steps(works[0][2]), lambda: None)
+        for n, (shape, variant, dispatches) in enumerate(works):
+            right = await self._right(dispatches[0])
+            trials.append(Trial(shape, variant, await self._time(dispatches), right, variant == tried[shape][0]))
             if progress:
-                progress(n + 1, len(todo))
+                progress(n + 1, len(works))
+        for i, trial in finalists(trials, _FINALISTS):
+            again = await self._time(works[i][2])
+            trials[i] = replace(trial, microseconds=min(trial.microseconds, again))
+        self._timer.close()
         return trials
 
     async def _compiles(self, dispatch: Dispatch) -> bool:
@@ -97,18 +103,10 @@ class _Trials:
 
     async def _time(self, dispatches: list[Dispatch]) -> float:
         """Microseconds a dispatch, at best."""
-        steps = js.Array.new()
-        for d in dispatches:
-            steps.push(self._step(d))
-        repeats = -(-_DISPATCHES // len(dispatches))
-        best = np.inf
-        for _ in range(4):
-            begin = now_ms()
-            for _ in range(repeats):
-                self._replay.run(steps, 0, steps.length, 1)
-            await self._executor.idle()
-            best = min(best, now_ms() - begin)
-        return 1e3 * best / (repeats * len(dispatches))
+        return await self._timer.time(self._steps(dispatches), reset=lambda: None) / len(dispatches)
+
+    def _steps(self, dispatches: list[Dispatch]) -> Any:
+        return js.Array.of(*map(self._step, dispatches))
 
     def _step(self, d: Dispatch) -> Any:
         return self._executor.pipelines.step(d.kernel, [(self._executor.buffers[b.region], b) for b in d.bindings], d)

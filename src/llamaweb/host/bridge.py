@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -44,7 +46,9 @@ class PageSession:
     async def call(self, command: str, params: dict[str, Any], on_event: Callable[[Event], None]) -> Event:
         """Run one command; progress and text go to `on_event`, the result is returned, an error is raised."""
         number = next(self._ids)
-        await self._socket.send_json({"id": number, "command": command, "params": params})
+        # JavaScript reads no Infinity and no NaN.
+        order = {"id": number, "command": command, "params": params}
+        await self._socket.send_json(order, dumps=partial(json.dumps, allow_nan=False))
         while (message := await self._inbox.get()) is not None:
             event = message["event"]
             # An error without an id is the worker's own: nothing more will come.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.metadata
+import io
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from llamaweb.errors import HostError, LlamaWebError
 from llamaweb.host.commands import COMMANDS
 from llamaweb.host.models import DEFAULT, PACKAGED
 from llamaweb.host.output import Output
+from llamaweb.kernels.cache import CACHE_FORMATS
 
 
 class Usage(HostError):
@@ -23,6 +25,10 @@ class Usage(HostError):
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        # An abbreviated --json would not be seen by `_run`.
+        super().__init__(allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         raise Usage(f"{message[:1].upper()}{message[1:]}; see `{self.prog} --help`.")
 
@@ -30,6 +36,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 with one sentence on standard error, 130 on Ctrl-C, or 141 when
     whoever read our output has gone (as shells name an end by SIGPIPE)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What the terminal's encoding lacks, and half a character in a file's name, is written as an escape.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()  # so that what fails, fails here
@@ -86,14 +96,16 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     run = _command(commands, "run", "stream an answer to a prompt", browser=True)
-    run.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt (default: a question to try it out)")
+    run.add_argument(
+        "-p", "--prompt", type=_prompt, metavar="TEXT", help="the prompt (default: a question to try it out)"
+    )
     run.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     run.add_argument("--max-tokens", type=_whole(1), default=128, metavar="N", help="most tokens to generate (128)")
-    run.add_argument("--temperature", type=_number(0), default=0.8, metavar="T", help="0 is greedy (0.8)")
+    run.add_argument("--temperature", type=_number(0, 100), default=0.8, metavar="T", help="0 is greedy (0.8)")
     run.add_argument("--top-k", type=_whole(0), default=40, metavar="N", help="likeliest tokens kept; 0: all (40)")
     run.add_argument("--top-p", type=_number(0, 1), default=0.95, metavar="P", help="probability mass kept (0.95)")
     run.add_argument("--min-p", type=_number(0, 1), default=0.05, metavar="P", help="least share of the best (0.05)")
-    run.add_argument("--seed", type=_whole(0), metavar="S", help="the same seed gives the same text")
+    run.add_argument("--seed", type=_whole(0, 2**32 - 1), metavar="S", help="the same seed gives the same text")
     _context(run)
 
     bench = _command(commands, "bench", "how fast the model reads a prompt and generates", browser=True)
@@ -112,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     perplexity = _command(commands, "perplexity", "how well the model foresees a text", browser=True)
     _file(perplexity)
-    _context(perplexity, 512)
+    _context(perplexity, 512, least=2)
 
     inspect = _command(commands, "inspect", "metadata, memory and plan, from the header alone")
     _context(inspect)
@@ -137,9 +149,14 @@ def _command(commands: Any, name: str, help: str, browser: bool = False) -> argp
     return parser
 
 
-def _context(parser: argparse.ArgumentParser, default: int | None = None) -> None:
+def _context(parser: argparse.ArgumentParser, default: int | None = None, least: int = 1) -> None:
     told = str(default) if default else "up to 2048"
-    parser.add_argument("--context", type=_whole(1), default=default, metavar="N", help=f"tokens of context ({told})")
+    kind = _whole(least)
+    parser.add_argument("--context", type=kind, default=default, metavar="N", help=f"tokens of context ({told})")
+    for which, name in (("k", "keys"), ("v", "values")):
+        parser.add_argument(
+            f"--type-{which}", choices=CACHE_FORMATS, default="f16", help=f"format of cached {name} (f16)"
+        )
 
 
 def _sizes(parser: argparse.ArgumentParser) -> None:
@@ -150,28 +167,49 @@ def _sizes(parser: argparse.ArgumentParser) -> None:
 
 
 def _file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--file", type=Path, required=True, metavar="F", help="the text")
+    parser.add_argument("--file", type=_text_file, dest="text", required=True, metavar="F", help="the text")
 
 
-def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+def _text_file(name: str) -> bytes:
+    """A text's bytes. Read here, before there is an event loop, so that Ctrl-C ends the wait for a pipe's words."""
+    path = Path(name)
+    if path.is_dir():
+        raise HostError(f"{name} is a folder; give the path of a text file with --file.")
+    if not path.exists():
+        raise HostError(f"There is no file {name}; give the path of a text file with --file.")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HostError(f"{name} cannot be read ({error.strerror}); check its permissions.") from error
+
+
+def _prompt(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give a text to go on from")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python keeps a byte that is none of the terminal's encoding as half a surrogate pair
+        raise argparse.ArgumentTypeError(f"{text!r} has bytes that are no text; give UTF-8") from None
+    return text
+
+
+def _whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     def whole(text: str) -> int:
         return int(_number(least, most, int)(text))
 
     return whole
 
 
-def _number(least: float, most: float | None = None, kind: type = float) -> Callable[[str], float]:
-    bounds = f"at least {least}" if most is None else f"from {least} to {most}"
-
+def _number(least: float, most: float, kind: type = float) -> Callable[[str], float]:
     def number(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = None
-        # Not-a-number fails both comparisons.
-        if value is None or not (value >= least and (most is None or value <= most)):
+        # Not-a-number fails the comparison.
+        if value is None or not least <= value <= most:
             sort = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {sort} {bounds}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {sort} from {least} to {most}")
         return value
 
     return number

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamaweb.errors import HostError
+from llamaweb.errors import HostError, NoWebGPUError
 from llamaweb.host.chrome import BrowserChoice
 from llamaweb.host.models import is_address, resolve
 from llamaweb.host.output import Output, megabytes, memory_line, timings_line
@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 DEFAULT_QUESTION = "What makes the sky blue?"
 # Longer arrays of a model's metadata (the vocabulary) are told by their length alone.
 LONGEST_ARRAY = 64
+# A text of so many bytes may be a single token; a longer one is left to the page.
+SHORT_TEXT = 256
 
 
 async def run(args: argparse.Namespace, out: Output) -> None:
     """Stream an answer."""
+    from llamaweb.sampling import Sampling
+
+    # What the page would refuse is refused before a browser starts.
+    Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.seed)
     question = args.prompt is None
     if question:
         out.note(f"No -p TEXT was given; asking: {DEFAULT_QUESTION}")
@@ -35,7 +41,7 @@ async def run(args: argparse.Namespace, out: Output) -> None:
         "top_p": args.top_p,
         "min_p": args.min_p,
         "seed": args.seed,
-        "context": args.context,
+        **_context(args),
     }
     result = await _in_page("run", args, params, out)
     out.result(result, "")
@@ -45,8 +51,8 @@ async def run(args: argparse.Namespace, out: Output) -> None:
 
 async def perplexity(args: argparse.Namespace, out: Output) -> None:
     """Measure how well the model foresees a text."""
-    _readable(args.file)
-    result = await _in_page("perplexity", args, {"context": args.context}, out, args.file)
+    await _check_length(args.model, args.text, out)
+    result = await _in_page("perplexity", args, _context(args), out, args.text)
     out.result(result, f"perplexity {result['perplexity']:.4f} over {result['tokens']} tokens")
 
 
@@ -66,8 +72,8 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
 
     if args.output:
         results.read(args.output)  # what cannot be written to is told before the measuring
-    names = ("prompt_tokens", "gen_tokens", "reps", "depth", "context", "profile", "floor")
-    params = {name: getattr(args, name) for name in names}
+    names = ("prompt_tokens", "gen_tokens", "reps", "depth", "profile", "floor")
+    params = {name: getattr(args, name) for name in names} | _context(args)
     folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
         result = await page.call("bench", {**params, "model": model}, out.event)
@@ -85,9 +91,8 @@ async def tokenize(args: argparse.Namespace, out: Output) -> None:
     """The token ids of a file's bytes; needs no browser."""
     from llamaweb.tokenizer import load_tokenizer
 
-    data = _readable(args.file).read_bytes()
     header = await _header(args.model, out)
-    ids = load_tokenizer(header.metadata).encode(data, add_special=True, parse_special=args.special)
+    ids = load_tokenizer(header.metadata).encode(args.text, add_special=True, parse_special=args.special)
     out.result({"ids": ids}, " ".join(map(str, ids)))
 
 
@@ -97,7 +102,8 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
     from llamaweb.planner.report import describe
 
     header = await _header(args.model, out)
-    plan = plan_model(header, n_ctx=args.context or _usual_context(header))
+    n_ctx = args.context or _usual_context(header)
+    plan = plan_model(header, n_ctx=n_ctx, type_k=args.type_k, type_v=args.type_v)
     report = describe(plan, dispatches=args.plan)
     metadata = {key: _plain(value) for key, value in header.metadata.items()}
     out.result({"metadata": metadata, **report}, _inspection(metadata, report))
@@ -113,6 +119,7 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
     model = resolve(args.model, out.report)
     if isinstance(model, str):
         raise HostError("serve needs a file, since a page can fetch an address itself; give a path or a model's name.")
+    await _header(args.model, out)  # a file that no page could read is refused here
     site = Site(ensure_distribution(out.report), {model.name: model}, default=model.name)
     async with serving(site, args.port) as server:
         out.result({"url": server.url}, f"LlamaWeb is at {server.url} (Ctrl-C ends it)")
@@ -120,11 +127,11 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
 
 
 async def _in_page(
-    command: str, args: argparse.Namespace, params: dict[str, Any], out: Output, file: Path | None = None
+    command: str, args: argparse.Namespace, params: dict[str, Any], out: Output, text: bytes | None = None
 ) -> dict[str, Any]:
-    async with _model_page(args, out, files={"text": file} if file else {}) as (page, model):
+    async with _model_page(args, out, files={} if text is None else {"text": text}) as (page, model):
         params["model"] = model
-        if file:
+        if text is not None:
             params["file"] = page.server.file_url("text")
         return await page.call(command, params, out.event)
 
@@ -134,7 +141,7 @@ async def _model_page(
     args: argparse.Namespace,
     out: Output,
     *,
-    files: Mapping[str, Path] = {},
+    files: Mapping[str, bytes] = {},
     folders: Mapping[str, Path] = {},
 ) -> AsyncIterator[tuple[PageSession, str]]:
     """A page in the browser that the arguments choose, and the model's address as it sees it."""
@@ -146,8 +153,13 @@ async def _model_page(
     models = {} if isinstance(model, str) else {model.name: model}
     site = Site(ensure_distribution(out.report), models, files, folders)
     choice = BrowserChoice(args.chrome, args.gpu, tuple(args.chrome_flag))
-    async with open_page(site, choice, out.report) as page:
-        yield page, model if isinstance(model, str) else page.server.model_url(model.name)
+    try:
+        async with open_page(site, choice, out.report) as page:
+            yield page, model if isinstance(model, str) else page.server.model_url(model.name)
+    except NoWebGPUError as error:
+        if not args.gpu:
+            raise
+        raise NoWebGPUError(f"{str(error).rstrip('.')}, or leave out --gpu for the software adapter.") from error
 
 
 async def _header(name: str, out: Output) -> Any:
@@ -161,14 +173,19 @@ async def _header(name: str, out: Output) -> Any:
     return await read_header(FileSource(resolve(name, out.report)))
 
 
-def _readable(path: Path) -> Path:
-    if not path.is_file():
-        raise HostError(f"There is no file {path}; give the path of a text file with --file.")
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise HostError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
-    return path
+async def _check_length(model: str, text: bytes, out: Output) -> None:
+    """Refuse a text that is too short to have a perplexity, before a browser starts."""
+    from llamaweb.tokenizer import load_tokenizer
+
+    if not text:
+        raise HostError("The text is empty; give one of at least two tokens with --file.")
+    if len(text) <= SHORT_TEXT:
+        load_tokenizer((await _header(model, out)).metadata).encode_to_evaluate(text)
+
+
+def _context(args: argparse.Namespace) -> dict[str, Any]:
+    """The context and the formats of its cache, as the page's commands take them."""
+    return {name: getattr(args, name) for name in ("context", "type_k", "type_v")}
 
 
 def _usual_context(header: Any) -> int:

@@ -59,7 +59,11 @@ class HTTPSource:
 
 @asynccontextmanager
 async def open_address(url: str) -> AsyncIterator[HTTPSource]:
-    """A source for `url`, with a connection of its own."""
+    """A source for `url`, with a connection of its own; ModelFileError if it is no address."""
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise ModelFileError(f"{url} is not an address ({error}); check it.") from error
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=60)
     async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
         yield HTTPSource(url, session)

@@ -21,6 +21,7 @@ class Output:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
+        self._answered = False
         self._label = ""
         self._bars: Any = None
         self._task: Any = None
@@ -58,14 +59,23 @@ class Output:
     def result(self, result: dict[str, Any], text: str) -> None:
         """The command's result: the JSON object, or `text` for a person."""
         self.clear()
-        print(json.dumps(result, ensure_ascii=False) if self.as_json else text, flush=True)
+        if self.as_json:
+            self._object(result)
+        else:
+            print(text, flush=True)
 
     def error(self, kind: str, message: str) -> None:
-        """One sentence on standard error; with `as_json` an object on standard output as well."""
+        """One sentence on standard error; with `as_json` an object on standard output as well, unless the result is
+        there already."""
         self.clear()
         print(message, file=sys.stderr, flush=True)
-        if self.as_json:
-            print(json.dumps({"error": {"type": kind, "message": message}}, ensure_ascii=False), flush=True)
+        if self.as_json and not self._answered:
+            self._object({"error": {"type": kind, "message": message}})
+
+    def _object(self, value: dict[str, Any]) -> None:
+        """The one JSON object; in ASCII, which is the same in every encoding of standard output."""
+        self._answered = True
+        print(json.dumps(value), flush=True)
 
     def clear(self) -> None:
         """Take the progress bars away."""

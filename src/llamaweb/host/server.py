@@ -32,12 +32,12 @@ _OURS = {"127.0.0.1", "localhost"}
 
 @dataclass(frozen=True)
 class Site:
-    """What is served. `models`, `files` and `folders` map the names in addresses to files and folders; `default` is
-    the page's model."""
+    """What is served. `models`, `files` and `folders` map the names in addresses to files, bytes and folders;
+    `default` is the page's model."""
 
     distribution: Path
     models: Mapping[str, Path] = field(default_factory=dict)
-    files: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
     folders: Mapping[str, Path] = field(default_factory=dict)
     default: str | None = None
 
@@ -105,10 +105,16 @@ def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
         return _file(asset_dir("demo"), request.match_info["path"] or "index.html")
 
     async def model(request: web.Request) -> web.FileResponse:
-        return _named(site.models, request.match_info["name"])
+        name = request.match_info["name"]
+        if name not in site.models:
+            raise web.HTTPNotFound
+        return web.FileResponse(site.models[name], headers={"Content-Type": "application/octet-stream"})
 
-    async def file(request: web.Request) -> web.FileResponse:
-        return _named(site.files, request.match_info["name"])
+    async def file(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in site.files:
+            raise web.HTTPNotFound
+        return web.Response(body=site.files[name], content_type="application/octet-stream")
 
     async def folder(request: web.Request) -> web.FileResponse:
         name = request.match_info["name"]
@@ -155,12 +161,6 @@ def _file(folder: Path, name: str) -> web.FileResponse:
         raise web.HTTPNotFound
     kind = _TYPES.get(path.suffix)
     return web.FileResponse(path, headers={"Content-Type": kind} if kind else None)
-
-
-def _named(files: Mapping[str, Path], name: str) -> web.FileResponse:
-    if name not in files:
-        raise web.HTTPNotFound
-    return web.FileResponse(files[name], headers={"Content-Type": "application/octet-stream"})
 
 
 async def messages(socket: web.WebSocketResponse) -> AsyncIterator[dict[str, Any]]:

@@ -44,7 +44,8 @@ def tune_text(result: dict[str, Any]) -> str:
             *(f"{us:,.1f}" for us in (default["microseconds"], chosen["microseconds"], max(times))),
             str(len(trials)),
             str(sum(not t["right"] for t in trials)),
-            f"workgroup {chosen['workgroup']}, {chosen['lanes']} lanes a row, {chosen['rows']} rows",
+            f"workgroup {chosen['workgroup']}, {chosen['lanes']} lanes, {chosen['rows']} rows"
+            + (", packed dot" if chosen["packed"] else ""),
         )
     return f"Matrix-vector products on {result['adapter']}, each at best:\n{_text(table)}"
 
@@ -52,7 +53,10 @@ def tune_text(result: dict[str, Any]) -> str:
 def profile_text(profile: dict[str, Any]) -> str:
     """A profile's report, a table for each phase."""
     peaks = profile["peaks"]
-    of_device = f"device: {peaks['bytes_per_second'] / 1e9:,.1f} GB/s, {peaks['flops_per_second'] / 1e9:,.0f} GFLOP/s"
+    of_device = (
+        f"device: {peaks['bytes_per_second'] / 1e9:,.1f} GB/s, {peaks['flops_per_second'] / 1e9:,.0f} GFLOP/s, "
+        f"{peaks['dispatch_us']:,.1f} µs an empty dispatch"
+    )
     return "\n".join(_phase(phase, profile["source"], of_device) for phase in profile["phases"])
 
 
@@ -80,7 +84,8 @@ def _phase(phase: dict[str, Any], source: str, of_device: str) -> str:
     tokens = f"{phase['n_tokens']} tokens" if phase["n_tokens"] > 1 else "a token"
     title = f"{phase['phase']}: {tokens} behind {phase['n_past']}, by {source} ({of_device})"
     summary = (
-        f"{phase['dispatches']} dispatches take {phase['dispatch_us']:,.0f} µs, the whole {phase['whole_us']:,.0f} µs: "
+        f"{phase['dispatches']} dispatches take {phase['dispatch_us']:,.0f} µs one kind after the other, "
+        f"{phase['pass_us']:,.0f} µs in order, the whole {phase['whole_us']:,.0f} µs: "
         f"{phase['gap_us']:,.2f} µs between two"
     )
     table = Table(box=box.SIMPLE_HEAD)

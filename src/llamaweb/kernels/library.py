@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat
 from llamaweb.kernels.formats import BLOCK, Format
 from llamaweb.profile import DESKTOP, DeviceProfile
 from llamaweb.rope import Rope
@@ -60,6 +62,8 @@ def _arena(name: str, type: str = "vec4<f32>") -> Slot:
 
 _BATCH = Slot("batch", "u32", "read")
 _PHASES = Slot("phases", "u32", "read")
+GLU = ("swiglu", "geglu")  # epilogues that halve the rows: gate above up
+
 _NORM = Slot("norm_weight", "vec4<f32>", "read")
 _BIAS = Slot("bias", "f32", "read")
 
@@ -77,7 +81,7 @@ def lane_order() -> Launch:
     return Launch(_kernel("lane_order", slots, workgroup=64), (1, 1, 1))
 
 
-def get_rows(format: Format, k: int, rows: int, n_tokens: int, *, y_lanes: bool = False) -> Launch:
+def get_rows(format: Format, k: int, rows: int, n_tokens: int, *, scale: float = 1.0, y_lanes: bool = False) -> Launch:
     kernel = _kernel(
         "get_rows",
         [*_weight(format), _BATCH, _arena("y")],
@@ -85,14 +89,16 @@ def get_rows(format: Format, k: int, rows: int, n_tokens: int, *, y_lanes: bool 
         split=format.split,
         k=k,
         rows=rows,
+        scale=scale,
         y_lanes=y_lanes,
         workgroup=32,
     )
     return Launch(kernel, (1, n_tokens, 1), 1)
 
 
-def rms_norm(k: int, eps: float, n_tokens: int) -> Launch:
-    kernel = _kernel("rms_norm", [_arena("x"), _NORM, _arena("y")], k=k, eps=eps, workgroup=64)
+def rms_norm(k: int, eps: float, n_tokens: int, *, epilogue: str = "store") -> Launch:
+    """y = x / rms(x) * weight; epilogue "add" adds it to y."""
+    kernel = _kernel("rms_norm", [_arena("x"), _NORM, _arena("y")], k=k, eps=eps, epilogue=epilogue, workgroup=64)
     return Launch(kernel, (1, n_tokens, 1), 1)
 
 
@@ -127,7 +133,7 @@ def default_variant(format: Format, k: int, n: int, epilogue: str, profile: Devi
         return MulMatVec(256, size if n > 4096 else 2 * size, 4 if k > 8192 else 2, size, packed=True)
     if not 16 <= size <= 64:
         lanes = size if is_cpu(profile) else 16
-        return MulMatVec(64, lanes, 2 if epilogue == "swiglu" or n < 8192 else 4, size if is_cpu(profile) else 0)
+        return MulMatVec(64, lanes, 2 if epilogue in GLU or n < 8192 else 4, size if is_cpu(profile) else 0)
     if n >= 16384:
         return MulMatVec(128, size, 8, size)  # enough rows to fill the GPU: more of them share the activations
     if k >= 2048:
@@ -146,18 +152,22 @@ def mul_mat_vec(
     epilogue: str = "store",
     offset: int = 0,
     last_row: bool = False,
-    x_lanes: bool = False,
-    y_lanes: bool = False,
+    post_eps: float | None = None,
+    keeps_sum: bool = False,
+    lane_order: Container[str] = (),
     variant: MulMatVec | None = None,
 ) -> Launch:
     """y[offset + row] = W x, one token; `eps` asks for the fused rms_norm. W is (k, n) in ggml's order.
 
-    x_lanes, y_lanes: x and y are in lane order (wgsl/common/lanes.wgsl)."""
+    post_eps: the input is x + rms_norm(post), of this epsilon; keeps_sum writes it to slot sum. lane_order: slots of
+    vectors in lane order (wgsl/common/lanes.wgsl)."""
     v = variant or default_variant(format, k, n, epilogue, profile)
     slots = [*_weight(format), _arena("x")]
+    slots += [_arena("post"), replace(_NORM, name="post_norm_weight")] if post_eps is not None else []
     slots += [_NORM] if eps is not None else []
     slots += [_BIAS] if bias else []
     slots += [_BATCH] if last_row else []
+    slots += [_arena("sum")] if keeps_sum else []
     slots += [_arena("y", "f32")]
     packed = {"chunk": min(k // BLOCK, _PACKED_CHUNK)} if v.packed else {}
     kernel = _kernel(
@@ -172,8 +182,9 @@ def mul_mat_vec(
         lanes=v.lanes,
         subgroup=v.subgroup,
         rows_per_group=v.rows,
-        x_lanes=x_lanes,
-        y_lanes=y_lanes,
+        post_eps=post_eps,
+        keeps_sum=keeps_sum,
+        **{f"{slot}_lanes": slot in lane_order for slot in ("x", "post", "sum", "y")},
         norm=eps is not None,
         eps=eps,
         bias=bias,
@@ -185,10 +196,25 @@ def mul_mat_vec(
     plain = None
     if v.subgroup:
         options: dict[str, Any] = {"eps": eps, "bias": bias, "epilogue": epilogue, "offset": offset}
-        options |= {"last_row": last_row, "x_lanes": x_lanes, "y_lanes": y_lanes}
+        options |= {"last_row": last_row, "post_eps": post_eps, "keeps_sum": keeps_sum, "lane_order": lane_order}
         any_device = default_variant(format, k, n, epilogue, DeviceProfile())
         plain = mul_mat_vec(format, k, n, profile, **options, variant=any_device)
     return Launch(kernel, _spread(-(-n // per_workgroup)), plain=plain)
+
+
+@dataclass(frozen=True)
+class MulMat:
+    """A variant of the matrix-matrix product: `wx` times `wy` invocations compute `tile_m` tokens by `tile_n` rows."""
+
+    tile_m: int
+    tile_n: int
+    wx: int
+    wy: int
+
+    @property
+    def bytes(self) -> int:
+        """Workgroup memory: 32 columns of each token and row."""
+        return 4 * 32 * (self.tile_m + self.tile_n)
 
 
 def mul_mat(
@@ -202,13 +228,14 @@ def mul_mat(
     epilogue: str = "store",
     offset: int = 0,
     stride: int = 0,
+    variant: MulMat | None = None,
 ) -> Launch:
     """y[token * stride + offset + row] = W x for a batch of tokens."""
-    out = n // 2 if epilogue == "swiglu" else n
+    out = n // 2 if epilogue in GLU else n
     slots = [*_weight(format), _arena("x")]
     slots += [_BIAS] if bias else []
     slots += [_BATCH, _arena("y", "f32")]
-    tile_m, tile_n, side = _tile(n, n_tokens, profile)
+    v = variant or default_tile(n, n_tokens, profile)
     kernel = _kernel(
         "mul_mat",
         slots,
@@ -216,29 +243,29 @@ def mul_mat(
         split=format.split,
         k=k,
         n=n,
-        tile_m=tile_m,
-        tile_n=tile_n,
-        wx=side,
-        wy=side,
+        tile_m=v.tile_m,
+        tile_n=v.tile_n,
+        wx=v.wx,
+        wy=v.wy,
         bias=bias,
         epilogue=epilogue,
         offset=offset,
         stride=stride or out,
     )
-    tile_out = tile_n // 2 if epilogue == "swiglu" else tile_n
-    return Launch(kernel, (-(-out // tile_out), -(-n_tokens // tile_m), 1), tile_m)
+    tile_out = v.tile_n // 2 if epilogue in GLU else v.tile_n
+    return Launch(kernel, (-(-out // tile_out), -(-n_tokens // v.tile_m), 1), v.tile_m)
 
 
-def _tile(n: int, n_tokens: int, profile: DeviceProfile) -> tuple[int, int, int]:
-    """Tokens and rows of a matrix-matrix tile, and the side of its square workgroup.
-
-    A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU wants enough workgroups to fill it.
-    """
+def default_tile(n: int, n_tokens: int, profile: DeviceProfile) -> MulMat:
+    """A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU, enough workgroups to fill it."""
     if is_cpu(profile):
-        return 64, 64, 8
+        return MulMat(64, 64, 8, 8)
+    wide = MulMat(64, 128, 16, 16)
+    if -(-n // 128) * -(-n_tokens // 64) >= 256 and wide.bytes <= profile.max_compute_workgroup_storage_size:
+        return wide
     if -(-n // 64) * -(-n_tokens // 64) >= 128:
-        return 64, 64, 16
-    return 32, 32, 16
+        return MulMat(64, 64, 16, 16)
+    return MulMat(32, 32, 16, 16)
 
 
 def is_cpu(profile: DeviceProfile) -> bool:
@@ -246,37 +273,71 @@ def is_cpu(profile: DeviceProfile) -> bool:
     return 4 <= profile.subgroup_size <= 8
 
 
-def swiglu(n: int, n_tokens: int) -> Launch:
-    kernel = _kernel("swiglu", [_arena("x", "f32"), _arena("y", "f32")], n=n, workgroup=64)
+def glu(kind: str, n: int, n_tokens: int) -> Launch:
+    """A gated linear unit, of GLU."""
+    kernel = _kernel("glu", [_arena("x", "f32"), _arena("y", "f32")], n=n, glu=kind, workgroup=64)
     return Launch(kernel, (-(-n // 64), n_tokens, 1), 1)
 
 
-def rope_kv(rope: Rope, head_dim: int, n_head: int, n_head_kv: int, n_ctx: int, n_tokens: int) -> Launch:
-    slots = [_arena("qkv", "f32"), _PHASES, _BATCH, _arena("k_cache", "u32"), _arena("v_cache", "u32")]
-    kernel = _kernel("rope_kv", slots, workgroup=32, **_attention(rope, head_dim, n_head, n_head_kv, n_ctx))
-    return Launch(kernel, (n_head + 2 * n_head_kv, n_tokens, 1), 1)
+@dataclass(frozen=True)
+class Attention:
+    """What the attention kernels of a layer share. n_ctx: rows of the cache for a head. window: how many of the last
+    tokens one sees; 0: all. head_eps: q and k are normed head by head, with this epsilon. type_k, type_v: the cache."""
+
+    rope: Rope
+    head_dim: int
+    n_head: int
+    n_head_kv: int
+    n_ctx: int
+    scale: float
+    window: int = 0
+    head_eps: float | None = None
+    type_k: CacheFormat = CACHE_FORMATS["f16"]
+    type_v: CacheFormat = CACHE_FORMATS["f16"]
+
+    def cache_bytes(self, format: CacheFormat) -> int:
+        return format.bytes(self.head_dim, self.n_head_kv * self.n_ctx)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        rows = self.n_head_kv * self.n_ctx
+        return {
+            "mode": self.rope.mode,
+            "n_dims": self.rope.n_dims,
+            "magnitude": self.rope.magnitude,
+            "head_dim": self.head_dim,
+            "n_head": self.n_head,
+            "n_head_kv": self.n_head_kv,
+            "n_ctx": self.n_ctx,
+            "scale": self.scale,
+            "window": self.window,
+            "head_eps": self.head_eps,
+            "type_k": self.type_k.name,
+            "type_v": self.type_v.name,
+            "k_unit": self.type_k.unit(self.head_dim),
+            "v_unit": self.type_v.unit(self.head_dim),
+            "k_scales": self.type_k.scales_at(self.head_dim, rows),
+            "v_scales": self.type_v.scales_at(self.head_dim, rows),
+        }
+
+    @property
+    def head_norm(self) -> list[Slot]:
+        return [Slot("head_norm", "f32", "read")] if self.head_eps is not None else []
 
 
-def flash_attn_vec(
-    rope: Rope,
-    head_dim: int,
-    n_head: int,
-    n_head_kv: int,
-    n_ctx: int,
-    scale: float,
-    profile: DeviceProfile,
-    *,
-    splits: int = 1,
-    y_lanes: bool = False,
-) -> Launch:
-    slots = [
-        _arena("qkv", "f32"),
-        _PHASES,
-        _BATCH,
-        _arena("k_cache", "vec4<u32>"),
-        _arena("v_cache", "vec4<u32>"),
-        _arena("y"),
-    ]
+def rope_kv(attention: Attention, n_tokens: int) -> Launch:
+    """Norms and rotates q and k of a batch, and appends k and v to the cache."""
+    cache = [_arena("k_cache", "u32"), _arena("v_cache", "u32")]
+    slots = [_arena("qkv", "f32"), _PHASES, _BATCH, *attention.head_norm, *cache]
+    kernel = _kernel("rope_kv", slots, workgroup=32, **attention.constants)
+    return Launch(kernel, (attention.n_head + 2 * attention.n_head_kv, n_tokens, 1), 1)
+
+
+def flash_attn_vec(attention: Attention, profile: DeviceProfile, *, splits: int = 1, y_lanes: bool = False) -> Launch:
+    """rope_kv and the attention of one token; with splits, its parts for flash_attn_reduce."""
+    cache = [_arena("k_cache", "vec4<u32>"), _arena("v_cache", "vec4<u32>")]
+    slots = [_arena("qkv", "f32"), _PHASES, _BATCH, *attention.head_norm, *cache, _arena("y")]
+    head_dim = attention.head_dim
     # On a CPU every invocation of a workgroup costs; on a GPU few barriers win.
     workgroup = max(64 if is_cpu(profile) else 256, head_dim // 8)
     kernel = _kernel(
@@ -286,22 +347,20 @@ def flash_attn_vec(
         tile=1024 if head_dim <= 128 else 512,  # what 16 KiB of workgroup memory leave
         subgroup=profile.subgroup_size,
         groups=workgroup // (head_dim // 8),
-        scale=scale,
         splits=splits,
         y_lanes=y_lanes,
-        **_attention(rope, head_dim, n_head, n_head_kv, n_ctx),
+        **attention.constants,
     )
     plain = None
     if profile.subgroup_size:
-        any_device = replace(profile, subgroup_size=0)
-        shape = (rope, head_dim, n_head, n_head_kv, n_ctx, scale, any_device)
-        plain = flash_attn_vec(*shape, splits=splits, y_lanes=y_lanes)
-    return Launch(kernel, (n_head, splits, 1), plain=plain)
+        plain = flash_attn_vec(attention, replace(profile, subgroup_size=0), splits=splits, y_lanes=y_lanes)
+    return Launch(kernel, (attention.n_head, splits, 1), plain=plain)
 
 
-def attention_splits(profile: DeviceProfile) -> int:
-    """Workgroups that share a head's positions over a long context; 1 where there are few cores to share them."""
-    return 1 if is_cpu(profile) else 16
+def attention_splits(n_head: int, profile: DeviceProfile) -> int:
+    """Workgroups that share a head's positions over a long context: 1 where there are few cores to share them, else
+    enough to fill a large GPU, and no more, since each rotates and rounds for itself."""
+    return 1 if is_cpu(profile) else next(splits for splits in (32, 16, 8, 4) if splits * n_head <= 256 or splits == 4)
 
 
 def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool = False) -> Launch:
@@ -311,31 +370,25 @@ def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool 
     return Launch(kernel, (n_head, 1, 1))
 
 
-def flash_attn(head_dim: int, n_head: int, n_head_kv: int, n_ctx: int, scale: float, n_tokens: int) -> Launch:
+def flash_attn(attention: Attention, n_tokens: int) -> Launch:
+    """The attention of a batch, behind rope_kv."""
+    head_dim = attention.head_dim
+    half = attention.type_k.name == attention.type_v.name == "f16"  # else a tile takes twice the memory
     queries = 16 if head_dim <= 128 else 8
-    keys = max(1, min(32, 2048 // head_dim))
+    keys = max(1, min(32, (2048 if half else 1024) // head_dim))
     lanes = 8
-    slots = [
-        _arena("qkv"),
-        _BATCH,
-        Slot("k_cache", "vec2<u32>", "read"),
-        Slot("v_cache", "vec2<u32>", "read"),
-        _arena("y"),
-    ]
+    cache = [Slot("k_cache", "vec4<u32>", "read"), Slot("v_cache", "vec4<u32>", "read")]
     kernel = _kernel(
         "flash_attn",
-        slots,
+        [_arena("qkv"), _BATCH, *cache, _arena("y")],
         queries=queries,
         keys=keys,
         lanes=lanes,
         parts=-(-head_dim // 4 // lanes),
-        head_dim=head_dim,
-        n_head=n_head,
-        n_head_kv=n_head_kv,
-        n_ctx=n_ctx,
-        scale=scale,
+        half=half,
+        **attention.constants,
     )
-    return Launch(kernel, (n_head, -(-n_tokens // queries), 1), queries)
+    return Launch(kernel, (attention.n_head, -(-n_tokens // queries), 1), queries)
 
 
 def sample(n: int) -> Launch:
@@ -347,18 +400,6 @@ def cross_entropy(n: int, n_tokens: int, targets: int, results: int) -> Launch:
     slots = [_arena("logits", "f32"), Slot("batch", "u32", "read_write")]
     kernel = _kernel("cross_entropy", slots, n=n, workgroup=128, targets=targets, results=results)
     return Launch(kernel, (1, n_tokens, 1), 1)
-
-
-def _attention(rope: Rope, head_dim: int, n_head: int, n_head_kv: int, n_ctx: int) -> dict[str, Any]:
-    return {
-        "mode": rope.mode,
-        "n_dims": rope.n_dims,
-        "magnitude": rope.magnitude,
-        "head_dim": head_dim,
-        "n_head": n_head,
-        "n_head_kv": n_head_kv,
-        "n_ctx": n_ctx,
-    }
 
 
 def _spread(workgroups: int) -> tuple[int, int, int]:

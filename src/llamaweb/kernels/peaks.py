@@ -1,4 +1,4 @@
-"""Plain kernels that show what a device can do at best: what it reads and what it computes a second."""
+"""Plain kernels that show what a device can do at best: bytes and operations a second, and an empty dispatch's time."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def fma(profile: DeviceProfile) -> tuple[Launch, int]:
     constants = (("chains", _CHAINS), ("steps", steps), ("workgroup", _WORKGROUP))
     kernel = Kernel("peak_fma", constants, (Slot("y", "u32", "read_write"),))
     return Launch(kernel, (workgroups, 1, 1)), 2 * 4 * _CHAINS * steps * workgroups * _WORKGROUP
+
+
+def dispatch() -> Launch:
+    """A kernel that does next to nothing, and waits for the one before it."""
+    return Launch(Kernel("peak_dispatch", (), (Slot("y", "u32", "read_write"),)), (1, 1, 1))
 
 
 def _software(profile: DeviceProfile) -> bool:

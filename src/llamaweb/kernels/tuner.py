@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llamaweb.kernels.formats import FORMATS
-from llamaweb.kernels.library import MulMatVec, default_variant, is_cpu, packed_works
+from llamaweb.kernels.library import GLU, Kernel, MulMatVec, default_variant, is_cpu, packed_works
 from llamaweb.profile import DeviceProfile
 
 GAIN = 0.97  # a variant is taken if it needs less than this share of the default's time: timings have noise
@@ -19,17 +19,28 @@ MODES = ("auto", "off", "full")
 
 @dataclass(frozen=True)
 class Shape:
-    """What a matrix-vector product is tuned for. W is (k, n) in ggml's order; `norm`: with the rms_norm fused."""
+    """What a matrix-vector product is tuned for. W is (k, n) in ggml's order; `norm`: with the rms_norm fused; `post`:
+    with a norm and an addition before that."""
 
     format: str
     k: int
     n: int
     epilogue: str
     norm: bool
+    post: bool = False
+
+    @classmethod
+    def of(cls, kernel: Kernel) -> Shape | None:
+        """The shape of a kernel, if it is a matrix-vector product."""
+        if kernel.template not in ("mul_mat_vec", "mul_mat_vec_packed"):
+            return None
+        c = dict(kernel.constants)
+        return cls(c["format"], c["k"], c["n"], c["epilogue"], c["norm"], c["post_eps"] is not None)
 
     @property
     def key(self) -> str:
-        return f"mul_mat_vec {self.format} {self.k}x{self.n} {self.epilogue}{' norm' if self.norm else ''}"
+        norms = f"{' norm' if self.norm else ''}{' post' if self.post else ''}"
+        return f"mul_mat_vec {self.format} {self.k}x{self.n} {self.epilogue}{norms}"
 
 
 _FIELDS = {"workgroup": int, "lanes": int, "rows": int, "subgroup": int, "packed": bool}
@@ -61,7 +72,7 @@ def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[MulMatVe
         for workgroup in workgroups
         for lanes in units[: None if mode == "full" else 2]
         for rows in counts
-        if lanes <= workgroup and (rows % 2 == 0 or shape.epilogue != "swiglu")
+        if lanes <= workgroup and (rows % 2 == 0 or shape.epilogue not in GLU)
     ]
     return list(dict.fromkeys([first, *grid]))
 
@@ -69,6 +80,18 @@ def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[MulMatVe
 def worth_tuning(profile: DeviceProfile, mode: str) -> bool:
     """On a software adapter variants differ little and trying them takes long: only "full" does."""
     return mode == "full" or (mode == "auto" and not is_cpu(profile))
+
+
+def finalists(trials: Sequence[Trial], count: int) -> list[tuple[int, Trial]]:
+    """Those worth a second timing, with their places: of each shape the default and the fastest `count` right ones."""
+    by_shape: dict[Shape, list[int]] = {}
+    for i, trial in enumerate(trials):
+        by_shape.setdefault(trial.shape, []).append(i)
+    found: list[int] = []
+    for places in by_shape.values():
+        fastest = sorted((i for i in places if trials[i].right), key=lambda i: trials[i].microseconds)[:count]
+        found += sorted({*fastest, *(i for i in places if trials[i].default)})
+    return [(i, trials[i]) for i in found]
 
 
 def choose(trials: Iterable[Trial]) -> dict[Shape, MulMatVec]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
 
-from llamaweb.errors import ModelFileError, UnsupportedError
+from llamaweb.errors import ModelFileError, UnsupportedError, short
 from llamaweb.model.source import Source
 
 VERSIONS = (2, 3)
@@ -107,8 +107,8 @@ async def read_header(source: Source, progress: Callable[[int], None] | None = N
     for _ in range(n_keys):
         key = await cursor.name("a metadata key")
         if key in metadata:
-            raise cursor.damaged(f"the metadata key {key!r} is there twice")
-        metadata[key] = await _value(cursor, key)
+            raise cursor.damaged(f"the metadata key {_quoted(key)} is there twice")
+        metadata[key] = await _value(cursor, _quoted(key))
     alignment = _alignment(cursor, metadata)
     _check_split(cursor, metadata)
 
@@ -117,7 +117,7 @@ async def read_header(source: Source, progress: Callable[[int], None] | None = N
     for _ in range(n_tensors):
         info = await _tensor(cursor, alignment)
         if info.name in names:
-            raise cursor.damaged(f"the tensor {info.name!r} is there twice")
+            raise cursor.damaged(f"the tensor {_quoted(info.name)} is there twice")
         names.add(info.name)
         found.append(info)
     data_offset = -(-cursor.position // alignment) * alignment
@@ -154,18 +154,18 @@ async def _value_type(cursor: _Cursor, key: str) -> GGUFValueType:
     try:
         return GGUFValueType(number)
     except ValueError:
-        raise cursor.damaged(f"the metadata key {key!r} has the unknown value type {number}") from None
+        raise cursor.damaged(f"the metadata key {key} has the unknown value type {number}") from None
 
 
 async def _array(cursor: _Cursor, key: str) -> list[bytes] | np.ndarray:
     kind = await _value_type(cursor, key)
     count = await cursor.u64(key)
     if kind == GGUFValueType.ARRAY:
-        raise cursor.damaged(f"the metadata key {key!r} is an array of arrays, which no model needs")
+        raise cursor.damaged(f"the metadata key {key} is an array of arrays, which no model needs")
     if kind == GGUFValueType.STRING:
-        cursor.check_count(f"strings in {key!r}", count, 8, MAX_STRINGS)
+        cursor.check_count(f"strings in {key}", count, 8, MAX_STRINGS)
         return await cursor.strings(key, count)
-    cursor.check_count(f"values in {key!r}", count, _NUMBERS[kind].itemsize, MAX_HEADER_BYTES)
+    cursor.check_count(f"values in {key}", count, _NUMBERS[kind].itemsize, MAX_HEADER_BYTES)
     return await _numbers(cursor, key, kind, count)
 
 
@@ -173,22 +173,27 @@ async def _numbers(cursor: _Cursor, key: str, kind: GGUFValueType, count: int) -
     dtype = _NUMBERS[kind]
     data = await cursor.take(count * dtype.itemsize, key)
     if kind == GGUFValueType.BOOL and data.strip(b"\0\1"):
-        raise cursor.damaged(f"the metadata key {key!r} has a truth value that is neither 0 nor 1")
+        raise cursor.damaged(f"the metadata key {key} has a truth value that is neither 0 nor 1")
     return np.frombuffer(data, dtype)
+
+
+def _quoted(name: str) -> str:
+    """A key or a tensor's name in a message."""
+    return short(name, 72)
 
 
 def _alignment(cursor: _Cursor, metadata: dict[str, Any]) -> int:
     value = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
     sound = isinstance(value, int) and 8 <= value <= MAX_ALIGNMENT and value & (value - 1) == 0
     if not sound:
-        raise cursor.damaged(f"general.alignment is {_short(value)}, not a power of two from 8 to {MAX_ALIGNMENT}")
+        raise cursor.damaged(f"general.alignment is {short(value)}, not a power of two from 8 to {MAX_ALIGNMENT}")
     return value
 
 
 def _check_split(cursor: _Cursor, metadata: dict[str, Any]) -> None:
     count = metadata.get("split.count", 0)
     if not isinstance(count, int):
-        raise cursor.damaged(f"split.count is {_short(count)}, not a number")
+        raise cursor.damaged(f"split.count is {short(count)}, not a number")
     if count > 1:
         raise UnsupportedError(
             f"{cursor.source.name} is one of {count} parts of a split model, which is not supported yet; "
@@ -199,25 +204,26 @@ def _check_split(cursor: _Cursor, metadata: dict[str, Any]) -> None:
 async def _tensor(cursor: _Cursor, alignment: int) -> TensorInfo:
     """One entry of the table; its offset is still relative to the data section."""
     name = await cursor.name("a tensor's name")
-    n_dims = await cursor.u32(name)
+    quoted = _quoted(name)
+    n_dims = await cursor.u32(quoted)
     if not 1 <= n_dims <= MAX_DIMS:
-        raise cursor.damaged(f"the tensor {name!r} has {n_dims} dimensions, not 1 to {MAX_DIMS}")
-    shape = struct.unpack(f"<{n_dims}Q", await cursor.take(8 * n_dims, name))
-    number = await cursor.u32(name)
-    offset = await cursor.u64(name)
+        raise cursor.damaged(f"the tensor {quoted} has {n_dims} dimensions, not 1 to {MAX_DIMS}")
+    shape = struct.unpack(f"<{n_dims}Q", await cursor.take(8 * n_dims, quoted))
+    number = await cursor.u32(quoted)
+    offset = await cursor.u64(quoted)
     try:
         kind = GGMLQuantizationType(number)
     except ValueError:
         raise UnsupportedError(
-            f"The tensor {name!r} of {cursor.source.name} has the unknown type {number}; "
+            f"The tensor {quoted} of {cursor.source.name} has the unknown type {number}; "
             "use a model in another quantization."
         ) from None
     block, block_bytes = GGML_QUANT_SIZES[kind]
     if 0 in shape:
-        raise cursor.damaged(f"the tensor {name!r} has the shape {shape} with no elements")
+        raise cursor.damaged(f"the tensor {quoted} has the shape {shape} with no elements")
     if shape[0] % block:
         raise cursor.damaged(
-            f"the rows of the tensor {name!r} have {shape[0]} values, not blocks of {block} ({kind.name})"
+            f"the rows of the tensor {quoted} have {shape[0]} values, not blocks of {block} ({kind.name})"
         )
     elements = 1
     for length in shape:
@@ -225,10 +231,10 @@ async def _tensor(cursor: _Cursor, alignment: int) -> TensorInfo:
     nbytes = elements // block * block_bytes
     if nbytes > cursor.size:
         raise cursor.damaged(
-            f"the tensor {name!r} of shape {shape} ({kind.name}) takes {nbytes} bytes, but the file has {cursor.size}"
+            f"the tensor {quoted} of shape {shape} ({kind.name}) takes {nbytes} bytes, but the file has {cursor.size}"
         )
     if offset % alignment:
-        raise cursor.damaged(f"the offset {offset} of the tensor {name!r} is not a multiple of {alignment}")
+        raise cursor.damaged(f"the offset {offset} of the tensor {quoted} is not a multiple of {alignment}")
     return TensorInfo(name, kind, shape, offset, nbytes)
 
 
@@ -236,7 +242,7 @@ def _placed(cursor: _Cursor, info: TensorInfo, data_offset: int) -> TensorInfo:
     start = data_offset + info.offset
     if start + info.nbytes > cursor.size:
         raise ModelFileError(
-            f"{cursor.source.name} is cut off: the tensor {info.name!r} ends at byte {start + info.nbytes}, "
+            f"{cursor.source.name} is cut off: the tensor {_quoted(info.name)} ends at byte {start + info.nbytes}, "
             f"but the file has {cursor.size}; fetch it again."
         )
     return replace(info, offset=start)
@@ -246,12 +252,7 @@ def _check_overlaps(cursor: _Cursor, tensors: list[TensorInfo]) -> None:
     tensors.sort(key=lambda info: info.offset)
     for before, after in pairwise(tensors):
         if before.offset + before.nbytes > after.offset:
-            raise cursor.damaged(f"the tensors {before.name!r} and {after.name!r} overlap")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+            raise cursor.damaged(f"the tensors {_quoted(before.name)} and {_quoted(after.name)} overlap")
 
 
 class _Cursor:
@@ -310,7 +311,7 @@ class _Cursor:
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            raise self.damaged(f"{what} is not UTF-8: {_short(data)}") from None
+            raise self.damaged(f"{what} is not UTF-8: {short(data)}") from None
         if not text:
             raise self.damaged(f"{what} is empty")
         return text

@@ -57,7 +57,7 @@ def _cost(d: Dispatch, n_tokens: int, n_past: int, batch: int, n_ctx: int) -> Co
             size = binding.size * tokens // c["rows"]
         else:
             size = binding.size
-        written = slot.name == "y" or (d.kernel.template == "rope_kv" and binding.region == "kv")
+        written = slot.name in ("y", "sum") or (d.kernel.template == "rope_kv" and binding.region == "kv")
         read += 0 if written else size
         write += size if written else 0
         if slot.name == "y" and c.get("epilogue") == "add":

@@ -1,8 +1,9 @@
 """Fusion: from the graph's operations to the fewest steps, each of which one kernel computes.
 
-What is folded into a matrix product: the rms_norm before it (one token), the bias, the residual addition and SwiGLU
-behind it, and its siblings: products of the same input in the same format are one product with stacked weights.
-Attention takes in rope and the writing of the cache.
+What is folded into a matrix product: the rms_norm before it (one token), and before that the addition of a normed
+branch to the residual stream; the bias, the residual addition and the gated linear unit behind it; and its siblings:
+products of the same input in the same format are one product with stacked weights. Attention takes in the norms of
+heads, rope and the writing of the cache.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 from llamaweb.errors import UnsupportedError
 from llamaweb.graph import Graph, Tensor
+from llamaweb.kernels.formats import format_of
+from llamaweb.kernels.library import GLU
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +50,21 @@ class Steps:
     logits: Value
 
 
-def fuse(graph: Graph, attention_splits: int = 1) -> Steps:
-    """The steps of a graph, in order. With attention splits, one token's attention is shared out and put together."""
-    return _Fuser(graph, attention_splits).run()
+def fuse(graph: Graph, attention_splits: int = 1, max_bindings: int = 8) -> Steps:
+    """The steps of a graph, in order. With attention splits, one token's attention is shared out and put together.
+    max_bindings: of one kernel on the device (maxStorageBuffersPerShaderStage)."""
+    return _Fuser(graph, attention_splits, max_bindings).run()
+
+
+# What a product whose norm takes in an addition binds besides its weight
+_NORMED_SUM = ("x", "post", "post_norm_weight", "norm_weight", "sum", "y")
 
 
 class _Fuser:
-    def __init__(self, graph: Graph, attention_splits: int) -> None:
+    def __init__(self, graph: Graph, attention_splits: int, max_bindings: int) -> None:
         self.graph = graph
         self.splits = attention_splits
+        self.max_bindings = max_bindings
         self.consumers: dict[Tensor, list[Tensor]] = {}
         for node in graph.nodes:
             for src in node.src:
@@ -84,27 +93,70 @@ class _Fuser:
         return self.values[node]
 
     def _get_rows(self, node: Tensor) -> None:
-        self._emit("get_rows", node.name, {"y": self._value(node)}, {"w": (node.src[0],)})
+        params = {}
+        value = self._value(node)
+        if [c.op for c in self.consumers[node]] == ["scale"]:
+            (scaled,) = self.consumers[node]
+            params["scale"] = scaled.params["factor"]
+            self.values[scaled] = value
+            self.done.add(scaled)
+        self._emit("get_rows", node.name, {"y": value}, {"w": (node.src[0],)}, **params)
+
+    def _scale(self, node: Tensor) -> None:
+        raise UnsupportedError(f"{node.name}: scaling anything but embeddings is not supported.")
 
     def _last_row(self, node: Tensor) -> None:
         self.values[node] = self.values[node.src[0]]
 
     def _rms_norm(self, node: Tensor) -> None:
         x, weight = node.src
-        if node.rows == 1 and all(c.op == "mul_mat" for c in self.consumers[node]):
-            return  # each product norms its input itself
-        values = {"x": self.values[x], "y": self._value(node)}
-        self._emit("rms_norm", node.name, values, {"norm_weight": (weight,)}, eps=node.params["eps"])
+        consumers = self.consumers[node]
+        if [c.op for c in consumers] == ["flash_attn"]:  # which norms its heads itself
+            self.values[node], self.offsets[node] = self.values[x], self.offsets[x]
+            return
+        if weight.row != x.row:
+            raise UnsupportedError(f"{node.name}: a norm of heads outside attention is not supported.")
+        if [c.op for c in consumers] == ["add"] or (node.rows == 1 and self._all_products(node)):
+            return  # the addition, or each product, norms its input itself
+        self._norm(node, self._value(node))
+
+    def _norm(self, node: Tensor, y: Value, **params: Any) -> None:
+        x, weight = node.src
+        values = {"x": self.values[x], "y": y}
+        self._emit("rms_norm", node.name, values, {"norm_weight": (weight,)}, eps=node.params["eps"], **params)
+
+    def _all_products(self, node: Tensor) -> bool:
+        return all(c.op == "mul_mat" for c in self.consumers[node])
+
+    def _add(self, node: Tensor) -> None:
+        """A residual that takes in a normed branch: x + rms_norm(branch)."""
+        x, branch = node.src if node.src[0] in self.values else node.src[::-1]
+        if x not in self.values or branch.op != "rms_norm" or self._last_use(x) is not node:
+            raise UnsupportedError(f"{node.name}: an addition that is not a residual is not supported.")
+        if self._norm_takes_in(node):
+            return
+        self.values[node] = self.values[x]  # in place
+        self._norm(branch, self.values[node], epilogue="add")
+
+    def _norm_takes_in(self, add: Tensor) -> bool:
+        """Whether the first use of an addition is one token's product with a norm, which has room for its bindings."""
+        first = min(self.consumers[add], key=lambda n: self.order[n])
+        if add.rows > 1 or first.op != "rms_norm" or not self._all_products(first):
+            return False
+        product = self.consumers[first][0]
+        format = format_of(product.src[0].type, product.src[0].name)
+        bindings = len(format.planes) + bool(format.codebook) + len(product.src[2:]) + len(_NORMED_SUM)
+        return bindings <= self.max_bindings
 
     def _mul_mat(self, node: Tensor) -> None:
         x = node.src[1]
         siblings = [n for n in self.consumers[x] if n.op == "mul_mat" and n.src[1] is x]
         self.done.update(siblings)
-        glu = self.consumers[node][0] if self.consumers[node][0].op == "swiglu" else None
+        glu = self.consumers[node][0] if self.consumers[node][0].op in GLU else None
         alone = glu and list(glu.src) == siblings and all(self.consumers[n] == [glu] for n in siblings)
         if glu and alone and siblings[0].src[0].type == siblings[1].src[0].type:
             self.done.add(glu)
-            self._product(siblings, self._value(glu), epilogue="swiglu")
+            self._product(siblings, self._value(glu), epilogue=glu.op)
             return
         if len(siblings) == 1 and (add := self._residual(node)):
             self.done.add(add)
@@ -128,8 +180,11 @@ class _Fuser:
             return None
         add = consumers[0]
         other = add.src[1] if add.src[0] is node else add.src[0]
-        last = max(self.consumers[other], key=lambda n: self.order[n])
+        last = self._last_use(other)
         return add if last is add and other in self.values and self.values[other].row == add.row else None
+
+    def _last_use(self, node: Tensor) -> Tensor:
+        return max(self.consumers[node], key=lambda n: self.order[n])
 
     def _product(self, nodes: Sequence[Tensor], y: Value, **params: Any) -> None:
         """One product with the weights of `nodes` stacked."""
@@ -148,15 +203,26 @@ class _Fuser:
             source, norm = x.src
             weights["norm_weight"] = (norm,)
             params["eps"] = x.params["eps"]
+        values = {}
+        if source not in self.values:  # an addition that was left to the first of them
+            other, branch = source.src if source.src[0] in self.values else source.src[::-1]
+            values = {"post": self.values[branch.src[0]]}
+            weights["post_norm_weight"] = (branch.src[1],)
+            params["post_eps"] = branch.params["eps"]
+            if len(self.consumers[source]) > 1 or len(self.consumers[x]) > len(nodes):
+                values["sum"] = self._value(source)
+            source = other
         params["last_row"] = source.op == "last_row"
         op = "mul_mat_vec" if x.rows == 1 else "mul_mat"
-        self._emit(op, name, {"x": self.values[source], "y": y}, weights, **params)
+        self._emit(op, name, {"x": self.values[source], **values, "y": y}, weights, **params)
 
-    def _swiglu(self, node: Tensor) -> None:
+    def _glu(self, node: Tensor) -> None:
         gate, up = node.src
         if self.values[gate] is not self.values[up]:
-            raise UnsupportedError(f"{node.name}: gate and up of SwiGLU have different inputs, which is not supported.")
-        self._emit("swiglu", node.name, {"x": self.values[gate], "y": self._value(node)})
+            raise UnsupportedError(f"{node.name}: gate and up have different inputs, which is not supported.")
+        self._emit("glu", node.name, {"x": self.values[gate], "y": self._value(node)}, kind=node.op)
+
+    _swiglu = _geglu = _glu
 
     def _flash_attn(self, node: Tensor) -> None:
         q, k, v = node.src
@@ -164,20 +230,28 @@ class _Fuser:
         if (self.values[k], self.values[v]) != (qkv, qkv) or not self.offsets[q] < self.offsets[k] < self.offsets[v]:
             raise UnsupportedError(f"{node.name}: q, k and v are not products of one input, which is not supported.")
         head_dim = node.params["head_dim"]
+        norms, weights = self._head_norms(q, k), {}
+        if norms:
+            weights = {"head_norm": tuple(norm.src[1] for norm in norms)}
         params = {**node.params, "n_head": q.row // head_dim, "n_head_kv": k.row // head_dim}
+        params["head_eps"] = norms[0].params["eps"] if norms else None
         if node.rows == 1 and self.splits > 1:
             parts = Value(node.name + ".parts", params["n_head"] * self.splits * (head_dim + 4), 1)
-            self._emit("flash_attn_vec", node.name, {"qkv": qkv, "y": parts}, splits=self.splits, **params)
+            self._emit("flash_attn_vec", node.name, {"qkv": qkv, "y": parts}, weights, splits=self.splits, **params)
             shape = {"head_dim": head_dim, "n_head": params["n_head"], "splits": self.splits}
             self._emit("flash_attn_reduce", node.name + ".sum", {"x": parts, "y": self._value(node)}, **shape)
         elif node.rows == 1:
-            self._emit("flash_attn_vec", node.name, {"qkv": qkv, "y": self._value(node)}, **params)
+            self._emit("flash_attn_vec", node.name, {"qkv": qkv, "y": self._value(node)}, weights, **params)
         else:
-            self._emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, **params)
+            self._emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, weights, **params)
             self._emit("flash_attn", node.name, {"qkv": qkv, "y": self._value(node)}, **params)
 
-    def _add(self, node: Tensor) -> None:
-        raise UnsupportedError(f"{node.name}: an addition that is not a product's residual is not supported.")
+    def _head_norms(self, q: Tensor, k: Tensor) -> list[Tensor]:
+        """The norms of q's and k's heads, if they have them."""
+        norms = [n for n in (q, k) if n.op == "rms_norm"]
+        if len(norms) == 1 or (norms and norms[0].params["eps"] != norms[1].params["eps"]):
+            raise UnsupportedError(f"{q.name} and {k.name} are normed differently, which is not supported.")
+        return norms
 
     def _sample(self, node: Tensor) -> None:
         self._emit(node.op, node.name, {"logits": self.values[node.src[0]]})
@@ -186,12 +260,18 @@ class _Fuser:
 
 
 # Where kernels can read and write one token's activations in lane order (wgsl/common/lanes.wgsl).
-_LANE_ORDER = {"get_rows": {"y"}, "mul_mat_vec": {"x", "y"}, "flash_attn_vec": {"y"}, "flash_attn_reduce": {"y"}}
+_LANE_ORDER = {
+    "get_rows": {"y"},
+    "mul_mat_vec": {"x", "post", "sum", "y"},
+    "flash_attn_vec": {"y"},
+    "flash_attn_reduce": {"y"},
+}
 
 
 def _in_lane_order(steps: list[Step]) -> list[Step]:
     """Marks in params["lane_order"] the slots of values that products of one token read, where all kernels can."""
-    read = {s.values["x"] for s in steps if s.op == "mul_mat_vec" and s.values["x"].n_tokens == 1}
+    inputs = [v for s in steps if s.op == "mul_mat_vec" for slot, v in s.values.items() if slot in ("x", "post")]
+    read = {value for value in inputs if value.n_tokens == 1}
     uses = [(s, slot, value) for s in steps for slot, value in s.values.items()]
     plain = {value for s, slot, value in uses if slot not in _LANE_ORDER.get(s.op, ())}
     chosen = {value for value in read - plain if value.row % 32 == 0}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from gguf.constants import GGMLQuantizationType as GGMLType
 
@@ -10,6 +12,7 @@ from llamaweb.architectures import architecture
 from llamaweb.errors import ContextError, MemoryBudgetError, UnsupportedError
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels import library
+from llamaweb.kernels.cache import Cache, cache_format
 from llamaweb.kernels.formats import BLOCK, Codebook, format_of
 from llamaweb.kernels.io import IO, readback_bytes
 from llamaweb.kernels.tuner import Choices, Shape
@@ -30,14 +33,52 @@ def plan_model(
     n_ctx: int = 2048,
     n_ubatch: int = 512,
     logits_all: bool = False,
+    type_k: str = "f16",
+    type_v: str = "f16",
     choices: Choices | None = None,
 ) -> ModelPlan:
     """The plan for a model out of its header alone.
 
     n_ctx: tokens the cache holds. n_ubatch: tokens of a prefill batch. logits_all: add the phase "evaluate", which
-    gives the log-probability of every token. choices: kernel variants that tuning found. Raises UnsupportedError,
-    ContextError or MemoryBudgetError.
+    gives the log-probability of every token. type_k, type_v: formats of the cache (kernels/cache.py). choices:
+    kernel variants that tuning found. Raises UnsupportedError, ContextError or MemoryBudgetError, which names a
+    context that fits if there is one.
     """
+
+    def plan(n_ctx: int) -> ModelPlan:
+        return _plan(file, profile, n_ctx, n_ubatch, logits_all, type_k, type_v, choices or {})
+
+    try:
+        return plan(n_ctx)
+    except MemoryBudgetError as error:
+        fitting = _fitting_context(plan, n_ctx)
+        advice = f"a context of {fitting} fits" if fitting else "use a smaller model or batch"
+        raise MemoryBudgetError(f"{error}; {advice}.") from None
+
+
+def _fitting_context(plan: Callable[[int], ModelPlan], too_long: int) -> int:
+    """The longest context whose plan fits, in steps of 256 tokens; 0 if none does."""
+
+    def too_large(steps: int) -> bool:
+        try:
+            plan(256 * steps)
+        except MemoryBudgetError:
+            return True
+        return False
+
+    return 256 * bisect_left(range(1, too_long // 256 + 1), True, key=too_large)
+
+
+def _plan(
+    file: GGUFFile,
+    profile: DeviceProfile,
+    n_ctx: int,
+    n_ubatch: int,
+    logits_all: bool,
+    type_k: str,
+    type_v: str,
+    choices: Choices,
+) -> ModelPlan:
     arch = architecture(file)
     hp = arch.hyperparameters(file)
     if n_ctx < 1 or n_ubatch < 1:
@@ -49,7 +90,7 @@ def plan_model(
     n_ubatch = max(n_ubatch, 2) if logits_all else n_ubatch  # "evaluate" takes two tokens or more
     n_ubatch = min(n_ubatch, n_ctx, profile.max_compute_workgroups_per_dimension)
     batches = {"decode": (1, "last", 1)}  # tokens, wanted logits, attention splits
-    splits = library.attention_splits(profile)
+    splits = library.attention_splits(hp.n_head, profile)
     if n_ctx > LONG_CONTEXT and splits > 1:
         batches["decode_long"] = (1, "last", splits)
     if n_ubatch > 1:
@@ -60,24 +101,27 @@ def plan_model(
     for name, (n_tokens, outputs, splits) in batches.items():
         graph = Graph(file.tensors, n_tokens, outputs)
         arch.build(graph, hp)
-        fused[name] = fuse(graph, splits)
-    return _Planner(profile, n_ctx, n_ubatch, hp.n_layer, hp.n_head_kv * hp.head_dim, choices or {}).plan(fused)
+        fused[name] = fuse(graph, splits, profile.max_storage_buffers_per_shader_stage)
+    cache = Cache(
+        cache_format(type_k, hp.head_dim), cache_format(type_v, hp.head_dim), hp.n_head_kv, hp.head_dim, n_ctx
+    )
+    return _Planner(profile, n_ctx, n_ubatch, hp.n_layer, cache, choices).plan(fused)
 
 
 class _Planner:
     def __init__(
-        self, profile: DeviceProfile, n_ctx: int, n_ubatch: int, n_layer: int, kv_row: int, choices: Choices
+        self, profile: DeviceProfile, n_ctx: int, n_ubatch: int, n_layer: int, cache: Cache, choices: Choices
     ) -> None:
         self.profile = profile
         self.choices = choices
         self.alignment = profile.min_storage_buffer_offset_alignment
         self.n_ctx = n_ctx
         self.n_ubatch = n_ubatch
-        self.cache_bytes = n_ctx * kv_row * 2  # K or V of one layer, f16
-        cache_stride = align(self.cache_bytes, self.alignment)
-        self.cache_at = [(2 * i * cache_stride, (2 * i + 1) * cache_stride) for i in range(n_layer)]
+        self.cache = cache
+        k, v = (align(size, self.alignment) for size in cache.bytes)
+        self.cache_at = [(i * (k + v), i * (k + v) + k) for i in range(n_layer)]
         self.io = Binding("io", 0, IO.bytes(n_ubatch))
-        self.regions = {"kv": 2 * n_layer * cache_stride, "arena": 0, "io": self.io.size + readback_bytes(n_ubatch)}
+        self.regions = {"kv": n_layer * (k + v), "arena": 0, "io": self.io.size + readback_bytes(n_ubatch)}
         self.weights: dict[tuple[str, ...], WeightPlan] = {}
         self.ropes: dict[Rope, RopeTable] = {}
         self.codebooks: dict[Codebook, Binding] = {}
@@ -119,15 +163,16 @@ class _Planner:
             bound |= {f"w_{p.name}": b for p, b in zip(weight.format.planes, weight.planes, strict=True)}
             if weight.format.codebook:
                 bound["w_codes"] = self._codebook(weight.format.codebook)
-        for slot in ("norm_weight", "bias"):
+        for slot in ("norm_weight", "post_norm_weight", "head_norm", "bias"):
             if slot in step.weights:
-                weight = self._weight(step.weights[slot], lane_order=slot == "norm_weight")
+                weight = self._weight(step.weights[slot], lane_order=slot in ("norm_weight", "post_norm_weight"))
                 bound[slot] = weight.planes[0]
         if "rope" in step.params:
             bound["phases"] = self._rope(step.params["rope"])
             k_at, v_at = self.cache_at[step.params["layer"]]
-            bound["k_cache"] = Binding("kv", k_at, self.cache_bytes)
-            bound["v_cache"] = Binding("kv", v_at, self.cache_bytes)
+            k_bytes, v_bytes = self.cache.bytes
+            bound["k_cache"] = Binding("kv", k_at, k_bytes)
+            bound["v_cache"] = Binding("kv", v_at, v_bytes)
         bindings = tuple(bound[slot.name] for slot in launch.kernel.slots)
         plain = (launch.plain.kernel, launch.plain.workgroups) if launch.plain else None
         return Dispatch(step.name, launch.kernel, bindings, launch.workgroups, launch.token_tile, plain)
@@ -139,14 +184,14 @@ class _Planner:
             k, n, format = weight.row, weight.rows, weight.format
         y_row = step.values["y"].row if "y" in step.values else 0
         n_tokens = next(iter(step.values.values())).n_tokens
-        x_lanes, y_lanes = "x" in p["lane_order"], "y" in p["lane_order"]
+        y_lanes = "y" in p["lane_order"]
         match step.op:
             case "get_rows":
-                return library.get_rows(format, k, n, n_tokens, y_lanes=y_lanes)
+                return library.get_rows(format, k, n, n_tokens, scale=p.get("scale", 1.0), y_lanes=y_lanes)
             case "rms_norm":
-                return library.rms_norm(y_row, p["eps"], n_tokens)
+                return library.rms_norm(y_row, p["eps"], n_tokens, epilogue=p.get("epilogue", "store"))
             case "mul_mat_vec":
-                shape = Shape(format.name, k, n, p.get("epilogue", "store"), "eps" in p)
+                shape = Shape(format.name, k, n, p.get("epilogue", "store"), "eps" in p, "post_eps" in p)
                 return library.mul_mat_vec(
                     format,
                     k,
@@ -157,8 +202,9 @@ class _Planner:
                     epilogue=p.get("epilogue", "store"),
                     offset=p.get("offset", 0),
                     last_row=p["last_row"],
-                    x_lanes=x_lanes,
-                    y_lanes=y_lanes,
+                    post_eps=p.get("post_eps"),
+                    keeps_sum="sum" in step.values,
+                    lane_order=p["lane_order"],
                     variant=self.choices.get(shape),
                 )
             case "mul_mat":
@@ -173,32 +219,28 @@ class _Planner:
                     offset=p.get("offset", 0),
                     stride=y_row,
                 )
-            case "swiglu":
-                return library.swiglu(y_row, n_tokens)
+            case "glu":
+                return library.glu(p["kind"], y_row, n_tokens)
             case "rope_kv":
-                return library.rope_kv(p["rope"], p["head_dim"], p["n_head"], p["n_head_kv"], self.n_ctx, n_tokens)
+                return library.rope_kv(self._attention(p), n_tokens)
             case "flash_attn_vec":
-                return library.flash_attn_vec(
-                    p["rope"],
-                    p["head_dim"],
-                    p["n_head"],
-                    p["n_head_kv"],
-                    self.n_ctx,
-                    p["scale"],
-                    self.profile,
-                    splits=p.get("splits", 1),
-                    y_lanes=y_lanes,
-                )
+                splits = p.get("splits", 1)
+                return library.flash_attn_vec(self._attention(p), self.profile, splits=splits, y_lanes=y_lanes)
             case "flash_attn_reduce":
                 return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=y_lanes)
             case "flash_attn":
-                return library.flash_attn(p["head_dim"], p["n_head"], p["n_head_kv"], self.n_ctx, p["scale"], n_tokens)
+                return library.flash_attn(self._attention(p), n_tokens)
             case "sample":
                 return library.sample(step.values["logits"].row)
             case "cross_entropy":
                 targets, results = IO.targets(self.n_ubatch), IO.results(self.n_ubatch)
                 return library.cross_entropy(step.values["logits"].row, n_tokens, targets, results)
         raise UnsupportedError(f"There is no kernel for {step.op}.")
+
+    def _attention(self, params: Mapping[str, Any]) -> library.Attention:
+        names = ("rope", "head_dim", "n_head", "n_head_kv", "scale", "window", "head_eps")
+        same = {name: params[name] for name in names}
+        return library.Attention(n_ctx=self.cache.rows, type_k=self.cache.k, type_v=self.cache.v, **same)
 
     def _weight(self, tensors: tuple[Tensor, ...], lane_order: bool = False) -> WeightPlan:
         """The place of stacked tensors, allocated at first use; every phase shares it."""
@@ -246,18 +288,19 @@ class _Planner:
         return Binding(region, at, align(size, 4))
 
     def _check_limits(self, largest_value: int) -> None:
+        """MemoryBudgetError with the figures; `plan_model` adds what to do."""
         profile = self.profile
         for region, size in self.regions.items():
             if size > profile.max_buffer_size:
                 raise MemoryBudgetError(
                     f"The region {region} needs a buffer of {size} bytes, but {profile.name} allows "
-                    f"{profile.max_buffer_size}; ask for a shorter context or a smaller model."
+                    f"{profile.max_buffer_size}"
                 )
-        largest = max(largest_value, self.cache_bytes, *(b.size for w in self.weights.values() for b in w.planes))
+        largest = max(largest_value, *self.cache.bytes, *(b.size for w in self.weights.values() for b in w.planes))
         if largest > profile.max_storage_buffer_binding_size:
             raise MemoryBudgetError(
                 f"A tensor of {largest} bytes is larger than a binding of {profile.name} may be "
-                f"({profile.max_storage_buffer_binding_size}); use a smaller model, context or batch."
+                f"({profile.max_storage_buffer_binding_size})"
             )
 
 

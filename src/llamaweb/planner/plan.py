@@ -9,7 +9,7 @@ from llamaweb.kernels.formats import Codebook, Format
 from llamaweb.kernels.library import Kernel
 from llamaweb.rope import Rope
 
-LONG_CONTEXT = 384  # tokens, from which on splitting attention pays for its dispatch (measured on an H200)
+LONG_CONTEXT = 512  # tokens, from which on splitting attention pays for its dispatch (measured on an H200)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llamaweb.errors import UnsupportedError
+from llamaweb.errors import UnsupportedError, short
 from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.bpe import BPETokenizer
 from llamaweb.tokenizer.detokenize import StreamDecoder
@@ -23,6 +23,6 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     """
     kind = metadata.get("tokenizer.ggml.model")
     if not isinstance(kind, str) or kind not in KINDS:
-        found = "no tokenizer" if kind is None else f"a tokenizer of the kind {kind!r}"
+        found = "no tokenizer" if kind is None else f"a tokenizer of the kind {short(kind)}"
         raise UnsupportedError(f"The model file has {found}; supported so far: {', '.join(KINDS)}.")
     return KINDS[kind](metadata)

@@ -62,6 +62,17 @@ class Tokenizer(ABC):
             ids.append(self.eos)
         return ids
 
+    def encode_to_evaluate(self, text: str | bytes) -> list[int]:
+        """Token ids of a text whose perplexity is wanted: with BOS if the model wants it, without EOS, special tokens
+        not parsed. LlamaWebError if they are fewer than two."""
+        ids = self.encode(text, add_special=False)
+        if self.add_bos and self.bos is not None:
+            ids = [self.bos, *ids]
+        if len(ids) < 2:
+            found = "a single token" if ids else "empty"
+            raise LlamaWebError(f"The text is {found}, but a perplexity needs at least two; give a longer one.")
+        return ids
+
     def token_bytes(self, id: int, *, special: bool = False) -> bytes:
         """The bytes that a token stands for; control and unknown tokens give b"" unless `special`."""
         if id in self._hidden and not special:

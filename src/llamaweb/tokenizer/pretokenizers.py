@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
-from llamaweb.errors import UnsupportedError
+from llamaweb.errors import UnsupportedError, short
 from llamaweb.tokenizer import unicode_classes
 
 
@@ -64,7 +64,8 @@ def pre_tokenizer(name: object) -> PreTokenizer:
         )
     if not isinstance(name, str) or name not in PRE_TOKENIZERS:
         raise UnsupportedError(
-            f"The pre-tokenizer {name!r} is not supported yet; supported are {', '.join(sorted(PRE_TOKENIZERS))}."
+            f"The pre-tokenizer {short(name)} is not supported yet; use a model with that of GPT-2, SmolLM, Llama 3, "
+            "Qwen 2 or a model that shares one of them."
         )
     return PRE_TOKENIZERS[name]
 

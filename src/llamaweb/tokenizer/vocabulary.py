@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gguf import TokenType
 
-from llamaweb.errors import ModelFileError
+from llamaweb.errors import ModelFileError, short
 
 # Names of tokens that end an answer, whatever the metadata says. As llama.cpp knows them.
 _END_NAMES = (
@@ -79,7 +79,7 @@ def read_vocabulary(metadata: Mapping[str, Any], *, bos: int | None, eos: int, a
     ids = dict(zip(tokens, range(len(tokens)), strict=True))
     if len(ids) != len(tokens):
         twice = next(token for index, token in enumerate(tokens) if ids[token] != index)
-        raise damaged(f"tokenizer.ggml.tokens has the token {twice.decode(errors='replace')!r} twice")
+        raise damaged(f"tokenizer.ggml.tokens has the token {short(twice.decode(errors='replace'))} twice")
 
     types = _types(metadata, len(tokens))
     bos = _token_id(metadata, "bos", len(tokens), bos)
@@ -125,7 +125,7 @@ def _token_id(metadata: Mapping[str, Any], role: str, n_vocab: int, default: int
     if value is None:
         return default if default is not None and default < n_vocab else None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < n_vocab:
-        raise damaged(f"{key} is {value!r}, but the ids go from 0 to {n_vocab - 1}")
+        raise damaged(f"{key} is {short(value)}, but the ids go from 0 to {n_vocab - 1}")
     return value
 
 
@@ -133,7 +133,7 @@ def flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
     """`tokenizer.ggml.NAME`, a truth value of the metadata; ModelFileError if it is something else."""
     value = metadata.get(f"tokenizer.ggml.{name}", default)
     if not isinstance(value, bool):
-        raise damaged(f"tokenizer.ggml.{name} is {value!r}, not true or false")
+        raise damaged(f"tokenizer.ggml.{name} is {short(value)}, not true or false")
     return value
 
 

@@ -1,0 +1,64 @@
+"""How long prepared dispatches take on the GPU: many in a row, by its timestamps, or from outside where it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llamaweb.gpu.device import Device
+from llamaweb.gpu.javascript import js_file, now_ms
+
+_WARM_MS = 200.0  # of work before anything is timed: an idle GPU runs slowly
+_LONG_ENOUGH_MS = 5.0  # of one measurement
+_MOST_DISPATCHES = 4096  # of one measurement
+
+
+class Timer:
+    """Times dispatches on one device; `source` says how: "timestamps" or "batches"."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._timer = js_file("timer.js")(device.handle)
+        self._replay = js_file("replay.js")(device.handle)
+        self.source = "timestamps" if device.profile.timestamp_query else "batches"
+
+    async def time(self, steps: Any, n_tokens: int = 1, *, repetitions: int = 3, reset: Callable[[], None]) -> float:
+        """Microseconds of one run of `steps` (a JavaScript array of prepared dispatches) behind another one: the least
+        of the repetitions. `reset` is called before each, and sets the batch that the dispatches read."""
+        count = max(int(steps.length), 1)
+        repeats, least = 1, 0.0
+        while repetitions:
+            reset()
+            ms = await self._pass(steps, n_tokens, repeats)
+            if ms < _LONG_ENOUGH_MS and 2 * repeats * count <= _MOST_DISPATCHES:
+                most = _MOST_DISPATCHES // count
+                repeats = min(max(2 * repeats, int(1.2 * repeats * _LONG_ENOUGH_MS / max(ms, 0.01))), most)
+                continue
+            each = 1e3 * ms / repeats
+            least = min(least, each) if least else each
+            repetitions -= 1
+        self._device.check()
+        return least
+
+    async def warm(self, steps: Any, reset: Callable[[], None]) -> None:
+        """Keeps the GPU busy for a while, so that its clocks rise."""
+        begin = now_ms()
+        while now_ms() - begin < _WARM_MS:
+            await self.time(steps, repetitions=1, reset=reset)
+
+    def close(self) -> None:
+        self._timer.close()
+
+    async def _pass(self, steps: Any, n_tokens: int, repeats: int) -> float:
+        """Milliseconds of `repeats` runs of the steps."""
+        if self.source == "timestamps":
+            return float(await self._timer.run(steps, n_tokens, repeats)) / 1e6
+        empty, whole = [await self._from_outside(steps, n_tokens, n) for n in (0, repeats)]
+        return max(whole - empty, 0.1 * whole)  # without what waiting for the GPU takes by itself
+
+    async def _from_outside(self, steps: Any, n_tokens: int, repeats: int) -> float:
+        begin = now_ms()
+        for _ in range(repeats):
+            self._replay.run(steps, 0, steps.length, n_tokens)
+        await self._device.handle.queue.onSubmittedWorkDone()
+        return now_ms() - begin

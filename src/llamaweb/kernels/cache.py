@@ -1,0 +1,73 @@
+"""Formats of the cache of keys and values, named as ggml's: one descriptor here, one file of wgsl/cache/ each.
+
+K or V of one layer is n_head_kv times n_ctx rows of head_dim values, heads first; in formats with scales, the f16
+scales of all rows lie behind all quants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamaweb.errors import UnsupportedError
+
+
+@dataclass(frozen=True)
+class CacheFormat:
+    """bits: of a value, without its scale. block: values that share an f16 scale; 0: there are none."""
+
+    name: str
+    bits: int
+    block: int = 0
+
+    def unit(self, head_dim: int) -> int:
+        """Values that one invocation writes; scales come in whole words, so where it can be, two blocks."""
+        return 8 if not self.block else 2 * self.block if head_dim % (2 * self.block) == 0 else self.block
+
+    def scales_at(self, head_dim: int, rows: int) -> int:
+        """Where the scales begin, in words."""
+        return rows * head_dim * self.bits // 32
+
+    def bytes(self, head_dim: int, rows: int) -> int:
+        words = rows * head_dim // self.unit(head_dim) if self.block else 0
+        return 4 * (self.scales_at(head_dim, rows) + words)
+
+
+CACHE_FORMATS = {
+    f.name: f
+    for f in (CacheFormat("f16", 16), CacheFormat("f32", 32), CacheFormat("q8_0", 8, 32), CacheFormat("q4_0", 4, 32))
+}
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cache of one layer for n_ctx tokens."""
+
+    k: CacheFormat
+    v: CacheFormat
+    n_head_kv: int
+    head_dim: int
+    n_ctx: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of a head: a multiple of four, so that no two heads share a vec4 of scales."""
+        return -(-self.n_ctx // 4) * 4
+
+    @property
+    def bytes(self) -> tuple[int, int]:
+        """Of K and of V."""
+        k, v = (format.bytes(self.head_dim, self.n_head_kv * self.rows) for format in (self.k, self.v))
+        return k, v
+
+
+def cache_format(name: str, head_dim: int) -> CacheFormat:
+    """The format of a name; raises UnsupportedError for an unknown one, or one that does not divide the heads."""
+    format = CACHE_FORMATS.get(name.lower()) if isinstance(name, str) else None
+    if format is None:
+        raise UnsupportedError(f"The cache format {name!r} is not supported; use one of: {', '.join(CACHE_FORMATS)}.")
+    if format.block and head_dim % format.block:
+        raise UnsupportedError(
+            f"A cache in {format.name} needs heads of a multiple of {format.block}, and the model's have {head_dim}; "
+            "use f16."
+        )
+    return format
