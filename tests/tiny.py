@@ -1,4 +1,4 @@
-"""Tiny random llama models as GGUF bytes: real files in every way but their size.
+"""Tiny random models as GGUF bytes, a spec a family: real files in every way but their size.
 
 The same spec gives the same weights with any numpy (RandomState's streams are frozen), in every format the same values
 before quantization, so that golden files need only hold the spec.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import fnmatch
 import tempfile
 from binascii import crc32
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -60,16 +61,68 @@ class TinyLlama:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class TinyGemma3:
+    """What a tiny gemma3 model is like; what TinyLlama has too means the same here.
+
+    window: tokens that a local layer sees, its own included; None leaves the key out, which makes every layer global.
+    pattern: the metadata's sliding_window_pattern, a number or a bool (local?) a layer; None leaves it out, which is 6:
+    layers 5, 11, … are global. rope_base_swa: of local layers, left out if None (10000 then). factor: linear scaling
+    of the global layers' positions, left out if None. softcap: final_logit_softcapping, left out if None.
+    """
+
+    n_layer: int = 7
+    n_embd: int = 64
+    n_head: int = 4
+    n_head_kv: int = 1
+    n_ff: int = 96
+    head_dim: int = 32
+    n_vocab: int | None = None
+    n_ctx: int = 512
+    type: str = "F32"
+    types: Mapping[str, str] = field(default_factory=dict)
+    tied: bool = True
+    rms_eps: float = 1e-6
+    rope_base: float = 1e6
+    rope_base_swa: float | None = None
+    factor: float | None = None
+    window: int | None = 8
+    pattern: int | Sequence[bool] | None = None
+    softcap: float | None = None
+    add_bos: bool = True
+    seed: int = 0
+
+
+Tiny = TinyLlama | TinyGemma3
+
+
 def tiny_llama(spec: TinyLlama = TinyLlama(), *, pre: str = "smollm", dequantized: bool = False) -> bytes:
     """A GGUF file of the spec, with a byte-level BPE tokenizer of the given pre-tokenizer.
 
     dequantized: the same weights, in F32: what a product without quantized activations gives.
     """
+    return _file("llama", spec, _add_llama, tensors, pre, dequantized)
+
+
+def tiny_gemma3(spec: TinyGemma3 = TinyGemma3(), *, dequantized: bool = False) -> bytes:
+    """A GGUF file of the spec, as `tiny_llama`; the tokenizer too, where real files have SentencePiece."""
+    return _file("gemma3", spec, _add_gemma3, gemma3_tensors, "smollm", dequantized)
+
+
+def _file(
+    architecture: str,
+    spec: Tiny,
+    add_hyperparameters: Callable[[gguf.GGUFWriter, Any], None],
+    tensors: Callable[[Any, int], Iterable[tuple[str, np.ndarray]]],
+    pre: str,
+    dequantized: bool,
+) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tiny.gguf"
-        writer = gguf.GGUFWriter(path, "llama")
+        writer = gguf.GGUFWriter(path, architecture)
         tokens, merges = vocabulary(spec.n_vocab)
-        _add_hyperparameters(writer, spec)
+        writer.add_name("tiny")
+        add_hyperparameters(writer, spec)
         _add_tokenizer(writer, spec, pre, tokens, merges)
         for name, values in tensors(spec, len(tokens)):
             kind = tensor_type(spec, name, values)
@@ -84,41 +137,76 @@ def tiny_llama(spec: TinyLlama = TinyLlama(), *, pre: str = "smollm", dequantize
         return path.read_bytes()
 
 
+class _Random:
+    """Named random tensors of a seed: the same values whatever else the model has."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def values(self, name: str, *shape: int, spread: float, mean: float = 0.0) -> tuple[str, np.ndarray]:
+        rng = np.random.RandomState([self._seed, crc32(name.encode())])
+        return name, (mean + spread * rng.standard_normal(shape)).astype(np.float32)
+
+    def matrix(self, name: str, rows: int, length: int) -> tuple[str, np.ndarray]:
+        return self.values(name, rows, length, spread=length**-0.5)
+
+    def norm(self, name: str, length: int, mean: float = 1.0) -> tuple[str, np.ndarray]:
+        return self.values(name, length, spread=0.1, mean=mean)
+
+
 def tensors(spec: TinyLlama, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor's name and float32 values, shaped (rows, row length), before quantization."""
     head_dim = spec.head_dim or spec.n_embd // spec.n_head
     q_dim, kv_dim = spec.n_head * head_dim, spec.n_head_kv * head_dim
-
-    def values(name: str, *shape: int, spread: float, mean: float = 0.0) -> tuple[str, np.ndarray]:
-        rng = np.random.RandomState([spec.seed, crc32(name.encode())])
-        return name, (mean + spread * rng.standard_normal(shape)).astype(np.float32)
-
-    def matrix(name: str, rows: int, length: int) -> tuple[str, np.ndarray]:
-        return values(name, rows, length, spread=length**-0.5)
-
+    random = _Random(spec.seed)
     logit_spread = 3 * spec.n_embd**-0.5  # so that the most likely token stands out
-    yield values("token_embd.weight", n_vocab, spec.n_embd, spread=logit_spread if spec.tied else 1.0)
+    yield random.values("token_embd.weight", n_vocab, spec.n_embd, spread=logit_spread if spec.tied else 1.0)
     if spec.rope_freqs:
         n_rot = spec.rope_dims or head_dim
         yield "rope_freqs.weight", np.geomspace(1.0, 8.0, n_rot // 2).astype(np.float32)
     for layer in range(spec.n_layer):
         prefix = f"blk.{layer}."
-        yield values(prefix + "attn_norm.weight", spec.n_embd, spread=0.1, mean=1.0)
+        yield random.norm(prefix + "attn_norm.weight", spec.n_embd)
         for part, rows in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)):
-            yield matrix(f"{prefix}attn_{part}.weight", rows, spec.n_embd)
+            yield random.matrix(f"{prefix}attn_{part}.weight", rows, spec.n_embd)
             if spec.bias:
-                yield values(f"{prefix}attn_{part}.bias", rows, spread=0.5)
-        yield matrix(prefix + "attn_output.weight", spec.n_embd, q_dim)
-        yield values(prefix + "ffn_norm.weight", spec.n_embd, spread=0.1, mean=1.0)
-        yield matrix(prefix + "ffn_gate.weight", spec.n_ff, spec.n_embd)
-        yield matrix(prefix + "ffn_up.weight", spec.n_ff, spec.n_embd)
-        yield matrix(prefix + "ffn_down.weight", spec.n_embd, spec.n_ff)
-    yield values("output_norm.weight", spec.n_embd, spread=0.1, mean=1.0)
+                yield random.values(f"{prefix}attn_{part}.bias", rows, spread=0.5)
+        yield random.matrix(prefix + "attn_output.weight", spec.n_embd, q_dim)
+        yield random.norm(prefix + "ffn_norm.weight", spec.n_embd)
+        yield random.matrix(prefix + "ffn_gate.weight", spec.n_ff, spec.n_embd)
+        yield random.matrix(prefix + "ffn_up.weight", spec.n_ff, spec.n_embd)
+        yield random.matrix(prefix + "ffn_down.weight", spec.n_embd, spec.n_ff)
+    yield random.norm("output_norm.weight", spec.n_embd)
     if not spec.tied:
-        yield values("output.weight", n_vocab, spec.n_embd, spread=logit_spread)
+        yield random.values("output.weight", n_vocab, spec.n_embd, spread=logit_spread)
 
 
-def tensor_type(spec: TinyLlama, name: str, values: np.ndarray) -> GGMLQuantizationType:
+def gemma3_tensors(spec: TinyGemma3, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
+    """As `tensors`, of a gemma3 model."""
+    q_dim, kv_dim = spec.n_head * spec.head_dim, spec.n_head_kv * spec.head_dim
+    random = _Random(spec.seed)
+    logit_spread = 3 * spec.n_embd**-0.5
+    yield random.values("token_embd.weight", n_vocab, spec.n_embd, spread=logit_spread)
+    for layer in range(spec.n_layer):
+        prefix = f"blk.{layer}."
+        yield random.norm(prefix + "attn_norm.weight", spec.n_embd)
+        for part, rows in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)):
+            yield random.matrix(f"{prefix}attn_{part}.weight", rows, spec.n_embd)
+        for part in "qk":  # large enough that attention picks out tokens
+            yield random.norm(f"{prefix}attn_{part}_norm.weight", spec.head_dim, mean=1.5)
+        yield random.matrix(prefix + "attn_output.weight", spec.n_embd, q_dim)
+        yield random.norm(prefix + "post_attention_norm.weight", spec.n_embd)
+        yield random.norm(prefix + "ffn_norm.weight", spec.n_embd)
+        yield random.matrix(prefix + "ffn_gate.weight", spec.n_ff, spec.n_embd)
+        yield random.matrix(prefix + "ffn_up.weight", spec.n_ff, spec.n_embd)
+        yield random.matrix(prefix + "ffn_down.weight", spec.n_embd, spec.n_ff)
+        yield random.norm(prefix + "post_ffw_norm.weight", spec.n_embd)
+    yield random.norm("output_norm.weight", spec.n_embd)
+    if not spec.tied:
+        yield random.values("output.weight", n_vocab, spec.n_embd, spread=logit_spread)
+
+
+def tensor_type(spec: Tiny, name: str, values: np.ndarray) -> GGMLQuantizationType:
     """A tensor's format: vectors stay F32, matrices follow the last pattern that fits."""
     if values.ndim == 1:
         return GGMLQuantizationType.F32
@@ -151,9 +239,7 @@ def _byte_letters() -> list[str]:
     return [chr(byte if byte in printable else next(free)) for byte in range(256)]
 
 
-def _add_hyperparameters(writer: gguf.GGUFWriter, spec: TinyLlama) -> None:
-    head_dim = spec.head_dim or spec.n_embd // spec.n_head
-    writer.add_name("tiny")
+def _add_sizes(writer: gguf.GGUFWriter, spec: Tiny) -> None:
     writer.add_context_length(spec.n_ctx)
     writer.add_embedding_length(spec.n_embd)
     writer.add_block_count(spec.n_layer)
@@ -161,10 +247,14 @@ def _add_hyperparameters(writer: gguf.GGUFWriter, spec: TinyLlama) -> None:
     writer.add_head_count(spec.n_head)
     writer.add_head_count_kv(spec.n_head_kv)
     if spec.head_dim is not None:
-        writer.add_key_length(head_dim)
-        writer.add_value_length(head_dim)
+        writer.add_key_length(spec.head_dim)
+        writer.add_value_length(spec.head_dim)
     writer.add_layer_norm_rms_eps(spec.rms_eps)
-    writer.add_rope_dimension_count(spec.rope_dims or head_dim)
+
+
+def _add_llama(writer: gguf.GGUFWriter, spec: TinyLlama) -> None:
+    _add_sizes(writer, spec)
+    writer.add_rope_dimension_count(spec.rope_dims or spec.head_dim or spec.n_embd // spec.n_head)
     writer.add_rope_freq_base(spec.rope_base)
     if spec.scaling is not None:
         writer.add_rope_scaling_type(RopeScalingType(spec.scaling))
@@ -173,7 +263,24 @@ def _add_hyperparameters(writer: gguf.GGUFWriter, spec: TinyLlama) -> None:
         writer.add_rope_scaling_orig_ctx_len(spec.n_ctx_orig)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, spec: TinyLlama, pre: str, tokens: list[str], merges: list[str]) -> None:
+def _add_gemma3(writer: gguf.GGUFWriter, spec: TinyGemma3) -> None:
+    _add_sizes(writer, spec)
+    writer.add_rope_freq_base(spec.rope_base)
+    if spec.window is not None:
+        writer.add_sliding_window(spec.window)
+    if spec.pattern is not None:
+        pattern = spec.pattern if isinstance(spec.pattern, int) else list(spec.pattern)
+        writer.add_sliding_window_pattern(pattern)
+    if spec.rope_base_swa is not None:
+        writer.add_float32("gemma3.rope.freq_base_swa", spec.rope_base_swa)
+    if spec.factor is not None:
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(spec.factor)
+    if spec.softcap is not None:
+        writer.add_final_logit_softcapping(spec.softcap)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, spec: Tiny, pre: str, tokens: list[str], merges: list[str]) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)

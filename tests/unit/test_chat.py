@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,10 @@ import pytest
 from llamaweb.chat import render_chat
 from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
 from llamaweb.tokenizer import load_tokenizer
+from tests import vocabularies_spm
 from tests.vocabularies import vocabulary
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Hi ü <b>&"},
@@ -50,6 +54,31 @@ def test_llama3s_template_writes_the_bos_token_and_trims() -> None:
     assert render_chat(vocabulary("llama3"), CHAT[1:2], bos_token="<s>").startswith("<s><|start_header_id|>")
 
 
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_prompts_and_their_ids_are_those_of_the_golden_files(name: str) -> None:
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())
+    metadata = _gemma3() if name == "gemma3" else vocabulary(name)
+    tok = load_tokenizer(metadata)
+    for case in [*golden["chats"], *golden["greedy"]]:
+        if case["messages"]:
+            prompt = render_chat(metadata, case["messages"])
+            assert prompt == case["prompt"]
+            written = prompt.startswith("<bos>")
+            assert tok.encode(prompt, add_special=not written, parse_special=True) == case["ids"]
+        else:
+            assert tok.encode(case["prompt"]) == case["ids"]
+
+
+def test_gemma3s_template_knows_what_it_cannot_say() -> None:
+    with pytest.raises(LlamaWebError, match="roles must alternate"):
+        render_chat(_gemma3(), CHAT[2:])
+
+
+def _gemma3() -> dict[str, Any]:
+    """Gemma 3's vocabulary, that of a base model, with the chat template of its instructed siblings."""
+    return vocabularies_spm.vocabulary("gemma3") | {"tokenizer.chat_template": (GOLDEN / "gemma3.jinja").read_text()}
+
+
 def test_a_prompts_markers_become_single_tokens() -> None:
     tok = load_tokenizer(vocabulary("smollm2"))
     ids = tok.encode(render_chat(vocabulary("smollm2"), CHAT), parse_special=True)
@@ -74,6 +103,8 @@ def test_without_a_template_chatml_is_for_vocabularies_that_have_its_tokens() ->
     assert render_chat(qwen, CHAT) == CHATML + OPENING
     with pytest.raises(UnsupportedError, match="no chat template"):
         render_chat(vocabulary("gpt2"), CHAT)
+    with pytest.raises(UnsupportedError, match="no chat template"):
+        render_chat(vocabularies_spm.vocabulary("gemma3"), CHAT)
     with pytest.raises(ModelFileError, match="not a text"):
         render_chat({"tokenizer.chat_template": 7}, CHAT)
 

@@ -1,20 +1,23 @@
-"""The numpy forward pass and the golden files: both agree with llama.cpp."""
+"""The numpy forward passes and the golden files: both agree with llama.cpp."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.models import smollm2_path
-from tests.reference import ReferenceLlama, nmse
-from tests.tiny import TinyLlama, tiny_llama
+from tests.models import gemma3_path, smollm2_path
+from tests.reference import ReferenceGemma3, ReferenceLlama, nmse
+from tests.tiny import TinyGemma3, TinyLlama, tiny_gemma3, tiny_llama
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "tiny.json").read_text())
 LOGITS = np.load(GOLDEN / "tiny.npz")
+GEMMA3_CASES = json.loads((GOLDEN / "tiny_gemma3.json").read_text())
+GEMMA3_LOGITS = np.load(GOLDEN / "tiny_gemma3.npz")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -31,6 +34,43 @@ def test_reference_is_close_to_llama_cpp_with_its_rounded_activations(name: str)
     found = ReferenceLlama(tiny_llama(spec)).logits(case["tokens"])[case["positions"]]
     limit = {"F32": 1e-6, "F16": 1e-6, "BF16": 5e-5}.get(spec.type, 5e-4)
     assert nmse(found, LOGITS[name + ".file"]) <= limit
+
+
+@pytest.mark.parametrize("name", GEMMA3_CASES)
+def test_gemma3_reference_equals_llama_cpp_where_only_the_gelu_is_rounded(name: str) -> None:
+    case, expected = GEMMA3_CASES[name], GEMMA3_LOGITS[name]
+    spec = TinyGemma3(**case["spec"])
+    model = ReferenceGemma3(tiny_gemma3(spec), kv_f16=False, gelu_f16=True)
+    found = model.logits(case["tokens"])[case["positions"]]
+    assert found.argmax(axis=-1).tolist() == expected.argmax(axis=-1).tolist()
+    # Where a value is at the edge between two of f16, both roundings happen; the more layers, the more that moves.
+    assert nmse(found, expected) <= (5e-8 if spec.n_layer < 10 else 5e-6)
+
+
+@pytest.mark.parametrize("name", GEMMA3_CASES)
+def test_gemma3_reference_is_close_to_llama_cpp_with_all_that_it_rounds(name: str) -> None:
+    case = GEMMA3_CASES[name]
+    spec = TinyGemma3(**case["spec"])
+    found = ReferenceGemma3(tiny_gemma3(spec)).logits(case["tokens"])[case["positions"]]
+    limit = 1e-3 if spec.type != "F32" else 1e-6 if spec.n_layer < 10 else 2e-4
+    assert nmse(found, GEMMA3_LOGITS[name + ".file"]) <= limit
+
+
+def test_gemma3_logits_show_every_detail_of_the_computation() -> None:
+    case = GEMMA3_CASES["bases"]
+    spec = TinyGemma3(**case["spec"])
+    exact = ReferenceGemma3(tiny_gemma3(spec), kv_f16=False).logits(case["tokens"])
+    for change in (
+        {"window": 7},
+        {"window": 9},
+        {"rope_base": 10000.0},
+        {"rope_base_swa": None},
+        {"factor": None},
+        {"pattern": 0},
+        {"rms_eps": 1e-2},
+    ):
+        other = ReferenceGemma3(tiny_gemma3(replace(spec, **change)), kv_f16=False).logits(case["tokens"])
+        assert nmse(other, exact) > 1e-5, change
 
 
 def test_f16_cache_moves_the_logits_a_little() -> None:
@@ -55,6 +95,15 @@ def test_reference_equals_llama_cpp_on_smollm2() -> None:
     case = json.loads((GOLDEN / "smollm2.json").read_text())["forced"][2]
     ids, exact = case["ids"], case["exact"]
     logits = ReferenceLlama(smollm2_path()).logits(ids).astype(np.float64)
+    assert logits.argmax(axis=-1).tolist() == exact["top1"]
+    log_prob = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(log_prob[np.arange(len(ids) - 1), ids[1:]], exact["logprob"], atol=0.01)
+
+
+def test_reference_equals_llama_cpp_on_gemma3() -> None:
+    case = json.loads((GOLDEN / "gemma3.json").read_text())["forced"][1]
+    ids, exact = case["ids"], case["exact"]
+    logits = ReferenceGemma3(gemma3_path(), kv_f16=False, gelu_f16=True).logits(ids).astype(np.float64)
     assert logits.argmax(axis=-1).tolist() == exact["top1"]
     log_prob = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     np.testing.assert_allclose(log_prob[np.arange(len(ids) - 1), ids[1:]], exact["logprob"], atol=0.01)
