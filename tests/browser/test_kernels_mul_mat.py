@@ -32,7 +32,7 @@ from tests.reference import nmse
 
 EPS = 1e-5
 LIMIT = 1e-10  # normalized mean squared error: nothing is rounded but float32 itself
-PACKED_LIMIT = 3e-9  # activations rounded to 16 bits
+PACKED_LIMIT = 1e-8  # activations rounded to 16 bits: 1e-9 a product, more where gate and up are multiplied
 BY_NAME = pytest.mark.parametrize("format", each_format(), ids=lambda format: format.name)
 rng = np.random.default_rng(2)
 

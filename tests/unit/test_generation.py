@@ -45,6 +45,7 @@ class Answer:
         self.tokens = tokens
         self.arrived = asyncio.get_running_loop().create_future()
         gpu.under_way.append(self)
+        gpu.unread.append(self)
         gpu.free_at = max(gpu.free_at, asyncio.get_running_loop().time()) + gpu.seconds_per_token * len(tokens)
         asyncio.get_running_loop().call_at(gpu.free_at, self._arrive)
 
@@ -54,12 +55,14 @@ class Answer:
         self.arrived.set_result(self)
 
     def __await__(self) -> Generator[Any, None, Answer]:
-        self.gpu.in_flight_when_waiting.append(sum(len(answer.tokens) for answer in self.gpu.under_way))
+        # What was submitted and not read yet, done or not: a slow machine may be overtaken by its GPU.
+        self.gpu.in_flight_when_waiting.append(sum(len(answer.tokens) for answer in self.gpu.unread))
         return (yield from asyncio.shield(self.arrived).__await__())
 
     def to_py(self) -> np.ndarray:
         if self.gpu.lost:
             raise GPUError("lost")
+        self.gpu.unread.remove(self)
         return np.array(self.tokens, np.uint32)
 
 
@@ -78,6 +81,7 @@ class FakeGPU:
         self.runs: list[tuple[str, int, int]] = []  # phase, n_past, n_tokens
         self.repeats: list[int] = []
         self.under_way: list[Answer] = []
+        self.unread: list[Answer] = []
         self.in_flight_when_waiting: list[int] = []
 
     def write_io(self, word: int, data: np.ndarray) -> None:
@@ -246,6 +250,7 @@ def test_what_ran_past_a_stop_is_dropped_and_the_next_turn_is_right(stop_after: 
 
 def test_a_cancelled_task_leaves_a_generator_that_works() -> None:
     async def cancel(gpu: FakeGPU, tokens: Tokens) -> None:
+        gpu.seconds_per_token = 0.05
         task = asyncio.create_task(take(tokens, [6, 2, 8], 30))
         while not gpu.in_flight_when_waiting:
             await asyncio.sleep(0)
