@@ -107,3 +107,12 @@ def test_reference_equals_llama_cpp_on_gemma3() -> None:
     assert logits.argmax(axis=-1).tolist() == exact["top1"]
     log_prob = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     np.testing.assert_allclose(log_prob[np.arange(len(ids) - 1), ids[1:]], exact["logprob"], atol=0.01)
+
+
+def test_reference_equals_llama_cpp_on_gemma3_behind_its_window() -> None:
+    case = json.loads((GOLDEN / "gemma3.json").read_text())["long"]
+    assert len(case["ids"]) > 512
+    top, expected = np.array(case["exact"]["top"]), np.array(case["exact"]["logit"])
+    logits = ReferenceGemma3(gemma3_path(), kv_f16=False, gelu_f16=True).logits(case["ids"])[-len(top) :]
+    assert logits.argmax(axis=-1).tolist() == top[:, 0].tolist()
+    np.testing.assert_allclose(np.take_along_axis(logits, top, axis=-1), expected, atol=0.01)
