@@ -47,7 +47,7 @@ MIXED = TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "t
 ODD_BIAS = TinyLlama(n_head=3, n_head_kv=1, n_embd=96, bias=True, type="F16")  # 5 blocks of biases of q, k and v
 
 
-async def forward(data, tokens, n_prompt, n_ubatch, subgroups, options=None):
+async def forward(data, tokens, n_prompt, n_ubatch, subgroups, options=None, n_ctx=64):
     """Logits after the prompt's last token, and after each token decoded behind it."""
     import dataclasses
 
@@ -67,7 +67,7 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups, options=None):
     try:
         if not subgroups:
             Device.open = open_without_subgroups
-        llm = await Llama.load(data, n_ctx=64, n_ubatch=n_ubatch, **(options or {}))
+        llm = await Llama.load(data, n_ctx=n_ctx, n_ubatch=n_ubatch, **(options or {}))
     finally:
         Device.open = opened
     rows = []
