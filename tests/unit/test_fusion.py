@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llamaweb.architectures import architecture
-from llamaweb.errors import UnsupportedError
+from llamaweb.errors import ModelFileError, UnsupportedError
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 from llamaweb.planner.fusion import Step, Steps, fuse
@@ -194,3 +195,13 @@ def test_windows_are_in_the_steps_of_their_layers() -> None:
     assert [p["window"] for p in attention] == [0 if i % 6 == 5 else 512 for i in range(18)]
     assert [p["rope"].base for p in attention] == [1e6 if i % 6 == 5 else 1e4 for i in range(18)]
     assert all(p["head_eps"] == 1e-6 for p in attention)
+
+
+def test_which_layers_have_a_window_may_be_told_layer_by_layer() -> None:
+    file = gemma3_header(n_layer=4)
+    file.metadata["gemma3.attention.sliding_window_pattern"] = np.array([True, False, False, True])
+    attention = [s.params for s in fused(file, 1, max_bindings=10).steps if s.op == "flash_attn_vec"]
+    assert [p["window"] for p in attention] == [512, 0, 0, 512]
+    file.metadata["gemma3.attention.sliding_window_pattern"] = np.array([True])
+    with pytest.raises(ModelFileError, match="sliding_window_pattern"):
+        fused(file, 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from llamaweb.architectures.metadata import Metadata, rope
 from llamaweb.errors import ModelFileError, UnsupportedError
 from llamaweb.graph import Graph, Tensor
@@ -70,7 +72,7 @@ def _windows(meta: Metadata, n_layer: int) -> tuple[int, ...]:
     pattern = meta.value("attention.sliding_window_pattern", 6)
     if isinstance(pattern, int) and not isinstance(pattern, bool) and pattern >= 0:
         within = [pattern == 0 or i % pattern < pattern - 1 for i in range(n_layer)]
-    elif isinstance(pattern, list) and len(pattern) >= n_layer:
+    elif isinstance(pattern, np.ndarray) and len(pattern) >= n_layer:
         within = [bool(value) for value in pattern[:n_layer]]
     else:
         raise ModelFileError("gemma3.attention.sliding_window_pattern is neither a number nor a value for each layer.")
