@@ -7,10 +7,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import js
-
 from llamaweb.architectures import architecture
-from llamaweb.gpu.javascript import js_file, js_object
+from llamaweb.gpu.javascript import js_file, js_object, user_agent
 from llamaweb.llama import Llama
 from llamaweb.model.gguf_file import GGUFFile
 
@@ -59,7 +57,7 @@ async def bench(
 
 def runtime() -> str:
     """What runs WebGPU here, by name and version: "HeadlessChrome 156", "Node.js 26"."""
-    agent = str(js.navigator.userAgent)
+    agent = user_agent()
     known = re.search(r"(Edg|\w*Chrome|Firefox|Node\.js|Version)/(\d+)", agent)
     return f"{known[1]} {known[2]}".replace("Version", "Safari") if known else agent
 

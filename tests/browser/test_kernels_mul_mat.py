@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import gguf
 import numpy as np
@@ -26,13 +27,14 @@ from kernel_bench import (
 
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format
-from llamaweb.profile import DESKTOP
+from llamaweb.profile import DESKTOP, DeviceProfile
 from tests.blocks import quantized
 from tests.reference import nmse
 
 EPS = 1e-5
 LIMIT = 1e-10  # normalized mean squared error: nothing is rounded but float32 itself
-PACKED_LIMIT = 1e-8  # activations rounded to 16 bits: 1e-9 a product, more where gate and up are multiplied
+PACKED_LIMIT = 3e-9  # activations rounded to 16 bits
+PACKED_GLU_LIMIT = 1e-8  # … where two such results, gate and up, are multiplied
 BY_NAME = pytest.mark.parametrize("format", each_format(), ids=lambda format: format.name)
 rng = np.random.default_rng(2)
 
@@ -117,7 +119,6 @@ def test_mul_mat_vec_with_the_packed_dot(bench: Bench, format: Format) -> None:
     both = {"lane_order": ("x", "y")}
     shapes: dict = {
         "more blocks than workgroup memory holds, norm": (67, 6240, {"eps": EPS, "variant": one}),
-        "swiglu, norm, bias": (2 * 96, 160, {**both, "epilogue": "swiglu", "eps": EPS, "bias": True, "variant": two}),
     }
     if format.name == "q4_1":
         shapes |= {
@@ -126,6 +127,8 @@ def test_mul_mat_vec_with_the_packed_dot(bench: Bench, format: Format) -> None:
             "last row": (129, 32, {"last_row": True, "eps": EPS, "variant": two}),
         }
     check_mul_mat_vec(bench, format, bench.profile, shapes, PACKED_LIMIT)
+    glu = (2 * 96, 160, {**both, "epilogue": "swiglu", "eps": EPS, "bias": True, "variant": two})
+    check_mul_mat_vec(bench, format, bench.profile, {"swiglu, norm, bias": glu}, PACKED_GLU_LIMIT)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -144,7 +147,7 @@ def test_mul_mat_vec_of_a_sum_with_a_normed_branch(bench: Bench, packed: bool, s
     del options["keeps_sum"]
     shapes["nobody needs the sum"] = (5, 32, {**options, "bias": True})
     q5_0 = FORMATS[gguf.GGMLQuantizationType.Q5_0]
-    check_mul_mat_vec(bench, q5_0, profile, shapes, PACKED_LIMIT)
+    check_mul_mat_vec(bench, q5_0, profile, shapes, PACKED_GLU_LIMIT if variant.packed else LIMIT)
 
 
 def test_get_rows_scaled(bench: Bench) -> None:
@@ -162,7 +165,9 @@ def test_get_rows_in_lane_order(bench: Bench) -> None:
     np.testing.assert_array_equal(found, in_lane_order(weight.dense[5]))
 
 
-def check_mul_mat_vec(bench: Bench, format: Format, profile, shapes, limit=LIMIT) -> None:  # type: ignore[no-untyped-def]
+def check_mul_mat_vec(
+    bench: Bench, format: Format, profile: DeviceProfile, shapes: dict[str, Any], limit: float = LIMIT
+) -> None:
     assert (profile.subgroup_size == 0) or 4 <= profile.subgroup_size <= 64, profile
     cases, expected = [], []
     for n, k, options in shapes.values():

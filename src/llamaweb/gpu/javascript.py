@@ -33,6 +33,10 @@ def wasm_heap_bytes() -> int:
     return int(pyodide_js._module.HEAP8.length)
 
 
+def user_agent() -> str:
+    return str(js.navigator.userAgent)
+
+
 def now_ms() -> float:
     return float(js.performance.now())
 
