@@ -9,6 +9,10 @@ class ModelFileError(LlamaWebError):
     """The model file is missing, cut off, or not what it says it is."""
 
 
+class DownloadError(ModelFileError):
+    """A model's server refused, changed the file meanwhile, or broke off too often."""
+
+
 class UnsupportedError(LlamaWebError):
     """The file is sound, but its architecture, format or tokenizer is not supported (named in the message)."""
 

@@ -22,21 +22,13 @@ from llamaweb.gpu.sources import open_source
 from llamaweb.gpu.tuning import tuned
 from llamaweb.gpu.upload import upload
 from llamaweb.kernels.tuner import MODES, Trial, worth_tuning
-from llamaweb.model.gguf_file import GGUFFile, read_header
+from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.model.shards import read_model
 from llamaweb.planner import ModelPlan, plan_model
 from llamaweb.profiling import Profile
+from llamaweb.progress import Meter, Progress
 from llamaweb.sampling import Sampling
 from llamaweb.tokenizer import Tokenizer, load_tokenizer
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a phase of loading is: "header", "weights" (unit "B"), "tuning", "pipelines"."""
-
-    phase: str
-    done: int
-    total: int
-    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,26 +66,30 @@ class Llama:
     ) -> Llama:
         """Loads a GGUF model onto the GPU.
 
-        model: a URL, a File or Blob of the page, or bytes. n_ctx: tokens the context holds; by default 2,048, or what
-        the model was trained for where that is less. n_ubatch: tokens of a prefill batch. logits_all: allow
-        `perplexity` and `log_probabilities`. type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0".
-        tune: "auto" times kernel variants once a device and keeps the fastest in the browser's storage, "full" times
-        all of them anew, "off" takes the defaults. Raises ModelFileError, UnsupportedError,
-        ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
+        model: a URL, a File or Blob of the page, a file handle of the browser's storage, a list of these that are one
+        model, or bytes; of a split model at a URL, any of its files. n_ctx: tokens the context holds; by default
+        2,048, or what the model was trained for where that is less. n_ubatch: tokens of a prefill batch. logits_all:
+        allow `perplexity` and `log_probabilities`. type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or
+        "q4_0". tune: "auto" times kernel variants once a device and keeps the fastest in the browser's storage, "full"
+        times all of them anew, "off" takes the defaults. progress: is called with a Progress. A load that is cancelled
+        gives all GPU memory back. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError,
+        NoWebGPUError or GPUError.
         """
         begin = now_ms()
         report = progress or (lambda _: None)
 
         def report_of(phase: str, unit: str = "") -> Callable[[int, int], None]:
-            return lambda done, total: report(Progress(phase, done, total, unit))
+            meter = Meter(phase, unit, now_ms)
+            return lambda done, total: report(meter.progress(done, total))
 
         if tune not in MODES:
             raise LlamaWebError(f"tune is {tune!r}; it must be one of: {', '.join(MODES)}.")
-        source = open_source(model)
-        file = await read_header(source, lambda done: report(Progress("header", done, 0, "B")))
-        tokenizer = load_tokenizer(file.metadata)
-        device = await Device.open()
+        sources = [open_source(model)]
+        device = executor = None
         try:
+            file, sources = await read_model(sources[0], lambda done: report(Progress("header", done, 0, "B")))
+            tokenizer = load_tokenizer(file.metadata)
+            device = await Device.open()
             n_ctx = n_ctx or min(2048, architecture(file).hyperparameters(file).n_ctx_train)
             replan = partial(
                 plan_model,
@@ -107,7 +103,7 @@ class Llama:
             )
             executor = Executor(device, replan())
             await executor.allocate()
-            await upload(executor, file, source, report_of("weights", "B"))
+            await upload(executor, file, sources, report_of("weights", "B"))
             trials: list[Trial] = []
             if worth_tuning(device.profile, tune):
                 done = report_of("tuning")
@@ -115,8 +111,14 @@ class Llama:
                 executor.plan = replan(choices=choices)
             await executor.prepare(report_of("pipelines"))
         except BaseException:
-            device.close()
+            if executor:
+                executor.close()
+            if device:
+                device.close()
             raise
+        finally:
+            for source in sources:
+                await source.close()
         llm = cls(file, tokenizer, executor, now_ms() - begin)
         llm.trials = trials
         return llm

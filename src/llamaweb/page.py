@@ -1,6 +1,6 @@
 """Commands that run in the page's Python, for the command line and the demo page: dicts in, events out.
 
-Events: {"event": "progress", phase, done, total, unit} · {"event": "text", text} · {"event": "result", …}. Errors are
+Events: {"event": "progress", and the fields of Progress} · {"event": "text", text} · {"event": "result", …}. Errors are
 raised; the worker turns them into events.
 """
 
@@ -13,9 +13,10 @@ from typing import Any
 
 from llamaweb.bench import bench, floor, with_floor
 from llamaweb.errors import LlamaWebError
-from llamaweb.gpu.sources import UrlSource
+from llamaweb.gpu.url_source import UrlSource
 from llamaweb.kernels.tuner import choose
-from llamaweb.llama import Llama, Progress
+from llamaweb.llama import Llama
+from llamaweb.progress import Progress
 
 Emit = Callable[[dict[str, Any]], None]
 _OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop")
@@ -138,6 +139,6 @@ def _options(params: dict[str, Any]) -> dict[str, Any]:
 
 def _progress(emit: Emit) -> Callable[[Progress], None]:
     def report(p: Progress) -> None:
-        emit({"event": "progress", "phase": p.phase, "done": p.done, "total": p.total, "unit": p.unit})
+        emit({"event": "progress", **asdict(p)})
 
     return report

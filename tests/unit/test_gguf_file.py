@@ -270,11 +270,6 @@ MALICIOUS = {
         ModelFileError,
         "general.alignment is 'xxx",
     ),
-    "split": (
-        header((key("split.count", U32, struct.pack("<I", 3)),)),
-        UnsupportedError,
-        "is one of 3 parts of a split model, which is not supported yet",
-    ),
     "no dimensions": (header((), (tensor(shape=()),), 64), ModelFileError, "'w' has 0 dimensions, not 1 to 4"),
     "five dimensions": (header((), (tensor(shape=(1,) * 5),), 64), ModelFileError, "'w' has 5 dimensions"),
     "2**32 - 1 dimensions": (

@@ -1,6 +1,5 @@
-// Cuts a ReadableStream of bytes into pieces of asked-for sizes, in one reused buffer: the bytes stay in JavaScript.
-(stream, capacity) => {
-  const reader = stream.getReader();
+// Cuts the chunks of a reader, as a ReadableStream gives one, into pieces of asked-for sizes, in one reused buffer: the bytes stay in JavaScript.
+(reader, capacity) => {
   const buffer = new Uint8Array(capacity);
   let rest = new Uint8Array(0);
   const next = async () => {
@@ -33,6 +32,6 @@
       }
       return at;
     },
-    cancel: () => reader.cancel(),
+    cancel: async () => reader.cancel(),
   };
 }

@@ -5,7 +5,8 @@ The arena, idle while a model loads, is the staging buffer, so loading takes no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from pyodide.ffi import JsException
 
 from llamaweb.errors import ModelFileError
+from llamaweb.gpu.blob_source import read_error
 from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.sources import StreamingSource
@@ -23,37 +25,57 @@ from llamaweb.planner.plan import Binding, Dispatch, WeightPlan
 from llamaweb.rope import phases
 
 CHUNK = 8 << 20  # bytes in one piece
-_IN_FLIGHT = 64 << 20  # bytes handed to WebGPU before waiting for it
+_IN_FLIGHT = 16 << 20  # bytes that WebGPU may be behind
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A tensor of the file and where it goes: `first` is its first weight within the stacked weight."""
+    """A tensor of the file and where it goes: `first` is its first weight within the stacked weight. Without a weight,
+    its values are for Python."""
 
     tensor: TensorInfo
-    weight: WeightPlan
-    first: int
+    weight: WeightPlan | None = None
+    first: int = 0
 
 
 async def upload(
-    executor: Executor, file: GGUFFile, source: StreamingSource, progress: Callable[[int, int], None] | None = None
+    executor: Executor,
+    file: GGUFFile,
+    sources: Sequence[StreamingSource],
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Fills the weights' regions. progress(bytes so far, all bytes); raises ModelFileError if the source breaks off."""
-    for table in executor.plan.rope_tables:
-        factors = None
-        if table.rope.factors:
-            info = file.tensors[table.rope.factors]
-            factors = np.frombuffer(await source.read(info.offset, info.nbytes), "<f4")
-        executor.write(table.binding, phases(table.rope, factors))
+    """Fills the weights' regions from the model's files, each read once from its first tensor to its end.
+
+    progress(bytes so far, all bytes); raises ModelFileError if a source breaks off.
+    """
     for codebook, binding in executor.plan.codebooks.items():
         executor.write(binding, codebook.data())
-    parts = sorted(_parts(executor.plan.weights, file), key=lambda part: part.tensor.offset)
-    begin = parts[0].tensor.offset
-    end = max(part.tensor.offset + part.tensor.nbytes for part in parts)
+    factors = {table.rope.factors for table in executor.plan.rope_tables if table.rope.factors}
+    parts = _parts(executor.plan.weights, file) + [_Part(file.tensors[name]) for name in factors]
     uploader = _Uploader(executor)
     await uploader.prepare()
-    reader = js_file("stream.js")(await source.stream(begin, end - begin), CHUNK)
-    at, unfinished = begin, 0
+    behind = 0
+    for shard, source in enumerate(sources):
+        own = sorted((p for p in parts if p.tensor.shard == shard), key=lambda part: part.tensor.offset)
+
+        def report(at: int, behind: int = behind) -> None:
+            if progress:
+                progress(behind + at, file.size)
+
+        await _read(uploader, source, own, report)
+        behind += await source.size()
+    await executor.idle()
+    for table in executor.plan.rope_tables:
+        values = np.frombuffer(uploader.values[table.rope.factors], "<f4") if table.rope.factors else None
+        executor.write(table.binding, phases(table.rope, values))
+
+
+async def _read(
+    uploader: _Uploader, source: StreamingSource, parts: Sequence[_Part], report: Callable[[int], None]
+) -> None:
+    """Reads one file; to its end, so that a source which keeps it has all of it."""
+    at, end = parts[0].tensor.offset if parts else 0, await source.size()
+    reader = js_file("stream.js")(await source.stream(at), CHUNK)
     try:
         for part in parts:
             await _expect(reader.skip, part.tensor.offset - at, source.name)
@@ -62,16 +84,12 @@ async def upload(
             while done < part.tensor.nbytes:
                 size = min(step, part.tensor.nbytes - done)
                 await _expect(reader.fill, size, source.name)
-                uploader.put(part, done, size, reader.buffer)
+                await uploader.put(part, done, size, reader.buffer)
                 done += size
-                unfinished += size
-                if unfinished >= _IN_FLIGHT:
-                    await executor.idle()
-                    unfinished = 0
-                if progress:
-                    progress(part.tensor.offset + done - begin, end - begin)
+                report(part.tensor.offset + done)
             at = part.tensor.offset + part.tensor.nbytes
-        await executor.idle()
+        await _expect(reader.skip, end - at, source.name)
+        report(end)
     finally:
         await reader.cancel()
 
@@ -80,7 +98,7 @@ async def _expect(take: Any, n: int, name: str) -> None:
     try:
         found = await take(n)
     except JsException as error:
-        raise ModelFileError(f"Reading {name} broke off ({error}); try again.") from None
+        raise read_error(error, name) from None
     if found != n:
         raise ModelFileError(f"{name} ended {n - found} bytes early; fetch it again.")
 
@@ -109,6 +127,9 @@ class _Uploader:
         self._staging = executor.plan.regions["arena"]
         self._launches = {w: launch for w in executor.plan.weights if (launch := _launch(w))}
         self._steps: dict[WeightPlan, Any] = {}
+        self._sent: deque[tuple[int, Any]] = deque()  # bytes, and a promise that the GPU has them
+        self._unsent = 0
+        self.values: dict[str, bytes] = {}  # of tensors without a weight, by name
         self._run = js_file("replay.js")(self._handle).run
 
     async def prepare(self) -> None:
@@ -116,31 +137,47 @@ class _Uploader:
 
     def chunk(self, part: _Part) -> int:
         """Bytes a piece: whole units of blocks, that fit the staging buffer where they are to be repacked."""
+        if part.weight is None:
+            return CHUNK
         format = part.weight.format
         if part.weight not in self._launches or part.weight.lane_order:
             return CHUNK
         unit = format.unit * format.block_bytes
         return min(CHUNK, self._staging) // unit * unit
 
-    def put(self, part: _Part, done: int, size: int, data: Any) -> None:
-        """Puts the first `size` bytes of `data`, bytes `done` and on of the tensor, in their place."""
-        queue, buffers, format = self._handle.queue, self._executor.buffers, part.weight.format
+    async def put(self, part: _Part, done: int, size: int, data: Any) -> None:
+        """Puts the first `size` bytes of `data`, bytes `done` and on of the tensor, in their place; waits where the
+        GPU is behind."""
+        if part.weight is None:
+            self.values[part.tensor.name] = self.values.get(part.tensor.name, b"") + data.subarray(0, size).to_bytes()
+            return
+        self._write(part, part.weight, done, size, data)
+        self._unsent += size
+        if self._unsent >= CHUNK:
+            self._sent.append((self._unsent, self._handle.queue.onSubmittedWorkDone()))
+            self._unsent = 0
+        while sum(size for size, _ in self._sent) > _IN_FLIGHT:
+            await self._sent.popleft()[1]
+            self._executor.device.check()
+
+    def _write(self, part: _Part, weight: WeightPlan, done: int, size: int, data: Any) -> None:
+        queue, buffers, format = self._handle.queue, self._executor.buffers, weight.format
         padded = -(-size // 4) * 4
-        if part.weight not in self._launches:
-            plane = part.weight.planes[0]
+        if weight not in self._launches:
+            plane = weight.planes[0]
             at = plane.offset + part.first * format.block_bytes // format.block_size + done
             queue.writeBuffer(buffers[plane.region], at, data, 0, padded)
             return
         queue.writeBuffer(buffers["arena"], 0, data, 0, padded)
-        if part.weight.lane_order:
+        if weight.lane_order:
             self._executor.write_io(0, np.array([size // 16], np.uint32))
-            self._dispatch(part.weight, (-(-size // 16 // 64), 1, 1))
+            self._dispatch(weight, (-(-size // 16 // 64), 1, 1))
             return
         blocks = size // format.block_bytes
         first = part.first // format.block_size + done // format.block_bytes
         units = -(-blocks // format.unit)
         self._executor.write_io(0, np.array([units, first], np.uint32))
-        self._dispatch(part.weight, library.repack(format, units).workgroups)
+        self._dispatch(weight, library.repack(format, units).workgroups)
 
     def _dispatch(self, weight: WeightPlan, workgroups: tuple[int, int, int]) -> None:
         step = self._step(weight)

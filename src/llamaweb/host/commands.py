@@ -120,7 +120,7 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
     if isinstance(model, str):
         raise HostError("serve needs a file, since a page can fetch an address itself; give a path or a model's name.")
     await _header(args.model, out)  # a file that no page could read is refused here
-    site = Site(ensure_distribution(out.report), {model.name: model}, default=model.name)
+    site = Site(ensure_distribution(out.report), _files(model), default=model.name)
     async with serving(site, args.port) as server:
         out.result({"url": server.url}, f"LlamaWeb is at {server.url} (Ctrl-C ends it)")
         await asyncio.Event().wait()
@@ -150,7 +150,7 @@ async def _model_page(
     from llamaweb.host.server import Site
 
     model = resolve(args.model, out.report)
-    models = {} if isinstance(model, str) else {model.name: model}
+    models = {} if isinstance(model, str) else _files(model)
     site = Site(ensure_distribution(out.report), models, files, folders)
     choice = BrowserChoice(args.chrome, args.gpu, tuple(args.chrome_flag))
     try:
@@ -162,15 +162,23 @@ async def _model_page(
         raise NoWebGPUError(f"{str(error).rstrip('.')}, or leave out --gpu for the software adapter.") from error
 
 
+def _files(model: Path) -> dict[str, Path]:
+    """The files of a model, by name: one, or those of a split model that are there."""
+    from llamaweb.model.shards import shard_names
+
+    files = [model.with_name(name) for name in shard_names(model.name)]
+    return {file.name: file for file in files if file.exists()}
+
+
 async def _header(name: str, out: Output) -> Any:
     from llamaweb.host.http_source import open_address
-    from llamaweb.model.gguf_file import read_header
+    from llamaweb.model.shards import read_model
     from llamaweb.model.source import FileSource
 
     if is_address(name):
         async with open_address(name) as source:
-            return await read_header(source)
-    return await read_header(FileSource(resolve(name, out.report)))
+            return (await read_model(source))[0]
+    return (await read_model(FileSource(resolve(name, out.report))))[0]
 
 
 async def _check_length(model: str, text: bytes, out: Output) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import unquote, urlsplit
+from typing import Self
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from llamaweb.errors import ModelFileError
+from llamaweb.model.source import file_name, sibling_url
 
 
 class HTTPSource:
     """The `Source` of one address; the server must answer ranged requests."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self.name = unquote(urlsplit(url).path.rsplit("/", 1)[-1]) or url
+        self.name = file_name(url)
         self._url = url
         self._session = session
         self._size: int | None = None
@@ -36,6 +38,9 @@ class HTTPSource:
                 "check the address."
             )
         return data
+
+    def sibling(self, name: str) -> Self:
+        return type(self)(sibling_url(self._url, name), self._session)
 
     async def _get(self, offset: int, length: int) -> bytes:
         headers = {"Range": f"bytes={offset}-{offset + length - 1}"}

@@ -60,7 +60,7 @@ _NUMBERS: dict[GGUFValueType, np.dtype[Any]] = {
 class TensorInfo:
     """One tensor of the file; `shape` in ggml's order, the row's length first; `offset` in bytes from the file's start.
 
-    Its `nbytes` bytes lie inside the file and overlap no other tensor's.
+    Its `nbytes` bytes lie inside the file and overlap no other tensor's. `shard` counts the files of a split model.
     """
 
     name: str
@@ -68,11 +68,15 @@ class TensorInfo:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    shard: int = 0
 
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """What a header says. Strings are str, arrays of strings list[bytes], arrays of numbers read-only numpy arrays."""
+    """What a header says, or those of a split model together.
+
+    Strings are str, arrays of strings list[bytes], arrays of numbers read-only numpy arrays.
+    """
 
     version: int
     metadata: dict[str, Any]
@@ -93,8 +97,8 @@ class GGUFFile:
 async def read_header(source: Source, progress: Callable[[int], None] | None = None) -> GGUFFile:
     """Read and check a file's header; `progress` is told how many bytes were read so far.
 
-    Raises ModelFileError for what is not a sound GGUF file, UnsupportedError for a version, byte order, tensor type or
-    split file that cannot be read yet.
+    Raises ModelFileError for what is not a sound GGUF file, UnsupportedError for a version, byte order, or tensor
+    type that is not supported. A part of a split model is read as it is: see `shards.read_model`.
     """
     cursor = _Cursor(source, await source.size(), progress)
     version = await _version(cursor)
@@ -110,7 +114,6 @@ async def read_header(source: Source, progress: Callable[[int], None] | None = N
             raise cursor.damaged(f"the metadata key {_quoted(key)} is there twice")
         metadata[key] = await _value(cursor, _quoted(key))
     alignment = _alignment(cursor, metadata)
-    _check_split(cursor, metadata)
 
     found: list[TensorInfo] = []
     names: set[str] = set()
@@ -188,17 +191,6 @@ def _alignment(cursor: _Cursor, metadata: dict[str, Any]) -> int:
     if not sound:
         raise cursor.damaged(f"general.alignment is {short(value)}, not a power of two from 8 to {MAX_ALIGNMENT}")
     return value
-
-
-def _check_split(cursor: _Cursor, metadata: dict[str, Any]) -> None:
-    count = metadata.get("split.count", 0)
-    if not isinstance(count, int):
-        raise cursor.damaged(f"split.count is {short(count)}, not a number")
-    if count > 1:
-        raise UnsupportedError(
-            f"{cursor.source.name} is one of {count} parts of a split model, which is not supported yet; "
-            "merge the parts with llama-gguf-split --merge."
-        )
 
 
 async def _tensor(cursor: _Cursor, alignment: int) -> TensorInfo:

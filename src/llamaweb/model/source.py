@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from llamaweb.errors import ModelFileError
 
 
 class Source(Protocol):
-    """Random access to the bytes of one file."""
+    """Random access to the bytes of one file. `sibling` opens another file of the same place."""
 
     name: str
 
@@ -18,6 +19,9 @@ class Source(Protocol):
 
     async def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`; raises ModelFileError if the file is shorter."""
+
+    def sibling(self, name: str) -> Self:
+        """The file `name` beside this one; it, or reading it, raises ModelFileError if there is none."""
 
 
 class BytesSource:
@@ -31,8 +35,11 @@ class BytesSource:
         return len(self._data)
 
     async def read(self, offset: int, length: int) -> bytes:
-        _check_range(self.name, offset, length, len(self._data))
+        check_range(self.name, offset, length, len(self._data))
         return bytes(self._data[offset : offset + length])
+
+    def sibling(self, name: str) -> Self:
+        raise ModelFileError("it is not in memory; give the path or the address of the model's first file.")
 
 
 class FileSource:
@@ -48,13 +55,28 @@ class FileSource:
         return self._path.stat().st_size
 
     async def read(self, offset: int, length: int) -> bytes:
-        _check_range(self.name, offset, length, await self.size())
+        check_range(self.name, offset, length, await self.size())
         with self._path.open("rb") as file:
             file.seek(offset)
             return file.read(length)
 
+    def sibling(self, name: str) -> Self:
+        return type(self)(self._path.with_name(name))
 
-def _check_range(name: str, offset: int, length: int, size: int) -> None:
+
+def file_name(url: str) -> str:
+    """The last part of an address."""
+    return unquote(urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]) or url
+
+
+def sibling_url(url: str, name: str) -> str:
+    """The address of the file `name` in the same folder."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rsplit('/', 1)[0]}/{quote(name)}"))
+
+
+def check_range(name: str, offset: int, length: int, size: int) -> None:
+    """Raises ModelFileError for bytes that a file of `size` bytes does not have."""
     if offset < 0 or length < 0 or offset + length > size:
         raise ModelFileError(
             f"{name} is cut off: bytes {offset} to {offset + length} are needed, the file has {size}; fetch it again."

@@ -1,0 +1,307 @@
+// A file at a URL. Several ranges are fetched side by side and come out in the file's order; each goes on from its last
+// byte when its connection breaks, with growing pauses. A server without ranges is read from the start in one go.
+//
+// What a person should read is thrown as an Error of the name DownloadError whose message is one sentence.
+//
+// Ranges are requested with nothing but `Range`, which needs no CORS preflight (If-Range would, and content networks
+// refuse it); that the file is still the same is seen from the size, ETag and Last-Modified of every answer instead.
+// The HTTP cache is passed by: it would keep a second copy, and slows ranges down to a third.
+(url, name, headers, { attempts, delay, stall, range, parallel, first }) => {
+  const closing = new AbortController();
+  const opening = new AbortController(); // of the first answer
+  let told = null; // {size, etag, modified, digest, linked, ranged} of the first answer; size is null if it does not say
+  let inHand = null; // the first answer itself, while its body is unread
+  let forward = null; // the chunks of the first answer: of the file's beginning, or all of it from a server without ranges
+  let kept = []; // those that were read
+  let held = 0; // bytes that have come and were not taken yet
+  let peak = 0;
+
+  const failed = (sentence) => Object.assign(new Error(sentence), { name: "DownloadError" });
+  const changed = () => failed(`${name} changed on the server while loading; load it again.`);
+  const hold = (n) => (peak = Math.max(peak, (held += n)));
+
+  const RETRIED = new Set([408, 425, 429, 500, 502, 503, 504]);
+  const REMEDIES = {
+    401: "it is private or needs a token; ask for access, or give a token",
+    403: "it is private or needs a token; ask for access, or give a token",
+    404: "check the address",
+  };
+
+  function refusal({ status, statusText, headers }) {
+    const answered = `answered ${status} ${statusText}`.trim();
+    if (RETRIED.has(status)) {
+      const after = headers.get("Retry-After");
+      const seconds = /^\d+$/.test(after ?? "") ? Number(after) : (Date.parse(after) - Date.now()) / 1e3;
+      return Object.assign(new Error(`it ${answered}`), { status, after: seconds > 0 ? 1e3 * seconds : 0 });
+    }
+    if (status === 416) return told ? changed() : failed(`${url} is empty; check the address.`);
+    return failed(`${url} ${answered}; ${REMEDIES[status] ?? "check the address"}.`);
+  }
+
+  // Checks that an answer is of the same file as the first one.
+  function note(response, size) {
+    const now = {
+      size,
+      etag: response.headers.get("ETag"),
+      modified: response.headers.get("Last-Modified"),
+      digest: response.headers.get("Repr-Digest"),
+      linked: response.headers.get("X-Linked-ETag"),
+      ranged: response.status === 206,
+    };
+    told ??= now;
+    for (const key of ["size", "etag", "modified"]) {
+      if (now[key] !== null && told[key] !== null && now[key] !== told[key]) throw changed();
+    }
+  }
+
+  // An answer that holds byte `from`: {response, request, skip}, where `skip` bytes of its body lie before it.
+  async function ask(from, to, signal) {
+    const request = new AbortController();
+    const options = {
+      headers: { ...headers, Range: `bytes=${from}-${to - 1}` },
+      cache: "no-store",
+      signal: AbortSignal.any([signal, closing.signal, request.signal]),
+    };
+    const response = await patiently(fetch(url, options), request);
+    if (response.status !== 200 && response.status !== 206) {
+      request.abort();
+      throw refusal(response);
+    }
+    try {
+      return { request, response, skip: response.status === 206 ? part(response, from) : whole(response, from) };
+    } catch (error) {
+      request.abort();
+      throw error;
+    }
+  }
+
+  function part(response, from) {
+    const content = response.headers.get("Content-Range"); // not every server shows it to other origins
+    const [, begin, total] = content?.match(/^bytes (\d+)-\d+\/(\d+|\*)$/) ?? [];
+    if (content && Number(begin) !== from) {
+      throw failed(`The server of ${name} answers ranges wrongly (${content}); use another one.`);
+    }
+    note(response, total === undefined || total === "*" ? null : Number(total));
+    return 0;
+  }
+
+  function whole(response, from) {
+    const length = response.headers.get("Content-Length");
+    note(response, length === null || response.headers.get("Content-Encoding") ? null : Number(length));
+    return from;
+  }
+
+  // The promise's value; the request is given up where the server is silent for too long.
+  async function patiently(promise, request) {
+    const silent = new Error(`it was silent for ${stall / 1e3} seconds`);
+    const timer = setTimeout(() => request.abort(silent), stall);
+    try {
+      return await promise;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  const pause = (ms, signal) =>
+    new Promise((resolve, reject) => {
+      const timer = setTimeout(resolve, ms);
+      signal.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
+    });
+
+  // What `attempt` yields, tried again until it is through; it sets `moved` where it got anywhere before it threw.
+  async function* persist(attempt, signal) {
+    const over = AbortSignal.any([signal, closing.signal]);
+    let failures = 0;
+    for (;;) {
+      const state = { moved: false };
+      try {
+        yield* attempt(state);
+        return;
+      } catch (error) {
+        if (over.aborted || error.name === "DownloadError") throw error;
+        failures = state.moved ? 1 : failures + 1;
+        // An address that never answered is more likely wrong than unlucky.
+        const most = told || error.status ? attempts : Math.min(attempts, 2);
+        if (failures >= most) {
+          const times = failures === 1 ? "" : ` after ${failures} attempts`;
+          throw failed(`${url} cannot be read${times} (${error.message}); check the address and the network.`);
+        }
+        if (state.moved) continue;
+        await pause(Math.max(delay * 2 ** (failures - 1), Math.min(error.after ?? 0, 60_000)), over);
+      }
+    }
+  }
+
+  // The bytes from `from` to `to`, chunk by chunk, however often the connection breaks.
+  async function* bytes(from, to, signal) {
+    yield* persist(async function* (state) {
+      while (from < to) {
+        const answer = from === 0 && inHand ? inHand : await ask(from, to, signal);
+        inHand = inHand === answer ? null : inHand;
+        let { skip } = answer;
+        const reader = answer.response.body.getReader();
+        try {
+          for (;;) {
+            const { done, value } = await patiently(reader.read(), answer.request);
+            if (done) break;
+            const start = Math.min(skip, value.length);
+            skip -= start;
+            const chunk = value.subarray(start, start + to - from);
+            if (!chunk.length) continue;
+            from += chunk.length;
+            state.moved = true;
+            yield chunk;
+            if (from === to) return;
+          }
+        } finally {
+          answer.request.abort();
+        }
+        throw new Error(`it ended ${to - from} bytes early`);
+      }
+    }, signal);
+  }
+
+  // A reader, as of a ReadableStream, of ranges that are fetched ahead of it.
+  function ordered(from, to) {
+    const cancelled = new AbortController();
+    const ranges = []; // under way, in the file's order
+    const fetchRange = async (range, from, to) => {
+      try {
+        for await (const chunk of bytes(from, to, cancelled.signal)) {
+          range.chunks.push(chunk);
+          hold(chunk.length);
+          range.wake();
+        }
+      } catch (error) {
+        range.error = error;
+      }
+      range.ended = true;
+      range.wake();
+    };
+    const more = () => {
+      while (ranges.length < parallel && from < to) {
+        const now = { chunks: [], ended: false, error: null, wake: () => {} };
+        const end = Math.min(to, from + range);
+        ranges.push(now);
+        fetchRange(now, from, end);
+        from = end;
+      }
+    };
+    const read = async () => {
+      for (;;) {
+        more();
+        const [now] = ranges;
+        if (!now) return { done: true };
+        if (now.chunks.length) {
+          const value = now.chunks.shift();
+          hold(-value.length);
+          return { done: false, value };
+        }
+        if (now.error) throw now.error;
+        if (now.ended) ranges.shift();
+        else await new Promise((resolve) => (now.wake = resolve));
+      }
+    };
+    const cancel = () => {
+      cancelled.abort();
+      for (const { chunks } of ranges.splice(0)) for (const chunk of chunks) hold(-chunk.length);
+    };
+    return { read, cancel };
+  }
+
+  // A reader of byte `from` and on, of a server without ranges: what was kept, then the first answer's rest.
+  function onward(from) {
+    const [before, after] = [kept, forward];
+    [kept, forward] = [[], null];
+    const chunks = (async function* () {
+      let at = 0;
+      for (const chunk of before.splice(0)) {
+        hold(-chunk.length);
+        if (at + chunk.length > from) yield chunk.subarray(Math.max(0, from - at));
+        at += chunk.length;
+      }
+      for await (const chunk of after) {
+        if (at + chunk.length > from) yield chunk.subarray(Math.max(0, from - at));
+        at += chunk.length;
+      }
+    })();
+    return { read: () => chunks.next(), cancel: () => opening.abort() };
+  }
+
+  function reader(from, to) {
+    if (told.ranged) return ordered(from, to);
+    if (forward) return onward(from);
+    const cancelled = new AbortController();
+    const chunks = bytes(from, to, cancelled.signal);
+    return { read: () => chunks.next(), cancel: () => cancelled.abort() };
+  }
+
+  async function collect(reader, length) {
+    const found = new Uint8Array(length);
+    let at = 0;
+    for (let next; at < length && !(next = await reader.read()).done; at += next.value.length) {
+      found.set(next.value, at);
+    }
+    return found;
+  }
+
+  return {
+    // Asks for the file's start: as `told`.
+    async start() {
+      if (told) return told;
+      const { signal } = opening;
+      const answers = persist(async function* () {
+        yield await ask(0, first, signal);
+      }, signal);
+      inHand = (await answers.next()).value;
+      if (told.size === null && told.ranged) told.size = await sizeByHead();
+      forward = told.size === null ? null : bytes(0, told.ranged ? Math.min(first, told.size) : told.size, signal);
+      return told;
+    },
+    // Bytes `from` to `to` in one array; meant for the header.
+    async read(from, to) {
+      if (!forward || (told.ranged && to > first)) {
+        const source = reader(from, to);
+        try {
+          return await collect(source, to - from);
+        } finally {
+          source.cancel();
+        }
+      }
+      let end = kept.reduce((sum, chunk) => sum + chunk.length, 0);
+      for (let next; end < to && !(next = await forward.next()).done; end += next.value.length) {
+        kept.push(next.value);
+        hold(next.value.length);
+      }
+      const found = new Uint8Array(to - from);
+      let at = 0;
+      for (const chunk of kept) {
+        const piece = chunk.subarray(Math.max(0, from - at), Math.max(0, to - at));
+        if (piece.length) found.set(piece, Math.max(0, at - from));
+        at += chunk.length;
+      }
+      return found;
+    },
+    // A reader of the bytes from `from` to the file's end.
+    open(from) {
+      return reader(from, told.size);
+    },
+    // Where no size was told: the whole file as a Blob.
+    async blob() {
+      try {
+        return await inHand.response.blob();
+      } catch (error) {
+        throw failed(`${url} cannot be read (${error.message}); check the address and the network.`);
+      }
+    },
+    peak: () => peak,
+    close: () => closing.abort(),
+  };
+
+  async function sizeByHead() {
+    const response = await fetch(url, { method: "HEAD", headers, signal: closing.signal }).catch(() => null);
+    const length = response?.ok && response.headers.get("Content-Length");
+    if (!length) throw failed(`The server of ${name} does not tell the file's size; use another one.`);
+    return Number(length);
+  }
+}

@@ -1,0 +1,102 @@
+"""A model at a URL, read by download.js: in ranges side by side, resumed after a break, from any server."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import js
+from pyodide.ffi import JsException
+
+from llamaweb.gpu.blob_source import BlobSource, read_error
+from llamaweb.gpu.javascript import js_file, js_object
+from llamaweb.model.gguf_file import FIRST_READ
+from llamaweb.model.source import check_range, file_name, sibling_url
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How a download deals with its server: `attempts` in a row that bring nothing before it gives up, a pause of
+    `delay` ms that doubles from one to the next, `stall` ms of silence that count as a break, and `parallel` ranges of
+    `range` bytes at once, which bound what is in memory."""
+
+    attempts: int = 6
+    delay: int = 500
+    stall: int = 30_000
+    range: int = 8 << 20
+    parallel: int = 4
+    first: int = FIRST_READ
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a server tells of a file: bytes, ETag, Last-Modified, SHA-256 in hex; None where it does not."""
+
+    size: int
+    etag: str | None
+    modified: str | None
+    sha256: str | None
+
+
+class UrlSource:
+    """A file at a URL; `headers` go with every request. Raises DownloadError."""
+
+    def __init__(self, url: str, headers: Mapping[str, str] = {}, patience: Patience = Patience()) -> None:
+        self.url = str(js.URL.new(url, js.location.href)) if hasattr(js, "location") else url
+        self.name = file_name(self.url)
+        self._headers = dict(headers)
+        self._patience = patience
+        self._download = js_file("download.js")(
+            self.url, self.name, js_object(self._headers), js_object(asdict(patience))
+        )
+        self._told: Told | None = None
+        self._whole: BlobSource | None = None
+
+    async def told(self) -> Told:
+        """Asks the server for the file's beginning."""
+        if self._told is None:
+            answer = await self._await(self._download.start())
+            if not isinstance(answer.size, int):  # null
+                self._whole = BlobSource(await self._await(self._download.blob()), self.name)
+            size = await self._whole.size() if self._whole else int(answer.size)
+            self._told = Told(size, answer.etag or None, answer.modified or None, _sha256(answer.digest, answer.linked))
+        return self._told
+
+    async def size(self) -> int:
+        return (await self.told()).size
+
+    async def read(self, offset: int, length: int) -> bytes:
+        check_range(self.name, offset, length, await self.size())
+        if self._whole:
+            return await self._whole.read(offset, length)
+        return (await self._await(self._download.read(offset, offset + length))).to_bytes() if length else b""
+
+    async def stream(self, offset: int) -> Any:
+        check_range(self.name, offset, 0, await self.size())
+        return await self._whole.stream(offset) if self._whole else self._download.open(offset)
+
+    def sibling(self, name: str) -> Self:
+        return type(self)(sibling_url(self.url, name), self._headers, self._patience)
+
+    async def close(self) -> None:
+        self._download.close()
+
+    async def _await(self, promise: Any) -> Any:
+        try:
+            return await promise
+        except JsException as error:
+            raise read_error(error, self.name) from None
+
+
+def _sha256(digest: Any, linked: Any) -> str | None:
+    """The SHA-256 of the whole file, from `Repr-Digest` (RFC 9530) or from the Hugging Face hub's `X-Linked-ETag`.
+
+    A plain ETag that looks like one is not believed: content networks put other hashes there.
+    """
+    if found := re.search(r"sha-256=:([A-Za-z0-9+/=]+):", digest or ""):
+        return base64.b64decode(found[1]).hex()
+    found = re.fullmatch(r'"?([0-9a-f]{64})"?', linked or "")
+    return found[1] if found else None

@@ -1,0 +1,103 @@
+"""Models in several files, as llama-gguf-split makes them: `NAME-00001-of-00003.gguf`.
+
+The first file holds the metadata; each holds tensors, and tells which part it is (`split.no`, from 0), of how many
+(`split.count`), and how many tensors there are in all (`split.tensors.count`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from llamaweb.errors import ModelFileError, short
+from llamaweb.model.gguf_file import GGUFFile, TensorInfo, read_header
+from llamaweb.model.source import Source
+
+MAX_SHARDS = 1 << 10
+
+_NAME = re.compile(r"(?s)(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
+
+S = TypeVar("S", bound=Source)
+
+
+def shard_names(name: str) -> list[str]:
+    """The names of all the files of a split model, given one of them; just `name` if it is not named as one."""
+    found = _NAME.fullmatch(name)
+    if not found or not 0 < int(found[2]) <= int(found[3]) <= MAX_SHARDS:
+        return [name]
+    return [f"{found[1]}-{number:05}-of-{found[3]}.gguf" for number in range(1, int(found[3]) + 1)]
+
+
+def first_shard(names: Sequence[str]) -> str:
+    """The first of names that are files of one model; raises ModelFileError if they are not."""
+    first = min(names)
+    if foreign := [name for name in names if name not in shard_names(first)]:
+        raise ModelFileError(f"{foreign[0]} and {first} are not parts of one model; choose one model.")
+    return first
+
+
+async def read_model(source: S, progress: Callable[[int], None] | None = None) -> tuple[GGUFFile, list[S]]:
+    """The header of a model and its files, in the order of TensorInfo.shard; `source` is any of them.
+
+    The others are `source`'s siblings. Raises ModelFileError if one is missing or of another model, and what
+    `read_header` raises.
+    """
+    header = await read_header(source, progress)
+    count = _number(source, header, "split.count", 1)
+    if count <= 1:
+        return header, [source]
+    own = _number(source, header, "split.no", 0)
+    names = shard_names(source.name)
+    if len(names) != count or names[own : own + 1] != [source.name]:
+        should = f"…-{own + 1:05}-of-{count:05}.gguf"
+        raise ModelFileError(f"{source.name} is part {own + 1} of {count} of a model; name its files {should} again.")
+    shards = await asyncio.gather(*(_open(source, names, n) for n in range(count) if n != own))
+    shards.insert(own, (source, header))
+    return _merged(shards), [source for source, _ in shards]
+
+
+async def _open(source: S, names: list[str], number: int) -> tuple[S, GGUFFile]:
+    try:
+        shard = source.sibling(names[number])
+        return shard, await read_header(shard)
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"{source.name} is one of {len(names)} files, and {names[number]} cannot be read: {error}"
+        ) from error
+
+
+def _merged(shards: Sequence[tuple[Source, GGUFFile]]) -> GGUFFile:
+    first = shards[0][1]
+    total = _number(*shards[0], "split.tensors.count", -1)
+    tensors: dict[str, TensorInfo] = {}
+    for number, (source, header) in enumerate(shards):
+        told = [_number(source, header, key, -1) for key in ("split.no", "split.count", "split.tensors.count")]
+        if told != [number, len(shards), total]:
+            raise ModelFileError(
+                f"{source.name} is not of this model: it says it is part {told[0] + 1} of {told[1]} with {told[2]} "
+                f"tensors in all, not {number + 1} of {len(shards)} with {total}; fetch it again."
+            )
+        for info in header.tensors.values():
+            if info.name in tensors:
+                other = shards[tensors[info.name].shard][0].name
+                raise ModelFileError(
+                    f"The tensor {short(info.name, 72)} is in {other} and in {source.name}, which are not of one "
+                    "model; fetch them again."
+                )
+            tensors[info.name] = replace(info, shard=number)
+    if len(tensors) != total:
+        raise ModelFileError(
+            f"The {len(shards)} files of {shards[0][0].name} have {len(tensors)} tensors in all, not the {total} that "
+            "they tell; fetch them again."
+        )
+    return replace(first, tensors=tensors, size=sum(header.size for _, header in shards))
+
+
+def _number(source: Source, header: GGUFFile, key: str, default: int) -> int:
+    value = header.metadata.get(key, default)
+    if not isinstance(value, int):
+        raise ModelFileError(f"{source.name} is damaged: {key} is {short(value)}, not a number; fetch it again.")
+    return value

@@ -1,0 +1,204 @@
+"""Models read from servers that drop, truncate, stall, change the file, know no ranges, refuse or fail."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from browser_page import Page
+from unreliable_server import Fault, Served, UnreliableServer, unreliable_server
+
+from llamaweb.errors import DownloadError
+
+SIZE = 3_000_001
+DATA = np.random.RandomState(3).bytes(SIZE)
+ETAG = {"ETag": '"one"'}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[UnreliableServer]:
+    with unreliable_server() as server:
+        yield server
+
+
+async def read(url, offset=100_000, patience=None, header=50_000):
+    """Digest of what comes in order from `offset` on, after a read of the header; size, most bytes held, told sha256."""
+    import hashlib
+
+    from pyodide.ffi import JsException
+
+    from llamaweb.gpu.blob_source import read_error
+    from llamaweb.gpu.url_source import Patience, UrlSource
+
+    fast = {"delay": 20, "stall": 1000, "range": 300_000, "parallel": 3, "first": 200_000}
+    source = UrlSource(url, patience=Patience(**{**fast, **(patience or {})}))
+    try:
+        start = await source.read(0, header) if header else b""
+        reader = await source.stream(offset)
+        digest = hashlib.sha256(start)
+        while True:
+            try:
+                chunk = await reader.read()
+            except JsException as error:
+                raise read_error(error, source.name) from None
+            if chunk.done:
+                break
+            digest.update(chunk.value.to_bytes())
+        reader.cancel()
+        told = await source.told()
+        return digest.hexdigest(), told.size, source._download.peak(), told.sha256
+    finally:
+        await source.close()
+
+
+WHOLE = hashlib.sha256(DATA[:50_000] + DATA[100_000:]).hexdigest()
+
+PLAYS_ALONG: dict[str, dict[str, Any]] = {
+    "ranges": {},
+    "no ranges": {"ranges": False},
+    "no ranges and no length": {"ranges": False, "length": False},
+    "a connection that drops": {"faults": [Fault(after=10), Fault(after=150_000), Fault(after=1), Fault(after=0)]},
+    "no ranges and a connection that drops": {
+        "ranges": False,
+        "faults": [Fault(after=120_000), Fault(after=1_500_000)],
+    },
+    "answers that end early": {"faults": [Fault(after=100_000, then="end"), Fault(after=9, then="end")]},
+    "a stall": {"faults": [Fault(after=5, then="stall"), Fault(after=9, then="stall")]},
+    "a failing server": {"faults": [Fault(500), Fault(503), Fault(), Fault(502)]},
+    "a busy server": {"faults": [replace(Fault(429), headers={"Retry-After": "1"})]},
+}
+
+
+@pytest.mark.parametrize("how", PLAYS_ALONG)
+def test_every_byte_comes_in_order_in_spite_of(page: Page, server: UnreliableServer, how: str) -> None:
+    keys = {"headers": ETAG, **PLAYS_ALONG[how]}
+    faults = keys.pop("faults", [])
+    url = server.url("model.gguf", DATA, *faults, **keys)
+    found, size, peak, _ = page.run(read, url=url)
+    assert (found, size) == (WHOLE, SIZE)
+    assert server.files["model.gguf"].faults == []
+    if keys.get("ranges", True):
+        assert peak <= 3 * 300_000 + 200_000
+        assert not any(re.search("-$", request) for request in server.files["model.gguf"].requests)
+
+
+def test_a_range_goes_on_from_its_last_byte(page: Page, server: UnreliableServer) -> None:
+    url = server.url("model.gguf", DATA[:500_000], Fault(after=0, when=lambda _: None), Fault(after=70_000))
+    page.run(read, url=url, patience={"parallel": 1})
+    assert server.files["model.gguf"].requests == [
+        "GET bytes=0-199999",
+        "GET bytes=100000-399999",
+        "GET bytes=170000-399999",
+        "GET bytes=400000-499999",
+    ]
+
+
+def test_a_file_without_ranges_is_asked_for_once(page: Page, server: UnreliableServer) -> None:
+    url = server.url("model.gguf", DATA, ranges=False)
+    page.run(read, url=url)
+    assert len(server.files["model.gguf"].requests) == 1
+
+
+def test_ranges_are_asked_for_without_a_preflight(page: Page, server: UnreliableServer) -> None:
+    url = server.url("model.gguf", DATA, headers=ETAG)
+    page.run(read, url=url)
+    assert all(request.startswith("GET") for request in server.files["model.gguf"].requests)
+
+
+def test_retry_after_is_waited_for(page: Page, server: UnreliableServer) -> None:
+    async def seconds(url):
+        import time
+
+        from llamaweb.gpu.url_source import Patience, UrlSource
+
+        begin = time.perf_counter()
+        source = UrlSource(url, patience=Patience(delay=10))
+        await source.read(0, 10)
+        await source.close()
+        return time.perf_counter() - begin
+
+    url = server.url("model.gguf", DATA, Fault(429, {"Retry-After": "2"}))
+    assert 2 <= page.run(seconds, url=url) < 5
+
+
+def changes(data: bytes = DATA, **headers: str) -> Fault:
+    def change(file: Served) -> None:
+        file.data, file.headers = data, headers
+
+    return Fault(when=change)
+
+
+NOTHING = Fault(when=lambda _: None)
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "another ETag": ({"headers": ETAG, "faults": [NOTHING, changes(ETag='"two"')]}, "changed on the server while"),
+    "another time": (
+        {
+            "headers": {"Last-Modified": "Wed, 25 Nov 2026 08:00:00 GMT"},
+            "faults": [NOTHING, changes(**{"Last-Modified": "Wed, 25 Nov 2026 08:00:01 GMT"})],
+        },
+        "changed on the server while loading; load it again",
+    ),
+    "another size": ({"faults": [NOTHING, changes(DATA + b"x")]}, "changed on the server while loading"),
+    "a shorter file": ({"faults": [NOTHING, changes(DATA[:60_000])]}, "changed on the server while loading"),
+    "another ETag without ranges": (
+        {"headers": ETAG, "ranges": False, "faults": [Fault(after=500_000), changes(ETag='"two"')]},
+        "changed on the server while loading",
+    ),
+    "401": ({"always": Fault(401)}, r"answered 401 Unauthorized; it is private or needs a token"),
+    "403": ({"always": Fault(403)}, r"answered 403 Forbidden; it is private or needs a token"),
+    "404": ({"always": Fault(404)}, r"/model\.gguf answered 404 Not Found; check the address\."),
+    "403 in the middle": ({"faults": [NOTHING], "always": Fault(403)}, "answered 403 Forbidden"),
+    "an empty file": ({"always": Fault(416)}, "is empty; check the address"),
+    "416 in the middle": ({"faults": [NOTHING], "always": Fault(416)}, "changed on the server while loading"),
+    "500 for ever": ({"always": Fault(500)}, r"after 3 attempts \(it answered 500 Internal Server Error\)"),
+    "429 for ever": ({"always": Fault(429)}, r"after 3 attempts \(it answered 429 Too Many Requests\)"),
+    "silence for ever": (
+        {"faults": [NOTHING], "always": Fault(then="stall")},
+        r"after 3 attempts \(it was silent for 0\.3 seconds\); check the address and the network",
+    ),
+    "drops for ever": ({"faults": [NOTHING], "always": Fault()}, r"cannot be read after 3 attempts \(.+\); check"),
+    "wrong ranges": (
+        {"faults": [NOTHING], "always": Fault(206, {"Content-Range": f"bytes 0-9/{SIZE}"})},
+        r"answers ranges wrongly \(bytes 0-9/3000001\); use another one",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", REFUSALS)
+def test_one_sentence_says_what_is_wrong(page: Page, server: UnreliableServer, how: str) -> None:
+    keys, sentence = REFUSALS[how]
+    keys = dict(keys)
+    url = server.url("model.gguf", DATA, *keys.pop("faults", []), **keys)
+    with pytest.raises(DownloadError, match=sentence) as caught:
+        page.run(read, url=url, patience={"attempts": 3, "stall": 300})
+    message = str(caught.value)
+    assert message.endswith(".") and "\n" not in message
+
+
+def test_an_address_that_nobody_answers_is_told_soon(page: Page) -> None:
+    with pytest.raises(DownloadError, match=r"http://127\.0\.0\.1:9/x\.gguf cannot be read after 2 attempts"):
+        page.run(read, url="http://127.0.0.1:9/x.gguf")
+
+
+DIGEST = hashlib.sha256(DATA)
+TOLD = {
+    "Repr-Digest": f"sha-256=:{base64.b64encode(DIGEST.digest()).decode()}:",
+    "X-Linked-ETag": f'"{DIGEST.hexdigest()}"',
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_the_checksum_that_a_server_tells_is_known(page: Page, server: UnreliableServer, name: str) -> None:
+    url = server.url("model.gguf", DATA, headers={name: TOLD[name]})
+    assert page.run(read, url=url)[3] == DIGEST.hexdigest()
+
+
+def test_an_etag_that_looks_like_a_checksum_is_none(page: Page, server: UnreliableServer) -> None:
+    url = server.url("model.gguf", DATA, headers={"ETag": f'"{DIGEST.hexdigest()}"'})
+    assert page.run(read, url=url)[3] is None

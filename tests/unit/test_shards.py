@@ -1,0 +1,90 @@
+"""Models in several files: found by name, put together, and a sentence for a file that is missing or foreign."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from llamaweb.errors import ModelFileError
+from llamaweb.model.gguf_file import read_header
+from llamaweb.model.shards import first_shard, read_model, shard_names
+from llamaweb.model.source import BytesSource, FileSource
+from tests.splits import split
+from tests.tiny import TinyLlama, tiny_llama
+
+MODEL = tiny_llama(TinyLlama(n_vocab=320))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, data in split(MODEL, 3, "tiny").items():
+        (tmp_path / name).write_bytes(data)
+    return tmp_path
+
+
+def read(path: Path):
+    return asyncio.run(read_model(FileSource(path)))
+
+
+@pytest.mark.parametrize("given", [1, 2, 3])
+def test_the_whole_model_is_read_from_any_of_its_files(folder: Path, given: int) -> None:
+    header, sources = read(folder / f"tiny-0000{given}-of-00003.gguf")
+    whole = asyncio.run(read_header(BytesSource(MODEL)))
+    assert [source.name for source in sources] == shard_names("tiny-00001-of-00003.gguf")
+    assert header.architecture == "llama"
+    assert header.tensors.keys() == whole.tensors.keys()
+    assert {info.shard for info in header.tensors.values()} == {0, 1, 2}
+    assert header.size == sum(path.stat().st_size for path in folder.iterdir())
+    for name, info in header.tensors.items():
+        data = asyncio.run(sources[info.shard].read(info.offset, info.nbytes))
+        expected = whole.tensors[name]
+        assert data == MODEL[expected.offset : expected.offset + expected.nbytes]
+
+
+def test_a_file_alone_is_one_source() -> None:
+    source = BytesSource(MODEL)
+    header, sources = asyncio.run(read_model(source))
+    assert sources == [source] and {info.shard for info in header.tensors.values()} == {0}
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "tiny-00002-of-00003.gguf").unlink()
+    with pytest.raises(ModelFileError, match=r"one of 3 files, and tiny-00002-of-00003\.gguf cannot be read: There is"):
+        read(folder / "tiny-00001-of-00003.gguf")
+
+
+def test_a_file_of_another_place_in_the_row_is_named(folder: Path) -> None:
+    (folder / "tiny-00002-of-00003.gguf").write_bytes((folder / "tiny-00003-of-00003.gguf").read_bytes())
+    with pytest.raises(ModelFileError, match=r"tiny-00002-of-00003\.gguf is not of this model: it says it is part 3"):
+        read(folder / "tiny-00001-of-00003.gguf")
+
+
+def test_a_file_of_another_model_is_named(folder: Path) -> None:
+    other = split(tiny_llama(TinyLlama(n_layer=3)), 3, "tiny")
+    (folder / "tiny-00003-of-00003.gguf").write_bytes(other["tiny-00003-of-00003.gguf"])
+    with pytest.raises(ModelFileError, match=r"tiny-00003-of-00003\.gguf is not of this model.*, not 3 of"):
+        read(folder / "tiny-00001-of-00003.gguf")
+
+
+def test_a_tensor_that_is_in_two_files_is_named_with_both(folder: Path) -> None:
+    other = split(MODEL, 3, "tiny", take=lambda index, count: 2 - index * 3 // count)
+    (folder / "tiny-00003-of-00003.gguf").write_bytes(other["tiny-00003-of-00003.gguf"])
+    with pytest.raises(ModelFileError, match=r"in tiny-00001-of-00003\.gguf and in tiny-00003-of-00003\.gguf"):
+        read(folder / "tiny-00001-of-00003.gguf")
+
+
+def test_a_file_that_was_renamed_is_told_its_name(folder: Path) -> None:
+    (folder / "tiny-00001-of-00003.gguf").rename(folder / "model.gguf")
+    with pytest.raises(ModelFileError, match=r"model\.gguf is part 1 of 3 of a model; name .*-00001-of-00003\.gguf"):
+        read(folder / "model.gguf")
+
+
+def test_names_of_files_that_belong_together() -> None:
+    assert shard_names("a-00002-of-00002.gguf") == ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]
+    assert shard_names("a.gguf") == ["a.gguf"]
+    assert shard_names("a-00003-of-00002.gguf") == ["a-00003-of-00002.gguf"]
+    assert first_shard(["a-00002-of-00002.gguf", "a-00001-of-00002.gguf"]) == "a-00001-of-00002.gguf"
+    with pytest.raises(ModelFileError, match=r"b\.gguf and a\.gguf are not parts of one model"):
+        first_shard(["b.gguf", "a.gguf"])
