@@ -28,7 +28,7 @@ def server() -> Iterator[UnreliableServer]:
 
 
 async def read(url, offset=100_000, patience=None, header=50_000):
-    """Digest of what comes in order from `offset` on, after a read of the header; size, most bytes held, told sha256."""
+    """Digest of what comes from `offset` on, after a read of the header; size, most bytes held, told sha256."""
     import hashlib
 
     from pyodide.ffi import JsException
