@@ -41,6 +41,14 @@ class HostError(LlamaWebError):
     """Outside the browser: no Chromium, a port in use, a package that cannot be fetched."""
 
 
+class CacheError(LlamaWebError):
+    """The browser's storage does not give or take what it should."""
+
+
+class CacheWarning(UserWarning):
+    """A model is loaded, but not kept in the browser's storage; the message says why, with the figures."""
+
+
 def short(value: object, most: int = 40) -> str:
     """A value out of a file as a message may repeat it: its repr in one line, of at most `most` characters."""
     if isinstance(value, (str, bytes, list)):

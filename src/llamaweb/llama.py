@@ -16,6 +16,7 @@ from llamaweb.errors import LlamaWebError
 from llamaweb.generation import Generator, held_back, stop_at
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Executor
+from llamaweb.gpu.hub import hub_source
 from llamaweb.gpu.javascript import now_ms, wasm_heap_bytes
 from llamaweb.gpu.profiler import Profiler
 from llamaweb.gpu.sources import open_source
@@ -23,6 +24,7 @@ from llamaweb.gpu.tuning import tuned
 from llamaweb.gpu.upload import upload
 from llamaweb.kernels.tuner import MODES, Trial, worth_tuning
 from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.model.hub import ENDPOINT, Repository
 from llamaweb.model.shards import read_model
 from llamaweb.planner import ModelPlan, plan_model
 from llamaweb.profiling import Profile
@@ -62,6 +64,8 @@ class Llama:
         type_k: str = "f16",
         type_v: str = "f16",
         tune: str = "auto",
+        cache: bool = True,
+        sha256: str | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
         """Loads a GGUF model onto the GPU.
@@ -71,9 +75,10 @@ class Llama:
         2,048, or what the model was trained for where that is less. n_ubatch: tokens of a prefill batch. logits_all:
         allow `perplexity` and `log_probabilities`. type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or
         "q4_0". tune: "auto" times kernel variants once a device and keeps the fastest in the browser's storage, "full"
-        times all of them anew, "off" takes the defaults. progress: is called with a Progress. A load that is cancelled
-        gives all GPU memory back. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError,
-        NoWebGPUError or GPUError.
+        times all of them anew, "off" takes the defaults. cache: keep a URL's files in the browser's storage (see
+        llamaweb.cache), and read them from there the next time. sha256: of a URL's file, in hex. progress: is called
+        with a Progress. A load that is cancelled gives all GPU memory back. Raises ModelFileError, UnsupportedError,
+        ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
         """
         begin = now_ms()
         report = progress or (lambda _: None)
@@ -84,7 +89,7 @@ class Llama:
 
         if tune not in MODES:
             raise LlamaWebError(f"tune is {tune!r}; it must be one of: {', '.join(MODES)}.")
-        sources = [open_source(model)]
+        sources = [open_source(model, cache=cache, sha256=sha256)]
         device = executor = None
         try:
             file, sources = await read_model(sources[0], lambda done: report(Progress("header", done, 0, "B")))
@@ -122,6 +127,24 @@ class Llama:
         llm = cls(file, tokenizer, executor, now_ms() - begin)
         llm.trials = trials
         return llm
+
+    @classmethod
+    async def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str,
+        *,
+        revision: str = "main",
+        token: str | None = None,
+        endpoint: str = ENDPOINT,
+        cache: bool = True,
+        **options: Any,
+    ) -> Llama:
+        """Loads a model of the Hugging Face hub: of `repo_id`, the one file, or the one set of a split model's files,
+        that the pattern `filename` fits, as "*q4_0.gguf". token: of the hub, for models that need one. Options as in
+        `load`; raises ModelFileError for a pattern that fits none or several, with their names."""
+        source = await hub_source(Repository(repo_id, revision, endpoint), filename, token, cache)
+        return await cls.load(source, **options)
 
     @property
     def plan(self) -> ModelPlan:

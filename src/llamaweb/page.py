@@ -113,7 +113,8 @@ _COMMANDS = {
 
 async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: Any) -> Llama:
     options |= {name: params[name] for name in ("type_k", "type_v") if params.get(name)}
-    return await Llama.load(file or params["model"], n_ctx=params.get("context"), progress=_progress(emit), **options)
+    options |= {"n_ctx": params.get("context"), "cache": params.get("cache", False), "progress": _progress(emit)}
+    return await Llama.load(file or params["model"], **options)
 
 
 async def _answer(llm: Llama, pieces: Any, emit: Emit) -> dict[str, Any]:

@@ -26,6 +26,11 @@ class Llama:
         """As `llamaweb.Llama.load`."""
         return cls(wait(llama.Llama.load(model, **options)))
 
+    @classmethod
+    def from_pretrained(cls, repo_id: str, filename: str, **options: Any) -> Llama:
+        """As `llamaweb.Llama.from_pretrained`."""
+        return cls(wait(llama.Llama.from_pretrained(repo_id, filename, **options)))
+
     def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[str]:
         """As `llamaweb.Llama.stream`."""
         return _iterate(self._llm.stream(prompt, **options))

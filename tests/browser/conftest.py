@@ -10,6 +10,7 @@ from kernel_bench import Bench
 from pytest_pyodide.config import get_global_config
 from pytest_pyodide.hook import pytest_wrapper
 from pytest_pyodide.server import spawn_web_server
+from unreliable_server import UnreliableServer, unreliable_server
 
 from llamaweb.host.chrome import BrowserChoice, flags
 from llamaweb.host.distribution import ensure_distribution
@@ -62,6 +63,13 @@ def _page(server: tuple[str, int, object], choice: BrowserChoice) -> Iterator[Pa
 def selenium_module_scope(page: Page) -> Runner:
     """pytest-pyodide's own fixtures and `@run_in_pyodide` use the same browser."""
     return page.runner
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[UnreliableServer]:
+    """A server of another origin, for files and faults."""
+    with unreliable_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

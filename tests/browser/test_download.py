@@ -5,26 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from browser_page import Page
-from unreliable_server import Fault, Served, UnreliableServer, unreliable_server
+from unreliable_server import Fault, Served, UnreliableServer
 
 from llamaweb.errors import DownloadError
 
 SIZE = 3_000_001
 DATA = np.random.RandomState(3).bytes(SIZE)
 ETAG = {"ETag": '"one"'}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[UnreliableServer]:
-    with unreliable_server() as server:
-        yield server
 
 
 async def read(url, offset=100_000, patience=None, header=50_000):
@@ -52,7 +45,7 @@ async def read(url, offset=100_000, patience=None, header=50_000):
             digest.update(chunk.value.to_bytes())
         reader.cancel()
         told = await source.told()
-        return digest.hexdigest(), told.size, source._download.peak(), told.sha256
+        return digest.hexdigest(), told.size, source.download.peak(), told.sha256
     finally:
         await source.close()
 

@@ -104,7 +104,6 @@ class Device:
         self._closed = True
         self.handle.onuncapturederror = None
         self.handle.destroy()
-        self.live_bytes = 0
 
     def _uncaptured(self, event: Any) -> None:
         if self._error is None:

@@ -13,6 +13,7 @@
   let inHand = null; // the first answer itself, while its body is unread
   let forward = null; // the chunks of the first answer: of the file's beginning, or all of it from a server without ranges
   let kept = []; // those that were read
+  let all = null; // a Blob of the whole file, of a server that tells no size
   let held = 0; // bytes that have come and were not taken yet
   let peak = 0;
 
@@ -254,12 +255,16 @@
         yield await ask(0, first, signal);
       }, signal);
       inHand = (await answers.next()).value;
-      if (told.size === null && told.ranged) told.size = await sizeByHead();
-      forward = told.size === null ? null : bytes(0, told.ranged ? Math.min(first, told.size) : told.size, signal);
+      if (told.size === null) {
+        if (told.ranged) told.size = await sizeByHead();
+        else told.size = (all = await blob()).size;
+      }
+      if (!all) forward = bytes(0, told.ranged ? Math.min(first, told.size) : told.size, signal);
       return told;
     },
     // Bytes `from` to `to` in one array; meant for the header.
     async read(from, to) {
+      if (all) return new Uint8Array(await all.slice(from, to).arrayBuffer());
       if (!forward || (told.ranged && to > first)) {
         const source = reader(from, to);
         try {
@@ -284,19 +289,19 @@
     },
     // A reader of the bytes from `from` to the file's end.
     open(from) {
-      return reader(from, told.size);
-    },
-    // Where no size was told: the whole file as a Blob.
-    async blob() {
-      try {
-        return await inHand.response.blob();
-      } catch (error) {
-        throw failed(`${url} cannot be read (${error.message}); check the address and the network.`);
-      }
+      return all ? all.slice(from).stream().getReader() : reader(from, told.size);
     },
     peak: () => peak,
     close: () => closing.abort(),
   };
+
+  async function blob() {
+    try {
+      return await inHand.response.blob();
+    } catch (error) {
+      throw failed(`${url} cannot be read (${error.message}); check the address and the network.`);
+    }
+  }
 
   async function sizeByHead() {
     const response = await fetch(url, { method: "HEAD", headers, signal: closing.signal }).catch(() => null);

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from llamaweb.errors import ModelFileError
 from llamaweb.gpu.blob_source import BlobSource, bytes_source
+from llamaweb.gpu.cached_source import CachedSource
 from llamaweb.gpu.url_source import UrlSource
 from llamaweb.model.shards import first_shard
 from llamaweb.model.source import Source, file_name
@@ -21,11 +22,17 @@ class StreamingSource(Source, Protocol):
         """Ends what goes on; the source is not used again."""
 
 
-def open_source(model: Any) -> StreamingSource:
+def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) -> StreamingSource:
     """A source for what a user gives: a URL, a File or Blob of the page, a file handle of the browser's storage, a list
-    of these that are one model, Python bytes, or a source itself."""
+    of these that are one model, Python bytes, or a source itself.
+
+    cache: keep the files of URLs in the browser's storage. sha256: of a URL's file, in hex.
+    """
     if isinstance(model, str):
-        return UrlSource(model)
+        source = UrlSource(model)
+        return CachedSource(source, {source.url: sha256.lower()} if sha256 else {}, cache)
+    if sha256:
+        raise ModelFileError("A checksum is for the file of an address; leave sha256 out.")
     if isinstance(model, (bytes, bytearray, memoryview)):
         return bytes_source(model)
     if hasattr(model, "arrayBuffer") or hasattr(model, "getFile"):
@@ -33,15 +40,15 @@ def open_source(model: Any) -> StreamingSource:
     if hasattr(model, "stream") and hasattr(model, "read"):
         return model
     if hasattr(model, "__iter__"):
-        return _together(list(model))
+        return _together(list(model), cache)
     raise ModelFileError(f"A model is a URL, a file of the page or bytes, not {type(model).__name__}.")
 
 
-def _together(models: list[Any]) -> StreamingSource:
+def _together(models: list[Any], cache: bool) -> StreamingSource:
     if not models:
         raise ModelFileError("There is no file in the list; choose a GGUF file.")
     by_name = {file_name(model) if isinstance(model, str) else str(model.name): model for model in models}
     name = first_shard(list(by_name))
     if isinstance(by_name[name], str):
-        return UrlSource(by_name[name])  # it finds the others itself
+        return open_source(by_name[name], cache=cache)  # it finds the others itself
     return BlobSource(by_name[name], name, by_name)

@@ -11,7 +11,7 @@ from typing import Any, Self
 import js
 from pyodide.ffi import JsException
 
-from llamaweb.gpu.blob_source import BlobSource, read_error
+from llamaweb.gpu.blob_source import read_error
 from llamaweb.gpu.javascript import js_file, js_object
 from llamaweb.model.gguf_file import FIRST_READ
 from llamaweb.model.source import check_range, file_name, sibling_url
@@ -49,20 +49,17 @@ class UrlSource:
         self.name = file_name(self.url)
         self._headers = dict(headers)
         self._patience = patience
-        self._download = js_file("download.js")(
+        self.download: Any = js_file("download.js")(
             self.url, self.name, js_object(self._headers), js_object(asdict(patience))
         )
         self._told: Told | None = None
-        self._whole: BlobSource | None = None
 
     async def told(self) -> Told:
         """Asks the server for the file's beginning."""
         if self._told is None:
-            answer = await self._await(self._download.start())
-            if not isinstance(answer.size, int):  # null
-                self._whole = BlobSource(await self._await(self._download.blob()), self.name)
-            size = await self._whole.size() if self._whole else int(answer.size)
-            self._told = Told(size, answer.etag or None, answer.modified or None, _sha256(answer.digest, answer.linked))
+            answer = await self._await(self.download.start())
+            sha256 = _sha256(answer.digest, answer.linked)
+            self._told = Told(int(answer.size), answer.etag or None, answer.modified or None, sha256)
         return self._told
 
     async def size(self) -> int:
@@ -70,19 +67,17 @@ class UrlSource:
 
     async def read(self, offset: int, length: int) -> bytes:
         check_range(self.name, offset, length, await self.size())
-        if self._whole:
-            return await self._whole.read(offset, length)
-        return (await self._await(self._download.read(offset, offset + length))).to_bytes() if length else b""
+        return (await self._await(self.download.read(offset, offset + length))).to_bytes() if length else b""
 
     async def stream(self, offset: int) -> Any:
         check_range(self.name, offset, 0, await self.size())
-        return await self._whole.stream(offset) if self._whole else self._download.open(offset)
+        return self.download.open(offset)
 
     def sibling(self, name: str) -> Self:
         return type(self)(sibling_url(self.url, name), self._headers, self._patience)
 
     async def close(self) -> None:
-        self._download.close()
+        self.download.close()
 
     async def _await(self, promise: Any) -> Any:
         try:

@@ -1,0 +1,39 @@
+"""The models that `Llama.load` keeps in the browser's storage (the origin private file system).
+
+from llamaweb import cache
+for model in await cache.list():
+    print(model.name, model.stored, model.size)
+await cache.remove("https://example.org/model.gguf")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llamaweb.errors import CacheError
+from llamaweb.gpu import model_cache
+from llamaweb.gpu.model_cache import CachedModel
+
+
+async def size() -> int:
+    """Bytes that the files take."""
+    return sum(model.stored for model in await list())
+
+
+async def remove(model: CachedModel | str) -> None:
+    """Removes a file, given as `list` gives it or by its URL; CacheError if there is none, or while it is loaded."""
+    url = model if isinstance(model, str) else model.url
+    if not any(found.url == url for found in await list()):
+        raise CacheError(f"{url} is not in the cache; llamaweb.cache.list() tells what is.")
+    await model_cache.remove(url)
+
+
+async def clear() -> None:
+    """Removes all files; CacheError for one that is being loaded."""
+    for model in await list():
+        await model_cache.remove(model.url)
+
+
+async def list() -> Sequence[CachedModel]:
+    """All files, the most recently used first; a split model is several. None where the browser has no storage."""
+    return await model_cache.models() if model_cache.available() else []

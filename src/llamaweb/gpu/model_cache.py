@@ -1,0 +1,143 @@
+"""The models in the browser's storage: what is there, room for more, and locks between tabs.
+
+A model file is kept under a key, beside a JSON file `KEY.json` that tells what it is. Its bytes are written in order,
+so that its length says how much of it is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pyodide.ffi import JsException
+
+from llamaweb.errors import CacheError
+from llamaweb.gpu.javascript import js_file
+
+FOLDER = "llamaweb-models"
+MARGIN = 16 << 20  # bytes that stay free for what a page keeps besides
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """A file in the cache. `stored` of `size` bytes are there; `used` in seconds since 1970; etag, modified and sha256
+    are what its server or its user told, and `verified` that the content has that sha256."""
+
+    url: str
+    name: str
+    size: int
+    etag: str | None = None
+    modified: str | None = None
+    sha256: str | None = None
+    verified: bool = False
+    used: float = 0.0
+    stored: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.stored == self.size
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that this site may use in the browser's storage, and that it uses."""
+
+    quota: int
+    usage: int
+
+
+def key(url: str) -> str:
+    """The name of a URL's file."""
+    return hashlib.sha256(url.encode()).hexdigest()[:32]
+
+
+def opfs() -> Any:
+    return js_file("opfs.js")(FOLDER)
+
+
+def available() -> bool:
+    return bool(opfs().available())
+
+
+async def lock(url: str, mode: str) -> Any:
+    """A function that gives the lock back, or None: another has it. Readers take it "shared", writers "exclusive"."""
+    return await opfs().lock(f"{FOLDER}/{key(url)}", mode)
+
+
+async def find(url: str) -> CachedModel | None:
+    """What is known of a URL's file; None if it is not there, or damaged."""
+    return await _read(opfs(), key(url))
+
+
+async def models() -> list[CachedModel]:
+    """All files, the most recently used first."""
+    store = opfs()
+    names = [str(name) for name in await store.names()]
+    found = [await _read(store, name) for name in names if not name.endswith(".json")]
+    return sorted(filter(None, found), key=lambda model: -model.used)
+
+
+async def put(model: CachedModel) -> None:
+    """Writes what is known of a file, used now."""
+    facts = asdict(replace(model, used=time.time()))
+    del facts["stored"]
+    await opfs().put(f"{key(model.url)}.json", json.dumps(facts))
+
+
+async def remove(url: str) -> None:
+    """Removes a file; raises CacheError while it is being loaded."""
+    if not await _removed(url):
+        raise CacheError(f"{url} is being loaded, perhaps in another tab; remove it afterwards.")
+
+
+async def discard(url: str) -> None:
+    """Removes a file whose exclusive lock the caller has."""
+    await opfs().remove(key(url))
+    await opfs().remove(f"{key(url)}.json")
+
+
+async def room() -> Room:
+    estimate = await opfs().estimate()
+    return Room(int(estimate.quota or 0), int(estimate.usage or 0))
+
+
+async def make_room(needed: int, sparing: str) -> Room | None:
+    """Removes the files that were not used for the longest, but the URL `sparing`'s, until `needed` bytes fit.
+
+    Gives the figures, and removes nothing, where that would not be enough.
+    """
+    now = await room()
+    missing = needed + MARGIN - (now.quota - now.usage)
+    others = [model for model in reversed(await models()) if model.url != sparing]
+    if missing > sum(model.stored for model in others):
+        return now
+    for model in others:
+        if missing <= 0:
+            break
+        if await _removed(model.url):
+            missing -= model.stored
+    return await room() if missing > 0 else None
+
+
+async def _removed(url: str) -> bool:
+    release = await lock(url, "exclusive")
+    if release is None:
+        return False
+    try:
+        await discard(url)
+    finally:
+        release()
+    return True
+
+
+async def _read(store: Any, name: str) -> CachedModel | None:
+    try:
+        file, facts = await store.file(name), await store.file(f"{name}.json")
+        if file and facts:
+            return CachedModel(**json.loads(await facts.text()), stored=int(file.size))
+    except (JsException, ValueError, TypeError):
+        pass
+    return None

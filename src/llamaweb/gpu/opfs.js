@@ -1,0 +1,91 @@
+// Files in a folder of the origin's private file system, and locks that all tabs share.
+(folderName) => {
+  const folder = async () =>
+    (await navigator.storage.getDirectory()).getDirectoryHandle(folderName, { create: true });
+  const absent = (error) => {
+    if (error.name === "NotFoundError") return undefined;
+    throw error;
+  };
+  const inWorker = () => typeof FileSystemFileHandle.prototype.createSyncAccessHandle === "function";
+
+  // Where there are synchronous handles (in a worker), every byte is in the file at once.
+  async function syncWriter(handle, fresh) {
+    const access = await handle.createSyncAccessHandle();
+    if (fresh) access.truncate(0);
+    let size = access.getSize();
+    return {
+      size: () => size,
+      append(chunk) {
+        const written = access.write(chunk, { at: size });
+        if (written < chunk.length) {
+          access.truncate(size);
+          throw new Error("the disk is full");
+        }
+        size += written;
+      },
+      read(from, to) {
+        const found = new Uint8Array(to - from);
+        access.read(found, { at: from });
+        return found;
+      },
+      close: async () => access.close(),
+    };
+  }
+
+  // On a page's main thread: what is written is in the file when it is closed, and until then in a copy of it.
+  async function streamWriter(handle, fresh) {
+    const before = await handle.getFile();
+    const writable = await handle.createWritable({ keepExistingData: !fresh });
+    const begin = fresh ? 0 : before.size;
+    const recent = []; // chunks since, of the header
+    let size = begin;
+    await writable.seek(begin);
+    return {
+      size: () => size,
+      async append(chunk, again) {
+        await writable.write(chunk);
+        if (again) recent.push([size, chunk]);
+        size += chunk.length;
+      },
+      async read(from, to) {
+        const found = new Uint8Array(to - from);
+        if (from < begin) found.set(new Uint8Array(await before.slice(from, Math.min(to, begin)).arrayBuffer()));
+        for (const [at, chunk] of recent) {
+          const part = chunk.subarray(Math.max(0, from - at), Math.max(0, to - at));
+          if (part.length) found.set(part, Math.max(0, at - from));
+        }
+        return found;
+      },
+      close: () => writable.close(),
+    };
+  }
+
+  return {
+    available: () => Boolean(globalThis.navigator?.storage?.getDirectory && navigator.locks),
+    // {size(), append(chunk, again), read(from, to), close()} of a file that is made if there is none; `again`: the
+    // chunk will be read once more.
+    async writer(name, fresh) {
+      const handle = await (await folder()).getFileHandle(name, { create: true });
+      return inWorker() ? syncWriter(handle, fresh) : streamWriter(handle, fresh);
+    },
+    file: async (name) => (await folder()).getFileHandle(name).then((handle) => handle.getFile(), absent),
+    async put(name, text) {
+      const writable = await (await (await folder()).getFileHandle(name, { create: true })).createWritable();
+      await writable.write(text);
+      await writable.close();
+    },
+    remove: async (name) => (await folder()).removeEntry(name).catch(absent),
+    names: async () => Array.fromAsync((await folder()).keys()),
+    // A function that gives the lock back; undefined where another tab, or this one, has it.
+    lock: (name, mode) =>
+      new Promise((resolve, reject) => {
+        const held = (lock) => {
+          if (!lock) return resolve(undefined);
+          return new Promise((release) => resolve(release));
+        };
+        navigator.locks.request(name, { mode, ifAvailable: true }, held).catch(reject);
+      }),
+    estimate: () => navigator.storage.estimate(),
+    persist: async () => Boolean(await navigator.storage.persist?.()),
+  };
+}

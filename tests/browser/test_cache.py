@@ -1,0 +1,328 @@
+"""The cache in the browser's storage: it goes on where it was, is checked, makes room, and holds between tabs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser_page import Page
+from unreliable_server import Fault, UnreliableServer
+
+import llamaweb
+from llamaweb.errors import CacheError, DownloadError
+
+SIZE = 2_000_003
+DATA = np.random.RandomState(4).bytes(SIZE)
+SHA256 = hashlib.sha256(DATA).hexdigest()
+ETAG = {"ETag": '"one"'}
+
+
+@pytest.fixture(autouse=True)
+def empty(page: Page) -> Iterator[None]:
+    page.run("from llamaweb import cache\nawait cache.clear()")
+    yield
+
+
+async def load(url, sha256=None, stop=None, offset=70_000, keep=True):
+    """As a model is loaded: a header, then the rest, cancelled after `stop` bytes. What came, warnings, the cache."""
+    import asyncio
+    import hashlib
+    import warnings
+    from dataclasses import asdict
+
+    from pyodide.ffi import JsException
+
+    from llamaweb import cache
+    from llamaweb.gpu.blob_source import read_error
+    from llamaweb.gpu.cached_source import CachedSource
+    from llamaweb.gpu.url_source import Patience, UrlSource
+
+    patience = Patience(delay=20, stall=1000, range=300_000, parallel=2, first=100_000)
+    source = CachedSource(UrlSource(url, patience=patience), {url: sha256} if sha256 else {}, keep)
+    warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            digest = hashlib.sha256(await source.read(0, offset))
+            reader = await source.stream(offset)
+            n = offset
+            while stop is None or n < stop:
+                try:
+                    chunk = await reader.read()
+                except JsException as error:
+                    raise read_error(error, source.name) from None
+                if chunk.done:
+                    break
+                digest.update(chunk.value.to_bytes())
+                n += len(chunk.value)
+            reader.cancel()
+        finally:
+            await source.close()
+    await asyncio.sleep(0)
+    models = [asdict(model) for model in await cache.list()]
+    return digest.hexdigest(), [str(w.message) for w in caught], models
+
+
+def test_a_file_is_kept_and_read_without_the_network_the_next_time(page: Page, server: UnreliableServer) -> None:
+    url = server.url("model.gguf", DATA, headers=ETAG)
+    found, warned, [model] = page.run(load, url=url)
+    assert (found, warned) == (SHA256, [])
+    assert (model["url"], model["stored"], model["size"], model["etag"]) == (url, SIZE, SIZE, '"one"')
+    asked = len(server.files["model.gguf"].requests)
+    server.files["model.gguf"].always = Fault()
+    found, warned, _ = page.run(load, url=url)
+    assert (found, warned) == (SHA256, [])
+    assert len(server.files["model.gguf"].requests) > asked  # it was asked whether the file has changed
+    assert page.run("from llamaweb import cache\nreturn await cache.size()") == SIZE
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_interrupted_download_goes_on_where_it_was(page: Page, server: UnreliableServer, ranges: bool) -> None:
+    url = server.url("model.gguf", DATA, headers=ETAG, ranges=ranges)
+    _, _, [model] = page.run(load, url=url, stop=900_000)
+    stored = model["stored"]
+    assert 900_000 <= stored < SIZE
+    server.files["model.gguf"].requests.clear()
+    found, _, [model] = page.run(load, url=url)
+    assert found == SHA256 and model["stored"] == SIZE
+    if ranges:
+        begins = [int(request.split("=")[1].split("-")[0]) for request in server.files["model.gguf"].requests]
+        assert begins[0] == 0 and min(begins[1:]) == stored
+
+
+def test_what_a_page_wrote_before_it_was_closed_is_there(page: Page, server: UnreliableServer) -> None:
+    async def write_and_die(url, data, size, etag):
+        from pathlib import Path
+
+        import js
+        from pyodide.ffi import to_js
+
+        import llamaweb.gpu
+        from llamaweb.gpu import model_cache
+
+        await model_cache.put(model_cache.CachedModel(url, "model.gguf", size, etag=etag))
+        text = (Path(llamaweb.gpu.__path__[0]) / "opfs.js").read_text()
+        script = f"""
+            onmessage = async ({{data}}) => {{
+                const opfs = ({text.strip()})({model_cache.FOLDER!r});
+                const lock = await opfs.lock({f"{model_cache.FOLDER}/{model_cache.key(url)}"!r}, "exclusive");
+                const writer = await opfs.writer({model_cache.key(url)!r}, true);
+                writer.append(data);
+                postMessage("written");
+            }};"""
+        blob = js.Blob.new(to_js([script]))
+        worker = js.Worker.new(js.URL.createObjectURL(blob))
+        answer = js.Promise.withResolvers()
+        worker.onmessage = answer.resolve
+        worker.postMessage(to_js(data))
+        await answer.promise
+        busy = await model_cache.lock(url, "shared")
+        worker.terminate()
+        while not (free := await model_cache.lock(url, "exclusive")):
+            pass
+        free()
+        return busy is None, (await model_cache.find(url)).stored
+
+    url = server.url("model.gguf", DATA, headers=ETAG)
+    busy, stored = page.run(write_and_die, url=url, data=DATA[:777_777], size=SIZE, etag='"one"')
+    assert busy and stored == 777_777
+    found, _, [model] = page.run(load, url=url)
+    assert found == SHA256 and model["stored"] == SIZE
+    assert "GET bytes=777777-1077776" in server.files["model.gguf"].requests
+
+
+@pytest.mark.parametrize("stop", [900_000, None])
+def test_a_file_that_has_changed_since_is_fetched_anew(page: Page, server: UnreliableServer, stop: int | None) -> None:
+    url = server.url("model.gguf", DATA, headers=ETAG)
+    page.run(load, url=url, stop=stop)
+    other = DATA[::-1]
+    server.url("model.gguf", other, headers={"ETag": '"two"'})
+    found, _, [model] = page.run(load, url=url)
+    assert found == hashlib.sha256(other).hexdigest() and model["etag"] == '"two"'
+    server.files["model.gguf"].always = Fault()
+    assert page.run(load, url=url)[0] == found
+
+
+def test_a_beginning_whose_server_names_no_version_is_not_trusted(page: Page, server: UnreliableServer) -> None:
+    url = server.url("model.gguf", DATA)
+    page.run(load, url=url, stop=900_000)
+    other = server.url("model.gguf", DATA[::-1])
+    assert page.run(load, url=other)[0] == hashlib.sha256(DATA[::-1]).hexdigest()
+
+
+@pytest.mark.parametrize("told", ["given", "by the server"])
+def test_the_checksum_is_checked(page: Page, server: UnreliableServer, told: str) -> None:
+    headers = ETAG if told == "given" else {"X-Linked-ETag": f'"{SHA256}"'}
+    url = server.url("model.gguf", DATA, headers=headers)
+    sha256 = SHA256 if told == "given" else None
+    page.run(load, url=url, sha256=sha256, stop=900_000)
+    found, _, [model] = page.run(load, url=url, sha256=sha256)
+    assert found == SHA256 and model["verified"] and model["sha256"] == SHA256
+    requests = len(server.files["model.gguf"].requests)
+    if told == "given":  # known by its content, so that nobody is asked
+        assert page.run(load, url=url, sha256=sha256)[0] == SHA256
+        assert len(server.files["model.gguf"].requests) == requests
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_content_of_another_checksum_is_an_error_and_not_kept(page: Page, server: UnreliableServer, keep: bool) -> None:
+    url = server.url("model.gguf", DATA[:-1] + b"x", headers=ETAG)
+    with pytest.raises(
+        DownloadError, match=rf"model\.gguf is damaged: its SHA-256 is \w+, not {SHA256}; load it again"
+    ):
+        page.run(load, url=url, sha256=SHA256, keep=keep)
+    assert page.run("from llamaweb import cache\nreturn list(await cache.list())") == []
+    server.url("model.gguf", DATA, headers=ETAG)
+    assert page.run(load, url=url, sha256=SHA256, keep=keep)[0] == SHA256
+
+
+def with_quota(quota: int) -> str:
+    return f"""
+        from pyodide.code import run_js
+        run_js('''navigator.storage.estimate = async () => {{
+            const mine = {{ quota: {quota}, usage: 0 }};
+            const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("llamaweb-models");
+            for await (const handle of folder.values()) mine.usage += (await handle.getFile()).size;
+            return mine;
+        }}''')
+    """
+
+
+@pytest.fixture
+def small_quota(page: Page) -> Iterator[None]:
+    page.run(with_quota(3 * SIZE + (16 << 20)))
+    yield
+    page.run("from pyodide.code import run_js\nrun_js('delete navigator.storage.estimate')")
+
+
+def test_what_was_not_used_for_the_longest_makes_room(page: Page, server: UnreliableServer, small_quota: None) -> None:
+    for name in ("a", "b"):
+        page.run(load, url=server.url(f"{name}.gguf", DATA, headers=ETAG))
+    page.run(load, url=f"{server.base}/a.gguf")
+    found, warned, models = page.run(load, url=server.url("c.gguf", DATA, headers=ETAG))
+    assert found == SHA256 and warned == []
+    assert [model["name"] for model in models] == ["c.gguf", "a.gguf"]
+
+
+def test_too_little_room_is_told_in_figures_and_the_model_loads(
+    page: Page, server: UnreliableServer, small_quota: None
+) -> None:
+    page.run(load, url=server.url("a.gguf", DATA, headers=ETAG))
+    url = server.url("large.gguf", DATA * 4, headers=ETAG)
+    found, [warned], models = page.run(load, url=url)
+    assert found == hashlib.sha256(DATA * 4).hexdigest()
+    assert warned.startswith("large.gguf is not kept in the browser's storage: it takes 8.0 MB, and of 22.8 MB that")
+    assert "2.0 MB are taken" in warned
+    assert [model["name"] for model in models] == ["a.gguf"]  # nothing is removed in vain
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_and_the_model_loads(page: Page, server: UnreliableServer) -> None:
+    origin = page.url.rstrip("/")
+    page.run(with_quota(1 << 40))
+    page.runner.driver.execute_cdp_cmd("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 1_200_000})
+    try:
+        url = server.url("model.gguf", DATA, headers=ETAG)
+        found, [warned], [model] = page.run(load, url=url)
+    finally:
+        page.runner.driver.execute_cdp_cmd("Storage.overrideQuotaForOrigin", {"origin": origin})
+        page.run("from pyodide.code import run_js\nrun_js('delete navigator.storage.estimate')")
+    assert found == SHA256 and model["stored"] < SIZE
+    assert warned.startswith("model.gguf is not kept in the browser's storage: ")
+    assert page.run(load, url=url)[0] == SHA256
+
+
+def test_two_loads_at_once_do_not_disturb_each_other(page: Page, server: UnreliableServer) -> None:
+    async def twice(source, url):
+        import asyncio
+
+        scope = {}
+        exec(source, scope)
+        return await asyncio.gather(scope["load"](url), scope["load"](url), scope["load"](url))
+
+    import inspect
+
+    url = server.url("model.gguf", DATA, headers=ETAG, pace=0.01)
+    results = page.run(twice, source=inspect.getsource(load), url=url)
+    assert [found for found, _, _ in results] == [SHA256] * 3
+    assert page.run(load, url=url)[0] == SHA256
+
+
+def test_models_are_removed_by_name_and_all_together(page: Page, server: UnreliableServer) -> None:
+    for name in ("a", "b", "c"):
+        page.run(load, url=server.url(f"{name}.gguf", DATA, headers=ETAG))
+    names = "return [m.name for m in await cache.list()]"
+    url = f"{server.base}/b.gguf"
+    assert page.run(f"from llamaweb import cache\nawait cache.remove(url)\n{names}", url=url) == ["c.gguf", "a.gguf"]
+    with pytest.raises(CacheError, match=r"b\.gguf is not in the cache; llamaweb\.cache\.list\(\) tells what is"):
+        page.run("from llamaweb import cache\nawait cache.remove(url)", url=url)
+    assert page.run(f"from llamaweb import cache\nawait cache.clear()\n{names}") == []
+
+
+def test_a_model_that_is_being_loaded_is_not_removed(page: Page, server: UnreliableServer) -> None:
+    page.run(load, url=server.url("model.gguf", DATA, headers=ETAG))
+    with pytest.raises(CacheError, match="is being loaded, perhaps in another tab"):
+        page.run(
+            """
+            from llamaweb import cache
+            from llamaweb.gpu import model_cache
+            release = await model_cache.lock(url, "shared")
+            try:
+                await cache.remove(url)
+            finally:
+                release()
+            """,
+            url=f"{server.base}/model.gguf",
+        )
+
+
+def test_on_the_main_thread_a_file_is_kept_when_it_is_closed_and_goes_on(page: Page) -> None:
+    opfs = Path(llamaweb.__file__).with_name("gpu").joinpath("opfs.js").read_text().strip()
+    script = f"""
+        const done = arguments[0];
+        (async () => {{
+            const opfs = ({opfs})("main-thread");
+            const bytes = (from, to) => Uint8Array.from({{ length: to - from }}, (_, i) => (from + i) % 251);
+            const first = await opfs.writer("file", true);
+            await first.append(bytes(0, 1000), true);
+            await first.append(bytes(1000, 3000), false);
+            const header = Array.from(await first.read(0, 1000));
+            await first.close();
+            const second = await opfs.writer("file", false);
+            const at = second.size();
+            await second.append(bytes(3000, 4000), true);
+            const across = Array.from(await second.read(2990, 3010));
+            await second.close();
+            const all = Array.from(new Uint8Array(await (await opfs.file("file")).arrayBuffer()));
+            await opfs.remove("file");
+            return {{ header, at, across, all }};
+        }})().then(done, (error) => done(String(error)));
+    """
+    driver: Any = page.runner.driver
+    found = driver.execute_async_script(script)
+    assert isinstance(found, dict), found
+    whole = [i % 251 for i in range(4000)]
+    assert found == {"header": whole[:1000], "at": 3000, "across": whole[2990:3010], "all": whole}
+
+
+def test_sha256_of_every_length_around_a_block(page: Page) -> None:
+    async def digests(data, lengths):
+        from pyodide.ffi import to_js
+
+        from llamaweb.gpu.javascript import js_file
+
+        found = []
+        for length in lengths:
+            hash = js_file("sha256.js")()
+            for at in range(0, length, 37):
+                await hash.update(to_js(data[at : min(length, at + 37)]))
+            found.append(await hash.digest())
+            hash.close()
+        return found
+
+    lengths = [0, 1, 55, 56, 63, 64, 65, 119, 120, 128, 5000]
+    found = page.run(digests, data=DATA[:5000], lengths=lengths)
+    assert json.dumps(found) == json.dumps([hashlib.sha256(DATA[:n]).hexdigest() for n in lengths])

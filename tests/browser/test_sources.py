@@ -1,0 +1,213 @@
+"""Models from every source, end to end: the same tokens; progress; cancelled loads give everything back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from browser_page import Page
+from unreliable_server import UnreliableServer
+
+from llamaweb.errors import DownloadError, ModelFileError
+from tests.splits import split
+from tests.tiny import TinyLlama, tiny_llama
+
+# Rope factors are read while the weights stream past.
+MODEL = tiny_llama(TinyLlama(type="Q8_0", rope_freqs=True, head_dim=24, n_embd=96, n_head=4))
+SHARDS = split(MODEL, 3, "tiny")
+
+
+async def tokens(model, files=None, **options):
+    """Eight tokens of the model: bytes, a URL, or `files` by name, made into Files, handles or a list of URLs."""
+    import js
+    from pyodide.ffi import to_js
+
+    from llamaweb import Llama
+
+    if files:
+        model = [js.File.new(to_js([to_js(data)]), name) for name, data in files.items()]
+    async with await Llama.load(model, n_ctx=32, n_ubatch=4, tune="off", **options) as llm:
+        async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=8):
+            pass
+        return llm.tokens
+
+
+@pytest.fixture(scope="module")
+def expected(page: Page) -> list[int]:
+    page.run("from llamaweb import cache\nawait cache.clear()")
+    return page.run(tokens, model=MODEL)
+
+
+@pytest.fixture
+def shards(server: UnreliableServer) -> list[str]:
+    return [server.url(f"models/{name}", data, headers={"ETag": '"1"'}) for name, data in SHARDS.items()]
+
+
+def test_a_url_of_any_shard_loads_the_whole_model_and_again_from_the_cache(
+    page: Page, server: UnreliableServer, shards: list[str], expected: list[int]
+) -> None:
+    assert page.run(tokens, model=shards[1]) == expected
+    for name in SHARDS:
+        del server.files[f"models/{name}"]
+    assert page.run(tokens, model=shards[0]) == expected
+
+
+def test_files_that_were_chosen_together_are_one_model(page: Page, expected: list[int]) -> None:
+    assert page.run(tokens, model=None, files=dict(reversed(SHARDS.items()))) == expected
+
+
+def test_a_shard_that_was_not_chosen_is_named(page: Page) -> None:
+    name = "tiny-00002-of-00003.gguf"
+    with pytest.raises(ModelFileError, match=rf"and {name} cannot be read: it was not among the files"):
+        page.run(tokens, model=None, files={key: data for key, data in SHARDS.items() if key != name})
+
+
+def test_a_shard_that_the_server_lacks_is_named(page: Page, server: UnreliableServer) -> None:
+    url = server.url("some/tiny-00001-of-00003.gguf", SHARDS["tiny-00001-of-00003.gguf"])
+    with pytest.raises(ModelFileError, match=r"tiny-0000[23]-of-00003\.gguf cannot be read: .* answered 404"):
+        page.run(tokens, model=url, cache=False)
+
+
+def test_a_file_of_the_browsers_storage(page: Page, expected: list[int]) -> None:
+    async def from_handle(source, data):
+        import js
+        from pyodide.ffi import to_js
+
+        scope = {}
+        exec(source, scope)
+        root = await js.navigator.storage.getDirectory()
+        handle = await root.getFileHandle("own.gguf", to_js({"create": True}, dict_converter=js.Object.fromEntries))
+        access = await handle.createSyncAccessHandle()
+        access.write(to_js(data))
+        access.close()
+        try:
+            return await scope["tokens"](handle)
+        finally:
+            await root.removeEntry("own.gguf")
+
+    import inspect
+
+    assert page.run(from_handle, source=inspect.getsource(tokens), data=MODEL) == expected
+
+
+def test_progress_tells_bytes_rate_and_time_left(page: Page, server: UnreliableServer) -> None:
+    async def progress(url):
+        from llamaweb import Llama
+
+        told = []
+        llm = await Llama.load(url, n_ctx=32, n_ubatch=1, tune="off", cache=False, progress=told.append)
+        await llm.close()
+        return [p for p in told if p.phase == "weights"]
+
+    told = page.run(progress, url=server.url("model.gguf", MODEL, pace=0.05))
+    assert (told[-1].done, told[-1].total, told[-1].unit) == (len(MODEL), len(MODEL), "B")
+    assert [p.done for p in told] == sorted(p.done for p in told)
+    middle = told[len(told) // 2]
+    assert middle.rate > 0 and middle.seconds_left == pytest.approx((middle.total - middle.done) / middle.rate)
+
+
+def test_a_load_that_is_cancelled_at_any_point_gives_all_gpu_memory_back(page: Page, server: UnreliableServer) -> None:
+    async def cancelled(url, after):
+        import asyncio
+
+        from llamaweb import Llama
+        from llamaweb.gpu.device import Device
+        from llamaweb.gpu.model_cache import lock
+
+        devices, opened = [], Device.open
+
+        async def open():
+            devices.append(await opened())
+            return devices[-1]
+
+        Device.open = open
+        most = 0
+
+        def stop(progress):
+            nonlocal most
+            most = max([most, *(device.live_bytes for device in devices)])
+            if (progress.phase, progress.done > after[1]) == (after[0], True):
+                task.cancel()
+
+        try:
+            task = asyncio.ensure_future(Llama.load(url, n_ctx=32, n_ubatch=4, tune="off", progress=stop))
+            await asyncio.wait([task])
+        finally:
+            Device.open = opened
+        release = await lock(url, "exclusive")
+        release()
+        return task.cancelled(), most, sum(device.live_bytes for device in devices)
+
+    url = server.url("model.gguf", MODEL, headers={"ETag": '"1"'})
+    for phase, done in (("header", 0), ("weights", 0), ("weights", len(MODEL) // 2), ("pipelines", 2)):
+        was_cancelled, most, left = page.run(cancelled, url=url, after=(phase, done))
+        assert was_cancelled and left == 0
+        assert (most > 0) == (phase != "header")
+
+
+REPO = "some-owner/some-model-GGUF"
+
+
+@pytest.fixture
+def hub(server: UnreliableServer) -> str:
+    """A hub with one repository, listed as the Hugging Face hub does."""
+    files = {"a/tiny-q8_0.gguf": MODEL, "tiny-f16.gguf": MODEL[:-1], "README.md": b"hello", **SHARDS}
+    listing = [
+        {"rfilename": path, "size": len(data), "lfs": {"sha256": hashlib.sha256(data).hexdigest()}}
+        if path.endswith(".gguf")
+        else {"rfilename": path, "size": len(data)}
+        for path, data in files.items()
+    ]
+    body = json.dumps({"id": REPO, "siblings": listing}).encode()
+    server.url(f"api/models/{REPO}/revision/main", body, ranges=False)
+    for path, data in files.items():
+        server.url(f"{REPO}/resolve/main/{path}", data)
+    return server.base
+
+
+async def pretrained(endpoint, filename, repo_id="some-owner/some-model-GGUF"):
+    from llamaweb import Llama, cache
+
+    options = {"n_ctx": 32, "n_ubatch": 4, "tune": "off", "endpoint": endpoint}
+    async with await Llama.from_pretrained(repo_id, filename, **options) as llm:
+        async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=8):
+            pass
+        return llm.tokens, {model.name: model.verified for model in await cache.list()}
+
+
+def test_a_pattern_names_one_file_of_a_hub_which_loads_again_without_it(
+    page: Page, server: UnreliableServer, hub: str, expected: list[int]
+) -> None:
+    found, verified = page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")
+    assert found == expected and verified["tiny-q8_0.gguf"]
+    server.files.clear()
+    assert page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")[0] == expected
+
+
+@pytest.mark.parametrize("pattern", ["*-of-00003.gguf", "tiny-00001-of-*.gguf"])
+def test_a_pattern_names_one_set_of_shards(page: Page, hub: str, expected: list[int], pattern: str) -> None:
+    found, verified = page.run(pretrained, endpoint=hub, filename=pattern)
+    assert found == expected
+    assert all(verified[name] for name in SHARDS)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "several": ({"filename": "*.gguf"}, ModelFileError, r"5 files of .* fit '\*\.gguf': a/tiny-q8_0\.gguf, tiny-f16"),
+    "none": ({"filename": "*q4_0.gguf"}, ModelFileError, r"No file .* fits '\*q4_0\.gguf'; it has a/tiny-q8_0\.gguf,"),
+    "no repository": (
+        {"filename": "*", "repo_id": "no/such"},
+        DownloadError,
+        "no/such cannot be listed: .* answered 404",
+    ),
+    "no name": ({"filename": "*", "repo_id": "a b"}, ModelFileError, "'a b' is no repository's name"),
+    "damaged": ({"filename": "*f16.gguf"}, ModelFileError, "tiny-f16.gguf is cut off"),
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_what_a_hub_does_not_have_is_told_with_what_it_has(page: Page, hub: str, how: str) -> None:
+    arguments, kind, sentence = REFUSED[how]
+    with pytest.raises(kind, match=sentence):
+        page.run(pretrained, endpoint=hub, **arguments)
