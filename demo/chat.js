@@ -9,7 +9,7 @@ const engine = new Engine();
 let state = "empty"; // empty, loading, ready or answering
 let call = null; // the engine's command under way
 let task = null; // a promise: what goes on has ended, on the page too
-let source = null; // {name, file} or {name, url} of the model
+let source = null; // {name, files} or {name, url} of the model
 let wanted = null; // the last one asked for; those before it that still wait are not loaded
 let loaded = null; // what `load` told about it
 let messages = []; // the conversation, as the model gets it
@@ -67,14 +67,15 @@ function instead(next) {
 
 const PHASES = ["python", "header", "weights", "pipelines"];
 
-function showPhase(phase, done = 0, total = 0) {
+function showPhase(progress) {
+  const { phase, done = 0, total = 0 } = progress;
   const now = PHASES.indexOf(phase === "tuning" ? "pipelines" : phase);
   for (const [here, item] of at("loading").querySelectorAll("li").entries()) {
     const [name, told, bar] = item.children;
     if (here === now && item.dataset.stage !== "now") announce(name.textContent);
     item.dataset.stage = here < now ? "done" : here === now ? "now" : "later";
     if (here > now) told.textContent = "";
-    if (here === now) told.textContent = amount(phase, done, total);
+    if (here === now) told.textContent = amount(progress);
     if (!bar) continue;
     bar.value = here < now ? 1 : here > now || !total ? 0 : done / total;
   }
@@ -83,13 +84,13 @@ function showPhase(phase, done = 0, total = 0) {
 let pythonIsReady = false;
 engine.ready.then(() => {
   pythonIsReady = true;
-  if (state === "loading") showPhase("header");
+  if (state === "loading") showPhase({ phase: "header" });
 });
 
 async function load(next) {
   fail("");
   // A file that cannot be a model does not cost the one that is loaded.
-  const objection = next.file && (await objectionTo(next.file));
+  const objection = next.files && (await objectionTo(next.files));
   if (objection) return fail(objection);
   wanted = next;
   instead(() => next === wanted && loading(next));
@@ -102,12 +103,12 @@ async function loading(next) {
   enter("loading");
   at("loading-title").textContent = `Loading ${next.name}`;
   at("loading-title").focus();
-  showPhase(pythonIsReady ? "header" : "python");
-  const progress = ({ phase, done, total }) => showPhase(phase, done, total);
-  call = engine.call("load", { model: next.url }, progress, next.file);
+  showPhase({ phase: pythonIsReady ? "header" : "python" });
+  call = engine.call("load", { model: next.url, cache: true }, showPhase, next.files);
   try {
     loaded = await call.result;
     enter("ready");
+    for (const warning of loaded.warnings) remark(at("log"), warning);
     showFacts(loaded);
     announce(`${next.name} is ready.`);
     at("question").focus();
@@ -119,13 +120,16 @@ async function loading(next) {
   call = null;
 }
 
-async function objectionTo(file) {
-  try {
-    const magic = await file.slice(0, 4).text();
-    return magic === "GGUF" ? "" : `${file.name} is not a GGUF file; choose a model in that format.`;
-  } catch {
-    return `${file.name} cannot be read; choose a GGUF file.`;
+async function objectionTo(files) {
+  for (const file of files) {
+    try {
+      const magic = await file.slice(0, 4).text();
+      if (magic !== "GGUF") return `${file.name} is not a GGUF file; choose a model in that format.`;
+    } catch {
+      return `${file.name} cannot be read; choose a GGUF file.`;
+    }
   }
+  return "";
 }
 
 // --- The conversation ---
@@ -283,9 +287,13 @@ document.onkeydown = (event) => {
 };
 at("new-chat").onclick = newChat;
 at("other").onclick = () => at("file").click();
+// Several are the parts of one model.
+function loadFiles(list) {
+  const files = [...list];
+  if (files.length) load({ name: files[0].name, files });
+}
 at("file").onchange = () => {
-  const [file] = at("file").files;
-  if (file) load({ name: file.name, file });
+  loadFiles(at("file").files);
   at("file").value = ""; // so that the same file can be chosen again
 };
 
@@ -302,8 +310,7 @@ document.ondrop = (event) => {
   if (!carriesFiles(event)) return;
   event.preventDefault();
   document.body.classList.remove("dragging");
-  const [file] = event.dataTransfer.files;
-  if (file) load({ name: file.name, file });
+  loadFiles(event.dataTransfer.files);
 };
 
 // --- At the start ---

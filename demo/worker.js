@@ -1,6 +1,6 @@
 // Python in a worker: loads Pyodide and llamaweb, then hands commands to llamaweb.worker.
 //
-// in:  {id, command, params, file}   file: a File of the page, for commands that read one
+// in:  {id, command, params, file}   file: the Files of a model of the page, for commands that load one
 //      {id, cancel: true}
 // out: {event}                        while starting: ready or error
 //      {id, event}                    what the command emits; its last event is a result or an error

@@ -7,12 +7,13 @@ raised; the worker turns them into events.
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from llamaweb.bench import bench, floor, with_floor
-from llamaweb.errors import LlamaWebError
+from llamaweb.errors import CacheWarning, LlamaWebError
 from llamaweb.gpu.url_source import UrlSource
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama
@@ -25,7 +26,8 @@ _loaded: Llama | None = None  # what `load` left for `chat`
 
 
 async def handle(command: str, params: dict[str, Any], emit: Emit, file: Any = None) -> None:
-    """Carry out one command; its last event is the result. `file`: a File, in place of params["model"]."""
+    """Carry out one command; its last event is the result. `file`: Files of a model, in place of
+    params["model"]."""
     if command not in _COMMANDS:
         raise LlamaWebError(f"There is no command {command!r} in the page; there are {', '.join(_COMMANDS)}.")
     emit({"event": "result", **await _COMMANDS[command](params, emit, file)})
@@ -73,9 +75,12 @@ async def _load(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
     previous, _loaded = _loaded, None
     if previous:
         await previous.close()
-    _loaded = await _load_model(params, emit, file)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CacheWarning)
+        _loaded = await _load_model(params, emit, file)
     name = _loaded.file.metadata.get("general.name")
-    return {"name": name, "context": _loaded.plan.n_ctx, **_facts(_loaded)}
+    told = [str(warning.message) for warning in caught if warning.category is CacheWarning]
+    return {"name": name, "context": _loaded.plan.n_ctx, "warnings": told, **_facts(_loaded)}
 
 
 async def _chat(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from llamaweb.errors import ModelFileError
+from llamaweb.host.cli import main
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.shards import first_shard, read_model, shard_names
 from llamaweb.model.source import BytesSource, FileSource
@@ -88,3 +94,44 @@ def test_names_of_files_that_belong_together() -> None:
     assert first_shard(["a-00002-of-00002.gguf", "a-00001-of-00002.gguf"]) == "a-00001-of-00002.gguf"
     with pytest.raises(ModelFileError, match=r"b\.gguf and a\.gguf are not parts of one model"):
         first_shard(["b.gguf", "a.gguf"])
+
+
+@pytest.mark.parametrize("address", [False, True])
+def test_a_split_model_is_inspected_and_tokenized_as_one(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], address: bool
+) -> None:
+    whole = tmp_path_factory.mktemp("whole") / "tiny.gguf"
+    whole.write_bytes(MODEL)
+
+    def facts(model: str) -> tuple[object, list[int]]:
+        assert main(["inspect", model, "--json"]) == 0
+        inspected = json.loads(capsys.readouterr().out)
+        assert main(["tokenize", model, "--file", __file__, "--json"]) == 0
+        return inspected["memory"], json.loads(capsys.readouterr().out)["ids"]
+
+    expected = facts(str(whole))
+    if not address:
+        assert facts(str(folder / "tiny-00001-of-00003.gguf")) == expected
+        return
+    with served(folder) as url:
+        assert facts(f"{url}/tiny-00002-of-00003.gguf") == expected
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The folder's files from a server with ranges."""
+    loop = asyncio.new_event_loop()
+    app = web.Application()
+    app.router.add_static("/", folder)
+    runner = web.AppRunner(app)
+    loop.run_until_complete(runner.setup())
+    loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
+        loop.close()

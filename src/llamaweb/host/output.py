@@ -85,12 +85,22 @@ class Output:
 
     def _bar(self, label: str, done: int, total: int, unit: str) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
         if self._bars is None or label != self._label:
             self.clear()
-            amount = DownloadColumn() if unit == "B" else TextColumn("{task.completed:.0f}/{task.total:.0f}")
-            columns = [BarColumn(), amount] if total else []
+            count = (TextColumn("{task.completed:.0f}/{task.total:.0f}"),)
+            amount = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) if unit == "B" else count
+            columns = [BarColumn(), *amount] if total else []
             self._bars = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
