@@ -104,6 +104,7 @@ async function loading(next) {
   at("loading-title").textContent = `Loading ${next.name}`;
   at("loading-title").focus();
   showPhase({ phase: pythonIsReady ? "header" : "python" });
+  if (next.url) navigator.storage?.persist?.(); // a worker cannot ask that its models stay
   call = engine.call("load", { model: next.url, cache: true }, showPhase, next.files);
   try {
     loaded = await call.result;

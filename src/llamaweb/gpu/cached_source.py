@@ -75,9 +75,9 @@ class CachedSource:
             if self._keeper and self._release:
                 await self._settle()
         finally:
-            if self._release:
-                self._release()
-                self._release = None
+            if self._writer:
+                model_cache.expect(self.url, False)
+            self._give_back()
 
     async def _kept(self) -> BlobSource | None:
         """The file from the cache, if it is whole, checked if it can be, and not known to be another one by now."""
@@ -112,6 +112,8 @@ class CachedSource:
         if self._keep:
             try:
                 self._writer = await self._write(told)
+                if self._writer:
+                    model_cache.expect(self.url, True)
             except JsException as error:
                 self._give_back()
                 self._warn(f"the browser's storage does not take it ({error}).")

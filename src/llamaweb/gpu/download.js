@@ -180,7 +180,7 @@
       range.wake();
     };
     const more = () => {
-      while (ranges.length < parallel && from < to) {
+      while (ranges.length < parallel && from < to && !cancelled.signal.aborted) {
         const now = { chunks: [], ended: false, error: null, wake: () => {} };
         const end = Math.min(to, from + range);
         ranges.push(now);

@@ -31,7 +31,7 @@
       const begin = state.full || !writer ? from : stored();
       const found = await download.read(begin, to);
       await keep(found, true);
-      if (to > stored()) return found.subarray(from - begin);
+      if (to > stored()) return begin === from ? found : read(from, to);
     }
     return writer.read(from, to);
   }

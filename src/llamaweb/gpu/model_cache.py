@@ -20,6 +20,8 @@ from llamaweb.gpu.javascript import js_file
 FOLDER = "llamaweb-models"
 MARGIN = 16 << 20  # bytes that stay free for what a page keeps besides
 
+_coming: set[str] = set()  # URLs whose rest this page is fetching, as of the other parts of a split model
+
 
 @dataclass(frozen=True)
 class CachedModel:
@@ -80,6 +82,11 @@ async def models() -> list[CachedModel]:
     return sorted(filter(None, found), key=lambda model: -model.used)
 
 
+def expect(url: str, still: bool) -> None:
+    """Notes that this page is fetching the rest of a file, for which `make_room` leaves room; or no more."""
+    (_coming.add if still else _coming.discard)(url)
+
+
 async def put(model: CachedModel) -> None:
     """Writes what is known of a file, used now."""
     facts = asdict(replace(model, used=time.time()))
@@ -110,11 +117,13 @@ async def make_room(needed: int, sparing: str) -> Room | None:
     Gives the figures, and removes nothing, where that would not be enough.
     """
     now = await room()
-    missing = needed + MARGIN - (now.quota - now.usage)
     others = [model for model in reversed(await models()) if model.url != sparing]
-    if missing > sum(model.stored for model in others):
+    coming = sum(model.size - model.stored for model in others if model.url in _coming)
+    missing = needed + coming + MARGIN - (now.quota - now.usage)
+    removable = [model for model in others if model.url not in _coming]
+    if missing > sum(model.stored for model in removable):
         return now
-    for model in others:
+    for model in removable:
         if missing <= 0:
             break
         if await _removed(model.url):

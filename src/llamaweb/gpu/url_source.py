@@ -11,6 +11,7 @@ from typing import Any, Self
 import js
 from pyodide.ffi import JsException
 
+from llamaweb.errors import DownloadError
 from llamaweb.gpu.blob_source import read_error
 from llamaweb.gpu.javascript import js_file, js_object
 from llamaweb.model.gguf_file import FIRST_READ
@@ -45,7 +46,7 @@ class UrlSource:
     """A file at a URL; `headers` go with every request. Raises DownloadError."""
 
     def __init__(self, url: str, headers: Mapping[str, str] = {}, patience: Patience = Patience()) -> None:
-        self.url = str(js.URL.new(url, js.location.href)) if hasattr(js, "location") else url
+        self.url = _absolute(url)
         self.name = file_name(self.url)
         self._headers = dict(headers)
         self._patience = patience
@@ -84,6 +85,14 @@ class UrlSource:
             return await promise
         except JsException as error:
             raise read_error(error, self.name) from None
+
+
+def _absolute(url: str) -> str:
+    try:
+        base = (js.location.href,) if hasattr(js, "location") else ()
+        return str(js.URL.new(url, *base).href)
+    except JsException:
+        raise DownloadError(f"{url!r} is not an address; give one that begins with https://.") from None
 
 
 def _sha256(digest: Any, linked: Any) -> str | None:
