@@ -82,7 +82,7 @@ def test_a_file_is_kept_and_read_without_the_network_the_next_time(page: Page, s
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_an_interrupted_download_goes_on_where_it_was(page: Page, server: UnreliableServer, ranges: bool) -> None:
-    url = server.url("model.gguf", DATA, headers=ETAG, ranges=ranges)
+    url = server.url("model.gguf", DATA, headers=ETAG, ranges=ranges, pace=0.01)
     _, _, [model] = page.run(load, url=url, stop=900_000)
     stored = model["stored"]
     assert 900_000 <= stored < SIZE

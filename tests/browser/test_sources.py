@@ -174,14 +174,14 @@ async def pretrained(endpoint, filename, repo_id="some-owner/some-model-GGUF"):
     async with await Llama.from_pretrained(repo_id, filename, **options) as llm:
         async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=8):
             pass
-        return llm.tokens, {model.name: model.verified for model in await cache.list()}
+        return llm.tokens, {model.url: model.verified for model in await cache.list()}
 
 
 def test_a_pattern_names_one_file_of_a_hub_which_loads_again_without_it(
     page: Page, server: UnreliableServer, hub: str, expected: list[int]
 ) -> None:
     found, verified = page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")
-    assert found == expected and verified["tiny-q8_0.gguf"]
+    assert found == expected and verified[f"{hub}/{REPO}/resolve/main/a/tiny-q8_0.gguf"]
     server.files.clear()
     assert page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")[0] == expected
 
@@ -190,7 +190,7 @@ def test_a_pattern_names_one_file_of_a_hub_which_loads_again_without_it(
 def test_a_pattern_names_one_set_of_shards(page: Page, hub: str, expected: list[int], pattern: str) -> None:
     found, verified = page.run(pretrained, endpoint=hub, filename=pattern)
     assert found == expected
-    assert all(verified[name] for name in SHARDS)
+    assert all(verified[f"{hub}/{REPO}/resolve/main/{name}"] for name in SHARDS)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {

@@ -111,9 +111,10 @@ class CachedSource:
         self._sha256 = self._sha256 or told.sha256
         if self._keep:
             try:
-                self._writer = await self._write(told)
-                if self._writer:
-                    model_cache.expect(self.url, True)
+                async with model_cache.opening:
+                    self._writer = await self._write(told)
+                    if self._writer:
+                        model_cache.expect(self.url, True)
             except JsException as error:
                 self._give_back()
                 self._warn(f"the browser's storage does not take it ({error}).")

@@ -6,6 +6,7 @@ so that its length says how much of it is there.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
@@ -20,6 +21,7 @@ from llamaweb.gpu.javascript import js_file
 FOLDER = "llamaweb-models"
 MARGIN = 16 << 20  # bytes that stay free for what a page keeps besides
 
+opening = asyncio.Lock()  # between `make_room` and `expect`, so that parts of a model do not count on the same room
 _coming: set[str] = set()  # URLs whose rest this page is fetching, as of the other parts of a split model
 
 
