@@ -69,8 +69,8 @@ class ChatPage:
             time.sleep(0.05)
         return found
 
-    def choose(self, path: Path) -> None:
-        self.element("file").send_keys(str(path))
+    def choose(self, *paths: Path) -> None:
+        self.element("file").send_keys("\n".join(map(str, paths)))
 
     def drop(self, name: str, data: bytes) -> None:
         self.script(DROP, name, base64.b64encode(data).decode())

@@ -10,6 +10,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.models import smollm2_path
 from tests.pages.chat_page import ChatPage
+from tests.splits import split
 
 CAPITAL = "What is the capital of France?"
 
@@ -43,6 +44,18 @@ def test_files_that_cannot_be_run_are_named_in_one_sentence_each(
     page.choose(cut)
     sentence = page.wait(lambda: page.state == "empty" and "cut.gguf" in page.text("error") and page.text("error"), 60)
     assert "cut.gguf" in sentence and "\n" not in sentence and "Traceback" not in sentence
+
+
+def test_the_parts_of_a_split_model_are_chosen_together(page: ChatPage, tiny_model: Path, tmp_path: Path) -> None:
+    parts = []
+    for name, data in split(tiny_model.read_bytes(), 2, "tiny").items():
+        parts.append(tmp_path / name)
+        parts[-1].write_bytes(data)
+    page.choose(parts[1])
+    sentence = page.wait(lambda: page.text("error"), 60)
+    assert "tiny-00001-of-00002.gguf cannot be read: it was not among the files that were given" in sentence
+    page.choose(*reversed(parts))
+    page.loaded()
 
 
 def test_loading_can_be_cancelled_at_once(page: ChatPage) -> None:
@@ -125,7 +138,7 @@ def test_loading_shows_the_header_the_weights_and_the_kernels(smollm2: tuple[Cha
     phases = ["Starting Python", "Reading the model’s header", "Loading the weights", "Compiling the kernels"]
     begun = [next(i for i, step in enumerate(steps) if step.startswith(phase)) for phase in phases]
     assert begun == sorted(begun)
-    megabytes = [int(found[1]) for step in steps if (found := re.search(r"(\d+) of 97 MB$", step))]
+    megabytes = [int(found[1]) for step in steps if (found := re.search(r"(\d+) of 97 MB( ·|$)", step))]
     assert len(megabytes) > 3 and megabytes == sorted(megabytes) and megabytes[-1] == 97
     assert page.text("model") == "SmolLM2-135M-Instruct.Q4_1"
 
