@@ -16,7 +16,7 @@ from llamaweb.errors import GPUError
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.javascript import js_file, js_object
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
-from llamaweb.kernels.library import Kernel
+from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.template import wgsl
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llamaweb.kernels.formats import Codebook, Format
-from llamaweb.kernels.library import Kernel
+from llamaweb.kernels.kernel import Kernel
 from llamaweb.rope import Rope
 
 LONG_CONTEXT = 512  # tokens, from which on splitting attention pays for its dispatch (measured on an H200)
