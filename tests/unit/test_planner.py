@@ -162,7 +162,7 @@ def test_bindings_lie_inside_their_regions_aligned_and_within_limits(name: str) 
         for slot, binding in zip(dispatch.kernel.slots, dispatch.bindings, strict=True):
             where = f"{label}: {slot.name}"
             assert binding.offset % profile.min_storage_buffer_offset_alignment == 0, where
-            assert binding.size >= _element_bytes(slot.type) and binding.size % 4 == 0, where
+            assert binding.size >= _type_bytes(slot.type, {}) and binding.size % 4 == 0, where
             assert binding.offset >= 0 and binding.offset + binding.size <= sizes[binding.region], where
             assert binding.size <= profile.max_storage_buffer_binding_size, where
     assert all(size <= profile.max_buffer_size and size % 4 == 0 for size in plan.regions.values())
@@ -233,19 +233,22 @@ def test_a_device_without_subgroups_gets_no_kernel_that_needs_them() -> None:
         assert not any("enable subgroups" in wgsl(d.kernel) for _, d in each_dispatch(plan))
 
 
-def _element_bytes(type: str) -> int:
+def _type_bytes(type: str, structs: dict[str, str]) -> int:
+    """What a type of WGSL takes; the fields of structs are of one alignment."""
+    array = re.fullmatch(r"array<(.+), (\d+)u?>", type)
+    if array:
+        return _type_bytes(array[1], structs) * int(array[2])
+    if type in structs:
+        return sum(_type_bytes(t, structs) for t in re.findall(r"\w+: (.+?)(?:, (?=\w+:)|$)", structs[type]))
     return {"u32": 4, "f32": 4, "i32": 4, "vec2": 8, "vec3": 16, "vec4": 16, "atomic": 4}[type.split("<")[0]]
 
 
 def _workgroup_bytes(shader: str) -> int:
     """What the declarations of var<workgroup> take."""
-    total = 0
-    for type in re.findall(r"var<workgroup> \w+: ([^;]+);", shader):
-        array = re.fullmatch(r"array<(.+), (\d+)u?>", type)
-        element, count = (array[1], int(array[2])) if array else (type, 1)
-        total += align(_element_bytes(element) * count, 16)
-    assert total or "var<workgroup>" not in shader
-    return total
+    structs = {name: fields.strip() for name, fields in re.findall(r"struct (\w+) \{([^}]+)\}", shader)}
+    types = re.findall(r"var<workgroup> \w+: ([^;]+);", shader)
+    assert types or "var<workgroup>" not in shader
+    return sum(align(_type_bytes(type, structs), 16) for type in types)
 
 
 @BY_CASE

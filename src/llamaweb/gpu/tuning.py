@@ -26,7 +26,9 @@ _NMSE = 1e-6  # between a variant's result and the plain one's
 _NMSE_QUANTIZED = 5e-4  # … where activations are rounded to 8 bits
 _CHECKED_TOKENS = 67  # of a batch are compared with the plain variant's
 
-Place = tuple[Dispatch, ...]  # one product: its dispatch, behind the one that quantizes its input, if there is one
+Place = tuple[
+    Dispatch, ...
+]  # one use of a kernel: its dispatch, behind the one that quantizes its input, if there is one
 
 
 async def tuned(
@@ -54,18 +56,20 @@ async def tuned(
 
 
 def _products(plan: ModelPlan) -> dict[Shape, list[Place]]:
-    """The products of a token and of a prefill batch by shape, in the order of the layers."""
+    """What has variants, of a token and of a prefill batch, by shape, in the order of the layers."""
     found: dict[Shape, list[Place]] = {}
-    for name, op in (("decode", "mul_mat_vec"), ("prefill", "mul_mat")):
+    for name, ops in (("decode", ("mul_mat_vec",)), ("prefill", ("mul_mat", "flash_attn"))):
         phase = plan.phases.get(name)
-        quantized: dict[Binding, Dispatch] = {}
+        before: dict[Any, Dispatch] = {}
         for d in phase.dispatches if phase else ():
             slots = _slots(d)
             if d.kernel.template == "quantize":
-                quantized[slots["y"]] = d
-            elif (shape := Shape.of(d.kernel, phase.n_tokens if phase else 1)) and shape.op == op:
-                place = (quantized[slots["x_q8"]], d) if "x_q8" in slots else (d,)
-                found.setdefault(shape, []).append(place)
+                before[slots["y"]] = d
+            elif d.kernel.template == "rope_kv":  # q, and the keys and values of the batch
+                before["flash_attn"] = d
+            elif (shape := Shape.of(d.kernel, phase.n_tokens if phase else 1)) and shape.op in ops:
+                first = before.get(slots.get("x_q8", shape.op))
+                found.setdefault(shape, []).append((first, d) if first else (d,))
     return found
 
 
@@ -83,7 +87,7 @@ class _Entry:
 
     @property
     def timed(self) -> list[Dispatch]:
-        """Every layer's product of a token, since a small weight stays in a cache; one of a batch, which takes long."""
+        """Every layer's of a token, since a small weight stays in a cache; one of a batch, which takes long."""
         places = self.places if self.shape.op == "mul_mat_vec" else self.places[:1]
         return [d for place in places for d in place]
 
@@ -140,8 +144,8 @@ class _Trials:
         """What every device computes right in place of an entry's first place."""
         if entry.shape.op == "mul_mat":
             return self._plain[entry.shape][0]
-        (d,) = entry.places[0]
-        return (replace(d, kernel=d.plain[0], workgroups=d.plain[1]),) if d.plain else (d,)
+        *before, d = entry.places[0]
+        return (*before, d.plain or d)
 
     async def _time(self, entry: _Entry) -> float:
         """Microseconds a product, at best."""
@@ -165,14 +169,17 @@ class _Trials:
         if place == plain:
             return True
         n_tokens = min(entry.shape.n_tokens, _CHECKED_TOKENS)
-        x = self._random.standard_normal(n_tokens * entry.shape.k).astype(np.float32)
+        slots = _slots(place[0])
+        source = slots["qkv" if "qkv" in slots else "x"]
+        x = self._random.standard_normal(source.size // 4 // entry.shape.n_tokens * n_tokens).astype(np.float32)
         found, expected = [await self._result(one, entry.shape, n_tokens, x) for one in (place, plain)]
-        limit = _NMSE_QUANTIZED if len(place) > 1 else _NMSE
+        limit = _NMSE_QUANTIZED if place[0].kernel.template == "quantize" else _NMSE
         return bool(np.sum((found - expected) ** 2) <= limit * np.sum(expected**2))
 
     async def _result(self, place: Place, shape: Shape, n_tokens: int, x: np.ndarray) -> np.ndarray:
         executor = self._executor
-        first, last = _slots(place[0])["x"], _slots(place[-1])["y"]
+        slots = _slots(place[0])
+        first, last = slots["qkv" if "qkv" in slots else "x"], _slots(place[-1])["y"]
         y = replace(last, size=last.size // shape.n_tokens * n_tokens)
         executor.write(replace(first, size=x.nbytes), x)
         executor.write(y, np.zeros(y.size // 4, np.float32))

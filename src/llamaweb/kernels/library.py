@@ -6,7 +6,9 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llamaweb.kernels import flash_attn as tiles
 from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat
+from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.formats import BLOCK, Format
 from llamaweb.kernels.kernel import (
     BATCH,
@@ -258,25 +260,30 @@ def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool 
     return Launch(shader, (n_head, 1, 1))
 
 
-def flash_attn(attention: Attention, n_tokens: int) -> Launch:
+def flash_attn(
+    attention: Attention, n_tokens: int, profile: DeviceProfile, *, variant: FlashAttn | None = None
+) -> Launch:
     """The attention of a batch, behind rope_kv."""
-    head_dim = attention.head_dim
-    half = attention.type_k.name == attention.type_v.name == "f16"  # else a tile takes twice the memory
-    queries = 16 if head_dim <= 128 else 8
-    keys = max(1, min(32, (2048 if half else 1024) // head_dim))
-    lanes = 8
+    head_dim, n_head = attention.head_dim, attention.n_head
+    v = variant or tiles.default(head_dim, n_head, n_tokens, profile)
     cache = [Slot("k_cache", "vec4<u32>", "read"), Slot("v_cache", "vec4<u32>", "read")]
     shader = kernel(
         "flash_attn",
         [arena("qkv"), BATCH, *cache, arena("y")],
-        queries=queries,
-        keys=keys,
-        lanes=lanes,
-        parts=-(-head_dim // 4 // lanes),
-        half=half,
+        queries=v.queries,
+        keys=v.keys,
+        depth=v.depth,
+        wq=v.wq,
+        wk=v.wk,
+        ahead=v.ahead,
+        paired=v.wq % 4 == 0 and v.wk % 8 == 0,
+        rows=v.rows(head_dim),
+        parts=v.parts(head_dim),
         **attention.constants,
     )
-    return Launch(shader, (attention.n_head, -(-n_tokens // queries), 1), queries)
+    least = tiles.default(head_dim, n_head, n_tokens, DeviceProfile())
+    plain = flash_attn(attention, n_tokens, profile, variant=least) if v != least else None
+    return Launch(shader, (n_head, -(-n_tokens // v.queries), 1), v.queries, plain)
 
 
 def sample(n: int) -> Launch:

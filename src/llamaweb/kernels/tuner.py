@@ -1,4 +1,4 @@
-"""Which variants of a product are worth timing on a device, and the choice among them. Pure; `gpu.tuning` times them.
+"""Which variants of a kernel are worth timing on a device, and the choice among them. Pure; `gpu.tuning` times them.
 
 A choice is kept by adapter and by what it was made for: the kernel, the format and the shape.
 """
@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llamaweb.kernels import flash_attn
+from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.kernel import GLU, Kernel, is_cpu
 from llamaweb.kernels.library import MulMatVec, default_variant, packed_works
@@ -18,13 +20,14 @@ from llamaweb.profile import DeviceProfile
 GAIN = 0.97  # a variant is taken if it needs less than this share of the default's time: timings have noise
 MODES = ("auto", "off", "full")
 
-Variant = MulMatVec | MulMat
+Variant = MulMatVec | MulMat | FlashAttn
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a product is tuned for. W is (k, n) in ggml's order. op: "mul_mat_vec", or "mul_mat" for batches of
-    `n_tokens`; `norm`: with the rms_norm fused; `post`: with a norm and an addition before that."""
+    """What a kernel is tuned for. op: "mul_mat_vec", or "mul_mat" for batches of `n_tokens`, where W is (k, n) in
+    ggml's order; or "flash_attn", of n heads of k values, with a cache in `format`. `norm`: with the rms_norm fused;
+    `post`: with a norm and an addition before that."""
 
     op: str
     format: str
@@ -37,12 +40,15 @@ class Shape:
 
     @classmethod
     def of(cls, kernel: Kernel, n_tokens: int) -> Shape | None:
-        """The shape of a phase's kernel, if it is a product."""
+        """The shape of a phase's kernel, if it has variants."""
         c = dict(kernel.constants)
         if kernel.template in ("mul_mat_vec", "mul_mat_vec_packed"):
             return cls("mul_mat_vec", c["format"], c["k"], c["n"], c["epilogue"], c["norm"], c["post_eps"] is not None)
         if kernel.template in ("mul_mat", "mul_mat_packed", "mul_mat_matrix"):
             return cls("mul_mat", c["format"], c["k"], c["n"], c["epilogue"], n_tokens=n_tokens)
+        if kernel.template == "flash_attn":
+            types = f"{c['type_k']}/{c['type_v']}"
+            return cls("flash_attn", types, c["head_dim"], c["n_head"], "store", n_tokens=n_tokens)
         return None
 
     @property
@@ -68,6 +74,8 @@ class Trial:
 
 def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
     """Variants that are valid on a device, the default first; "full" has the whole grid, "auto" its better part."""
+    if shape.op == "flash_attn":
+        return list(flash_attn.candidates(shape.k, shape.n, shape.n_tokens, profile, mode))
     format = next(f for f in FORMATS.values() if f.name == shape.format)
     if shape.op == "mul_mat":
         tile = default_tile(format, shape.k, shape.n, shape.n_tokens, profile)

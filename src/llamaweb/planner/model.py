@@ -14,6 +14,7 @@ from llamaweb.errors import ContextError, MemoryBudgetError, UnsupportedError
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels import library, mul_mat
 from llamaweb.kernels.cache import Cache, cache_format
+from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.formats import BLOCK, Codebook, Format, format_of
 from llamaweb.kernels.io import IO, readback_bytes
 from llamaweb.kernels.kernel import Launch
@@ -185,8 +186,12 @@ class _Planner:
             bound["k_cache"] = Binding("kv", k_at, k_bytes)
             bound["v_cache"] = Binding("kv", v_at, v_bytes)
         bindings = tuple(bound[slot.name] for slot in launch.kernel.slots)
-        plain = (launch.plain.kernel, launch.plain.workgroups) if launch.plain else None
-        return Dispatch(step.name, launch.kernel, bindings, launch.workgroups, launch.token_tile, plain)
+
+        def dispatch(launch: Launch) -> Dispatch:
+            plain = dispatch(launch.plain) if launch.plain else None
+            return Dispatch(step.name, launch.kernel, bindings, launch.workgroups, launch.token_tile, plain)
+
+        return dispatch(launch)
 
     def _launch(self, step: Step) -> Launch:
         p = step.params
@@ -242,7 +247,12 @@ class _Planner:
             case "flash_attn_reduce":
                 return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=y_lanes)
             case "flash_attn":
-                return library.flash_attn(self._attention(p), n_tokens)
+                attention = self._attention(p)
+                types = f"{attention.type_k.name}/{attention.type_v.name}"
+                shape = Shape("flash_attn", types, attention.head_dim, attention.n_head, "store", n_tokens=n_tokens)
+                chosen = self.choices.get(shape)
+                tile = chosen if isinstance(chosen, FlashAttn) else None
+                return library.flash_attn(attention, n_tokens, self.profile, variant=tile)
             case "sample":
                 return library.sample(step.values["logits"].row)
             case "cross_entropy":
