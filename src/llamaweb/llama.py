@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llamaweb.architectures import architecture
-from llamaweb.chat import render_chat
+from llamaweb.chat import check_chat, render_chat
 from llamaweb.errors import LlamaWebError
 from llamaweb.generation import Generator, held_back, stop_at
 from llamaweb.gpu.device import Device
@@ -70,6 +70,7 @@ class Llama:
         type_k: str = "f16",
         type_v: str = "f16",
         tune: str = "auto",
+        chat: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
         """Loads a GGUF model onto the GPU.
@@ -78,8 +79,8 @@ class Llama:
         the model was trained for where that is less. n_ubatch: tokens of a prefill batch. logits_all: allow
         `perplexity` and `log_probabilities`. type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0".
         tune: "auto" times kernel variants once a device and keeps the fastest in the browser's storage, "full" times
-        all of them anew, "off" takes the defaults. Raises ModelFileError, UnsupportedError,
-        ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
+        all of them anew, "off" takes the defaults. chat: refuse a model without a chat template before its weights are
+        fetched. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
         """
         begin = now_ms()
         report = progress or (lambda _: None)
@@ -91,6 +92,8 @@ class Llama:
             raise LlamaWebError(f"tune is {tune!r}; it must be one of: {', '.join(MODES)}.")
         source = open_source(model)
         file = await read_header(source, lambda done: report(Progress("header", done, 0, "B")))
+        if chat:
+            check_chat(file.metadata)
         tokenizer = load_tokenizer(file.metadata)
         device = await Device.open()
         try:

@@ -10,7 +10,7 @@ from browser_page import Page
 
 from llamaweb.kernels.formats import FORMATS
 from tests.reference import ReferenceLlama, nmse
-from tests.tiny import TinyLlama, tiny_llama
+from tests.tiny import TinyLlama, tiny_llama, without_chat
 
 LIMIT = 1e-6
 N_UBATCH = 16
@@ -163,3 +163,22 @@ def test_a_batch_of_one_token_and_a_context_of_one(page: Page) -> None:
         assert len(found) == n_ctx - len(prompt) + 1
         logits = reference.logits([*prompt, *found[:-1]])
         assert found == logits[len(prompt) - 1 :].argmax(axis=-1).tolist()
+
+
+@pytest.mark.parametrize("command", ["run", "load"])
+def test_a_model_without_a_chat_template_is_refused_for_chat_before_its_weights_are_read(
+    page: Page, command: str
+) -> None:
+    async def phases(command, data):
+        from llamaweb.errors import UnsupportedError
+        from llamaweb.page import handle
+
+        events = []
+        try:
+            await handle(command, {"prompt": "x", "chat": True}, events.append, data)
+        except UnsupportedError as error:
+            return str(error), {event.get("phase") for event in events}
+
+    sentence, seen = page.run(phases, command=command, data=without_chat(tiny_llama()))
+    assert "has no chat template" in sentence
+    assert seen <= {"header"}
