@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llamaweb.architectures import architecture
-from llamaweb.chat import render_chat
+from llamaweb.chat import check_chat, render_chat
 from llamaweb.errors import LlamaWebError
 from llamaweb.generation import Generator, held_back, stop_at
 from llamaweb.gpu.device import Device
@@ -66,6 +66,7 @@ class Llama:
         tune: str = "auto",
         cache: bool = True,
         sha256: str | None = None,
+        chat: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
         """Loads a GGUF model onto the GPU.
@@ -76,9 +77,10 @@ class Llama:
         allow `perplexity` and `log_probabilities`. type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or
         "q4_0". tune: "auto" times kernel variants once a device and keeps the fastest in the browser's storage, "full"
         times all of them anew, "off" takes the defaults. cache: keep a URL's files in the browser's storage (see
-        llamaweb.cache), and read them from there the next time. sha256: of a URL's file, in hex. progress: is called
-        with a Progress. A load that is cancelled gives all GPU memory back. Raises ModelFileError, UnsupportedError,
-        ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
+        llamaweb.cache), and read them from there the next time. sha256: of a URL's file, in hex. chat: refuse a model
+        without a chat template before its weights are fetched. progress: is called with a Progress. A load that is
+        cancelled gives all GPU memory back. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError,
+        NoWebGPUError or GPUError.
         """
         begin = now_ms()
         report = progress or (lambda _: None)
@@ -93,6 +95,8 @@ class Llama:
         device = executor = None
         try:
             file, sources = await read_model(sources[0], lambda done: report(Progress("header", done, 0, "B")))
+            if chat:
+                check_chat(file.metadata)
             tokenizer = load_tokenizer(file.metadata)
             device = await Device.open()
             n_ctx = n_ctx or min(2048, architecture(file).hyperparameters(file).n_ctx_train)

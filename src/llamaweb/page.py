@@ -34,7 +34,7 @@ async def handle(command: str, params: dict[str, Any], emit: Emit, file: Any = N
 
 
 async def _run(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
-    async with await _load_model(params, emit, file) as llm:
+    async with await _load_model(params, emit, file, chat=bool(params.get("chat"))) as llm:
         prompt = params["prompt"]
         if params.get("chat"):
             pieces = llm.chat_stream([{"role": "user", "content": prompt}], **_options(params))
@@ -77,7 +77,7 @@ async def _load(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
         await previous.close()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CacheWarning)
-        _loaded = await _load_model(params, emit, file)
+        _loaded = await _load_model(params, emit, file, chat=True)
     name = _loaded.file.metadata.get("general.name")
     told = [str(warning.message) for warning in caught if warning.category is CacheWarning]
     return {"name": name, "context": _loaded.plan.n_ctx, "warnings": told, **_facts(_loaded)}

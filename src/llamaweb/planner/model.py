@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
+from itertools import compress
 from typing import Any
 
 from gguf.constants import GGMLQuantizationType as GGMLType
@@ -11,15 +12,20 @@ from gguf.constants import GGMLQuantizationType as GGMLType
 from llamaweb.architectures import architecture
 from llamaweb.errors import ContextError, MemoryBudgetError, UnsupportedError
 from llamaweb.graph import Graph, Tensor
-from llamaweb.kernels import library
+from llamaweb.kernels import library, mul_mat
 from llamaweb.kernels.cache import Cache, cache_format
-from llamaweb.kernels.formats import BLOCK, Codebook, format_of
+from llamaweb.kernels.flash_attn import FlashAttn
+from llamaweb.kernels.formats import BLOCK, Codebook, Format, format_of
 from llamaweb.kernels.io import IO, readback_bytes
+from llamaweb.kernels.kernel import Launch
+from llamaweb.kernels.library import MulMatVec
+from llamaweb.kernels.mul_mat import MulMat
 from llamaweb.kernels.tuner import Choices, Shape
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.fusion import Step, Steps, fuse
 from llamaweb.planner.memory import Lifetime, align, lower_bound, plan_arena
 from llamaweb.planner.plan import LONG_CONTEXT, Binding, Dispatch, ModelPlan, Phase, RopeTable, WeightPlan
+from llamaweb.planner.quantized import with_quantized
 from llamaweb.profile import DESKTOP, DeviceProfile
 from llamaweb.rope import Rope
 
@@ -130,16 +136,22 @@ class _Planner:
         phases: dict[str, Phase] = {}
         logits: dict[str, Binding] = {}
         bound = largest = 0
-        for name, steps in fused.items():
+        for name, fused_steps in fused.items():
+            steps = with_quantized(
+                fused_steps,
+                possible=lambda step: mul_mat.can_be_packed(self._format(step), self.profile),
+                chosen=lambda step: self._tile(step).kind == "packed",
+            )
             values, lifetimes = _lifetimes(steps.steps)
             offsets, size = plan_arena(lifetimes, self.alignment)
             bound = max(bound, lower_bound(lifetimes))
             largest = max(largest, *(value.bytes for value in values))
             self.regions["arena"] = max(self.regions["arena"], align(size, 4))
             arena = {v: Binding("arena", at, v.bytes) for v, at in zip(values, offsets, strict=True)}
-            dispatches = tuple(self._dispatch(step, arena) for step in steps.steps)
+            used = [step.params.get("used", True) for step in steps.steps]
+            dispatches = tuple(self._dispatch(step, arena) for step in compress(steps.steps, used))
             n_tokens = steps.steps[0].values["y"].n_tokens
-            phases[name] = Phase(n_tokens, dispatches, steps.head)
+            phases[name] = Phase(n_tokens, dispatches, sum(used[: steps.head]))
             logits[name] = arena[steps.logits]
         self._check_limits(largest)
         return ModelPlan(
@@ -174,10 +186,14 @@ class _Planner:
             bound["k_cache"] = Binding("kv", k_at, k_bytes)
             bound["v_cache"] = Binding("kv", v_at, v_bytes)
         bindings = tuple(bound[slot.name] for slot in launch.kernel.slots)
-        plain = (launch.plain.kernel, launch.plain.workgroups) if launch.plain else None
-        return Dispatch(step.name, launch.kernel, bindings, launch.workgroups, launch.token_tile, plain)
 
-    def _launch(self, step: Step) -> library.Launch:
+        def dispatch(launch: Launch) -> Dispatch:
+            plain = dispatch(launch.plain) if launch.plain else None
+            return Dispatch(step.name, launch.kernel, bindings, launch.workgroups, launch.token_tile, plain)
+
+        return dispatch(launch)
+
+    def _launch(self, step: Step) -> Launch:
         p = step.params
         if step.op in ("mul_mat", "mul_mat_vec", "get_rows"):
             weight = self._weight(step.weights["w"])
@@ -191,7 +207,6 @@ class _Planner:
             case "rms_norm":
                 return library.rms_norm(y_row, p["eps"], n_tokens, epilogue=p.get("epilogue", "store"))
             case "mul_mat_vec":
-                shape = Shape(format.name, k, n, p.get("epilogue", "store"), "eps" in p, "post_eps" in p)
                 return library.mul_mat_vec(
                     format,
                     k,
@@ -205,10 +220,10 @@ class _Planner:
                     post_eps=p.get("post_eps"),
                     keeps_sum="sum" in step.values,
                     lane_order=p["lane_order"],
-                    variant=self.choices.get(shape),
+                    variant=self._vec(step),
                 )
             case "mul_mat":
-                return library.mul_mat(
+                return mul_mat.mul_mat(
                     format,
                     k,
                     n,
@@ -218,7 +233,10 @@ class _Planner:
                     epilogue=p.get("epilogue", "store"),
                     offset=p.get("offset", 0),
                     stride=y_row,
+                    variant=self._tile(step),
                 )
+            case "quantize":
+                return mul_mat.quantize(y_row, n_tokens, self.profile)
             case "glu":
                 return library.glu(p["kind"], y_row, n_tokens)
             case "rope_kv":
@@ -229,13 +247,42 @@ class _Planner:
             case "flash_attn_reduce":
                 return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=y_lanes)
             case "flash_attn":
-                return library.flash_attn(self._attention(p), n_tokens)
+                attention = self._attention(p)
+                types = f"{attention.type_k.name}/{attention.type_v.name}"
+                shape = Shape("flash_attn", types, attention.head_dim, attention.n_head, "store", n_tokens=n_tokens)
+                chosen = self.choices.get(shape)
+                tile = chosen if isinstance(chosen, FlashAttn) else None
+                return library.flash_attn(attention, n_tokens, self.profile, variant=tile)
             case "sample":
                 return library.sample(step.values["logits"].row)
             case "cross_entropy":
                 targets, results = IO.targets(self.n_ubatch), IO.results(self.n_ubatch)
                 return library.cross_entropy(step.values["logits"].row, n_tokens, targets, results)
         raise UnsupportedError(f"There is no kernel for {step.op}.")
+
+    def _shape(self, step: Step) -> Shape:
+        """What tuning knows a product by."""
+        p, tensors = step.params, step.weights["w"]
+        format, rows = self._format(step), sum(t.rows for t in tensors)
+        norms = ("eps" in p, "post_eps" in p)
+        n_tokens = 1 if step.op == "mul_mat_vec" else step.values["x"].n_tokens
+        return Shape(step.op, format.name, tensors[0].row, rows, p.get("epilogue", "store"), *norms, n_tokens)
+
+    def _tile(self, step: Step) -> MulMat:
+        """The variant that computes a batch's product."""
+        shape = self._shape(step)
+        chosen = self.choices.get(shape)
+        default = mul_mat.default_tile(self._format(step), shape.k, shape.n, shape.n_tokens, self.profile)
+        return chosen if isinstance(chosen, MulMat) else default
+
+    def _vec(self, step: Step) -> MulMatVec | None:
+        """What tuning chose for a token's product."""
+        chosen = self.choices.get(self._shape(step))
+        return chosen if isinstance(chosen, MulMatVec) else None
+
+    def _format(self, step: Step) -> Format:
+        tensor = step.weights["w"][0]
+        return format_of(tensor.type, tensor.name)
 
     def _attention(self, params: Mapping[str, Any]) -> library.Attention:
         names = ("rope", "head_dim", "n_head", "n_head_kv", "scale", "window", "head_eps")
