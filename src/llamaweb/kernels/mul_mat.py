@@ -27,6 +27,10 @@ class MulMat:
     kind: str = "f32"
     depth: int = 1
 
+    def __str__(self) -> str:
+        unit = "subgroups" if self.kind == "matrix" else "invocations"
+        return f"{self.kind}, {self.tile_m} tokens × {self.tile_n} rows, {self.wx} × {self.wy} {unit}"
+
 
 _TEMPLATES = {"f32": "mul_mat", "f16": "mul_mat", "packed": "mul_mat_packed", "matrix": "mul_mat_matrix"}
 PLAIN = MulMat(32, 32, 16, 16)  # what every device can run
