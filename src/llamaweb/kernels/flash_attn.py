@@ -86,8 +86,7 @@ def candidates(head_dim: int, n_head: int, n_tokens: int, profile: DeviceProfile
     if mode == "full":
         each = product((64, 32, 16, 8), (4, 2, 8), (8, 16, 4), (4, 2, 1))
         grid = [(q, wk * keys, q // tokens, wk) for q, tokens, wk, keys in each if 32 <= q // tokens * wk <= 256]
-        found += _deepest(grid, head_dim, profile)
-        found += [replace(v, ahead=False) for v in found]
+        found += [replace(v, ahead=False) for v in found] + _deepest(grid, head_dim, profile)
     return list(dict.fromkeys([first, *found]))
 
 

@@ -185,5 +185,7 @@ def variants(full: bool) -> Iterator[MulMat]:
         for kind in _TILES:
             shapes = ((2, 2), (4, 2), (2, 4)) if kind == "matrix" else ((8, 8), (16, 8), (8, 16), (16, 16))
             for (wx, wy), tile_m, tile_n in product(shapes, (32, 64, 128), (32, 64, 128)):
+                if kind != "matrix" and not 8 <= tile_m // wy * (tile_n // wx) <= 32:
+                    continue  # too little to do for an invocation, or more than registers hold
                 for depth in (1, 2) if kind == "packed" else (1,):
                     yield MulMat(tile_m, tile_n, wx, wy, kind, depth)
