@@ -114,7 +114,7 @@ def _seconds(result: dict[str, Any]) -> str:
 
 
 def _text(table: Table) -> str:
-    console = Console(file=io.StringIO(), width=140, color_system=None)
+    console = Console(file=io.StringIO(), width=160, color_system=None)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())

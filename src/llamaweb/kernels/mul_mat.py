@@ -29,7 +29,7 @@ class MulMat:
 
     def __str__(self) -> str:
         unit = "subgroups" if self.kind == "matrix" else "invocations"
-        return f"{self.kind}, {self.tile_m} tokens × {self.tile_n} rows, {self.wx} × {self.wy} {unit}"
+        return f"{self.kind}, tile {self.tile_m}×{self.tile_n}, {self.wx}×{self.wy} {unit}"
 
 
 _TEMPLATES = {"f32": "mul_mat", "f16": "mul_mat", "packed": "mul_mat_packed", "matrix": "mul_mat_matrix"}
@@ -183,9 +183,8 @@ def variants(full: bool) -> Iterator[MulMat]:
             yield MulMat(tile_m, tile_n, wx, wy, kind, depth)
     if full:
         for kind in _TILES:
-            shapes = ((2, 2), (4, 2), (2, 4)) if kind == "matrix" else ((8, 8), (16, 8), (8, 16), (16, 16))
+            shapes = ((2, 2), (4, 2), (2, 4)) if kind == "matrix" else ((8, 8), (16, 8), (16, 16))
             for (wx, wy), tile_m, tile_n in product(shapes, (32, 64, 128), (32, 64, 128)):
                 if kind != "matrix" and not 8 <= tile_m // wy * (tile_n // wx) <= 32:
                     continue  # too little to do for an invocation, or more than registers hold
-                for depth in (1, 2) if kind == "packed" else (1,):
-                    yield MulMat(tile_m, tile_n, wx, wy, kind, depth)
+                yield MulMat(tile_m, tile_n, wx, wy, kind, 2 if kind == "packed" else 1)
