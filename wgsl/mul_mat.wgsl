@@ -16,15 +16,7 @@ enable f16;
 var<workgroup> tile_x: array<vec4<{{ real }}>, {{ 8 * tile_m }}>;  // [column / 4][token]
 var<workgroup> tile_w: array<vec4<{{ real }}>, {{ 8 * tile_n }}>;  // [column / 4][row]
 
-@compute @workgroup_size({{ wx }}, {{ wy }})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let n_tokens = batch[{{ io.n_tokens }}u];
-  let t0 = group.y * {{ tile_m }}u;
-  let o0 = group.x * TILE_OUT;
-  let used = (n_tokens - t0 + {{ wy - 1 }}u) / {{ wy }}u;  // rows of results that have a token, the same for all invocations
-  var acc: array<f32, {{ tm * tn }}>;
-  for (var b = 0u; b < NB; b++) {
+{{ product.begin() }}  for (var b = 0u; b < NB; b++) {
     for (var i = local; i < {{ 8 * tile_m }}u; i += {{ wx * wy }}u) {
       let t = t0 + i / 8u;
       var v = vec4<f32>(0.0);

@@ -23,15 +23,7 @@ var<workgroup> tile_w: array<vec4<u32>, {{ 2 * depth * tile_n }}>;  // [block][h
 var<workgroup> scales_x: array<{{ sums }}, {{ depth * tile_m }}>;  // d, and sums of d * x over the block{{ " or its halves" if split }}
 var<workgroup> scales_w: array<{{ scales }}, {{ depth * tile_n }}>;  // d and m{{ ", of each half" if split }}
 
-@compute @workgroup_size({{ wx }}, {{ wy }})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let n_tokens = batch[{{ io.n_tokens }}u];
-  let t0 = group.y * {{ tile_m }}u;
-  let o0 = group.x * TILE_OUT;
-  let used = (n_tokens - t0 + {{ wy - 1 }}u) / {{ wy }}u;  // rows of results that have a token, the same for all invocations
-  var acc: array<f32, {{ tm * tn }}>;
-{% for p in range(loads_w) %}
+{{ product.begin() }}{% for p in range(loads_w) %}
   let block_w{{ p }} = (local + {{ p * invocations }}u) % DEPTH;
   let slot_w{{ p }} = {{ "min((local + %du) / DEPTH, %du)" % (p * invocations, tile_n - 1) }};
   let row_w{{ p }} = {{ product.row("slot_w%d" % p) }};

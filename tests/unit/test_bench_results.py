@@ -12,6 +12,8 @@ from benchmarks import tables
 from llamaweb.errors import HostError
 from llamaweb.host import results
 from llamaweb.host.tables import bench_text, tune_text
+from llamaweb.kernels.flash_attn import FlashAttn
+from llamaweb.kernels.library import MulMatVec
 
 README = "# A\n<!-- speed -->\nold\n<!-- /speed -->\nbetween\n<!-- memory -->\n<!-- /memory -->\nend\n"
 
@@ -112,10 +114,13 @@ def test_a_person_sees_speeds_kernels_and_what_failed() -> None:
 
 def test_what_tuning_tried_is_a_table_a_person_can_read() -> None:
     def trial(rows: int, us: float, **flags: bool) -> dict:
-        variant = {"workgroup": 64, "lanes": 32, "rows": rows, "subgroup": 32, "packed": rows == 4}
-        return {"shape": "mul_mat_vec q4_0 576x960 store norm", **variant, "microseconds": us, **flags}
+        variant = str(MulMatVec(64, 32, rows, 32, packed=rows == 4))
+        return {"shape": "mul_mat_vec q4_0 576x960 store norm", "variant": variant, "microseconds": us, **flags}
 
+    tile = {"variant": str(FlashAttn(64, 32, 64, 16, 8)), "microseconds": 123456.7, "right": True}
+    attention = "flash_attn q8_0/q8_0 128x32 x512 store"
     trials = [
+        {"shape": attention, **tile, "default": True, "chosen": True},
         trial(2, 7.44, right=True, default=True, chosen=False),
         trial(4, 5.72, right=True, default=False, chosen=True),
         trial(8, 3.0, right=False, default=False, chosen=False),
@@ -126,3 +131,4 @@ def test_what_tuning_tried_is_a_table_a_person_can_read() -> None:
     assert row[:5] == ["mul_mat_vec", "q4_0", "576x960", "store", "norm"]
     assert row[5:10] == ["7.4", "5.7", "20.9", "4", "1"]
     assert "64, 32 lanes, 4 rows, packed dot" in " ".join(row)
+    assert attention in text and tile["variant"] in text and "…" not in text  # nothing is cut off

@@ -15,6 +15,17 @@ min(o0 + {{ i }} % TILE_OUT, OUT - 1u) + select(0u, OUT, {{ i }} >= TILE_OUT)
 min(o0 + {{ i }}, N - 1u)
 {%- endif %}
 {% endmacro %}
+{# The head of a kernel whose invocations hold tiles of results in registers #}
+{% macro begin() %}
+@compute @workgroup_size({{ wx }}, {{ wy }})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let n_tokens = batch[{{ io.n_tokens }}u];
+  let t0 = group.y * {{ tile_m }}u;
+  let o0 = group.x * TILE_OUT;
+  let used = (n_tokens - t0 + {{ wy - 1 }}u) / {{ wy }}u;  // rows of results that have a token, the same for all invocations
+  var acc: array<f32, {{ (tile_m // wy) * (tile_n // wx) }}>;
+{% endmacro %}
 {# Writes result o of token t; `v`, `up`: expressions, the second for a gated linear unit alone #}
 {% macro store(v, up) %}
         var v = {{ v }}{{ " + bias[o]" if bias }};

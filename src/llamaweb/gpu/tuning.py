@@ -16,6 +16,7 @@ from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.storage import load_json, save_json
 from llamaweb.gpu.timer import Timer
 from llamaweb.kernels.io import IO
+from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.mul_mat import PLAIN
 from llamaweb.kernels.tuner import Choices, Shape, Trial, Variant, candidates, choose, finalists, from_json, to_json
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
@@ -86,6 +87,11 @@ class _Entry:
     places: list[Place]
 
     @property
+    def kernels(self) -> dict[Kernel, int]:
+        """Its kernels, which differ by what a shape does not tell (a bias, a window), and the first place of each."""
+        return {self.places[i][-1].kernel: i for i in reversed(range(len(self.places)))}
+
+    @property
     def timed(self) -> list[Dispatch]:
         """Every layer's of a token, since a small weight stays in a cache; one of a batch, which takes long."""
         places = self.places if self.shape.op == "mul_mat_vec" else self.places[:1]
@@ -114,17 +120,30 @@ class _Trials:
             for shape, places in _products(self._replan(choices)).items():
                 if shape in choices:
                     todo.append(_Entry(shape, choices[shape], places))
-        compiled = await asyncio.gather(*(self._compiles(entry) for entry in todo))
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            if progress:
+                progress(done, 2 * len(todo))
+
+        async def compiles(entry: _Entry) -> bool:
+            works = await self._compiles(entry)
+            for _ in range(1 if works else 2):  # what does not compile is not timed either
+                step()
+            return works
+
+        compiled = await asyncio.gather(*(compiles(entry) for entry in todo))
         trials: list[Trial] = []
         works = [entry for entry, ok in zip(todo, compiled, strict=True) if ok]
         if works:
             await self._timer.warm(self._steps(works[0].timed), lambda: None)
-        for n, entry in enumerate(works):
+        for entry in works:
             right = await self._right(entry)
             default = entry.variant == tried[entry.shape][0]
             trials.append(Trial(entry.shape, entry.variant, await self._time(entry), right, default))
-            if progress:
-                progress(n + 1, len(works))
+            step()
         for i, trial in finalists(trials, _FINALISTS):
             again = await self._time(works[i])
             trials[i] = replace(trial, microseconds=min(trial.microseconds, again))
@@ -132,19 +151,18 @@ class _Trials:
         return trials
 
     async def _compiles(self, entry: _Entry) -> bool:
-        place = entry.places[0]
-        kernels = [d.kernel for d in (*place, *self._plain_of(entry))]
+        places = [place for i in entry.kernels.values() for place in (entry.places[i], self._plain_of(entry, i))]
         try:
-            await self._executor.pipelines.compile(kernels)
+            await self._executor.pipelines.compile([d.kernel for place in places for d in place])
         except GPUError:
             return False
         return True
 
-    def _plain_of(self, entry: _Entry) -> Place:
-        """What every device computes right in place of an entry's first place."""
+    def _plain_of(self, entry: _Entry, i: int) -> Place:
+        """What every device computes right in an entry's place i."""
         if entry.shape.op == "mul_mat":
-            return self._plain[entry.shape][0]
-        *before, d = entry.places[0]
+            return self._plain[entry.shape][i]
+        *before, d = entry.places[i]
         return (*before, d.plain or d)
 
     async def _time(self, entry: _Entry) -> float:
@@ -165,9 +183,11 @@ class _Trials:
         return self._executor.pipelines.step(d.kernel, [(self._executor.buffers[b.region], b) for b in d.bindings], d)
 
     async def _right(self, entry: _Entry) -> bool:
-        place, plain = entry.places[0], self._plain_of(entry)
-        if place == plain:
-            return True
+        pairs = [(entry.places[i], self._plain_of(entry, i)) for i in entry.kernels.values()]
+        return all([place == plain or await self._same(entry, place, plain) for place, plain in pairs])
+
+    async def _same(self, entry: _Entry, place: Place, plain: Place) -> bool:
+        """Whether a place's result is the plain one's."""
         n_tokens = min(entry.shape.n_tokens, _CHECKED_TOKENS)
         slots = _slots(place[0])
         source = slots["qkv" if "qkv" in slots else "x"]

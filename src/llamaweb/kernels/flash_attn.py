@@ -34,6 +34,10 @@ class FlashAttn:
     wk: int
     ahead: bool = True
 
+    def __str__(self) -> str:
+        how = f"{self.wq}×{self.wk} invocations, {self.depth} deep{', ahead' if self.ahead else ''}"
+        return f"tile {self.queries}×{self.keys}, {how}"
+
     @property
     def workgroup(self) -> int:
         return self.wq * self.wk
@@ -80,10 +84,9 @@ def candidates(head_dim: int, n_head: int, n_tokens: int, profile: DeviceProfile
     first = default(head_dim, n_head, n_tokens, profile)
     found = _deepest(_GPU, head_dim, profile)
     if mode == "full":
-        each = product((64, 32, 16, 8), (4, 2, 8), (8, 16, 4), (4, 2, 1))
+        each = product((64, 32, 16, 8), (4, 2), (8, 16), (4, 2))
         grid = [(q, wk * keys, q // tokens, wk) for q, tokens, wk, keys in each if 32 <= q // tokens * wk <= 256]
-        found += _deepest(grid, head_dim, profile)
-        found += [replace(v, ahead=False) for v in found]
+        found += [replace(v, ahead=False) for v in found] + _deepest(grid, head_dim, profile)
     return list(dict.fromkeys([first, *found]))
 
 

@@ -247,12 +247,11 @@ class _Planner:
             case "flash_attn_reduce":
                 return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=y_lanes)
             case "flash_attn":
-                attention = self._attention(p)
-                types = f"{attention.type_k.name}/{attention.type_v.name}"
-                shape = Shape("flash_attn", types, attention.head_dim, attention.n_head, "store", n_tokens=n_tokens)
+                types = f"{self.cache.k.name}/{self.cache.v.name}"
+                shape = Shape("flash_attn", types, p["head_dim"], p["n_head"], "store", n_tokens=n_tokens)
                 chosen = self.choices.get(shape)
                 tile = chosen if isinstance(chosen, FlashAttn) else None
-                return library.flash_attn(attention, n_tokens, self.profile, variant=tile)
+                return library.flash_attn(self._attention(p), n_tokens, self.profile, variant=tile)
             case "sample":
                 return library.sample(step.values["logits"].row)
             case "cross_entropy":
