@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from llamaweb.architectures import architecture
 from llamaweb.chat import render_chat
 from llamaweb.errors import LlamaWebError
 from llamaweb.generation import Generator, held_back, stop_at
@@ -66,6 +65,7 @@ class Llama:
         *,
         n_ctx: int | None = None,
         n_ubatch: int = 512,
+        memory_budget: int | None = None,
         logits_all: bool = False,
         type_k: str = "f16",
         type_v: str = "f16",
@@ -75,11 +75,12 @@ class Llama:
         """Loads a GGUF model onto the GPU.
 
         model: a URL, a File or Blob of the page, or bytes. n_ctx: tokens the context holds; by default 2,048, or what
-        the model was trained for where that is less. n_ubatch: tokens of a prefill batch. logits_all: allow
-        `perplexity` and `log_probabilities`. type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0".
-        tune: "auto" times kernel variants once a device and keeps the fastest in the browser's storage, "full" times
-        all of them anew, "off" takes the defaults. Raises ModelFileError, UnsupportedError,
-        ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
+        the model was trained for where that is less; 0 takes as many as fit. n_ubatch: most tokens of a prefill batch.
+        memory_budget: bytes that all GPU buffers together may take at any time; batches may be smaller then, and what
+        does not fit is refused before a weight is fetched. logits_all: allow `perplexity` and `log_probabilities`.
+        type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0". tune: "auto" times kernel variants once a
+        device and keeps the fastest in the browser's storage, "full" times all of them anew, "off" takes the defaults.
+        Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
         """
         begin = now_ms()
         report = progress or (lambda _: None)
@@ -94,16 +95,17 @@ class Llama:
         tokenizer = load_tokenizer(file.metadata)
         device = await Device.open()
         try:
-            n_ctx = n_ctx or min(2048, architecture(file).hyperparameters(file).n_ctx_train)
             replan = partial(
                 plan_model,
                 file,
                 device.profile,
                 n_ctx=n_ctx,
                 n_ubatch=n_ubatch,
+                memory_budget=memory_budget,
                 logits_all=logits_all,
                 type_k=type_k,
                 type_v=type_v,
+                tuned=worth_tuning(device.profile, tune),
             )
             executor = Executor(device, replan())
             await executor.allocate()
@@ -135,7 +137,8 @@ class Llama:
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes: weights, kv, arena, io and their total on the GPU, and the size of Python's WebAssembly heap."""
+        """Bytes: weights, kv, arena, io, their total on the GPU and the most there were while loading, and the size of
+        Python's WebAssembly heap."""
         return {**self.plan.memory, "wasm_heap": wasm_heap_bytes()}
 
     @property

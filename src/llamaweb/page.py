@@ -16,6 +16,7 @@ from llamaweb.errors import LlamaWebError
 from llamaweb.gpu.sources import UrlSource
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama, Progress
+from llamaweb.planner import USUAL_CONTEXT
 
 Emit = Callable[[dict[str, Any]], None]
 _OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop")
@@ -52,7 +53,9 @@ async def _perplexity(params: dict[str, Any], emit: Emit, file: Any) -> dict[str
 async def _bench(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
     sizes = {name: params[name] for name in ("prompt_tokens", "gen_tokens", "depth")}
     needed = sum(sizes.values())
-    context = params.get("context") or (needed if needed > 2048 else None)
+    context = params.get("context")
+    if context is None and needed > USUAL_CONTEXT:
+        context = needed
 
     def progress(done: int, total: int) -> None:
         emit({"event": "progress", "phase": "repetitions", "done": done, "total": total, "unit": ""})
@@ -111,7 +114,7 @@ _COMMANDS = {
 
 
 async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: Any) -> Llama:
-    options |= {name: params[name] for name in ("type_k", "type_v") if params.get(name)}
+    options |= {name: params[name] for name in ("type_k", "type_v", "memory_budget") if params.get(name)}
     return await Llama.load(file or params["model"], n_ctx=params.get("context"), progress=_progress(emit), **options)
 
 

@@ -24,12 +24,12 @@ _LIMITS = (
 
 
 class Device:
-    """An open WebGPU device. `live_bytes` counts the buffers made and not yet destroyed."""
+    """An open WebGPU device. `live_bytes` counts the buffers made and not yet destroyed, `peak_bytes` its most."""
 
     def __init__(self, handle: Any, profile: DeviceProfile) -> None:
         self.handle = handle
         self.profile = profile
-        self.live_bytes = 0
+        self.live_bytes = self.peak_bytes = 0
         self._error: GPUError | None = None
         self._closed = False
         self._on_error = create_proxy(self._uncaptured)
@@ -62,6 +62,7 @@ class Device:
         flags = sum(getattr(js.GPUBufferUsage, u) for u in usage)
         buffer = self.handle.createBuffer(js_object({"label": label, "size": size, "usage": flags}))
         self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         return buffer
 
     def destroy(self, buffer: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.javascript import js_file, now_ms
+from llamaweb.kernels.io import TIMER_BYTES
 
 _WARM_MS = 200.0  # of work before anything is timed: an idle GPU runs slowly
 _LONG_ENOUGH_MS = 5.0  # of one measurement
@@ -18,9 +19,15 @@ class Timer:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._timer = js_file("timer.js")(device.handle)
+        self._buffers = []
+        self.source = "batches"
+        if device.profile.timestamp_query:
+            self.source = "timestamps"
+            half = TIMER_BYTES // 2
+            self._buffers.append(device.buffer("timestamps", half, "QUERY_RESOLVE", "COPY_SRC"))
+            self._buffers.append(device.buffer("timestamps read", half, "COPY_DST", "MAP_READ"))
+        self._timer = js_file("timer.js")(device.handle, *self._buffers)
         self._replay = js_file("replay.js")(device.handle)
-        self.source = "timestamps" if device.profile.timestamp_query else "batches"
 
     async def time(self, steps: Any, n_tokens: int = 1, *, repetitions: int = 3, reset: Callable[[], None]) -> float:
         """Microseconds of one run of `steps` (a JavaScript array of prepared dispatches) behind another one: the least
@@ -48,6 +55,9 @@ class Timer:
 
     def close(self) -> None:
         self._timer.close()
+        for buffer in self._buffers:
+            self._device.destroy(buffer)
+        self._buffers = []
 
     async def _pass(self, steps: Any, n_tokens: int, repeats: int) -> float:
         """Milliseconds of `repeats` runs of the steps."""

@@ -49,7 +49,7 @@ def _cost(d: Dispatch, n_tokens: int, n_past: int, batch: int, n_ctx: int) -> Co
     for slot, binding in zip(d.kernel.slots, d.bindings, strict=True):
         if binding.region == "arena":
             size = _activation(slot, binding, c, tokens, batch if d.token_tile else 1)
-        elif binding.region == "kv":
+        elif binding.region.startswith("kv."):
             size = binding.size * _cached_rows(d.kernel, n_tokens, n_past) // n_ctx
         elif binding.region == "io" or slot.name == "phases":
             size = 0  # a few words
@@ -57,7 +57,7 @@ def _cost(d: Dispatch, n_tokens: int, n_past: int, batch: int, n_ctx: int) -> Co
             size = binding.size * tokens // c["rows"]
         else:
             size = binding.size
-        written = slot.name in ("y", "sum") or (d.kernel.template == "rope_kv" and binding.region == "kv")
+        written = slot.name in ("y", "sum") or (d.kernel.template == "rope_kv" and binding.region.startswith("kv."))
         read += 0 if written else size
         write += size if written else 0
         if slot.name == "y" and c.get("epilogue") == "add":

@@ -14,7 +14,7 @@ LONG_CONTEXT = 512  # tokens, from which on splitting attention pays for its dis
 
 @dataclass(frozen=True)
 class Binding:
-    """A range of a region, in bytes. Regions: weights.0, weights.1, …, kv, arena, io."""
+    """A range of a region, in bytes. Regions: weights.0, weights.1, …, kv.0, …, arena, io."""
 
     region: str
     offset: int
@@ -75,7 +75,10 @@ class RopeTable:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """Everything the executor needs. `regions` are the buffers, in bytes; `arena_lower_bound` is in bytes too."""
+    """Everything the executor needs. `regions` are the buffers, in bytes; `arena_lower_bound` is in bytes too.
+
+    transient: bytes of buffers that are made for a while beside the regions. memory_budget: bytes that all may take.
+    """
 
     n_ctx: int
     n_ubatch: int
@@ -86,14 +89,17 @@ class ModelPlan:
     codebooks: Mapping[Codebook, Binding]  # where each is written at load
     arena_lower_bound: int
     logits: Mapping[str, Binding]  # by phase: where its logits are, float32
+    transient: int = 0
+    memory_budget: int | None = None
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes of GPU buffers by use: weights, kv, arena, io, and their total."""
+        """Bytes of GPU buffers by use: weights, kv, arena, io, their total, and the most there are at any time."""
         use = {"weights": 0, "kv": 0, "arena": 0, "io": 0}
         for region, size in self.regions.items():
             use[region.split(".")[0]] += size
-        return {**use, "total": sum(use.values())}
+        total = sum(use.values())
+        return {**use, "total": total, "peak": total + self.transient}
 
     def decode_phase(self, position: int) -> str:
         """The phase that computes the token at a position: attention over a long context is split."""
