@@ -10,7 +10,7 @@ from llamaweb.planner import plan_model
 from tests.headers import TINY, llama_header
 from tests.tiny import TinyGemma3, TinyLlama, tiny_gemma3, tiny_llama
 
-# Opens devices whose own buffers are counted, whoever makes them: `made` has for each device what is alive, and the most.
+# Opens devices whose buffers are counted, whoever makes them: `made` has what is alive of each device, and the most.
 COUNT = """
 from pyodide.ffi import create_proxy
 from llamaweb.errors import LlamaWebError

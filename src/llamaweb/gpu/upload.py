@@ -6,7 +6,7 @@ The arena, idle while a model loads, is the staging buffer, so loading takes no 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import js
@@ -28,7 +28,7 @@ _IN_FLIGHT = 64 << 20  # bytes handed to WebGPU before waiting for it
 
 @dataclass(frozen=True)
 class _Part:
-    """A tensor of the file and where it goes: `first` is its first weight within the stacked weight."""
+    """A tensor of the file, or some of its rows, and where it goes: `first` is its first weight in the stacked one."""
 
     tensor: TensorInfo
     weight: WeightPlan
@@ -89,9 +89,12 @@ def _parts(weights: tuple[WeightPlan, ...], file: GGUFFile) -> list[_Part]:
     parts = []
     for weight in weights:
         first = 0
-        for name in weight.names:
-            parts.append(_Part(file.tensors[name], weight, first))
-            first += int(np.prod(file.tensors[name].shape))
+        block, block_bytes = weight.format.block_size, weight.format.block_bytes
+        for part in weight.slices:
+            whole = file.tensors[part.name]
+            at = whole.offset + part.first // block * block_bytes
+            parts.append(_Part(replace(whole, offset=at, nbytes=part.count // block * block_bytes), weight, first))
+            first += part.count
     return parts
 
 

@@ -81,7 +81,17 @@ def lane_order() -> Launch:
     return Launch(_kernel("lane_order", slots, workgroup=64), (1, 1, 1))
 
 
-def get_rows(format: Format, k: int, rows: int, n_tokens: int, *, scale: float = 1.0, y_lanes: bool = False) -> Launch:
+def get_rows(
+    format: Format,
+    k: int,
+    rows: int,
+    n_tokens: int,
+    *,
+    scale: float = 1.0,
+    y_lanes: bool = False,
+    piece: tuple[int, int] | None = None,
+) -> Launch:
+    """piece: the first row and how many there are, where a binding holds only some of the table's `rows`."""
     kernel = _kernel(
         "get_rows",
         [*_weight(format), _BATCH, _arena("y")],
@@ -91,6 +101,7 @@ def get_rows(format: Format, k: int, rows: int, n_tokens: int, *, scale: float =
         rows=rows,
         scale=scale,
         y_lanes=y_lanes,
+        piece=piece,
         workgroup=32,
     )
     return Launch(kernel, (1, n_tokens, 1), 1)
@@ -151,6 +162,7 @@ def mul_mat_vec(
     bias: bool = False,
     epilogue: str = "store",
     offset: int = 0,
+    y_row: int = 0,
     last_row: bool = False,
     post_eps: float | None = None,
     keeps_sum: bool = False,
@@ -160,7 +172,7 @@ def mul_mat_vec(
     """y[offset + row] = W x, one token; `eps` asks for the fused rms_norm. W is (k, n) in ggml's order.
 
     post_eps: the input is x + rms_norm(post), of this epsilon; keeps_sum writes it to slot sum. lane_order: slots of
-    vectors in lane order (wgsl/common/lanes.wgsl)."""
+    vectors in lane order (wgsl/common/lanes.wgsl), where y is a vector of y_row, or of the rows of W."""
     v = variant or default_variant(format, k, n, epilogue, profile)
     slots = [*_weight(format), _arena("x")]
     slots += [_arena("post"), replace(_NORM, name="post_norm_weight")] if post_eps is not None else []
@@ -190,13 +202,20 @@ def mul_mat_vec(
         bias=bias,
         epilogue=epilogue,
         offset=offset,
+        y_row=y_row or (n // 2 if epilogue in GLU else n),
         last_row=last_row,
     )
     per_workgroup = v.workgroup // v.lanes * v.rows
     plain = None
     if v.subgroup:
         options: dict[str, Any] = {"eps": eps, "bias": bias, "epilogue": epilogue, "offset": offset}
-        options |= {"last_row": last_row, "post_eps": post_eps, "keeps_sum": keeps_sum, "lane_order": lane_order}
+        options |= {
+            "y_row": y_row,
+            "last_row": last_row,
+            "post_eps": post_eps,
+            "keeps_sum": keeps_sum,
+            "lane_order": lane_order,
+        }
         any_device = default_variant(format, k, n, epilogue, DeviceProfile())
         plain = mul_mat_vec(format, k, n, profile, **options, variant=any_device)
     return Launch(kernel, _spread(-(-n // per_workgroup)), plain=plain)

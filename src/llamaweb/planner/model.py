@@ -13,7 +13,7 @@ from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.budget import fit
 from llamaweb.planner.fusion import Step, Value
 from llamaweb.planner.layout import Layout
-from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase
+from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase, WeightPlan
 from llamaweb.planner.sizes import Options, Sizes
 from llamaweb.profile import DESKTOP, DeviceProfile
 
@@ -81,7 +81,7 @@ class _Planner:
             self._n_ubatch,
             phases,
             self._sizes.regions(self._n_ctx, self._n_ubatch),
-            tuple(self._weights.weights.values()),
+            tuple(self._weights.weights),
             tuple(self._weights.ropes.values()),
             self._weights.codebooks,
             max(layout.lower_bound for layout in layouts.values()),
@@ -92,31 +92,37 @@ class _Planner:
 
     def _phase(self, layout: Layout, arena: Mapping[Value, Binding]) -> Phase:
         steps = layout.steps
-        dispatches = tuple(self._dispatch(step, arena) for step in steps.steps)
-        return Phase(steps.steps[0].values["y"].n_tokens, dispatches, steps.head)
+        dispatches = [self._dispatches(step, arena) for step in steps.steps]
+        head = sum(len(group) for group in dispatches[: steps.head])
+        return Phase(steps.steps[0].values["y"].n_tokens, tuple(d for group in dispatches for d in group), head)
 
-    def _dispatch(self, step: Step, arena: Mapping[Value, Binding]) -> Dispatch:
-        launch = self._launch(step)
-        bound = {slot: arena[value] for slot, value in step.values.items()}
-        bound |= {"batch": self._io, **self._weights.place(step)}
+    def _dispatches(self, step: Step, arena: Mapping[Value, Binding]) -> list[Dispatch]:
+        """One, or one for each piece of the step's weight."""
+        values = {slot: arena[value] for slot, value in step.values.items()} | {"batch": self._io}
         if "rope" in step.params:
             layer = step.params["layer"]
-            bound |= {"k_cache": self._caches.keys[layer], "v_cache": self._caches.values[layer]}
-        bindings = tuple(bound[slot.name] for slot in launch.kernel.slots)
-        plain = (launch.plain.kernel, launch.plain.workgroups) if launch.plain else None
-        return Dispatch(step.name, launch.kernel, bindings, launch.workgroups, launch.token_tile, plain)
+            values |= {"k_cache": self._caches.keys[layer], "v_cache": self._caches.values[layer]}
+        found = []
+        for weight, bound in self._weights.place(step):
+            launch = self._launch(step, weight)
+            bindings = tuple({**values, **bound}[slot.name] for slot in launch.kernel.slots)
+            plain = (launch.plain.kernel, launch.plain.workgroups) if launch.plain else None
+            found.append(Dispatch(step.name, launch.kernel, bindings, launch.workgroups, launch.token_tile, plain))
+        return found
 
-    def _launch(self, step: Step) -> library.Launch:
+    def _launch(self, step: Step, weight: WeightPlan | None) -> library.Launch:
         p = step.params
-        if step.op in ("mul_mat", "mul_mat_vec", "get_rows"):
-            weight = self._weights.weight(step.weights["w"])
-            k, n, format = weight.row, weight.rows, weight.format
+        if weight:
+            k, n, format, offset = weight.row, weight.rows, weight.format, p.get("offset", 0) + weight.first
         y_row = step.values["y"].row if "y" in step.values else 0
         n_tokens = next(iter(step.values.values())).n_tokens
         y_lanes = "y" in p["lane_order"]
         match step.op:
             case "get_rows":
-                return library.get_rows(format, k, n, n_tokens, scale=p.get("scale", 1.0), y_lanes=y_lanes)
+                rows = sum(tensor.rows for tensor in step.weights["w"])
+                piece = (weight.first, n) if weight and n < rows else None
+                scale = p.get("scale", 1.0)
+                return library.get_rows(format, k, rows, n_tokens, scale=scale, y_lanes=y_lanes, piece=piece)
             case "rms_norm":
                 return library.rms_norm(y_row, p["eps"], n_tokens, epilogue=p.get("epilogue", "store"))
             case "mul_mat_vec":
@@ -129,7 +135,8 @@ class _Planner:
                     eps=p.get("eps"),
                     bias="bias" in step.weights,
                     epilogue=p.get("epilogue", "store"),
-                    offset=p.get("offset", 0),
+                    offset=offset,
+                    y_row=y_row,
                     last_row=p["last_row"],
                     post_eps=p.get("post_eps"),
                     keeps_sum="sum" in step.values,
@@ -145,7 +152,7 @@ class _Planner:
                     self._profile,
                     bias="bias" in step.weights,
                     epilogue=p.get("epilogue", "store"),
-                    offset=p.get("offset", 0),
+                    offset=offset,
                     stride=y_row,
                 )
             case "glu":

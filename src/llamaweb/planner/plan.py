@@ -51,18 +51,33 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class WeightPlan:
-    """Tensors of the file stacked along their rows as one weight on the GPU: `rows` rows of `row` weights.
+class Slice:
+    """Weights of a tensor of the file: `count` of them from number `first` on."""
 
-    lane_order: a vector that is stored in lane order (wgsl/common/lanes.wgsl).
+    name: str
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """Slices of the file's tensors stacked along their rows as one weight on the GPU: `rows` rows of `row` weights.
+
+    first: the first row of results that these rows give; 0 unless a binding does not hold the whole weight. lane_order:
+    a vector that is stored in lane order (wgsl/common/lanes.wgsl).
     """
 
-    names: tuple[str, ...]
+    slices: tuple[Slice, ...]
     format: Format
     row: int
     rows: int
     planes: tuple[Binding, ...]
     lane_order: bool = False
+    first: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(part.name for part in self.slices)
 
 
 @dataclass(frozen=True)
