@@ -62,7 +62,7 @@ class Timer:
     async def _pass(self, steps: Any, n_tokens: int, repeats: int) -> float:
         """Milliseconds of `repeats` runs of the steps."""
         if self.source == "timestamps":
-            return float(await self._timer.run(steps, n_tokens, repeats)) / 1e6
+            return float(await self._device.wait(self._timer.run(steps, n_tokens, repeats))) / 1e6
         empty, whole = [await self._from_outside(steps, n_tokens, n) for n in (0, repeats)]
         return max(whole - empty, 0.1 * whole)  # without what waiting for the GPU takes by itself
 
@@ -70,5 +70,5 @@ class Timer:
         begin = now_ms()
         for _ in range(repeats):
             self._replay.run(steps, 0, steps.length, n_tokens)
-        await self._device.handle.queue.onSubmittedWorkDone()
+        await self._device.wait(self._device.handle.queue.onSubmittedWorkDone())
         return now_ms() - begin
