@@ -130,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect = _command(commands, "inspect", "metadata, memory and plan, from the header alone")
     _context(inspect)
     inspect.add_argument("--plan", action="store_true", help="list every dispatch")
+    inspect.add_argument("--svg", type=Path, metavar="FILE", help="draw what lies where in memory, and when")
 
     serve = _command(commands, "serve", "serve the demo pages")
     serve.add_argument("--port", type=_whole(0, 65535), default=8000, metavar="P", help="0: a free one (8000)")

@@ -100,7 +100,9 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
     """What the model is, and what it will need; needs no browser and reads only the header."""
     from llamaweb.kernels.tuner import worth_tuning
     from llamaweb.planner import DESKTOP, plan_model
+    from llamaweb.planner.picture import picture
     from llamaweb.planner.report import describe
+    from llamaweb.planner.sizes import Options, Sizes
 
     header = await _header(args.model, out)
     plan = plan_model(
@@ -113,6 +115,10 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
         tuned=worth_tuning(DESKTOP, "auto"),
     )
     report = describe(plan, dispatches=args.plan)
+    if args.svg:
+        options = Options(type_k=args.type_k, type_v=args.type_v)
+        layouts = Sizes(header, DESKTOP, options).layouts(plan.n_ctx, plan.n_ubatch)
+        _write(args.svg, picture(plan, layouts, _short(_plain(header.metadata.get("general.name") or ""))))
     metadata = {key: _plain(value) for key, value in header.metadata.items()}
     out.result({"metadata": metadata, **report}, _inspection(metadata, report))
 
@@ -195,6 +201,13 @@ def _context(args: argparse.Namespace) -> dict[str, Any]:
     """The context, the formats of its cache and the budget, as the page's commands take them."""
     same = {name: getattr(args, name) for name in ("context", "type_k", "type_v")}
     return {**same, "memory_budget": args.budget}
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise HostError(f"{path} cannot be written ({error.strerror}); name another file.") from error
 
 
 def _plain(value: Any) -> Any:
