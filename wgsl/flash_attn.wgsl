@@ -25,7 +25,7 @@ fn of_four(v: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(v.x), u
 fn four(v: vec4<f32>) -> vec4<f32> { return v; }
 fn of_four(v: vec4<f32>) -> vec4<f32> { return v; }
 {% endif %}
-{{ cache.helpers() }}
+{{ cache.helpers(ring) }}
 {{ k.load("k", head_dim, k_unit, k_scales) }}
 {{ v.load("v", head_dim, v_unit, v_scales) }}
 
@@ -60,7 +60,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let count = min(BK, last - first);
     workgroupBarrier();
     for (var i = local; i < count * D8; i += WG) {
-      let e = k_eight(rows + first + i / D8, i % D8);
+      let e = k_eight(rows + cache_row(first + i / D8), i % D8);
       tile[2u * i] = four(e.low);
       tile[2u * i + 1u] = four(e.high);
     }
@@ -76,7 +76,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     workgroupBarrier();
     for (var i = local; i < count * D8; i += WG) {
-      let e = v_eight(rows + first + i / D8, i % D8);
+      let e = v_eight(rows + cache_row(first + i / D8), i % D8);
       tile[2u * i] = four(e.low);
       tile[2u * i + 1u] = four(e.high);
     }

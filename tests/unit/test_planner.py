@@ -15,13 +15,14 @@ from llamaweb.architectures import architecture
 from llamaweb.errors import ContextError, ModelFileError, UnsupportedError
 from llamaweb.graph import Graph
 from llamaweb.kernels.formats import FORMATS, Format
-from llamaweb.kernels.io import IO, readback_bytes
+from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.library import attention_splits
 from llamaweb.kernels.template import wgsl
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, plan_model
 from llamaweb.planner.fusion import fuse
 from llamaweb.planner.memory import align
+from llamaweb.planner.plan import Ring
 from llamaweb.planner.report import describe
 from tests.headers import LLAMA_1B, LLAMA_7B, SMOLLM2, TINY, WIDE, gemma3_header, llama_header
 
@@ -288,14 +289,42 @@ def test_memory_is_the_sum_of_the_regions_and_the_cache_takes_its_formats_bits(n
     file, _, options = CASES[name]
     plan, hp = planned(name), architecture(file).hyperparameters(file)
     assert plan.memory["total"] == sum(plan.regions.values()) == sum(plan.memory[k] for k in _USES)
-    values = align(plan.n_ctx, 4) * hp.n_head_kv * hp.head_dim  # of K, or V, of a layer
+    ahead = max(plan.n_ubatch, IN_FLIGHT * SUBMITTED)
     bits = {"f32": 32, "f16": 16, "q8_0": 8.5, "q4_0": 4.5}  # with an f16 scale for 32
-    sizes = [int(values * bits[options.get(key, "f16")] / 8) for key in ("type_k", "type_v")]
-    assert plan.memory["kv"] == hp.n_layer * sum(align(size, 256) for size in sizes)
+    taken = 0
+    for window in getattr(hp, "windows", [0] * hp.n_layer):
+        rows = align(min(plan.n_ctx, window + ahead if window else plan.n_ctx), 4)
+        sizes = [rows * hp.n_head_kv * hp.head_dim * bits[options.get(key, "f16")] / 8 for key in ("type_k", "type_v")]
+        taken += sum(align(int(size), 256) for size in sizes)
+    assert plan.memory["kv"] == taken
     caches = {
         (b.offset, b.size) for _, d in each_dispatch(plan) for b in d.bindings if b.region.startswith("kv.")
     }  # K and V of every layer, each in its own place in all phases
     assert len(caches) == 2 * hp.n_layer
+
+
+def test_layers_with_a_window_keep_it_and_a_batch() -> None:
+    file = gemma3_header(window=512)
+    plan = plan_model(file, n_ctx=8192, n_ubatch=256)
+    whole = plan_model(gemma3_header(window=8192), n_ctx=8192, n_ubatch=256)
+    assert plan.rings == (Ring(512, 768),) and whole.rings == ()
+    assert plan.memory["kv"] == whole.memory["kv"] * (3 * 8192 + 15 * 768) / (18 * 8192)
+    assert plan.dispatches_per_token == whole.dispatches_per_token
+    for phase in plan.phases.values():
+        for d in phase.dispatches:
+            c = dict(d.kernel.constants)
+            if "ring" in c:
+                assert (c["window"], c["ring"], c["n_ctx"]) in ((512, 768, 768), (0, 0, 8192))
+    assert plan_model(file, n_ctx=700).rings == ()  # a window and a batch are more than that
+
+
+def test_a_ring_holds_what_the_next_token_sees_or_says_that_it_does_not() -> None:
+    ring = Ring(window=4, rows=10)
+    for newest in range(40):
+        held = set(range(max(newest - ring.rows, 0), newest))
+        for position in range(1, newest + 1):
+            seen = set(range(max(position + 1 - ring.window, 0), position))
+            assert ring.holds(position, newest) == (seen <= held or not seen), (position, newest)
 
 
 _USES = ("weights", "kv", "arena", "io")

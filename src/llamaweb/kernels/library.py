@@ -300,8 +300,9 @@ def glu(kind: str, n: int, n_tokens: int) -> Launch:
 
 @dataclass(frozen=True)
 class Attention:
-    """What the attention kernels of a layer share. n_ctx: rows of the cache for a head. window: how many of the last
-    tokens one sees; 0: all. head_eps: q and k are normed head by head, with this epsilon. type_k, type_v: the cache."""
+    """What the attention kernels of a layer share. n_ctx: rows of the cache for a head; ring: they hold the last
+    positions only. window: how many of the last tokens one sees; 0: all. head_eps: of the norm of each head of q and k;
+    None: there is none. type_k, type_v: the cache."""
 
     rope: Rope
     head_dim: int
@@ -310,6 +311,7 @@ class Attention:
     n_ctx: int
     scale: float
     window: int = 0
+    ring: bool = False
     head_eps: float | None = None
     type_k: CacheFormat = CACHE_FORMATS["f16"]
     type_v: CacheFormat = CACHE_FORMATS["f16"]
@@ -330,6 +332,7 @@ class Attention:
             "n_ctx": self.n_ctx,
             "scale": self.scale,
             "window": self.window,
+            "ring": self.n_ctx if self.ring else 0,
             "head_eps": self.head_eps,
             "type_k": self.type_k.name,
             "type_v": self.type_v.name,

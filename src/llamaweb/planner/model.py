@@ -65,7 +65,7 @@ class _Planner:
         self._n_ctx = n_ctx
         self._n_ubatch = n_ubatch
         self._weights = sizes.weights
-        self._caches = sizes.caches(n_ctx)
+        self._caches = sizes.caches(n_ctx, n_ubatch)
         self._io = Binding("io", 0, IO.bytes(n_ubatch))
 
     def plan(self) -> ModelPlan:
@@ -88,6 +88,7 @@ class _Planner:
             logits,
             self._sizes.transient,
             self._sizes.options.memory_budget,
+            self._sizes.rings(self._n_ctx, self._n_ubatch),
         )
 
     def _phase(self, layout: Layout, arena: Mapping[Value, Binding]) -> Phase:
@@ -177,4 +178,4 @@ class _Planner:
         names = ("rope", "head_dim", "n_head", "n_head_kv", "scale", "window", "head_eps")
         same = {name: params[name] for name in names}
         cache = self._caches.caches[params["layer"]]
-        return library.Attention(n_ctx=cache.rows, type_k=cache.k, type_v=cache.v, **same)
+        return library.Attention(n_ctx=cache.rows, ring=cache.ring, type_k=cache.k, type_v=cache.v, **same)

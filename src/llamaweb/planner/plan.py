@@ -88,11 +88,24 @@ class RopeTable:
     binding: Binding
 
 
+@dataclass(frozen=True, order=True)
+class Ring:
+    """The cache of layers whose tokens see the last `window` ones, where its `rows` are fewer than the context."""
+
+    window: int
+    rows: int
+
+    def holds(self, position: int, newest: int) -> bool:
+        """Whether what the token at a position sees before it is still there when `newest` positions were written."""
+        return newest - self.rows <= max(position + 1 - self.window, 0)
+
+
 @dataclass(frozen=True)
 class ModelPlan:
     """Everything the executor needs. `regions` are the buffers, in bytes; `arena_lower_bound` is in bytes too.
 
     transient: bytes of buffers that are made for a while beside the regions. memory_budget: bytes that all may take.
+    rings: of layers that do not keep the whole context.
     """
 
     n_ctx: int
@@ -106,6 +119,7 @@ class ModelPlan:
     logits: Mapping[str, Binding]  # by phase: where its logits are, float32
     transient: int = 0
     memory_budget: int | None = None
+    rings: tuple[Ring, ...] = ()
 
     @property
     def memory(self) -> dict[str, int]:

@@ -9,14 +9,14 @@ from llamaweb.architectures import architecture
 from llamaweb.errors import UnsupportedError
 from llamaweb.graph import Graph
 from llamaweb.kernels.cache import Cache, cache_format
-from llamaweb.kernels.io import IO, TIMER_BYTES, readback_bytes
+from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, TIMER_BYTES, readback_bytes
 from llamaweb.kernels.library import attention_splits
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.fusion import fuse
 from llamaweb.planner.kv import CacheLayout, lay_out_caches
 from llamaweb.planner.layout import Layout, lay_out
 from llamaweb.planner.memory import align
-from llamaweb.planner.plan import LONG_CONTEXT
+from llamaweb.planner.plan import LONG_CONTEXT, Ring
 from llamaweb.planner.weights import Weights
 from llamaweb.profile import DeviceProfile
 
@@ -78,17 +78,33 @@ class Sizes:
             found["evaluate"] = self._layout(max(2, min(n_ubatch, 128, logits // (4 * self.hparams.n_vocab))), "all", 1)
         return found
 
-    def caches(self, n_ctx: int) -> CacheLayout:
+    def caches(self, n_ctx: int, n_ubatch: int) -> CacheLayout:
+        """A layer with a window keeps that and what a batch, or what is in flight, may run ahead of it."""
         hp = self.hparams
-        caches = [Cache(*self._formats, hp.n_head_kv, hp.head_dim, n_ctx)] * hp.n_layer
+        ahead = max(min(n_ubatch, n_ctx), IN_FLIGHT * SUBMITTED)
+        caches = []
+        for window in self._windows:
+            ring = 0 < window < n_ctx - ahead
+            rows = window + ahead if ring else n_ctx
+            caches.append(Cache(*self._formats, hp.n_head_kv, hp.head_dim, rows, ring))
         return lay_out_caches(caches, self.profile)
+
+    def rings(self, n_ctx: int, n_ubatch: int) -> tuple[Ring, ...]:
+        layers = zip(self._windows, self.caches(n_ctx, n_ubatch).caches, strict=True)
+        return tuple(sorted({Ring(window, cache.rows) for window, cache in layers if cache.ring}))
+
+    @cached_property
+    def _windows(self) -> list[int]:
+        """Of each layer; 0: it sees all tokens."""
+        steps = [step for step in self._layout(1, "last", 1).steps.steps if "rope" in step.params]
+        return [step.params["window"] for step in sorted(steps, key=lambda step: step.params["layer"])]
 
     def regions(self, n_ctx: int, n_ubatch: int) -> dict[str, int]:
         """Bytes of every region."""
         n_ubatch = min(n_ubatch, n_ctx)
         arena = max(layout.size for layout in self.layouts(n_ctx, n_ubatch).values())
         io = IO.bytes(n_ubatch) + readback_bytes(n_ubatch)
-        return {**self.caches(n_ctx).regions, "arena": align(arena, 4), "io": io, **self.weights.regions}
+        return {**self.caches(n_ctx, n_ubatch).regions, "arena": align(arena, 4), "io": io, **self.weights.regions}
 
     @cached_property
     def transient(self) -> int:
@@ -109,7 +125,7 @@ class Sizes:
             return f"The region {region} needs a buffer of {regions[region]} bytes, but {name} allows {most}"
         bound = {
             "values": max(layout.largest for layout in self.layouts(n_ctx, n_ubatch).values()),
-            "cached keys": self.caches(n_ctx).largest,
+            "cached keys": self.caches(n_ctx, n_ubatch).largest,
             "weights": self.weights.largest,
         }
         what = max(bound, key=lambda what: bound[what])
