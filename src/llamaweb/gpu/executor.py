@@ -145,6 +145,7 @@ class Executor:
 
     def write(self, binding: Binding, data: np.ndarray | bytes) -> None:
         """Writes small data from Python; large data belongs in `upload`, past the WebAssembly heap."""
+        self.device.check()
         view = data.view(np.uint8) if isinstance(data, np.ndarray) else data
         self.device.handle.queue.writeBuffer(self.buffers[binding.region], binding.offset, to_js(view))
 

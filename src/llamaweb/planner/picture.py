@@ -11,6 +11,7 @@ from llamaweb.planner.plan import ModelPlan
 _WIDTH = 1200
 _MARGIN = 24
 _LEFT = 110  # of the drawings: the names of regions stand before them
+_SIZES = 70  # of the sizes behind bars
 _ARENA = 300  # height of a phase's picture
 _BAR, _GAP = 26, 10
 _STYLE = """
@@ -50,7 +51,7 @@ def picture(plan: ModelPlan, layouts: dict[str, Layout], name: str = "") -> str:
     told = f"context of {plan.n_ctx} tokens, batches of {plan.n_ubatch}; at most {_size(memory['peak'])} at any time"
     _text(svg, _MARGIN, y, told, "quiet")
     y = _legend(svg, y + 26)
-    y = _bars(svg, plan, y + 22)
+    y = _bars(svg, plan, y + 30)
     for phase in ("prefill", "evaluate", "decode", "decode_long"):
         if phase in layouts:
             y = _arena(svg, phase, layouts[phase], plan, y + 34)
@@ -75,7 +76,7 @@ def _bars(svg: Xml.Element, plan: ModelPlan, y: float) -> float:
     _text(svg, _MARGIN, y, "Regions: buffers that stay as long as the model is loaded", "head")
     y += 14
     parts = _parts(plan)
-    width = _WIDTH - _LEFT - _MARGIN
+    width = _WIDTH - _LEFT - _MARGIN - _SIZES
     largest = max(plan.regions.values())
     for region, size in plan.regions.items():
         _text(svg, _MARGIN, y + 17, region)
@@ -86,8 +87,7 @@ def _bars(svg: Xml.Element, plan: ModelPlan, y: float) -> float:
             x, length = width * part.at / largest, width * part.size / largest
             if length >= 0.05:  # smaller ones cannot be seen
                 _drawn(svg, part, _LEFT + x, y, length, _BAR)
-        inside = bar > width - 90
-        _text(svg, _LEFT + bar + (-6 if inside else 6), y + 17, _size(size), "", end=inside, light=inside)
+        _text(svg, _LEFT + bar + 6, y + 17, _size(size))
         y += _BAR + _GAP
     return y
 
@@ -137,6 +137,7 @@ def _arena(svg: Xml.Element, phase: str, layout: Layout, plan: ModelPlan, y: flo
     Xml.SubElement(svg, "line", ends | {"class": "bound"})
     y += _ARENA + 16
     _text(svg, _LEFT, y, f"step 0: {steps[0].name}", "quiet")
+    _text(svg, _LEFT + width / 2, y, "steps to the right, addresses upwards", "quiet")
     _text(svg, _LEFT + width, y, f"step {len(steps) - 1}: {steps[-1].name}", "quiet", end=True)
     return y
 
