@@ -2,7 +2,7 @@
 // usage: node node.mjs DIST SOURCE FILE.py [ARGUMENT ...]
 // DIST: a Pyodide distribution folder; SOURCE: a checkout, or a wheel. Needs the npm package webgpu beside this file.
 // In Python, await js.openFile(path) gives a local file as a page's File, js.arguments the arguments; this machine's files
-// are below /host. DAWN sets Dawn's options.
+// are below /host. DAWN sets Dawn's options, with spaces between them.
 import { openSync, readFileSync, readSync, statSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { create, globals } from "webgpu";
@@ -35,8 +35,8 @@ class LocalFile {
 
 Object.assign(globalThis, globals);
 // Whole timestamps: rounded to 0.1 ms, as a browser gives them to any page, they say nothing about a dispatch.
-const options = process.env.DAWN ?? "backend=vulkan,disable-dawn-features=timestamp_quantization";
-const gpu = create(options.split(",").filter(Boolean));
+const options = process.env.DAWN ?? "backend=vulkan disable-dawn-features=timestamp_quantization";
+const gpu = create(options.split(" ").filter(Boolean));
 Object.defineProperty(globalThis.navigator, "gpu", { value: gpu, configurable: true });
 const [dist, source, file, ...rest] = process.argv.slice(2);
 try {

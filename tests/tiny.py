@@ -280,6 +280,11 @@ def _add_gemma3(writer: gguf.GGUFWriter, spec: TinyGemma3) -> None:
         writer.add_final_logit_softcapping(spec.softcap)
 
 
+def without_chat(model: bytes) -> bytes:
+    """The file as a base model's: with no chat template and no tokens of ChatML."""
+    return model.replace(b"tokenizer.chat_template", b"tokenizer.cast_template").replace(b"<|im_end|>", b"<|im_off|>")
+
+
 def _add_tokenizer(writer: gguf.GGUFWriter, spec: Tiny, pre: str, tokens: list[str], merges: list[str]) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)

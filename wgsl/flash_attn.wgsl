@@ -1,104 +1,265 @@
+{% set tq = queries // wq %}
+{% set tk = keys // wk %}
+{% set groups = (tq + 3) // 4 %}
+{% set some = {1: "f32", 2: "vec2<f32>"}.get(tq, "vec4<f32>") %}
+{% set k_loads = (keys * depth // 8 + wq * wk - 1) // (wq * wk) %}
+{% set v_loads = (rows * head_dim // 8 + wq * wk - 1) // (wq * wk) %}
 // Attention of a batch, one workgroup for {{ queries }} tokens of one head: walks the cache in tiles of {{ keys }} positions up to
-// the last token's{{ ", from the first that any of them sees on" if window }}, with an online softmax for each token. {{ lanes }} lanes share a token; each holds a part of its output.
+// the last token's{{ ", from the first that any of them sees on" if window }}, with an online softmax for each token. An invocation
+// holds {{ tq }} x {{ tk }} scores of a tile and {{ tq }} x {{ parts }} vec4 of the output in registers; K comes through workgroup memory
+// {{ depth }} values of each row at a time, V {{ rows }} rows at a time.
 {% import "common/cache.wgsl" as cache %}
 {% import "cache/" ~ type_k ~ ".wgsl" as k %}
 {% import "cache/" ~ type_v ~ ".wgsl" as v %}
 {% include "common/bindings.wgsl" %}
 const BQ = {{ queries }}u;
 const BK = {{ keys }}u;
+const WQ = {{ wq }}u;
+const WK = {{ wk }}u;
 const D4 = {{ head_dim // 4 }}u;
 const D8 = {{ head_dim // 8 }}u;
-const LANES = {{ lanes }}u;
-const WG = {{ queries * lanes }}u;
-const PARTS = {{ parts }}u;  // vec4 of the output a lane holds
+const DEPTH4 = {{ depth // 4 }}u;
+const DEPTH8 = {{ depth // 8 }}u;
+const ROWS = {{ rows }}u;
+const WG = {{ wq * wk }}u;
+const HIDDEN = -3.4e38;  // the score of a position that a token does not see
+const LOWEST = -1e30;  // below every score but that: where all of a tile is hidden, its weights are 0
 
-var<workgroup> queries: array<vec4<f32>, {{ queries * head_dim // 4 }}>;
-{# Four values of K or V are as exact as the cache has them #}
-{% set four = "vec2<u32>" if half else "vec4<f32>" %}
-var<workgroup> tile: array<{{ four }}, {{ keys * head_dim // 4 }}>;  // K, then V
-var<workgroup> weights: array<f32, {{ queries * keys }}>;
+// Indices of each dimension apart: what does not change within a loop is checked against its bound outside. A vec4 of padding
+// moves rows to other banks. Token r + WQ i and position c + WK j are invocation (r, c)'s.
+struct QueryRow { at: array<array<vec4<f32>, {{ wq }}>, {{ tq }}>, padding: vec4<f32> }
+struct KeyRow { at: array<array<vec4<f32>, {{ wk }}>, {{ tk }}>, padding: vec4<f32> }
+struct WeightRow { at: array<array<{{ some }}, {{ wq }}>, {{ groups }}>, padding: {{ some }} }
+var<workgroup> queries: array<QueryRow, {{ head_dim // 4 }}>;  // [value / 4][i][r]
+var<workgroup> keys: array<KeyRow, {{ depth // 4 }}>;  // [value / 4][j][c]
+var<workgroup> values: array<array<array<vec4<f32>, {{ wk }}>, {{ parts }}>, {{ rows }}>;  // [position][value / 4 / WK][value / 4 % WK]
+var<workgroup> weights: array<WeightRow, {{ keys }}>;  // [position][i / 4][r], of up to four i
+var<workgroup> of_lanes: array<WeightRow, {{ wk }}>;  // [c][i / 4][r], what each lane found in its positions
 
-{% if half %}
-fn four(v: vec4<f32>) -> vec2<u32> { return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw)); }
-fn of_four(v: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y)); }
-{% else %}
-fn four(v: vec4<f32>) -> vec4<f32> { return v; }
-fn of_four(v: vec4<f32>) -> vec4<f32> { return v; }
-{% endif %}
 {{ cache.helpers(ring) }}
 {{ k.load("k", head_dim, k_unit, k_scales) }}
 {{ v.load("v", head_dim, v_unit, v_scales) }}
+{# Rows behind the last are read as the last: their weights are 0, and what is in the cache there need not be a number #}
+{% macro fetch_k(first, chunk) %}
+{% for n in range(k_loads) %}
+      k{{ n }} = k_eight(head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / DEPTH8, last - 1u)), {{ chunk }} * DEPTH8 + (local + {{ n }}u * WG) % DEPTH8);
+{% endfor %}
+{% endmacro %}
+{% macro fetch_v(first) %}
+{% for n in range(v_loads) %}
+      v{{ n }} = v_eight(head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / D8, last - 1u)), (local + {{ n }}u * WG) % D8);
+{% endfor %}
+{% endmacro %}
+{% macro of(name, i) %}{{ name }}{{ i // 4 }}{{ "." ~ "xyzw"[i % 4] if tq > 1 }}{% endmacro %}
+{# What an expression is for each token of a group #}
+{% macro each(g, before, after) %}{{ some }}({% for i in range(4 * g, [4 * g + 4, tq] | min) %}{{ ", " if not loop.first }}{{ before }}{{ i }}{{ after }}{% endfor %}){% endmacro %}
 
-@compute @workgroup_size({{ queries * lanes }})
+@compute @workgroup_size({{ wq * wk }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+{% if paired %}
+  // 32 invocations are 4 x 8 of the tile, so that pairs of neighbours, and pairs of every other, read the same vec4.
+  let r = local / {{ 4 * wk }}u * 4u + (local & 1u) + ((local >> 3u) & 2u);
+  let c = (local >> 5u) % {{ wk // 8 }}u * 8u + ((local >> 1u) & 7u);
+{% else %}
+  let r = local / WK;
+  let c = local % WK;
+{% endif %}
   let h = group.x;
-  let t0 = group.y * BQ;
   let n_tokens = batch[{{ io.n_tokens }}u];
   let n_past = batch[{{ io.n_past }}u];
-  let rows = (h / {{ n_head // n_head_kv }}u) * {{ n_ctx }}u;  // before this head's
+  let t0 = ((n_tokens - 1u) / BQ - group.y) * BQ;  // the last tokens first: they have the most to do
+  let head = (h / {{ n_head // n_head_kv }}u) * {{ n_ctx }}u;  // rows before this head's
   for (var i = local; i < BQ * D4; i += WG) {
-    let t = t0 + i / D4;
+    let t = i / D4;
     var q = vec4<f32>(0.0);
-    if (t < n_tokens) { q = qkv[t * {{ (n_head + 2 * n_head_kv) * head_dim // 4 }}u + h * D4 + i % D4] * {{ scale }}; }
-    queries[i] = q;
+    if (t0 + t < n_tokens) {
+      q = qkv[(t0 + t) * {{ (n_head + 2 * n_head_kv) * head_dim // 4 }}u + h * D4 + i % D4] * {{ scale * 1.4426950408889634 }};  // for exp2
+    }
+    queries[i % D4].at[t / WQ][t % WQ] = q;
   }
-  let mine = local / LANES;
-  let lane = local % LANES;
   let last = n_past + min(t0 + BQ, n_tokens);  // one past the last position any of these tokens sees
-  let own = n_past + t0 + mine;  // this token's position
-  var top = -3.4e38;
-  var total = 0.0;
-  var acc: array<vec4<f32>, {{ parts }}>;
+  let own = n_past + t0 + r;  // the position of token r
 {% if window %}
   let oldest = max(n_past + t0 + 1u, {{ window }}u) - {{ window }}u;  // that the first of these tokens sees
-  let own_oldest = max(own + 1u, {{ window }}u) - {{ window }}u;
 {% else %}
   let oldest = 0u;
-  let own_oldest = 0u;
+{% endif %}
+{% for g in range(groups) %}
+  var top{{ g }} = {{ some }}(LOWEST);
+  var total{{ g }} = {{ some }}(0.0);
+{% endfor %}
+{% for i in range(tq) %}
+{% for p in range(parts) %}
+  var acc{{ i }}_{{ p }} = vec4<f32>(0.0);
+{% endfor %}
+{% endfor %}
+{% for n in range(k_loads) %}
+  var k{{ n }}: Eight;
+{% endfor %}
+{% for n in range(v_loads) %}
+  var v{{ n }}: Eight;
+{% endfor %}
+{% if ahead %}
+{{ fetch_k("oldest", "0u") }}
 {% endif %}
   for (var first = oldest; first < last; first += BK) {
-    let count = min(BK, last - first);
-    workgroupBarrier();
-    for (var i = local; i < count * D8; i += WG) {
-      let e = k_eight(rows + cache_row(first + i / D8), i % D8);
-      tile[2u * i] = four(e.low);
-      tile[2u * i + 1u] = four(e.high);
-    }
-    workgroupBarrier();
-    for (var j = lane; j < BK; j += LANES) {
-      var score = -3.4e38;
-      if (j < count && first + j <= own && first + j >= own_oldest) {
-        var s = vec4<f32>(0.0);
-        for (var i = 0u; i < D4; i++) { s += queries[mine * D4 + i] * of_four(tile[j * D4 + i]); }
-        score = dot(s, vec4<f32>(1.0));
+{% for i in range(tq) %}
+{% for j in range(tk) %}
+    var s{{ i }}_{{ j }} = 0.0;
+{% endfor %}
+{% endfor %}
+    for (var chunk = 0u; chunk < {{ head_dim // depth }}u; chunk++) {
+{% if not ahead %}
+{{ fetch_k("first", "chunk") }}
+{% endif %}
+      if (chunk > 0u) { workgroupBarrier(); }
+{% for n in range(k_loads) %}
+      {
+        let i = local + {{ n }}u * WG;
+{% if keys * depth // 8 % (wq * wk) %}
+        if (i < BK * DEPTH8) {
+{% else %}
+        {
+{% endif %}
+          let position = i / DEPTH8;
+          keys[2u * (i % DEPTH8)].at[position / WK][position % WK] = k{{ n }}.low;
+          keys[2u * (i % DEPTH8) + 1u].at[position / WK][position % WK] = k{{ n }}.high;
+        }
       }
-      weights[mine * BK + j] = score;
+{% endfor %}
+      workgroupBarrier();
+{% if ahead %}
+{% if head_dim > depth %}
+      if (chunk < {{ head_dim // depth - 1 }}u) {
+{{ fetch_k("first", "(chunk + 1u)") }}
+      } else {
+{{ fetch_v("first") }}
+      }
+{% else %}
+{{ fetch_v("first") }}
+{% endif %}
+{% endif %}
+      for (var d = 0u; d < DEPTH4; d++) {
+{% for j in range(tk) %}
+        let key{{ j }} = keys[d].at[{{ j }}][c];
+{% endfor %}
+{% for i in range(tq) %}
+        let query{{ i }} = queries[chunk * DEPTH4 + d].at[{{ i }}][r];
+{% for x in "xyzw" %}
+{% for j in range(tk) %}
+        s{{ i }}_{{ j }} = fma(query{{ i }}.{{ x }}, key{{ j }}.{{ x }}, s{{ i }}_{{ j }});
+{% endfor %}
+{% endfor %}
+{% endfor %}
+      }
     }
-    workgroupBarrier();
-    for (var i = local; i < count * D8; i += WG) {
-      let e = v_eight(rows + cache_row(first + i / D8), i % D8);
-      tile[2u * i] = four(e.low);
-      tile[2u * i + 1u] = four(e.high);
+    if (first + BK > n_past + t0 + 1u{{ " || n_past + t0 + BQ > first + " ~ window ~ "u" if window }}) {
+{% for i in range(tq) %}
+{% for j in range(tk) %}
+      {
+        let position = first + c + {{ wk * j }}u;
+        let at = own + {{ wq * i }}u;
+        s{{ i }}_{{ j }} = select(HIDDEN, s{{ i }}_{{ j }}, position <= at{{ " && position + " ~ window ~ "u > at" if window }});
+      }
+{% endfor %}
+{% endfor %}
     }
-    var new_top = top;
-    for (var j = 0u; j < BK; j++) { new_top = max(new_top, weights[mine * BK + j]); }
-    let fade = exp(top - new_top);
-    top = new_top;
-    total *= fade;
-    for (var p = 0u; p < PARTS; p++) { acc[p] *= fade; }
+{% for g in range(groups) %}
+    var high{{ g }} = {{ each(g, "s", "_0") }};
+{% for j in range(1, tk) %}
+    high{{ g }} = max(high{{ g }}, {{ each(g, "s", "_" ~ j) }});
+{% endfor %}
+    of_lanes[c].at[{{ g }}][r] = high{{ g }};
+{% endfor %}
     workgroupBarrier();
-    for (var j = 0u; j < count; j++) {
-      if (first + j <= own && first + j >= own_oldest) {
-        let w = exp(weights[mine * BK + j] - new_top);
-        total += w;
-        for (var p = 0u; p < PARTS; p++) { acc[p] += w * of_four(tile[j * D4 + min(lane + p * LANES, D4 - 1u)]); }
+{% for g in range(groups) %}
+    high{{ g }} = max(high{{ g }}, top{{ g }});
+{% for n in range(wk) %}
+    high{{ g }} = max(high{{ g }}, of_lanes[{{ n }}].at[{{ g }}][r]);
+{% endfor %}
+    let fade{{ g }} = exp2(top{{ g }} - high{{ g }});
+    top{{ g }} = high{{ g }};
+    total{{ g }} *= fade{{ g }};
+{% for j in range(tk) %}
+    {
+      let w = exp2({{ each(g, "s", "_" ~ j) }} - high{{ g }});
+      total{{ g }} += w;
+      weights[c + {{ wk * j }}u].at[{{ g }}][r] = w;
+    }
+{% endfor %}
+{% endfor %}
+{% for i in range(tq) %}
+{% for p in range(parts) %}
+    acc{{ i }}_{{ p }} *= {{ of("fade", i) }};
+{% endfor %}
+{% endfor %}
+    for (var chunk = 0u; chunk < {{ keys // rows }}u && first + chunk * ROWS < last; chunk++) {
+{% if not ahead %}
+{{ fetch_v("first + chunk * ROWS") }}
+{% endif %}
+      if (chunk > 0u) { workgroupBarrier(); }
+{% for n in range(v_loads) %}
+      {
+        let i = local + {{ n }}u * WG;
+{% if rows * head_dim // 8 % (wq * wk) %}
+        if (i < ROWS * D8) {
+{% else %}
+        {
+{% endif %}
+          let column = 2u * (i % D8);
+          values[i / D8][column / WK][column % WK] = v{{ n }}.low;
+          values[i / D8][(column + 1u) / WK][(column + 1u) % WK] = v{{ n }}.high;
+        }
+      }
+{% endfor %}
+      workgroupBarrier();
+{% if ahead %}
+{% if keys > rows %}
+      if (chunk < {{ keys // rows - 1 }}u && first + (chunk + 1u) * ROWS < last) {
+{{ fetch_v("first + (chunk + 1u) * ROWS") }}
+      } else {
+{{ fetch_k("first + BK", "0u") }}
+      }
+{% else %}
+{{ fetch_k("first + BK", "0u") }}
+{% endif %}
+{% endif %}
+      for (var j = 0u; j < ROWS; j++) {
+{% for p in range(parts) %}
+        let value{{ p }} = values[j][{{ p }}][c];
+{% endfor %}
+{% for g in range(groups) %}
+        let w{{ g }} = weights[chunk * ROWS + j].at[{{ g }}][r];
+{% endfor %}
+{% for i in range(tq) %}
+{% for p in range(parts) %}
+        acc{{ i }}_{{ p }} = fma(vec4<f32>({{ of("w", i) }}), value{{ p }}, acc{{ i }}_{{ p }});
+{% endfor %}
+{% endfor %}
       }
     }
   }
-  if (t0 + mine < n_tokens) {
-    for (var p = 0u; p < PARTS; p++) {
-      let i = lane + p * LANES;
-      if (i < D4) { y[(t0 + mine) * {{ n_head * head_dim // 4 }}u + h * D4 + i] = acc[p] / total; }
+{% for g in range(groups) %}
+  of_lanes[c].at[{{ g }}][r] = total{{ g }};
+{% endfor %}
+  workgroupBarrier();
+{% for g in range(groups) %}
+  total{{ g }} = {{ some }}(0.0);
+{% for n in range(wk) %}
+  total{{ g }} += of_lanes[{{ n }}].at[{{ g }}][r];
+{% endfor %}
+{% endfor %}
+{% for i in range(tq) %}
+  {
+    let t = t0 + r + {{ wq * i }}u;
+    if (t < n_tokens) {
+{% for p in range(parts) %}
+      {
+        let column = c + {{ wk * p }}u;
+        if (column < D4) { y[t * {{ n_head * head_dim // 4 }}u + h * D4 + column] = acc{{ i }}_{{ p }} / {{ of("total", i) }}; }
+      }
+{% endfor %}
     }
   }
+{% endfor %}
 }

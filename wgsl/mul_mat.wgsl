@@ -1,21 +1,20 @@
+{% import "common/mat_product.wgsl" as product with context %}
 {% set tm = tile_m // wy %}
 {% set tn = tile_n // wx %}
+{% set real = "f16" if half else "f32" %}
 // Y = X W^T for a batch of tokens: a workgroup computes a tile of {{ tile_m }} tokens x {{ tile_n }} rows of W, 32 columns at a time
-// through workgroup memory; an invocation holds {{ tm }} x {{ tn }} results in registers. Epilogues as in mul_mat_vec;
-// for "swiglu" and "geglu" half of a tile's rows are gates and the other half their ups, so that one invocation holds both.
+// through workgroup memory; an invocation holds {{ tm }} x {{ tn }} results in registers. Epilogues as in mul_mat_vec.
+{% if half %}
+// Products of four are computed in f16, and added up in f32.
+enable f16;
+{% endif %}
 {% include "common/bindings.wgsl" %}
 {% import "common/block.wgsl" as w with context %}
 {{ w }}
 {% include "formats/" ~ format ~ ".wgsl" %}
-const NB = {{ k // 32 }}u;
-const N = {{ n }}u;
-{% import "common/glu.wgsl" as g %}
-{% set glu = epilogue in g.names %}
-const OUT = {{ n // 2 if glu else n }}u;
-const TILE_OUT = {{ tile_n // 2 if glu else tile_n }}u;
-
-var<workgroup> tile_x: array<vec4<f32>, {{ 8 * tile_m }}>;  // [column / 4][token]
-var<workgroup> tile_w: array<vec4<f32>, {{ 8 * tile_n }}>;  // [column / 4][row]
+{{ product }}
+var<workgroup> tile_x: array<vec4<{{ real }}>, {{ 8 * tile_m }}>;  // [column / 4][token]
+var<workgroup> tile_w: array<vec4<{{ real }}>, {{ 8 * tile_n }}>;  // [column / 4][row]
 
 @compute @workgroup_size({{ wx }}, {{ wy }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>,
@@ -30,17 +29,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) i
       let t = t0 + i / 8u;
       var v = vec4<f32>(0.0);
       if (t < n_tokens) { v = x[(t * NB + b) * 8u + i % 8u]; }
-      tile_x[(i % 8u) * {{ tile_m }}u + i / 8u] = v;
+      tile_x[(i % 8u) * {{ tile_m }}u + i / 8u] = vec4<{{ real }}>(v);
     }
     for (var i = local; i < {{ tile_n }}u; i += {{ wx * wy }}u) {
-{% if glu %}
-      let row = min(o0 + i % TILE_OUT, OUT - 1u) + select(0u, OUT, i >= TILE_OUT);
-{% else %}
-      let row = min(o0 + i, N - 1u);
-{% endif %}
-      let w = load32(row * NB + b);
+      let w = load32(({{ product.row("i") }}) * NB + b);
 {% for j in range(8) %}
-      tile_w[{{ j * tile_n }}u + i] = {{ w.part("w.d", j) }} * w.q[{{ j }}] + {{ w.part("w.m", j) }};
+      tile_w[{{ j * tile_n }}u + i] = vec4<{{ real }}>({{ w.part("w.d", j) }} * w.q[{{ j }}] + {{ w.part("w.m", j) }});
 {% endfor %}
     }
     workgroupBarrier();
@@ -52,31 +46,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) i
       if ({{ i }}u < used) {
         let v = tile_x[c * {{ tile_m }}u + id.y + {{ wy * i }}u];
 {% for j in range(tn) %}
-        acc[{{ i * tn + j }}] += dot(v, w{{ j }});
+        acc[{{ i * tn + j }}] += {{ "f32(dot(v, w%d))" % j if half else "dot(v, w%d)" % j }};
 {% endfor %}
       }
 {% endfor %}
     }
     workgroupBarrier();
   }
-{% for i in range(tm) %}
-  {
-    let t = t0 + id.y + {{ wy * i }}u;
-    if (t < n_tokens) {
-{% for j in range(tn // 2 if glu else tn) %}
-      {
-        let o = o0 + id.x + {{ wx * j }}u;
-        if (o < OUT) {
-          var v = acc[{{ i * tn + j }}]{{ " + bias[o]" if bias }};
-{% if glu %}
-          let up = acc[{{ i * tn + j + tn // 2 }}]{{ " + bias[OUT + o]" if bias }};
-          v = {{ g.activated(epilogue, "v") }} * up;
-{% endif %}
-          y[t * {{ stride }}u + {{ offset }}u + o] {{ "+=" if epilogue == "add" else "=" }} v;
-        }
-      }
-{% endfor %}
-    }
-  }
-{% endfor %}
-}
+{{ product.results() }}}

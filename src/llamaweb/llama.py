@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llamaweb.chat import render_chat
+from llamaweb.chat import check_chat, render_chat
 from llamaweb.errors import LlamaWebError
 from llamaweb.generation import Generator, held_back, stop_at
 from llamaweb.gpu.device import Device
@@ -82,6 +82,7 @@ class Llama:
         type_k: str = "f16",
         type_v: str = "f16",
         tune: str = "auto",
+        chat: bool = False,
         recover: str = "off",
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
@@ -93,9 +94,9 @@ class Llama:
         does not fit is refused before a weight is fetched. logits_all: allow `perplexity` and `log_probabilities`.
         type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0". tune: "auto" times kernel variants once a
         device and keeps the fastest in the browser's storage, "full" times all of them anew, "off" takes the defaults.
-        recover: "auto" makes a new device and loads the model again at the next call after the device was lost; "off"
-        leaves that to `recover`. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError,
-        NoWebGPUError or GPUError.
+        chat: refuse a model without a chat template before its weights are fetched. recover: "auto" makes a new device
+        and loads the model again at the next call after the device was lost; "off" leaves that to `recover`. Raises
+        ModelFileError, UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
         """
         begin = now_ms()
         report = progress or (lambda _: None)
@@ -109,6 +110,8 @@ class Llama:
             raise LlamaWebError(f"recover is {recover!r}; it must be one of: {', '.join(RECOVERS)}.")
         source = open_source(model)
         file = await read_header(source, lambda done: report(Progress("header", done, 0, "B")))
+        if chat:
+            check_chat(file.metadata)
         tokenizer = load_tokenizer(file.metadata)
         device = await Device.open()
         try:
@@ -135,6 +138,8 @@ class Llama:
                 type_k=type_k,
                 type_v=type_v,
                 tune=tune,
+                chat=chat,
+                recover=recover,
                 progress=progress,
             )
             await executor.allocate()

@@ -32,7 +32,7 @@ async def handle(command: str, params: dict[str, Any], emit: Emit, file: Any = N
 
 
 async def _run(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
-    async with await _load_model(params, emit, file) as llm:
+    async with await _load_model(params, emit, file, chat=bool(params.get("chat"))) as llm:
         prompt = params["prompt"]
         if params.get("chat"):
             pieces = llm.chat_stream([{"role": "user", "content": prompt}], **_options(params))
@@ -75,7 +75,7 @@ async def _load(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
     previous, _loaded = _loaded, None
     if previous:
         await previous.close()
-    _loaded = await _load_model(params, emit, file)
+    _loaded = await _load_model(params, emit, file, chat=True)
     name = _loaded.file.metadata.get("general.name")
     return {"name": name, "context": _loaded.plan.n_ctx, **_facts(_loaded)}
 

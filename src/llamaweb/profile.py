@@ -6,11 +6,23 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class SubgroupMatrix:
+    """A product that the matrix units of a subgroup compute: m x k by k x n, of `component` values added up as `result`
+    (GPUSubgroupMatrixConfig)."""
+
+    component: str
+    result: str
+    m: int
+    n: int
+    k: int
+
+
+@dataclass(frozen=True)
 class DeviceProfile:
     """Limits and features of a WebGPU adapter, named after them; the defaults are what every WebGPU device has.
 
     subgroup_size: the size of every subgroup, or 0 where it varies or there are none. packed_dot: WGSL has the dot
-    product of 4x8-bit integers.
+    product of 4x8-bit integers. f16: shaders may compute in f16. subgroup_matrices: an experimental feature.
     """
 
     name: str = "any WebGPU device"
@@ -24,6 +36,8 @@ class DeviceProfile:
     subgroup_size: int = 0
     packed_dot: bool = False
     timestamp_query: bool = False
+    f16: bool = False
+    subgroup_matrices: tuple[SubgroupMatrix, ...] = ()
 
 
 # What `inspect` plans for where no device is given: a desktop GPU's usual limits.

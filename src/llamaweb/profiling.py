@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llamaweb.kernels.library import Kernel
+from llamaweb.kernels.kernel import Kernel
 from llamaweb.planner.cost import Cost, shape
 
 

@@ -14,7 +14,7 @@ from browser_page import Page
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.io import IO
-from llamaweb.kernels.library import Launch
+from llamaweb.kernels.kernel import Launch
 from llamaweb.profile import DeviceProfile
 from tests.blocks import quantized
 

@@ -12,7 +12,7 @@ from pyodide.ffi import to_js
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Pipelines
 from llamaweb.gpu.javascript import js_file
-from llamaweb.kernels.library import Launch
+from llamaweb.kernels.kernel import Launch
 from llamaweb.planner.plan import Binding, Dispatch
 from llamaweb.profile import DeviceProfile
 

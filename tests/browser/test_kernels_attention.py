@@ -13,6 +13,7 @@ from kernel_bench import Bench, Case, batch, guarded, in_lane_order, poisoned, r
 
 from llamaweb.kernels import library
 from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat
+from llamaweb.kernels.flash_attn import FlashAttn, default
 from llamaweb.profile import DeviceProfile
 from llamaweb.rope import Rope, Yarn, phases
 from tests.reference import nmse
@@ -129,17 +130,46 @@ def test_rope_kv_rotates_q_in_place_and_appends_to_the_cache(bench: Bench, heads
             np.testing.assert_array_equal(untouched, np.delete(cache, np.s_[new], axis=1))
 
 
+BATCHES = ((0, 2), (0, 70), (1, 17), (37, 65), (130, 1), (259, 5))
+
+
 @BY_SHAPE
-def test_flash_attn_of_a_batch(bench: Bench, heads: Heads) -> None:
+@pytest.mark.parametrize("least", [True, False], ids=["on any device", "on this one"])
+def test_flash_attn_of_a_batch(bench: Bench, heads: Heads, least: bool) -> None:
+    profile = DeviceProfile() if least else bench.profile
+    check_batches(bench, heads, default(heads.head_dim, heads.n_head, 128, profile))
+
+
+# Tokens and positions of an invocation: 1, 2, 4 and 8; K and V at once and by parts; lanes in pairs and in rows.
+VARIANTS = (
+    FlashAttn(16, 8, 64, 16, 8),
+    FlashAttn(16, 64, 16, 8, 8),
+    FlashAttn(64, 32, 16, 16, 8),
+    FlashAttn(64, 16, 64, 8, 8),
+    FlashAttn(8, 32, 64, 2, 16),
+    FlashAttn(8, 128, 8, 4, 32, ahead=False),
+    FlashAttn(32, 16, 64, 4, 16, ahead=False),
+)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("window", [0, 37])
+def test_every_tile_gives_the_attention_of_a_batch(bench: Bench, variant: FlashAttn, window: int) -> None:
+    heads = Heads(64, 3, 1, NORM)
+    assert variant.valid(heads.head_dim, bench.profile)
+    check_batches(bench, heads, variant, window)
+
+
+def check_batches(bench: Bench, heads: Heads, variant: FlashAttn, window: int = 0) -> None:
     cases, expected = [], []
-    for n_past, n_tokens in ((0, 2), (0, 70), (1, 17), (37, 65), (130, 1), (259, 5)):
+    for n_past, n_tokens in BATCHES:
         qkv, (k, v) = normal(n_tokens, heads.rows, heads.head_dim), caches(heads, n_past + n_tokens)
-        launch = library.flash_attn(heads.attention(), 128)
+        launch = library.flash_attn(heads.attention(window=window), 128, bench.profile, variant=variant)
         y = poisoned(n_tokens, heads.n_head * heads.head_dim)
         slots = {"qkv": guarded(qkv), "batch": batch(n_tokens, n_past), "k_cache": k, "v_cache": v, "y": y}
         cases.append(Case(launch, slots, n_tokens))
         seen = slice(0, n_past + n_tokens)
-        expected.append(attended(qkv[:, : heads.n_head], k[:, seen], v[:, seen], heads.scale))
+        expected.append(attended(qkv[:, : heads.n_head], k[:, seen], v[:, seen], heads.scale, window))
     for found, y in zip(bench.run(cases), expected, strict=True):
         assert nmse(result(found["y"], *y.shape), y) <= 1e-10
 
@@ -203,7 +233,7 @@ def test_attention_of_scores_far_apart_is_finite(bench: Bench, kind: str) -> Non
     y = poisoned(heads.n_head * heads.head_dim)
     slots = {"qkv": guarded(qkv), "batch": batch(1, 149), "k_cache": k, "v_cache": v, "y": y}
     if kind == "batch":
-        found = bench.run([Case(library.flash_attn(heads.attention(), 64), slots)])[0]
+        found = bench.run([Case(library.flash_attn(heads.attention(), 64, bench.profile), slots)])[0]
         q = qkv[:, : heads.n_head]
     else:
         launch = library.flash_attn_vec(heads.attention(), bench.profile)
@@ -347,7 +377,7 @@ def test_a_cache_of_any_format_is_written_and_read(bench: Bench, name: str, head
         else:
             slots = {name: found[name] for name in ("qkv", "k_cache", "v_cache")}
             slots |= {"batch": batch(n_tokens, n_past), "y": poisoned(*y.shape)}
-            batches.append(Case(library.flash_attn(attention, 32), slots, n_tokens))
+            batches.append(Case(library.flash_attn(attention, 32, bench.profile), slots, n_tokens))
             expected.append(y)
     for found, y in zip(bench.run(batches), expected, strict=True):
         assert nmse(result(found["y"], *y.shape), y) <= 1e-9
@@ -386,7 +416,9 @@ def test_a_window_hides_what_lies_before_it(bench: Bench, window: int) -> None:
             v = v.copy()
             v[:, n_past] = qkv[0, 3]
         else:
-            cases.append(Case(library.flash_attn(attention, 96), slots | {"y": poisoned(n_tokens, 128)}, n_tokens))
+            cases.append(
+                Case(library.flash_attn(attention, 96, bench.profile), slots | {"y": poisoned(n_tokens, 128)}, n_tokens)
+            )
         seen = slice(0, n_past + n_tokens)
         expected.append(attended(q, np.nan_to_num(k[:, seen]), np.nan_to_num(v[:, seen]), heads.scale, window))
     for found, y in zip(bench.run(cases), expected, strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from kernel_bench import (
     GLU,
+    GUARD,
     Bench,
     Case,
     Weight,
@@ -27,6 +28,7 @@ from kernel_bench import (
 
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format
+from llamaweb.kernels.mul_mat import MulMat, can_be_packed, mul_mat, quantize, quantized_bytes
 from llamaweb.profile import DESKTOP, DeviceProfile
 from tests.blocks import quantized
 from tests.reference import nmse
@@ -35,6 +37,7 @@ EPS = 1e-5
 LIMIT = 1e-10  # normalized mean squared error: nothing is rounded but float32 itself
 PACKED_LIMIT = 3e-9  # activations rounded to 16 bits
 PACKED_GLU_LIMIT = 1e-8  # … where two such results, gate and up, are multiplied
+QUANTIZED_LIMIT = 5e-5  # what rounding a batch's activations to 8 bits takes from them
 BY_NAME = pytest.mark.parametrize("format", each_format(), ids=lambda format: format.name)
 rng = np.random.default_rng(2)
 
@@ -237,26 +240,81 @@ def test_mul_mat_in_every_size_of_tile(bench: Bench, device: str, full: int) -> 
     check_mul_mat(bench, FORMATS[gguf.GGMLQuantizationType.Q8_0], profile, shapes, full)
 
 
+@pytest.mark.parametrize("format", [f for f in FORMATS.values() if f.packed], ids=lambda format: format.name)
+def test_mul_mat_with_the_packed_dot(bench: Bench, format: Format) -> None:
+    assert can_be_packed(format, bench.profile)
+    one, two = MulMat(32, 64, 8, 8, "packed", 1), MulMat(16, 32, 8, 16, "packed", 2)
+    shapes: dict = {"geglu, bias": (2 * 37, 160, (17,), {"epilogue": "geglu", "bias": True, "variant": two})}
+    if format.name in ("q4_1", "q6_k"):
+        shapes |= {
+            "store": (67, 96, (2, 65), {"offset": 3, "stride": 80, "variant": one}),
+            "add": (129, 160, (1, 70), {"epilogue": "add", "variant": two}),
+        }
+    check_mul_mat(bench, format, bench.profile, shapes)
+
+
+def test_quantized_rows_are_the_nearest_codes_of_8_bits(bench: Bench) -> None:
+    k, n_tokens = 160, 5
+    x = matrix(n_tokens, k) * np.array([1e-3, 1, 30, 1, 1])[:, None].astype(np.float32)
+    x[1, 32:64] = 0
+    found = quantized_rows(bench, [x], n_tokens + 6)[0]
+    codes, scales = unpacked(found, k, n_tokens, n_tokens + 6)
+    top = np.abs(x.reshape(n_tokens, -1, 32)).max(-1)
+    np.testing.assert_allclose(scales, top / 127, rtol=1e-6)
+    error = np.abs(codes * scales[..., None] - x.reshape(n_tokens, -1, 32))
+    assert (error <= 0.501 * scales[..., None]).all()
+
+
+def quantized_rows(bench: Bench, xs: list[np.ndarray], full: int) -> list[np.ndarray]:
+    """Rows as the packed product reads them, for batches of `full` tokens."""
+    cases = []
+    for x in xs:
+        n_tokens, k = x.shape
+        y = np.full(quantized_bytes(k, full) + 4 * GUARD, 0xA5, np.uint8)
+        cases.append(
+            Case(quantize(k, full, bench.profile), {"x": guarded(x), "batch": batch(n_tokens), "y": y}, n_tokens)
+        )
+    found = [case["y"] for case in bench.run(cases)]
+    assert all((y[-4 * GUARD :] == 0xA5).all() for y in found)
+    return [y[: -4 * GUARD] for y in found]
+
+
+def unpacked(data: np.ndarray, k: int, n_tokens: int, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """The codes (tokens, blocks, 32) and scales (tokens, blocks) of quantized rows."""
+    codes = data[: n_tokens * k].view(np.int8).reshape(n_tokens, k // 32, 32).astype(np.float64)
+    scales = data[capacity * k :][: capacity * k // 8].view(np.float32).reshape(k // 32, capacity)[:, :n_tokens].T
+    return codes, scales.astype(np.float64)
+
+
 def check_mul_mat(bench: Bench, format: Format, profile, shapes, full: int = 0) -> None:  # type: ignore[no-untyped-def]
     """`full` tokens are a full batch, which the kernel is chosen for; those of `shapes` are shorter."""
     names, cases, expected = [], [], []
     for name, (n, k, batches, options) in shapes.items():
         k = columns(format, k)
         weight, bias = bench.weight(format, matrix(n, k)), matrix(1, n)[0]
-        launch = library.mul_mat(format, k, n, full or max(batches) + 7, profile, **options)
+        capacity = full or max(batches) + 7
+        launch = mul_mat(format, k, n, capacity, profile, **options)
         epilogue, offset = options.get("epilogue", "store"), options.get("offset", 0)
         out = n // 2 if epilogue in GLU else n
         stride = options.get("stride", out)
         for n_tokens in batches:
             x = matrix(n_tokens, k)
-            y = product(weight, x) + (bias if options.get("bias") else 0)
+            given, bound = x, guarded(x)
+            slot = "x"
+            if launch.kernel.template == "mul_mat_packed":
+                slot = "x_q8"
+                bound = quantized_rows(bench, [x], capacity)[0]
+                codes_of_x, scales = unpacked(bound, k, n_tokens, capacity)
+                given = (codes_of_x * scales[..., None]).reshape(n_tokens, k)
+                assert nmse(given, x) <= QUANTIZED_LIMIT
+            y = product(weight, given) + (bias if options.get("bias") else 0)
             if epilogue in GLU:
                 y = GLU[epilogue](y[:, :out]) * y[:, out:]
             before = np.full((n_tokens, stride), np.nan, np.float32)
             if epilogue == "add":
                 before[:, offset : offset + out] = matrix(n_tokens, out)
                 y = y + before[:, offset : offset + out]
-            slots = {**weight.planes, "x": guarded(x), "batch": batch(n_tokens), "y": guarded(before)}
+            slots = {**weight.planes, slot: bound, "batch": batch(n_tokens), "y": guarded(before)}
             slots |= {"bias": bias} if options.get("bias") else {}
             names.append(f"{name}, {n_tokens} tokens")
             cases.append(Case(launch, slots, n_tokens))

@@ -10,7 +10,7 @@ from browser_page import Page
 
 from llamaweb.kernels.formats import FORMATS
 from tests.reference import ReferenceLlama, nmse
-from tests.tiny import TinyLlama, tiny_llama
+from tests.tiny import TinyLlama, tiny_llama, without_chat
 
 LIMIT = 1e-6
 N_UBATCH = 16
@@ -47,7 +47,7 @@ MIXED = TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "t
 ODD_BIAS = TinyLlama(n_head=3, n_head_kv=1, n_embd=96, bias=True, type="F16")  # 5 blocks of biases of q, k and v
 
 
-async def forward(data, tokens, n_prompt, n_ubatch, subgroups, options=None, n_ctx=64):
+async def forward(data, tokens, n_prompt, n_ubatch, subgroups, packed=False, options=None, n_ctx=64):
     """Logits after the prompt's last token, and after each token decoded behind it."""
     import dataclasses
 
@@ -61,7 +61,7 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups, options=None, n_c
 
     async def open_without_subgroups():
         device = await opened()
-        device.profile = dataclasses.replace(device.profile, subgroup_size=0)
+        device.profile = dataclasses.replace(device.profile, subgroup_size=0, packed_dot=packed)
         return device
 
     try:
@@ -80,9 +80,11 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups, options=None, n_c
     return np.stack(rows), sizes - {None}
 
 
-def check(page: Page, spec: TinyLlama, subgroups: bool = True, limit: float = LIMIT, **options: str) -> None:
+def check(
+    page: Page, spec: TinyLlama, subgroups: bool = True, packed: bool = False, limit: float = LIMIT, **options: str
+) -> None:
     data = tiny_llama(spec)
-    shape = {"n_prompt": PROMPT, "n_ubatch": N_UBATCH, "subgroups": subgroups, "options": options}
+    shape = {"n_prompt": PROMPT, "n_ubatch": N_UBATCH, "subgroups": subgroups, "packed": packed, "options": options}
     found, sizes = page.run(forward, data=data, tokens=TOKENS, **shape)
     expected = ReferenceLlama(data, kv_f16=not options).logits(TOKENS)[PROMPT - 1 :]
     assert found.shape == expected.shape
@@ -108,6 +110,10 @@ def test_logits_with_biases_of_an_odd_number_of_blocks(page: Page) -> None:
 @pytest.mark.parametrize("spec", [FORMAT_SPECS["q4_1"], MIXED], ids=["q4_1", "mixed"])
 def test_logits_without_subgroups(page: Page, spec: TinyLlama) -> None:
     check(page, spec, subgroups=False)
+
+
+def test_logits_of_a_batch_whose_activations_are_rounded_to_8_bits(page: Page) -> None:
+    check(page, FORMAT_SPECS["q4_1"], subgroups=False, packed=True, limit=5e-4)
 
 
 # How far the rounding of keys and values to 8 and 4 bits may move the logits
@@ -157,3 +163,22 @@ def test_a_batch_of_one_token_and_a_context_of_one(page: Page) -> None:
         assert len(found) == n_ctx - len(prompt) + 1
         logits = reference.logits([*prompt, *found[:-1]])
         assert found == logits[len(prompt) - 1 :].argmax(axis=-1).tolist()
+
+
+@pytest.mark.parametrize("command", ["run", "load"])
+def test_a_model_without_a_chat_template_is_refused_for_chat_before_its_weights_are_read(
+    page: Page, command: str
+) -> None:
+    async def phases(command, data):
+        from llamaweb.errors import UnsupportedError
+        from llamaweb.page import handle
+
+        events = []
+        try:
+            await handle(command, {"prompt": "x", "chat": True}, events.append, data)
+        except UnsupportedError as error:
+            return str(error), {event.get("phase") for event in events}
+
+    sentence, seen = page.run(phases, command=command, data=without_chat(tiny_llama()))
+    assert "has no chat template" in sentence
+    assert seen <= {"header"}

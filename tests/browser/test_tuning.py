@@ -40,16 +40,24 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
 
         def few(shape, profile, mode):  # each variant of each product is a shader to compile
             size = profile.subgroup_size
+            if shape.op == "mul_mat":
+                found = kept(shape, profile, "auto")
+                return [found[0], next(v for v in found if v.kind == "packed")]
             packed = [v for v in kept(shape, profile, "full") if v.packed]
             return [kept(shape, profile, "auto")[0], MulMatVec(128, 2 * size or 16, 4, size), *packed[-1:]]
 
         async def run(tune):
-            async with await Llama.load(model, n_ctx=32, n_ubatch=1, tune=tune) as llm:
+            async with await Llama.load(model, n_ctx=32, n_ubatch=4, tune=tune) as llm:
                 async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=6):
                     pass
                 used = {}
-                for d in llm.plan.phases["decode"].dispatches:
-                    if shape := tuner.Shape.of(d.kernel):
+                prefill = llm.plan.phases["prefill"]
+                for d in [*llm.plan.phases["decode"].dispatches, *prefill.dispatches]:
+                    n_tokens = prefill.n_tokens if d.kernel.template.startswith("mul_mat") and d.token_tile else 1
+                    shape = tuner.Shape.of(d.kernel, n_tokens)
+                    if shape and shape.op == "mul_mat":
+                        used[shape] = d.kernel
+                    elif shape:
                         c = dict(d.kernel.constants)
                         packed = d.kernel.template == "mul_mat_vec_packed"
                         used[shape] = MulMatVec(c["workgroup"], c["lanes"], c["rows_per_group"], c["subgroup"], packed)
@@ -75,8 +83,13 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
     tokens, trials, used, (again_tokens, again_trials, again_used) = page.run(tune_then_take_what_was_kept, model=model)
     assert tokens == again_tokens == plain
     assert {trial.shape for trial in trials} == set(used)
-    assert any(t.variant.packed for t in trials)
-    assert len(trials) > 2 * len(used) and all(t.right and t.microseconds > 0 for t in trials)
+    for op in ("mul_mat_vec", "mul_mat"):
+        assert any(
+            getattr(t.variant, "kind", "") == "packed" or getattr(t.variant, "packed", 0)
+            for t in trials
+            if t.shape.op == op
+        )
+    assert len(trials) >= 2 * len(used) and all(t.right and t.microseconds > 0 for t in trials)
     assert again_trials == [] and again_used == used
 
 

@@ -10,6 +10,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.models import smollm2_path
 from tests.pages.chat_page import ChatPage
+from tests.tiny import without_chat
 
 CAPITAL = "What is the capital of France?"
 
@@ -38,6 +39,8 @@ def test_files_that_cannot_be_run_are_named_in_one_sentence_each(
     name = len(b"llama").to_bytes(8, "little")
     page.drop("mamba.gguf", whole.replace(name + b"llama", name + b"mamba", 1))
     assert "'mamba' is not supported" in page.wait(lambda: page.text("error"), 60)
+    page.drop("base.gguf", without_chat(whole))
+    assert "has no chat template" in page.wait(lambda: "chat" in page.text("error") and page.text("error"), 60)
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(whole[:-1000])
     page.choose(cut)

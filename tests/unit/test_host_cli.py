@@ -14,7 +14,7 @@ from llamaweb.errors import NoWebGPUError, UnsupportedError
 from llamaweb.host import bridge, commands, distribution
 from llamaweb.host.cli import main
 from llamaweb.host.output import Output
-from tests.tiny import TinyLlama, tiny_llama
+from tests.tiny import TinyLlama, tiny_llama, without_chat
 
 WRONG = [
     ([], "required: COMMAND"),
@@ -234,3 +234,19 @@ def test_without_a_gpu_it_is_said_that_gpu_may_be_left_out(
     for more, end in (["--gpu"], "use another, or leave out --gpu for the software adapter.\n"), ([], "use another.\n"):
         assert main(["run", str(path), "-p", "x", *more]) == 1
         assert capsys.readouterr().err.endswith(end)
+
+
+@pytest.mark.parametrize("more", [["-p", "x", "--chat"], []], ids=["asked for", "by default"])
+def test_that_a_model_has_no_chat_template_is_said_before_a_browser_starts(
+    more: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def no_browser(*_: object) -> None:
+        raise AssertionError("a browser was started")
+
+    path = tmp_path / "base.gguf"
+    path.write_bytes(without_chat(tiny_llama()))
+    monkeypatch.setattr(bridge, "open_page", no_browser)
+    monkeypatch.setattr(distribution, "ensure_distribution", no_browser)
+    assert main(["run", str(path), *more, "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["type"] == "UnsupportedError" and "has no chat template" in error["message"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llamaweb.errors import MemoryBudgetError
-from llamaweb.kernels.library import GLU
+from llamaweb.kernels.kernel import GLU
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, plan_model
 from tests.headers import LLAMA_1B, LLAMA_7B, SMOLLM2, TINY, WIDE, gemma3_header, llama_header

@@ -13,8 +13,8 @@ from llamaweb.kernels.tuner import GAIN, Shape, Trial, candidates, choose, final
 from llamaweb.profile import DESKTOP, DeviceProfile
 
 Q4_0 = FORMATS[GGMLQuantizationType.Q4_0]
-SHAPE = Shape("q4_0", 576, 1536, "store", norm=True)
-GLU = Shape("q4_0", 4096, 28672, "swiglu", norm=True)
+SHAPE = Shape("mul_mat_vec", "q4_0", 576, 1536, "store", norm=True)
+GLU = Shape("mul_mat_vec", "q4_0", 4096, 28672, "swiglu", norm=True)
 
 
 @pytest.mark.parametrize("size", [0, 4, 16, 32, 64])

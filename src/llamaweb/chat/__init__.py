@@ -45,6 +45,11 @@ def render_chat(
     return render_template(_template(metadata), variables)
 
 
+def check_chat(metadata: Mapping[str, Any]) -> None:
+    """Raises what `render_chat` would for a model that is not a chat model; its header tells, before its weights."""
+    _template(metadata)
+
+
 def _template(metadata: Mapping[str, Any]) -> str:
     template = metadata.get("tokenizer.chat_template")
     if isinstance(template, str) and template.strip():

@@ -12,7 +12,7 @@ from pyodide.ffi import JsException, create_proxy
 
 from llamaweb.errors import DeviceLostError, GPUError, NoWebGPUError
 from llamaweb.gpu.javascript import js_object
-from llamaweb.profile import DeviceProfile
+from llamaweb.profile import DeviceProfile, SubgroupMatrix
 
 _LIMITS = (
     "maxBufferSize",
@@ -22,6 +22,8 @@ _LIMITS = (
     "maxComputeWorkgroupSizeX",
     "maxComputeWorkgroupStorageSize",
 )
+
+_FEATURES = ("subgroups", "timestamp-query", "shader-f16", "chromium-experimental-subgroup-matrix")  # where there are
 
 
 class Device:
@@ -49,7 +51,7 @@ class Device:
                 "hardware acceleration switched on."
             )
         limits = {name: int(getattr(adapter.limits, name)) for name in _LIMITS}
-        features = [f for f in ("subgroups", "timestamp-query") if adapter.features.has(f)]
+        features = [f for f in _FEATURES if adapter.features.has(f)]
         try:
             handle = await adapter.requestDevice(
                 js_object({"requiredFeatures": features, "requiredLimits": limits, "label": "llamaweb"})
@@ -160,4 +162,16 @@ def _profile(adapter: Any, limits: dict[str, int], features: list[str]) -> Devic
         subgroup_size=int(sizes[0]) if fixed else 0,
         packed_dot=bool(wgsl.has("packed_4x8_integer_dot_product")) if wgsl else False,
         timestamp_query="timestamp-query" in features,
+        f16="shader-f16" in features,
+        subgroup_matrices=_subgroup_matrices(info)
+        if fixed and "chromium-experimental-subgroup-matrix" in features
+        else (),
     )
+
+
+def _subgroup_matrices(info: Any) -> tuple[SubgroupMatrix, ...]:
+    found = [
+        SubgroupMatrix(str(c.componentType), str(c.resultComponentType), int(c.M), int(c.N), int(c.K))
+        for c in getattr(info, "subgroupMatrixConfigs", None) or ()
+    ]
+    return tuple(found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import js
@@ -16,7 +15,7 @@ from llamaweb.errors import GPUError
 from llamaweb.gpu.device import Device, Reading
 from llamaweb.gpu.javascript import js_file, js_object
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
-from llamaweb.kernels.library import Kernel
+from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.template import wgsl
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
 
@@ -128,14 +127,14 @@ class Executor:
     async def prepare(self, done: Callable[[int, int], None] | None = None) -> None:
         """Compiles the plan's kernels and makes its bind groups."""
         dispatches = [d for phase in self.plan.phases.values() for d in phase.dispatches]
-        plain = {d.kernel: d.plain[0] for d in dispatches if d.plain}
+        plain = {d.kernel: d.plain.kernel for d in dispatches if d.plain}
         refused = await self.pipelines.compile([d.kernel for d in dispatches], done, plain)
         async with self.device.errors("preparing the plan"):
             for name, phase in self.plan.phases.items():
                 steps = js.Array.new()
                 for d in phase.dispatches:
                     if d.kernel in refused and d.plain:
-                        d = replace(d, kernel=d.plain[0], workgroups=d.plain[1])
+                        d = d.plain
                     steps.push(self.pipelines.step(d.kernel, [(self.buffers[b.region], b) for b in d.bindings], d))
                 self._steps[name] = steps
 

@@ -15,7 +15,7 @@ from llamaweb.gpu.javascript import now_ms
 from llamaweb.gpu.timer import Timer
 from llamaweb.kernels import peaks
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
-from llamaweb.kernels.library import Kernel, Launch
+from llamaweb.kernels.kernel import Kernel, Launch
 from llamaweb.planner.cost import costs
 from llamaweb.planner.plan import Binding, Dispatch
 from llamaweb.profiling import DispatchTime, Peaks, PhaseProfile, Profile

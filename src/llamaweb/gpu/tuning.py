@@ -1,10 +1,10 @@
-"""Tuning: times the variants of matrix-vector products with the model's own weights, and keeps what was fastest."""
+"""Tuning: times the variants of products with the model's own weights, and keeps what was fastest."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import js
@@ -15,13 +15,30 @@ from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.storage import load_json, save_json
 from llamaweb.gpu.timer import Timer
-from llamaweb.kernels.library import MulMatVec
-from llamaweb.kernels.tuner import Choices, Shape, Trial, candidates, choose, finalists, from_json, to_json
+from llamaweb.kernels.io import IO
+from llamaweb.kernels.mul_mat import PLAIN
+from llamaweb.kernels.tuner import (
+    CHECKED_TOKENS,
+    Choices,
+    Shape,
+    Trial,
+    Variant,
+    candidates,
+    choose,
+    finalists,
+    from_json,
+    to_json,
+)
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
 
 _FILE = "llamaweb-tuning.json"
 _FINALISTS = 3  # of each shape are timed once more beside the default
 _NMSE = 1e-6  # between a variant's result and the plain one's
+_NMSE_QUANTIZED = 5e-4  # … where activations are rounded to 8 bits
+
+Place = tuple[
+    Dispatch, ...
+]  # one use of a kernel: its dispatch, behind the one that quantizes its input, if there is one
 
 
 async def tuned(
@@ -29,7 +46,7 @@ async def tuned(
     replan: Callable[[Choices], ModelPlan],
     mode: str,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[Shape, MulMatVec], list[Trial]]:
+) -> tuple[dict[Shape, Variant], list[Trial]]:
     """The choices for the executor's plan, whose weights are in place: kept ones, and for the rest what is timed now.
 
     replan gives the same plan with other variants. Mode "full" times everything anew. Trials are what was timed.
@@ -48,13 +65,41 @@ async def tuned(
     return choices, trials
 
 
-def _products(plan: ModelPlan) -> dict[Shape, list[int]]:
-    """The shapes of the decode phase's matrix-vector products, and where they are among its dispatches."""
-    found: dict[Shape, list[int]] = {}
-    for i, dispatch in enumerate(plan.phases["decode"].dispatches):
-        if shape := Shape.of(dispatch.kernel):
-            found.setdefault(shape, []).append(i)
+def _products(plan: ModelPlan) -> dict[Shape, list[Place]]:
+    """What has variants, of a token and of a prefill batch, by shape, in the order of the layers."""
+    found: dict[Shape, list[Place]] = {}
+    for name, ops in (("decode", ("mul_mat_vec",)), ("prefill", ("mul_mat", "flash_attn"))):
+        phase = plan.phases.get(name)
+        before: dict[Any, Dispatch] = {}
+        for d in phase.dispatches if phase else ():
+            slots = _slots(d)
+            if d.kernel.template == "quantize":
+                before[slots["y"]] = d
+            elif d.kernel.template == "rope_kv":  # q, and the keys and values of the batch
+                before["flash_attn"] = d
+            elif (shape := Shape.of(d.kernel, phase.n_tokens if phase else 1)) and shape.op in ops:
+                first = before.get(slots.get("x_q8", shape.op))
+                found.setdefault(shape, []).append((first, d) if first else (d,))
     return found
+
+
+def _slots(d: Dispatch) -> dict[str, Binding]:
+    return {slot.name: binding for slot, binding in zip(d.kernel.slots, d.bindings, strict=True)}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A variant to be timed, and where the plan that has it uses it."""
+
+    shape: Shape
+    variant: Variant
+    places: list[Place]
+
+    @property
+    def timed(self) -> list[Dispatch]:
+        """Every layer's of a token, since a small weight stays in a cache; one of a batch, which takes long."""
+        places = self.places if self.shape.op == "mul_mat_vec" else self.places[:1]
+        return [d for place in places for d in place]
 
 
 class _Trials:
@@ -65,64 +110,89 @@ class _Trials:
         self._replay = js_file("replay.js")(executor.device.handle)
         self._timer = Timer(executor.device)
         self._random = np.random.default_rng(0)
+        self._plain: dict[Shape, list[Place]] = {}
 
     async def run(self, shapes: Sequence[Shape], progress: Callable[[int, int], None] | None) -> list[Trial]:
         """Every variant of every shape: all are compiled side by side, then timed one after the other."""
         profile = self._executor.device.profile
         tried = {shape: candidates(shape, profile, self._mode) for shape in shapes}
-        todo: list[tuple[Shape, MulMatVec, list[Dispatch]]] = []
+        self._plain = _products(self._replan({shape: PLAIN for shape in shapes if shape.op == "mul_mat"}))
+        todo: list[_Entry] = []
         for n in range(max(len(variants) for variants in tried.values())):
             # One plan has the n-th variant of every shape.
             choices = {shape: variants[n] for shape, variants in tried.items() if n < len(variants)}
-            plan = self._replan(choices)
-            for shape, places in _products(plan).items():
+            for shape, places in _products(self._replan(choices)).items():
                 if shape in choices:
-                    todo.append((shape, choices[shape], [plan.phases["decode"].dispatches[i] for i in places]))
-        compiled = await asyncio.gather(*(self._compiles(dispatches[0]) for _, _, dispatches in todo))
+                    todo.append(_Entry(shape, choices[shape], places))
+        compiled = await asyncio.gather(*(self._compiles(entry) for entry in todo))
         trials: list[Trial] = []
         works = [entry for entry, ok in zip(todo, compiled, strict=True) if ok]
         if works:
-            await self._timer.warm(self._steps(works[0][2]), lambda: None)
-        for n, (shape, variant, dispatches) in enumerate(works):
-            right = await self._right(dispatches[0])
-            trials.append(Trial(shape, variant, await self._time(dispatches), right, variant == tried[shape][0]))
+            await self._timer.warm(self._steps(works[0].timed), lambda: None)
+        for n, entry in enumerate(works):
+            right = await self._right(entry)
+            default = entry.variant == tried[entry.shape][0]
+            trials.append(Trial(entry.shape, entry.variant, await self._time(entry), right, default))
             if progress:
                 progress(n + 1, len(works))
         for i, trial in finalists(trials, _FINALISTS):
-            again = await self._time(works[i][2])
+            again = await self._time(works[i])
             trials[i] = replace(trial, microseconds=min(trial.microseconds, again))
         self._timer.close()
         return trials
 
-    async def _compiles(self, dispatch: Dispatch) -> bool:
+    async def _compiles(self, entry: _Entry) -> bool:
+        place = entry.places[0]
+        kernels = [d.kernel for d in (*place, *self._plain_of(entry))]
         try:
-            await self._executor.pipelines.compile([dispatch.kernel, *(dispatch.plain or ())[:1]])
+            await self._executor.pipelines.compile(kernels)
         except GPUError:
             return False
         return True
 
-    async def _time(self, dispatches: list[Dispatch]) -> float:
-        """Microseconds a dispatch, at best."""
-        return await self._timer.time(self._steps(dispatches), reset=lambda: None) / len(dispatches)
+    def _plain_of(self, entry: _Entry) -> Place:
+        """What every device computes right in place of an entry's first place."""
+        if entry.shape.op == "mul_mat":
+            return self._plain[entry.shape][0]
+        *before, d = entry.places[0]
+        return (*before, d.plain or d)
 
-    def _steps(self, dispatches: list[Dispatch]) -> Any:
+    async def _time(self, entry: _Entry) -> float:
+        """Microseconds a product, at best."""
+        n_tokens = entry.shape.n_tokens
+        repetitions = 3 if n_tokens == 1 else 1
+        steps = self._steps(entry.timed)
+        us = await self._timer.time(steps, n_tokens, repetitions=repetitions, reset=lambda: self._write_batch(n_tokens))
+        return us * len(entry.places[0]) / len(entry.timed)
+
+    def _write_batch(self, n_tokens: int) -> None:
+        self._executor.write_io(IO.n_past, np.array([0, n_tokens], np.uint32))
+
+    def _steps(self, dispatches: Sequence[Dispatch]) -> Any:
         return js.Array.of(*map(self._step, dispatches))
 
     def _step(self, d: Dispatch) -> Any:
         return self._executor.pipelines.step(d.kernel, [(self._executor.buffers[b.region], b) for b in d.bindings], d)
 
-    async def _right(self, d: Dispatch) -> bool:
-        if d.plain is None:
+    async def _right(self, entry: _Entry) -> bool:
+        place, plain = entry.places[0], self._plain_of(entry)
+        if place == plain:
             return True
-        plain = Dispatch(d.label, d.plain[0], d.bindings, d.plain[1])
-        slots = {slot.name: binding for slot, binding in zip(d.kernel.slots, d.bindings, strict=True)}
-        x = self._random.standard_normal(slots["x"].size // 4).astype(np.float32)
-        found, expected = [await self._result(one, slots["x"], slots["y"], x) for one in (d, plain)]
-        return bool(np.sum((found - expected) ** 2) <= _NMSE * np.sum(expected**2))
+        n_tokens = min(entry.shape.n_tokens, CHECKED_TOKENS)
+        slots = _slots(place[0])
+        source = slots["qkv" if "qkv" in slots else "x"]
+        x = self._random.standard_normal(source.size // 4 // entry.shape.n_tokens * n_tokens).astype(np.float32)
+        found, expected = [await self._result(one, entry.shape, n_tokens, x) for one in (place, plain)]
+        limit = _NMSE_QUANTIZED if place[0].kernel.template == "quantize" else _NMSE
+        return bool(np.sum((found - expected) ** 2) <= limit * np.sum(expected**2))
 
-    async def _result(self, d: Dispatch, x: Binding, y: Binding, values: np.ndarray) -> np.ndarray:
+    async def _result(self, place: Place, shape: Shape, n_tokens: int, x: np.ndarray) -> np.ndarray:
         executor = self._executor
-        executor.write(x, values)
+        slots = _slots(place[0])
+        first, last = slots["qkv" if "qkv" in slots else "x"], _slots(place[-1])["y"]
+        y = replace(last, size=last.size // shape.n_tokens * n_tokens)
+        executor.write(replace(first, size=x.nbytes), x)
         executor.write(y, np.zeros(y.size // 4, np.float32))
-        self._replay.run(js.Array.of(self._step(d)), 0, 1, 1)
+        self._write_batch(n_tokens)
+        self._replay.run(self._steps(place), 0, len(place), n_tokens)
         return np.frombuffer(await executor.read(y), np.float32).astype(np.float64)

@@ -18,6 +18,7 @@ from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.sources import StreamingSource
 from llamaweb.kernels import library
+from llamaweb.kernels.kernel import Launch
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 from llamaweb.planner.plan import Binding, Dispatch, WeightPlan
 from llamaweb.rope import phases
@@ -98,7 +99,7 @@ def _parts(weights: tuple[WeightPlan, ...], file: GGUFFile) -> list[_Part]:
     return parts
 
 
-def _launch(weight: WeightPlan) -> library.Launch | None:
+def _launch(weight: WeightPlan) -> Launch | None:
     """The kernel that puts a weight in its place; None where the file's bytes are its plane."""
     if weight.lane_order:
         return library.lane_order()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llamaweb.chat import check_chat
 from llamaweb.errors import HostError, NoWebGPUError
 from llamaweb.host.chrome import BrowserChoice
 from llamaweb.host.models import is_address, resolve
@@ -43,6 +44,8 @@ async def run(args: argparse.Namespace, out: Output) -> None:
         "seed": args.seed,
         **_context(args),
     }
+    if params["chat"] and not is_address(args.model):  # an address' header is read by the page, once
+        check_chat((await _header(args.model, out)).metadata)
     result = await _in_page("run", args, params, out)
     out.result(result, "")
     out.note(f"{timings_line(result['timings'])}; on {result['adapter']}")

@@ -6,79 +6,40 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llamaweb.kernels import flash_attn as tiles
 from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat
+from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.formats import BLOCK, Format
-from llamaweb.profile import DESKTOP, DeviceProfile
+from llamaweb.kernels.kernel import (
+    BATCH,
+    BIAS,
+    GLU,
+    NORM,
+    PHASES,
+    Launch,
+    Slot,
+    arena,
+    is_cpu,
+    kernel,
+    planes,
+    spread,
+    weight,
+)
+from llamaweb.profile import DeviceProfile
 from llamaweb.rope import Rope
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One binding of a kernel: its variable's name in WGSL, the element type of its array, "read" or "read_write"."""
-
-    name: str
-    type: str
-    access: str
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A shader to be compiled: equal kernels are one pipeline."""
-
-    template: str
-    constants: tuple[tuple[str, Any], ...]
-    slots: tuple[Slot, ...]
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A kernel and its workgroups for a full batch. With `token_tile`, the second count grows with the batch's tokens:
-    ceil(tokens / token_tile)."""
-
-    kernel: Kernel
-    workgroups: tuple[int, int, int]
-    token_tile: int = 0
-    plain: Launch | None = None  # what does the same on any device, with the same bindings
-
-
-def _kernel(template: str, slots: list[Slot], **constants: Any) -> Kernel:
-    return Kernel(template, tuple(sorted(constants.items())), tuple(slots))
-
-
-def _planes(format: Format, access: str = "read") -> list[Slot]:
-    return [Slot(f"w_{plane.name}", plane.type, access) for plane in format.planes]
-
-
-def _weight(format: Format) -> list[Slot]:
-    codes = [Slot("w_codes", format.codebook.type, "read")] if format.codebook else []
-    return [*_planes(format), *codes]
-
-
-# The arena is one buffer, and WebGPU lets a dispatch use a buffer either read-only or writable as a whole:
-# so everything in the arena is bound writable.
-def _arena(name: str, type: str = "vec4<f32>") -> Slot:
-    return Slot(name, type, "read_write")
-
-
-_BATCH = Slot("batch", "u32", "read")
-_PHASES = Slot("phases", "u32", "read")
-GLU = ("swiglu", "geglu")  # epilogues that halve the rows: gate above up
-
-_NORM = Slot("norm_weight", "vec4<f32>", "read")
-_BIAS = Slot("bias", "f32", "read")
 
 
 def repack(format: Format, units: int) -> Launch:
     """From the file's layout to planes, `units` times `format.unit` blocks; slots raw, job and the planes."""
-    slots = [Slot("raw", "u32", "read"), Slot("job", "u32", "read"), *_planes(format, "read_write")]
+    slots = [Slot("raw", "u32", "read"), Slot("job", "u32", "read"), *planes(format, "read_write")]
     constants = {"format": format.name, "split": format.split, "unit": format.unit, "block_bytes": format.block_bytes}
-    return Launch(_kernel("repack", slots, workgroup=64, **constants), _spread(-(-units // 64)))
+    return Launch(kernel("repack", slots, workgroup=64, **constants), spread(-(-units // 64)))
 
 
 def lane_order() -> Launch:
     """A vector into lane order; slots raw, job and w."""
     slots = [Slot("raw", "vec4<f32>", "read"), Slot("job", "u32", "read"), Slot("w", "vec4<f32>", "read_write")]
-    return Launch(_kernel("lane_order", slots, workgroup=64), (1, 1, 1))
+    return Launch(kernel("lane_order", slots, workgroup=64), (1, 1, 1))
 
 
 def get_rows(
@@ -92,9 +53,9 @@ def get_rows(
     piece: tuple[int, int] | None = None,
 ) -> Launch:
     """piece: the first row and how many there are, where a binding holds only some of the table's `rows`."""
-    kernel = _kernel(
+    shader = kernel(
         "get_rows",
-        [*_weight(format), _BATCH, _arena("y")],
+        [*weight(format), BATCH, arena("y")],
         format=format.name,
         split=format.split,
         k=k,
@@ -104,13 +65,13 @@ def get_rows(
         piece=piece,
         workgroup=32,
     )
-    return Launch(kernel, (1, n_tokens, 1), 1)
+    return Launch(shader, (1, n_tokens, 1), 1)
 
 
 def rms_norm(k: int, eps: float, n_tokens: int, *, epilogue: str = "store") -> Launch:
     """y = x / rms(x) * weight; epilogue "add" adds it to y."""
-    kernel = _kernel("rms_norm", [_arena("x"), _NORM, _arena("y")], k=k, eps=eps, epilogue=epilogue, workgroup=64)
-    return Launch(kernel, (1, n_tokens, 1), 1)
+    shader = kernel("rms_norm", [arena("x"), NORM, arena("y")], k=k, eps=eps, epilogue=epilogue, workgroup=64)
+    return Launch(shader, (1, n_tokens, 1), 1)
 
 
 @dataclass(frozen=True)
@@ -139,9 +100,9 @@ def default_variant(format: Format, k: int, n: int, epilogue: str, profile: Devi
     """What was fastest over the shapes of models from 135M to 8B (benchmarks), for a device with these subgroups."""
     size = profile.subgroup_size
     if packed_works(format, profile) and size >= 16 and k >= 2048:
-        if n >= 16384:
-            return MulMatVec(256, size, 4, size, packed=True)
-        return MulMatVec(256, size if n > 4096 else 2 * size, 4 if k > 8192 else 2, size, packed=True)
+        if n > 4096:
+            return MulMatVec(128, size, 4, size, packed=True)
+        return MulMatVec(256, 2 * size, 4 if k > 8192 else 2, size, packed=True)
     if not 16 <= size <= 64:
         lanes = size if is_cpu(profile) else 16
         return MulMatVec(64, lanes, 2 if epilogue in GLU or n < 8192 else 4, size if is_cpu(profile) else 0)
@@ -174,15 +135,15 @@ def mul_mat_vec(
     post_eps: the input is x + rms_norm(post), of this epsilon; keeps_sum writes it to slot sum. lane_order: slots of
     vectors in lane order (wgsl/common/lanes.wgsl), where y is a vector of y_row, or of the rows of W."""
     v = variant or default_variant(format, k, n, epilogue, profile)
-    slots = [*_weight(format), _arena("x")]
-    slots += [_arena("post"), replace(_NORM, name="post_norm_weight")] if post_eps is not None else []
-    slots += [_NORM] if eps is not None else []
-    slots += [_BIAS] if bias else []
-    slots += [_BATCH] if last_row else []
-    slots += [_arena("sum")] if keeps_sum else []
-    slots += [_arena("y", "f32")]
+    slots = [*weight(format), arena("x")]
+    slots += [arena("post"), replace(NORM, name="post_norm_weight")] if post_eps is not None else []
+    slots += [NORM] if eps is not None else []
+    slots += [BIAS] if bias else []
+    slots += [BATCH] if last_row else []
+    slots += [arena("sum")] if keeps_sum else []
+    slots += [arena("y", "f32")]
     packed = {"chunk": min(k // BLOCK, _PACKED_CHUNK)} if v.packed else {}
-    kernel = _kernel(
+    shader = kernel(
         "mul_mat_vec_packed" if v.packed else "mul_mat_vec",
         slots,
         format=format.name,
@@ -218,84 +179,13 @@ def mul_mat_vec(
         }
         any_device = default_variant(format, k, n, epilogue, DeviceProfile())
         plain = mul_mat_vec(format, k, n, profile, **options, variant=any_device)
-    return Launch(kernel, _spread(-(-n // per_workgroup)), plain=plain)
-
-
-@dataclass(frozen=True)
-class MulMat:
-    """A variant of the matrix-matrix product: `wx` times `wy` invocations compute `tile_m` tokens by `tile_n` rows."""
-
-    tile_m: int
-    tile_n: int
-    wx: int
-    wy: int
-
-    @property
-    def bytes(self) -> int:
-        """Workgroup memory: 32 columns of each token and row."""
-        return 4 * 32 * (self.tile_m + self.tile_n)
-
-
-def mul_mat(
-    format: Format,
-    k: int,
-    n: int,
-    n_tokens: int,
-    profile: DeviceProfile = DESKTOP,
-    *,
-    bias: bool = False,
-    epilogue: str = "store",
-    offset: int = 0,
-    stride: int = 0,
-    variant: MulMat | None = None,
-) -> Launch:
-    """y[token * stride + offset + row] = W x for a batch of tokens."""
-    out = n // 2 if epilogue in GLU else n
-    slots = [*_weight(format), _arena("x")]
-    slots += [_BIAS] if bias else []
-    slots += [_BATCH, _arena("y", "f32")]
-    v = variant or default_tile(n, n_tokens, profile)
-    kernel = _kernel(
-        "mul_mat",
-        slots,
-        format=format.name,
-        split=format.split,
-        k=k,
-        n=n,
-        tile_m=v.tile_m,
-        tile_n=v.tile_n,
-        wx=v.wx,
-        wy=v.wy,
-        bias=bias,
-        epilogue=epilogue,
-        offset=offset,
-        stride=stride or out,
-    )
-    tile_out = v.tile_n // 2 if epilogue in GLU else v.tile_n
-    return Launch(kernel, (-(-out // tile_out), -(-n_tokens // v.tile_m), 1), v.tile_m)
-
-
-def default_tile(n: int, n_tokens: int, profile: DeviceProfile) -> MulMat:
-    """A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU, enough workgroups to fill it."""
-    if is_cpu(profile):
-        return MulMat(64, 64, 8, 8)
-    wide = MulMat(64, 128, 16, 16)
-    if -(-n // 128) * -(-n_tokens // 64) >= 256 and wide.bytes <= profile.max_compute_workgroup_storage_size:
-        return wide
-    if -(-n // 64) * -(-n_tokens // 64) >= 128:
-        return MulMat(64, 64, 16, 16)
-    return MulMat(32, 32, 16, 16)
-
-
-def is_cpu(profile: DeviceProfile) -> bool:
-    """Whether the adapter is a software one: narrow subgroups mean few lanes in all."""
-    return 4 <= profile.subgroup_size <= 8
+    return Launch(shader, spread(-(-n // per_workgroup)), plain=plain)
 
 
 def glu(kind: str, n: int, n_tokens: int) -> Launch:
     """A gated linear unit, of GLU."""
-    kernel = _kernel("glu", [_arena("x", "f32"), _arena("y", "f32")], n=n, glu=kind, workgroup=64)
-    return Launch(kernel, (-(-n // 64), n_tokens, 1), 1)
+    shader = kernel("glu", [arena("x", "f32"), arena("y", "f32")], n=n, glu=kind, workgroup=64)
+    return Launch(shader, (-(-n // 64), n_tokens, 1), 1)
 
 
 @dataclass(frozen=True)
@@ -349,20 +239,20 @@ class Attention:
 
 def rope_kv(attention: Attention, n_tokens: int) -> Launch:
     """Norms and rotates q and k of a batch, and appends k and v to the cache."""
-    cache = [_arena("k_cache", "u32"), _arena("v_cache", "u32")]
-    slots = [_arena("qkv", "f32"), _PHASES, _BATCH, *attention.head_norm, *cache]
-    kernel = _kernel("rope_kv", slots, workgroup=32, **attention.constants)
-    return Launch(kernel, (attention.n_head + 2 * attention.n_head_kv, n_tokens, 1), 1)
+    cache = [arena("k_cache", "u32"), arena("v_cache", "u32")]
+    slots = [arena("qkv", "f32"), PHASES, BATCH, *attention.head_norm, *cache]
+    shader = kernel("rope_kv", slots, workgroup=32, **attention.constants)
+    return Launch(shader, (attention.n_head + 2 * attention.n_head_kv, n_tokens, 1), 1)
 
 
 def flash_attn_vec(attention: Attention, profile: DeviceProfile, *, splits: int = 1, y_lanes: bool = False) -> Launch:
     """rope_kv and the attention of one token; with splits, its parts for flash_attn_reduce."""
-    cache = [_arena("k_cache", "vec4<u32>"), _arena("v_cache", "vec4<u32>")]
-    slots = [_arena("qkv", "f32"), _PHASES, _BATCH, *attention.head_norm, *cache, _arena("y")]
+    cache = [arena("k_cache", "vec4<u32>"), arena("v_cache", "vec4<u32>")]
+    slots = [arena("qkv", "f32"), PHASES, BATCH, *attention.head_norm, *cache, arena("y")]
     head_dim = attention.head_dim
     # On a CPU every invocation of a workgroup costs; on a GPU few barriers win.
     workgroup = max(64 if is_cpu(profile) else 256, head_dim // 8)
-    kernel = _kernel(
+    shader = kernel(
         "flash_attn_vec",
         slots,
         workgroup=workgroup,
@@ -376,7 +266,7 @@ def flash_attn_vec(attention: Attention, profile: DeviceProfile, *, splits: int 
     plain = None
     if profile.subgroup_size:
         plain = flash_attn_vec(attention, replace(profile, subgroup_size=0), splits=splits, y_lanes=y_lanes)
-    return Launch(kernel, (attention.n_head, splits, 1), plain=plain)
+    return Launch(shader, (attention.n_head, splits, 1), plain=plain)
 
 
 def attention_splits(n_head: int, profile: DeviceProfile) -> int:
@@ -388,42 +278,42 @@ def attention_splits(n_head: int, profile: DeviceProfile) -> int:
 def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool = False) -> Launch:
     """The parts of flash_attn_vec, put together."""
     constants = {"head_dim": head_dim, "n_head": n_head, "splits": splits, "y_lanes": y_lanes}
-    kernel = _kernel("flash_attn_reduce", [_arena("x"), _arena("y")], workgroup=32, **constants)
-    return Launch(kernel, (n_head, 1, 1))
+    shader = kernel("flash_attn_reduce", [arena("x"), arena("y")], workgroup=32, **constants)
+    return Launch(shader, (n_head, 1, 1))
 
 
-def flash_attn(attention: Attention, n_tokens: int) -> Launch:
+def flash_attn(
+    attention: Attention, n_tokens: int, profile: DeviceProfile, *, variant: FlashAttn | None = None
+) -> Launch:
     """The attention of a batch, behind rope_kv."""
-    head_dim = attention.head_dim
-    half = attention.type_k.name == attention.type_v.name == "f16"  # else a tile takes twice the memory
-    queries = 16 if head_dim <= 128 else 8
-    keys = max(1, min(32, (2048 if half else 1024) // head_dim))
-    lanes = 8
+    head_dim, n_head = attention.head_dim, attention.n_head
+    v = variant or tiles.default(head_dim, n_head, n_tokens, profile)
     cache = [Slot("k_cache", "vec4<u32>", "read"), Slot("v_cache", "vec4<u32>", "read")]
-    kernel = _kernel(
+    shader = kernel(
         "flash_attn",
-        [_arena("qkv"), _BATCH, *cache, _arena("y")],
-        queries=queries,
-        keys=keys,
-        lanes=lanes,
-        parts=-(-head_dim // 4 // lanes),
-        half=half,
+        [arena("qkv"), BATCH, *cache, arena("y")],
+        queries=v.queries,
+        keys=v.keys,
+        depth=v.depth,
+        wq=v.wq,
+        wk=v.wk,
+        ahead=v.ahead,
+        paired=v.wq % 4 == 0 and v.wk % 8 == 0,
+        rows=v.rows(head_dim),
+        parts=v.parts(head_dim),
         **attention.constants,
     )
-    return Launch(kernel, (attention.n_head, -(-n_tokens // queries), 1), queries)
+    least = tiles.default(head_dim, n_head, n_tokens, DeviceProfile())
+    plain = flash_attn(attention, n_tokens, profile, variant=least) if v != least else None
+    return Launch(shader, (n_head, -(-n_tokens // v.queries), 1), v.queries, plain)
 
 
 def sample(n: int) -> Launch:
-    slots = [_arena("logits", "f32"), Slot("batch", "u32", "read_write")]
-    return Launch(_kernel("sample", slots, n=n, workgroup=256), (1, 1, 1))
+    slots = [arena("logits", "f32"), Slot("batch", "u32", "read_write")]
+    return Launch(kernel("sample", slots, n=n, workgroup=256), (1, 1, 1))
 
 
 def cross_entropy(n: int, n_tokens: int, targets: int, results: int) -> Launch:
-    slots = [_arena("logits", "f32"), Slot("batch", "u32", "read_write")]
-    kernel = _kernel("cross_entropy", slots, n=n, workgroup=128, targets=targets, results=results)
-    return Launch(kernel, (1, n_tokens, 1), 1)
-
-
-def _spread(workgroups: int) -> tuple[int, int, int]:
-    """Workgroups over two dimensions where one does not hold them (65,535); kernels count x + y * 65535."""
-    return (workgroups, 1, 1) if workgroups <= 65535 else (65535, -(-workgroups // 65535), 1)
+    slots = [arena("logits", "f32"), Slot("batch", "u32", "read_write")]
+    shader = kernel("cross_entropy", slots, n=n, workgroup=128, targets=targets, results=results)
+    return Launch(shader, (1, n_tokens, 1), 1)

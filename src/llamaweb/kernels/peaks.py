@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamaweb.kernels.library import Kernel, Launch, Slot
+from llamaweb.kernels.kernel import Kernel, Launch, Slot
 from llamaweb.profile import DeviceProfile
 
 _CHAINS = 8

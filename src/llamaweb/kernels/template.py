@@ -8,7 +8,7 @@ import jinja2
 
 from llamaweb.assets import asset_dir
 from llamaweb.kernels.io import IO
-from llamaweb.kernels.library import Kernel
+from llamaweb.kernels.kernel import Kernel
 
 
 @cache

@@ -9,43 +9,57 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llamaweb.kernels.formats import FORMATS
-from llamaweb.kernels.library import GLU, Kernel, MulMatVec, default_variant, is_cpu, packed_works
+from llamaweb.kernels import flash_attn
+from llamaweb.kernels.flash_attn import FlashAttn
+from llamaweb.kernels.formats import FORMATS, Format
+from llamaweb.kernels.kernel import GLU, Kernel, is_cpu
+from llamaweb.kernels.library import MulMatVec, default_variant, packed_works
+from llamaweb.kernels.mul_mat import MulMat, default_tile, variants, works
 from llamaweb.profile import DeviceProfile
 
 GAIN = 0.97  # a variant is taken if it needs less than this share of the default's time: timings have noise
+CHECKED_TOKENS = 67  # of a batch whose result is compared with the plain variant's
 MODES = ("auto", "off", "full")
+
+Variant = MulMatVec | MulMat | FlashAttn
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a matrix-vector product is tuned for. W is (k, n) in ggml's order; `norm`: with the rms_norm fused; `post`:
-    with a norm and an addition before that."""
+    """What a kernel is tuned for. op: "mul_mat_vec", or "mul_mat" for batches of `n_tokens`, where W is (k, n) in
+    ggml's order; or "flash_attn", of n heads of k values, with a cache in `format`. `norm`: with the rms_norm fused;
+    `post`: with a norm and an addition before that."""
 
+    op: str
     format: str
     k: int
     n: int
     epilogue: str
-    norm: bool
+    norm: bool = False
     post: bool = False
+    n_tokens: int = 1
 
     @classmethod
-    def of(cls, kernel: Kernel) -> Shape | None:
-        """The shape of a kernel, if it is a matrix-vector product."""
-        if kernel.template not in ("mul_mat_vec", "mul_mat_vec_packed"):
-            return None
+    def of(cls, kernel: Kernel, n_tokens: int) -> Shape | None:
+        """The shape of a phase's kernel, if it has variants."""
         c = dict(kernel.constants)
-        return cls(c["format"], c["k"], c["n"], c["epilogue"], c["norm"], c["post_eps"] is not None)
+        if kernel.template in ("mul_mat_vec", "mul_mat_vec_packed"):
+            return cls("mul_mat_vec", c["format"], c["k"], c["n"], c["epilogue"], c["norm"], c["post_eps"] is not None)
+        if kernel.template in ("mul_mat", "mul_mat_packed", "mul_mat_matrix"):
+            return cls("mul_mat", c["format"], c["k"], c["n"], c["epilogue"], n_tokens=n_tokens)
+        if kernel.template == "flash_attn":
+            types = f"{c['type_k']}/{c['type_v']}"
+            return cls("flash_attn", types, c["head_dim"], c["n_head"], "store", n_tokens=n_tokens)
+        return None
 
     @property
     def key(self) -> str:
         norms = f"{' norm' if self.norm else ''}{' post' if self.post else ''}"
-        return f"mul_mat_vec {self.format} {self.k}x{self.n} {self.epilogue}{norms}"
+        batch = f" x{self.n_tokens}" if self.n_tokens > 1 else ""
+        return f"{self.op} {self.format} {self.k}x{self.n}{batch} {self.epilogue}{norms}"
 
 
-_FIELDS = {"workgroup": int, "lanes": int, "rows": int, "subgroup": int, "packed": bool}
-
-Choices = Mapping[Shape, MulMatVec]
+Choices = Mapping[Shape, Variant]
 
 
 @dataclass(frozen=True)
@@ -53,19 +67,29 @@ class Trial:
     """One variant timed on the device. right: its result was the plain variant's."""
 
     shape: Shape
-    variant: MulMatVec
+    variant: Variant
     microseconds: float
     right: bool
     default: bool
 
 
-def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[MulMatVec]:
+def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
     """Variants that are valid on a device, the default first; "full" has the whole grid, "auto" its better part."""
+    if shape.op == "flash_attn":
+        return list(flash_attn.candidates(shape.k, shape.n, shape.n_tokens, profile, mode))
     format = next(f for f in FORMATS.values() if f.name == shape.format)
+    if shape.op == "mul_mat":
+        tile = default_tile(format, shape.k, shape.n, shape.n_tokens, profile)
+        grid = [v for v in variants(mode == "full") if works(v, format, shape.epilogue, profile)]
+        return list(dict.fromkeys([tile, *grid]))
+    return list(_of_vec(shape, format, profile, mode))
+
+
+def _of_vec(shape: Shape, format: Format, profile: DeviceProfile, mode: str) -> dict[Variant, None]:
     first = default_variant(format, shape.k, shape.n, shape.epilogue, profile)
     size = profile.subgroup_size if 4 <= profile.subgroup_size <= 64 else 0
     units = (size, 2 * size, 4 * size) if size else (8, 16, 32, 64)
-    workgroups, counts = ((64, 128, 256), (1, 2, 4, 8)) if mode == "full" else ((64, 256), (2, 4))
+    workgroups, counts = ((64, 128, 256), (1, 2, 4, 8)) if mode == "full" else ((64, 128, 256), (2, 4))
     grid = [
         MulMatVec(workgroup, lanes, rows, size, packed)
         for packed in ((False, True) if packed_works(format, profile) else (False,))
@@ -74,7 +98,7 @@ def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[MulMatVe
         for rows in counts
         if lanes <= workgroup and (rows % 2 == 0 or shape.epilogue not in GLU)
     ]
-    return list(dict.fromkeys([first, *grid]))
+    return dict.fromkeys([first, *grid])
 
 
 def worth_tuning(profile: DeviceProfile, mode: str) -> bool:
@@ -94,7 +118,7 @@ def finalists(trials: Sequence[Trial], count: int) -> list[tuple[int, Trial]]:
     return [(i, trials[i]) for i in found]
 
 
-def choose(trials: Iterable[Trial]) -> dict[Shape, MulMatVec]:
+def choose(trials: Iterable[Trial]) -> dict[Shape, Variant]:
     """The fastest right variant of each shape, where it beats the default by more than noise."""
     by_shape: dict[Shape, list[Trial]] = {}
     for trial in trials:
@@ -111,14 +135,12 @@ def to_json(choices: Choices) -> dict[str, Any]:
     return {shape.key: asdict(variant) for shape, variant in choices.items()}
 
 
-def from_json(data: Any, shapes: Sequence[Shape], profile: DeviceProfile) -> dict[Shape, MulMatVec]:
+def from_json(data: Any, shapes: Sequence[Shape], profile: DeviceProfile) -> dict[Shape, Variant]:
     """The stored choices for `shapes`; what is damaged or not valid on this device is as if it were not there."""
     found = {}
     for shape in shapes:
-        try:
-            variant = MulMatVec(**{name: type_(data[shape.key][name]) for name, type_ in _FIELDS.items()})
-        except (KeyError, TypeError, ValueError, AttributeError):
-            continue
-        if variant in candidates(shape, profile, "full"):
+        stored = data.get(shape.key) if isinstance(data, dict) else None
+        valid = (v for v in candidates(shape, profile, "full") if asdict(v) == stored)
+        if variant := next(valid, None):
             found[shape] = variant
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamaweb.kernels.library import Kernel, Slot
+from llamaweb.kernels.kernel import Kernel, Slot
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
 
 

@@ -16,20 +16,22 @@ from typing import Any
 from llamaweb.errors import UnsupportedError
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.formats import format_of
-from llamaweb.kernels.library import GLU
+from llamaweb.kernels.kernel import GLU
+from llamaweb.kernels.mul_mat import quantized_bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """Something computed: float32, (row, n_tokens) in ggml's order. It lives in the arena."""
+    """Something computed: float32, or integers of 8 bits; (row, n_tokens) in ggml's order. It lives in the arena."""
 
     name: str
     row: int
     n_tokens: int
+    quantized: bool = False
 
     @property
     def bytes(self) -> int:
-        return 4 * self.row * self.n_tokens
+        return quantized_bytes(self.row, self.n_tokens) if self.quantized else 4 * self.row * self.n_tokens
 
 
 @dataclass(frozen=True)

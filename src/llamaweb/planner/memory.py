@@ -19,16 +19,18 @@ def plan_arena(values: Sequence[Lifetime], alignment: int) -> tuple[list[int], i
     """Offsets of the values, so that no two that live at once overlap, and the arena's size in bytes.
 
     Each in turn at the lowest offset that is free for its whole life (Pisarchyk and Lee, 2020). Largest first is good
-    for most graphs; longest-lived first keeps what lives throughout, the residual stream, out of the others' way; what
-    is aligned comes first, as only the last value needs no padding behind it.
+    for most graphs; longest-lived first keeps what lives throughout, the residual stream, out of the others' way; size
+    times life is between the two; what is aligned comes first, as only the last value needs no padding behind it.
     """
     bound = lower_bound(values)
     by_size = sorted(range(len(values)), key=lambda i: (-values[i].size, values[i].first))
     by_life = sorted(by_size, key=lambda i: values[i].first - values[i].last)
+    by_area = sorted(by_size, key=lambda i: -values[i].size * (values[i].last - values[i].first + 1))
     orders = (
         by_size,
         by_life,
-        *(sorted(order, key=lambda i: values[i].size % alignment) for order in (by_size, by_life)),
+        by_area,
+        *(sorted(order, key=lambda i: values[i].size % alignment) for order in (by_size, by_life, by_area)),
     )
     best: tuple[list[int], int] | None = None
     for order in orders:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from llamaweb.errors import ContextError, UnsupportedError
-from llamaweb.kernels import library
+from llamaweb.kernels import library, mul_mat
 from llamaweb.kernels.io import IO
-from llamaweb.kernels.tuner import Choices, Shape
+from llamaweb.kernels.kernel import Launch
+from llamaweb.kernels.tuner import Choices
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.budget import fit
 from llamaweb.planner.fusion import Step, Value
@@ -42,7 +43,7 @@ def plan_model(
     what timing kernels takes while the model loads. choices: kernel variants that tuning found. Raises
     UnsupportedError, ContextError or MemoryBudgetError, which says what would fit.
     """
-    sizes = Sizes(file, profile, Options(memory_budget, logits_all, type_k, type_v, tuned))
+    sizes = Sizes(file, profile, Options(memory_budget, logits_all, type_k, type_v, tuned), choices)
     n_ctx = min(USUAL_CONTEXT, sizes.n_ctx_train) if n_ctx is None else n_ctx
     if n_ctx < 0 or n_ubatch < 1:
         raise ContextError(f"A context of {n_ctx} tokens in batches of {n_ubatch} is empty; ask for at least 1.")
@@ -52,16 +53,16 @@ def plan_model(
         )
     n_ubatch = max(n_ubatch, 2) if logits_all else n_ubatch  # "evaluate" takes two tokens or more
     n_ubatch = min(n_ubatch, profile.max_compute_workgroups_per_dimension)
-    return _Planner(sizes, choices or {}, *fit(sizes, n_ctx, n_ubatch)).plan()
+    return _Planner(sizes, *fit(sizes, n_ctx, n_ubatch)).plan()
 
 
 class _Planner:
     """Binds what is laid out."""
 
-    def __init__(self, sizes: Sizes, choices: Choices, n_ctx: int, n_ubatch: int) -> None:
+    def __init__(self, sizes: Sizes, n_ctx: int, n_ubatch: int) -> None:
         self._sizes = sizes
         self._profile = sizes.profile
-        self._choices = choices
+        self._variants = sizes.variants
         self._n_ctx = n_ctx
         self._n_ubatch = n_ubatch
         self._weights = sizes.weights
@@ -86,7 +87,7 @@ class _Planner:
             self._weights.codebooks,
             max(layout.lower_bound for layout in layouts.values()),
             logits,
-            self._sizes.transient,
+            self._sizes.transient(self._n_ctx, self._n_ubatch),
             self._sizes.options.memory_budget,
             self._sizes.rings(self._n_ctx, self._n_ubatch),
         )
@@ -98,7 +99,9 @@ class _Planner:
         return Phase(steps.steps[0].values["y"].n_tokens, tuple(d for group in dispatches for d in group), head)
 
     def _dispatches(self, step: Step, arena: Mapping[Value, Binding]) -> list[Dispatch]:
-        """One, or one for each piece of the step's weight."""
+        """One, or one for each piece of the step's weight; none for what no chosen kernel needs."""
+        if not step.params.get("used", True):
+            return []
         values = {slot: arena[value] for slot, value in step.values.items()} | {"batch": self._io}
         if "rope" in step.params:
             layer = step.params["layer"]
@@ -107,11 +110,10 @@ class _Planner:
         for weight, bound in self._weights.place(step):
             launch = self._launch(step, weight)
             bindings = tuple({**values, **bound}[slot.name] for slot in launch.kernel.slots)
-            plain = (launch.plain.kernel, launch.plain.workgroups) if launch.plain else None
-            found.append(Dispatch(step.name, launch.kernel, bindings, launch.workgroups, launch.token_tile, plain))
+            found.append(_dispatch(step.name, launch, bindings))
         return found
 
-    def _launch(self, step: Step, weight: WeightPlan | None) -> library.Launch:
+    def _launch(self, step: Step, weight: WeightPlan | None) -> Launch:
         p = step.params
         if weight:
             k, n, format, offset = weight.row, weight.rows, weight.format, p.get("offset", 0) + weight.first
@@ -126,8 +128,7 @@ class _Planner:
                 return library.get_rows(format, k, rows, n_tokens, scale=scale, y_lanes=y_lanes, piece=piece)
             case "rms_norm":
                 return library.rms_norm(y_row, p["eps"], n_tokens, epilogue=p.get("epilogue", "store"))
-            case "mul_mat_vec":
-                shape = Shape(format.name, k, n, p.get("epilogue", "store"), "eps" in p, "post_eps" in p)
+            case "mul_mat_vec" if weight:
                 return library.mul_mat_vec(
                     format,
                     k,
@@ -142,10 +143,10 @@ class _Planner:
                     post_eps=p.get("post_eps"),
                     keeps_sum="sum" in step.values,
                     lane_order=p["lane_order"],
-                    variant=self._choices.get(shape),
+                    variant=self._variants.vec(step, weight),
                 )
-            case "mul_mat":
-                return library.mul_mat(
+            case "mul_mat" if weight:
+                return mul_mat.mul_mat(
                     format,
                     k,
                     n,
@@ -155,7 +156,10 @@ class _Planner:
                     epilogue=p.get("epilogue", "store"),
                     offset=offset,
                     stride=y_row,
+                    variant=self._variants.tile(step, weight),
                 )
+            case "quantize":
+                return mul_mat.quantize(y_row, n_tokens, self._profile)
             case "glu":
                 return library.glu(p["kind"], y_row, n_tokens)
             case "rope_kv":
@@ -166,7 +170,9 @@ class _Planner:
             case "flash_attn_reduce":
                 return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=y_lanes)
             case "flash_attn":
-                return library.flash_attn(self._attention(p), n_tokens)
+                attention = self._attention(p)
+                tile = self._variants.attention(attention, n_tokens)
+                return library.flash_attn(attention, n_tokens, self._profile, variant=tile)
             case "sample":
                 return library.sample(step.values["logits"].row)
             case "cross_entropy":
@@ -179,3 +185,8 @@ class _Planner:
         same = {name: params[name] for name in names}
         cache = self._caches.caches[params["layer"]]
         return library.Attention(n_ctx=cache.rows, ring=cache.ring, type_k=cache.k, type_v=cache.v, **same)
+
+
+def _dispatch(label: str, launch: Launch, bindings: tuple[Binding, ...]) -> Dispatch:
+    plain = _dispatch(label, launch.plain, bindings) if launch.plain else None
+    return Dispatch(label, launch.kernel, bindings, launch.workgroups, launch.token_tile, plain)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llamaweb.kernels.formats import Codebook, Format
-from llamaweb.kernels.library import Kernel
+from llamaweb.kernels.kernel import Kernel
 from llamaweb.rope import Rope
 
 LONG_CONTEXT = 512  # tokens, from which on splitting attention pays for its dispatch (measured on an H200)
@@ -25,8 +25,8 @@ class Binding:
 class Dispatch:
     """One kernel over its bindings, which are in the order of the kernel's slots.
 
-    `workgroups` are the counts of a full batch; with `token_tile` the second is ceil(tokens / token_tile). `plain` is a
-    kernel that does the same on any device, with its workgroups, for where this one does not compile.
+    `workgroups` are the counts of a full batch; with `token_tile` the second is ceil(tokens / token_tile). `plain`
+    does the same on any device, for where this one does not compile.
     """
 
     label: str
@@ -34,7 +34,7 @@ class Dispatch:
     bindings: tuple[Binding, ...]
     workgroups: tuple[int, int, int]
     token_tile: int = 0
-    plain: tuple[Kernel, tuple[int, int, int]] | None = None
+    plain: Dispatch | None = None
 
     def workgroups_for(self, n_tokens: int) -> tuple[int, int, int]:
         x, y, z = self.workgroups

@@ -11,12 +11,15 @@ from llamaweb.graph import Graph
 from llamaweb.kernels.cache import Cache, cache_format
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, TIMER_BYTES, readback_bytes
 from llamaweb.kernels.library import attention_splits
+from llamaweb.kernels.tuner import CHECKED_TOKENS, Choices
 from llamaweb.model.gguf_file import GGUFFile
-from llamaweb.planner.fusion import fuse
+from llamaweb.planner.fusion import Step, fuse
 from llamaweb.planner.kv import CacheLayout, lay_out_caches
 from llamaweb.planner.layout import Layout, lay_out
 from llamaweb.planner.memory import align
 from llamaweb.planner.plan import LONG_CONTEXT, Ring
+from llamaweb.planner.quantized import with_quantized
+from llamaweb.planner.variants import Variants
 from llamaweb.planner.weights import Weights
 from llamaweb.profile import DeviceProfile
 
@@ -37,9 +40,13 @@ class Options:
 class Sizes:
     """One model on one device. Layouts and weights are made once, whatever is asked for."""
 
-    def __init__(self, file: GGUFFile, profile: DeviceProfile, options: Options) -> None:
+    def __init__(
+        self, file: GGUFFile, profile: DeviceProfile, options: Options, choices: Choices | None = None
+    ) -> None:
+        """choices: kernel variants that tuning found; they change no size."""
         self.profile = profile
         self.options = options
+        self.variants = Variants(profile, choices or {})
         self._file = file
         self._family = architecture(file)
         self.hparams = hp = self._family.hyperparameters(file)
@@ -106,15 +113,19 @@ class Sizes:
         io = IO.bytes(n_ubatch) + readback_bytes(n_ubatch)
         return {**self.caches(n_ctx, n_ubatch).regions, "arena": align(arena, 4), "io": io, **self.weights.regions}
 
-    @cached_property
-    def transient(self) -> int:
-        """Bytes of buffers that are made for a while: the timer's, and what tuning reads a product's result through."""
-        products = [step for step in self._layout(1, "last", 1).steps.steps if step.op == "mul_mat_vec"]
-        return TIMER_BYTES + (max(step.values["y"].bytes for step in products) if self.options.tuned else 0)
+    def transient(self, n_ctx: int, n_ubatch: int) -> int:
+        """Bytes of buffers that are made for a while: the timer's, and what tuning reads a kernel's result through."""
+        if not self.options.tuned:
+            return TIMER_BYTES
+        results = []
+        for name, ops in (("decode", ("mul_mat_vec",)), ("prefill", ("mul_mat", "flash_attn"))):
+            if layout := self.layouts(n_ctx, n_ubatch).get(name):
+                results += [step.values["y"] for step in layout.steps.steps if step.op in ops]
+        return TIMER_BYTES + max(4 * y.row * min(y.n_tokens, CHECKED_TOKENS) for y in results)
 
     def need(self, n_ctx: int, n_ubatch: int) -> int:
         """Bytes of all buffers together, when they are most."""
-        return sum(self.regions(n_ctx, n_ubatch).values()) + self.transient
+        return sum(self.regions(n_ctx, n_ubatch).values()) + self.transient(n_ctx, n_ubatch)
 
     def refusal(self, n_ctx: int, n_ubatch: int) -> str | None:
         """Why this context with this batch cannot be: the limit that it breaks, with the figures."""
@@ -140,11 +151,17 @@ class Sizes:
             )
         return None
 
+    def _is_packed(self, step: Step) -> bool:
+        """Whether a kernel that is chosen reads the step's input as integers of 8 bits."""
+        pieces = [weight for weight, _ in self.weights.place(step) if weight]
+        return any(self.variants.tile(step, weight).kind == "packed" for weight in pieces)
+
     def _layout(self, n_tokens: int, outputs: str, splits: int) -> Layout:
         key = (n_tokens, outputs, splits)
         if key not in self._layouts:
             graph = Graph(self._file.tensors, n_tokens, outputs)
             self._family.build(graph, self.hparams)
-            steps = fuse(graph, splits, self.profile.max_storage_buffers_per_shader_stage)
+            fused = fuse(graph, splits, self.profile.max_storage_buffers_per_shader_stage)
+            steps = with_quantized(fused, self.variants.can_be_packed, self._is_packed)
             self._layouts[key] = lay_out(steps, self.profile.min_storage_buffer_offset_alignment)
         return self._layouts[key]

@@ -10,7 +10,7 @@ from gguf.constants import GGMLQuantizationType as GGMLType
 from llamaweb.errors import UnsupportedError
 from llamaweb.graph import Tensor
 from llamaweb.kernels.formats import BLOCK, Codebook, Format, format_of
-from llamaweb.kernels.library import GLU
+from llamaweb.kernels.kernel import GLU
 from llamaweb.planner.fusion import Step
 from llamaweb.planner.memory import align
 from llamaweb.planner.plan import Binding, RopeTable, Slice, WeightPlan

@@ -1,0 +1,94 @@
+"""Variants of the attention of a batch: which tiles fit a device, the default, and those worth timing. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import product
+
+from llamaweb.kernels.kernel import is_cpu
+from llamaweb.profile import DeviceProfile
+
+# Tokens, positions, and invocations along both; the first that is valid and fills the device is the default.
+_GPU = (
+    *((64, 32, 16, 8), (32, 64, 8, 16), (32, 32, 8, 8)),
+    *((16, 64, 8, 16), (16, 64, 4, 16), (8, 64, 4, 16), (16, 32, 4, 8), (8, 32, 2, 16)),
+)
+_CPU = ((16, 16, 8, 4), (8, 16, 8, 4), *_GPU)  # every invocation costs at a barrier, and many results to compile
+_FULL = 192  # workgroups that fill a large GPU
+_MOST_HELD = 144  # numbers of an invocation: with more there are no registers for them, and compilers take minutes
+
+
+@dataclass(frozen=True)
+class FlashAttn:
+    """A tile of `queries` tokens by `keys` positions, computed by `wq` times `wk` invocations.
+
+    depth: how many values of each key are in workgroup memory at once; values (V) come in as many bytes. ahead: the
+    next keys and values are asked for before the present ones are computed with.
+    """
+
+    queries: int
+    keys: int
+    depth: int
+    wq: int
+    wk: int
+    ahead: bool = True
+
+    @property
+    def workgroup(self) -> int:
+        return self.wq * self.wk
+
+    def rows(self, head_dim: int) -> int:
+        """Rows of V in workgroup memory at once; they divide the keys."""
+        rows = self.keys
+        while rows % 2 == 0 and rows * head_dim > self.keys * self.depth:
+            rows //= 2
+        return rows
+
+    def parts(self, head_dim: int) -> int:
+        """vec4 of the output that an invocation holds for each of its tokens."""
+        return -(-head_dim // 4 // self.wk)
+
+    def bytes(self, head_dim: int) -> int:
+        """Workgroup memory; rows are padded against bank conflicts."""
+        tokens = 4 * (self.queries + min(self.queries // self.wq, 4))  # a number for each token
+        queries = 4 * head_dim * (self.queries + 1)
+        keys = 4 * self.depth * (self.keys + 1)
+        values = 16 * self.rows(head_dim) * self.parts(head_dim) * self.wk
+        return queries + keys + values + tokens * (self.keys + self.wk)
+
+    def valid(self, head_dim: int, profile: DeviceProfile) -> bool:
+        """Whether the kernel can be made of it for a device."""
+        return (
+            self.queries // self.wq in (1, 2, 4, 8)
+            and self.queries % self.wq == self.keys % self.wk == head_dim % self.depth == self.depth % 8 == 0
+            and self.queries // self.wq * (self.keys // self.wk + 4 * self.parts(head_dim)) <= _MOST_HELD
+            and self.workgroup <= profile.max_compute_invocations_per_workgroup
+            and self.bytes(head_dim) <= profile.max_compute_workgroup_storage_size
+        )
+
+
+def default(head_dim: int, n_head: int, n_tokens: int, profile: DeviceProfile) -> FlashAttn:
+    """The largest tile whose workgroups still fill the device: each key and value then serves the most tokens."""
+    tiles = _deepest(_CPU if is_cpu(profile) else _GPU, head_dim, profile)
+    full = (v for v in tiles if is_cpu(profile) or -(-n_tokens // v.queries) * n_head >= _FULL)
+    return next(full, min(tiles, key=lambda v: (abs(v.queries - 16), tiles.index(v))))
+
+
+def candidates(head_dim: int, n_head: int, n_tokens: int, profile: DeviceProfile, mode: str) -> list[FlashAttn]:
+    """Variants that are valid on a device, the default first; "full" has the whole grid, "auto" its better part."""
+    first = default(head_dim, n_head, n_tokens, profile)
+    found = _deepest(_GPU, head_dim, profile)
+    if mode == "full":
+        each = product((64, 32, 16, 8), (4, 2, 8), (8, 16, 4), (4, 2, 1))
+        grid = [(q, wk * keys, q // tokens, wk) for q, tokens, wk, keys in each if 32 <= q // tokens * wk <= 256]
+        found += _deepest(grid, head_dim, profile)
+        found += [replace(v, ahead=False) for v in found]
+    return list(dict.fromkeys([first, *found]))
+
+
+def _deepest(tiles: Iterable[tuple[int, int, int, int]], head_dim: int, profile: DeviceProfile) -> list[FlashAttn]:
+    """Variants of the tiles that are valid, each of the most depth that there is memory for."""
+    depths = [d for d in range(head_dim, 7, -8) if head_dim % d == 0]
+    fitting = ((FlashAttn(q, k, d, wq, wk) for d in depths) for q, k, wq, wk in tiles)
+    return [v for of_tile in fitting if (v := next((v for v in of_tile if v.valid(head_dim, profile)), None))]

@@ -1,0 +1,185 @@
+"""Matrix-matrix products, for batches of tokens: their variants, and which of them a device can run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from llamaweb.kernels.formats import BLOCK, Format
+from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, arena, is_cpu, kernel, weight
+from llamaweb.profile import DeviceProfile, SubgroupMatrix
+
+
+@dataclass(frozen=True)
+class MulMat:
+    """A variant: `wx` times `wy` invocations compute `tile_m` tokens by `tile_n` rows of W.
+
+    kind: "f32"; "f16", whose products are computed in f16; "packed", with the packed integer dot on activations of 8
+    bits, `depth` blocks of 32 columns at a time; "matrix", with `wx` times `wy` subgroups and their matrix units.
+    """
+
+    tile_m: int
+    tile_n: int
+    wx: int
+    wy: int
+    kind: str = "f32"
+    depth: int = 1
+
+
+_TEMPLATES = {"f32": "mul_mat", "f16": "mul_mat", "packed": "mul_mat_packed", "matrix": "mul_mat_matrix"}
+PLAIN = MulMat(32, 32, 16, 16)  # what every device can run
+
+
+def mul_mat(
+    format: Format,
+    k: int,
+    n: int,
+    n_tokens: int,
+    profile: DeviceProfile,
+    *,
+    bias: bool = False,
+    epilogue: str = "store",
+    offset: int = 0,
+    stride: int = 0,
+    variant: MulMat | None = None,
+) -> Launch:
+    """y[token * stride + offset + row] = W x for a batch of tokens; a packed variant reads x_q8, which `quantize` makes
+    of x."""
+    v = variant or default_tile(format, k, n, n_tokens, profile)
+    packed = v.kind == "packed"
+    x = arena("x_q8", "vec4<u32>") if packed else arena("x")
+    slots = [*weight(format), x, *([BIAS] if bias else []), BATCH, arena("y", "f32")]
+    out = n // 2 if epilogue in GLU else n
+    shader = kernel(
+        _TEMPLATES[v.kind],
+        slots,
+        format=format.name,
+        split=format.split,
+        k=k,
+        n=n,
+        tile_m=v.tile_m,
+        tile_n=v.tile_n,
+        wx=v.wx,
+        wy=v.wy,
+        bias=bias,
+        epilogue=epilogue,
+        offset=offset,
+        stride=stride or out,
+        **_constants(v, n_tokens, profile),
+    )
+    plain = None
+    small = MulMat(32, 32, 16, 16, "packed") if packed else PLAIN
+    if v != small or (packed and profile.packed_dot):
+        options: dict[str, Any] = {"bias": bias, "epilogue": epilogue, "offset": offset, "stride": stride}
+        plain = mul_mat(format, k, n, n_tokens, DeviceProfile(), **options, variant=small)
+    tile_out = v.tile_n // 2 if epilogue in GLU else v.tile_n
+    return Launch(shader, (-(-out // tile_out), -(-n_tokens // v.tile_m), 1), v.tile_m, plain)
+
+
+def _constants(v: MulMat, n_tokens: int, profile: DeviceProfile) -> dict[str, Any]:
+    if v.kind == "packed":
+        return {"depth": v.depth, "n_tokens": n_tokens, "packed_dot": profile.packed_dot}
+    if v.kind == "matrix":
+        c = subgroup_matrix(profile)
+        assert c is not None
+        return {"matrix": c, "subgroup": profile.subgroup_size}
+    return {"half": v.kind == "f16"}
+
+
+def quantized_bytes(k: int, n_tokens: int) -> int:
+    """Of a batch of rows as `quantize` leaves them: codes, and a scale for each 32, in whole vectors of 16 bytes."""
+    return -(-n_tokens * (k + 4 * (k // BLOCK)) // 16) * 16
+
+
+def quantize(k: int, n_tokens: int, profile: DeviceProfile) -> Launch:
+    """Rows of x as integers of 8 bits, with a scale for each 32."""
+    slots = [arena("x"), BATCH, arena("y", "u32")]
+    shader = kernel("quantize", slots, k=k, n_tokens=n_tokens, packed_dot=profile.packed_dot, workgroup=64)
+    plain = quantize(k, n_tokens, DeviceProfile()) if profile.packed_dot else None
+    return Launch(shader, (-(-k // BLOCK // 64), n_tokens, 1), 1, plain)
+
+
+def can_be_packed(format: Format, profile: DeviceProfile) -> bool:
+    """Whether products of a format have packed variants on a device."""
+    return format.packed and profile.packed_dot
+
+
+def subgroup_matrix(profile: DeviceProfile) -> SubgroupMatrix | None:
+    """The matrix units that products use on a device: results in f32, inputs in f16 before those in f32."""
+    fitting = [c for c in profile.subgroup_matrices if c.result == "f32" and c.component in ("f16", "f32")]
+    fitting = [c for c in fitting if (c.component != "f16" or profile.f16) and 32 % c.k == 0]
+    return min(fitting, key=lambda c: (c.component != "f16", -c.m * c.n * c.k), default=None)
+
+
+def default_tile(format: Format, k: int, n: int, n_tokens: int, profile: DeviceProfile) -> MulMat:
+    """A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU, enough workgroups to fill it."""
+    if is_cpu(profile):
+        return MulMat(64, 64, 8, 8)
+
+    def workgroups(tile_m: int, tile_n: int) -> int:
+        return -(-n // tile_n) * -(-n_tokens // tile_m)
+
+    if can_be_packed(format, profile):
+        return MulMat(64 if workgroups(64, 64) >= 128 else 32, 64, 16, 8, "packed", 2)
+    wide = MulMat(64, 128, 16, 16)
+    if workgroups(64, 128) >= 256 and works(wide, format, "store", profile):
+        return wide
+    return MulMat(64, 64, 16, 16) if workgroups(64, 64) >= 128 else PLAIN
+
+
+def works(v: MulMat, format: Format, epilogue: str, profile: DeviceProfile) -> bool:
+    """Whether a variant can compute products of a format on a device."""
+    if v.kind == "packed" and not can_be_packed(format, profile):
+        return False
+    if v.kind == "f16" and not profile.f16:
+        return False
+    invocations, unit_m, unit_n = v.wx * v.wy, 1, 1
+    if v.kind == "matrix":
+        c = subgroup_matrix(profile)
+        if c is None:
+            return False
+        invocations, unit_m, unit_n = invocations * profile.subgroup_size, c.m, c.n
+    rows_m, rows_n = v.tile_m / v.wy / unit_m, v.tile_n / v.wx / unit_n
+    return (
+        invocations <= profile.max_compute_invocations_per_workgroup
+        and _bytes(v, epilogue, profile) <= profile.max_compute_workgroup_storage_size
+        and rows_m % 1 == 0
+        and rows_n % (2 if epilogue in GLU else 1) == 0
+    )
+
+
+def _bytes(v: MulMat, epilogue: str, profile: DeviceProfile) -> int:
+    """Workgroup memory: the columns of a step of each token and row, and what results go through."""
+    if v.kind == "matrix":
+        c = subgroup_matrix(profile)
+        assert c is not None
+        size = 2 if c.component == "f16" else 4
+        found = 4 * v.wx * v.wy * c.m * c.n * (2 if epilogue in GLU else 1)
+        return (32 * size + PAD_BYTES) * (v.tile_m + v.tile_n) + found
+    column = {"f32": 4 * 32, "f16": 2 * 32, "packed": 32 + 16}[v.kind]
+    return column * v.depth * (v.tile_m + v.tile_n)
+
+
+PAD_BYTES = 16  # behind each row of 32 columns that matrix units read, so that rows lie in different banks
+
+_TILES = {  # kind: tile_m, tile_n, wx, wy, depth
+    "f32": [(64, 64, 16, 16, 1), (64, 128, 16, 16, 1), (32, 32, 16, 16, 1)],
+    "f16": [(64, 64, 16, 16, 1), (64, 128, 16, 16, 1)],
+    "packed": [(64, 64, 16, 8, 2), (32, 64, 16, 8, 2), (128, 64, 16, 16, 2), (64, 64, 8, 8, 1)],
+    "matrix": [(64, 64, 2, 4, 1), (64, 128, 4, 2, 1)],
+}
+
+
+def variants(full: bool) -> Iterator[MulMat]:
+    """What is worth timing anywhere; `full`: the whole grid."""
+    for kind, tiles in _TILES.items():
+        for tile_m, tile_n, wx, wy, depth in tiles:
+            yield MulMat(tile_m, tile_n, wx, wy, kind, depth)
+    if full:
+        for kind in _TILES:
+            shapes = ((2, 2), (4, 2), (2, 4)) if kind == "matrix" else ((8, 8), (16, 8), (8, 16), (16, 16))
+            for (wx, wy), tile_m, tile_n in product(shapes, (32, 64, 128), (32, 64, 128)):
+                for depth in (1, 2) if kind == "packed" else (1,):
+                    yield MulMat(tile_m, tile_n, wx, wy, kind, depth)
