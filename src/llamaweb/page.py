@@ -92,6 +92,7 @@ async def _tune(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
         trials = [
             {
                 "shape": trial.shape.key,
+                "variant": str(trial.variant),
                 **asdict(trial.variant),
                 "microseconds": trial.microseconds,
                 "right": trial.right,

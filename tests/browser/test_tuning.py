@@ -40,9 +40,9 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
 
         def few(shape, profile, mode):  # each variant of each product is a shader to compile
             size = profile.subgroup_size
-            if shape.op == "mul_mat":
+            if shape.op != "mul_mat_vec":
                 found = kept(shape, profile, "auto")
-                return [found[0], next(v for v in found if v.kind == "packed")]
+                return [found[0], next((v for v in found if getattr(v, "kind", "") == "packed"), found[1])]
             packed = [v for v in kept(shape, profile, "full") if v.packed]
             return [kept(shape, profile, "auto")[0], MulMatVec(128, 2 * size or 16, 4, size), *packed[-1:]]
 
@@ -53,9 +53,9 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
                 used = {}
                 prefill = llm.plan.phases["prefill"]
                 for d in [*llm.plan.phases["decode"].dispatches, *prefill.dispatches]:
-                    n_tokens = prefill.n_tokens if d.kernel.template.startswith("mul_mat") and d.token_tile else 1
+                    n_tokens = prefill.n_tokens if d.token_tile else 1
                     shape = tuner.Shape.of(d.kernel, n_tokens)
-                    if shape and shape.op == "mul_mat":
+                    if shape and shape.op != "mul_mat_vec":
                         used[shape] = d.kernel
                     elif shape:
                         c = dict(d.kernel.constants)
@@ -83,6 +83,7 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
     tokens, trials, used, (again_tokens, again_trials, again_used) = page.run(tune_then_take_what_was_kept, model=model)
     assert tokens == again_tokens == plain
     assert {trial.shape for trial in trials} == set(used)
+    assert {shape.op for shape in used} == {"mul_mat_vec", "mul_mat", "flash_attn"}
     for op in ("mul_mat_vec", "mul_mat"):
         assert any(
             getattr(t.variant, "kind", "") == "packed" or getattr(t.variant, "packed", 0)

@@ -12,6 +12,7 @@ from benchmarks import tables
 from llamaweb.errors import HostError
 from llamaweb.host import results
 from llamaweb.host.tables import bench_text, tune_text
+from llamaweb.kernels.library import MulMatVec
 
 README = "# A\n<!-- speed -->\nold\n<!-- /speed -->\nbetween\n<!-- memory -->\n<!-- /memory -->\nend\n"
 
@@ -112,8 +113,8 @@ def test_a_person_sees_speeds_kernels_and_what_failed() -> None:
 
 def test_what_tuning_tried_is_a_table_a_person_can_read() -> None:
     def trial(rows: int, us: float, **flags: bool) -> dict:
-        variant = {"workgroup": 64, "lanes": 32, "rows": rows, "subgroup": 32, "packed": rows == 4}
-        return {"shape": "mul_mat_vec q4_0 576x960 store norm", **variant, "microseconds": us, **flags}
+        variant = str(MulMatVec(64, 32, rows, 32, packed=rows == 4))
+        return {"shape": "mul_mat_vec q4_0 576x960 store norm", "variant": variant, "microseconds": us, **flags}
 
     trials = [
         trial(2, 7.44, right=True, default=True, chosen=False),

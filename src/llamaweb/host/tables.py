@@ -30,8 +30,8 @@ def bench_text(result: dict[str, Any]) -> str:
 def tune_text(result: dict[str, Any]) -> str:
     """What was tried for each shape: the default, the fastest and the slowest variant, and what was chosen."""
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("product", "default µs", "chosen µs", "worst µs", "tried", "wrong", "chosen variant"):
-        table.add_column(name, justify="left" if name.startswith(("product", "chosen v")) else "right", no_wrap=True)
+    for name in ("kernel", "default µs", "chosen µs", "worst µs", "tried", "wrong", "chosen variant"):
+        table.add_column(name, justify="left" if name.startswith(("kernel", "chosen v")) else "right", no_wrap=True)
     by_shape: dict[str, list[dict[str, Any]]] = {}
     for trial in result["trials"]:
         by_shape.setdefault(trial["shape"], []).append(trial)
@@ -44,10 +44,9 @@ def tune_text(result: dict[str, Any]) -> str:
             *(f"{us:,.1f}" for us in (default["microseconds"], chosen["microseconds"], max(times))),
             str(len(trials)),
             str(sum(not t["right"] for t in trials)),
-            f"workgroup {chosen['workgroup']}, {chosen['lanes']} lanes, {chosen['rows']} rows"
-            + (", packed dot" if chosen["packed"] else ""),
+            chosen["variant"],
         )
-    return f"Matrix-vector products on {result['adapter']}, each at best:\n{_text(table)}"
+    return f"Kernels on {result['adapter']}, each at best:\n{_text(table)}"
 
 
 def profile_text(profile: dict[str, Any]) -> str:

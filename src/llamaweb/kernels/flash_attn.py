@@ -34,6 +34,10 @@ class FlashAttn:
     wk: int
     ahead: bool = True
 
+    def __str__(self) -> str:
+        how = f"{self.wq} × {self.wk} invocations, {self.depth} deep{', ahead' if self.ahead else ''}"
+        return f"{self.queries} tokens × {self.keys} positions, {how}"
+
     @property
     def workgroup(self) -> int:
         return self.wq * self.wk

@@ -87,6 +87,10 @@ class MulMatVec:
     subgroup: int
     packed: bool = False
 
+    def __str__(self) -> str:
+        packed = ", packed dot" if self.packed else ""
+        return f"workgroup {self.workgroup}, {self.lanes} lanes, {self.rows} rows{packed}"
+
 
 def packed_works(format: Format, profile: DeviceProfile) -> bool:
     """Whether the packed integer dot can compute products of a format on a device."""

@@ -27,6 +27,10 @@ class MulMat:
     kind: str = "f32"
     depth: int = 1
 
+    def __str__(self) -> str:
+        unit = "subgroups" if self.kind == "matrix" else "invocations"
+        return f"{self.kind}, {self.tile_m} tokens × {self.tile_n} rows, {self.wx} × {self.wy} {unit}"
+
 
 _TEMPLATES = {"f32": "mul_mat", "f16": "mul_mat", "packed": "mul_mat_packed", "matrix": "mul_mat_matrix"}
 PLAIN = MulMat(32, 32, 16, 16)  # what every device can run
@@ -168,7 +172,7 @@ _TILES = {  # kind: tile_m, tile_n, wx, wy, depth
     "f32": [(64, 64, 16, 16, 1), (64, 128, 16, 16, 1), (32, 32, 16, 16, 1)],
     "f16": [(64, 64, 16, 16, 1), (64, 128, 16, 16, 1)],
     "packed": [(64, 64, 16, 8, 2), (32, 64, 16, 8, 2), (128, 64, 16, 16, 2), (64, 64, 8, 8, 1)],
-    "matrix": [(64, 64, 2, 4, 1), (64, 128, 4, 2, 1)],
+    "matrix": [(64, 64, 2, 4, 1), (64, 128, 4, 2, 1), (32, 64, 2, 2, 1)],
 }
 
 
