@@ -36,18 +36,18 @@ var<workgroup> values: array<array<array<vec4<f32>, {{ wk }}>, {{ parts }}>, {{ 
 var<workgroup> weights: array<WeightRow, {{ keys }}>;  // [position][i / 4][r], of up to four i
 var<workgroup> of_lanes: array<WeightRow, {{ wk }}>;  // [c][i / 4][r], what each lane found in its positions
 
-{{ cache.helpers() }}
+{{ cache.helpers(ring) }}
 {{ k.load("k", head_dim, k_unit, k_scales) }}
 {{ v.load("v", head_dim, v_unit, v_scales) }}
 {# Rows behind the last are read as the last: their weights are 0, and what is in the cache there need not be a number #}
 {% macro fetch_k(first, chunk) %}
 {% for n in range(k_loads) %}
-      k{{ n }} = k_eight(head + min({{ first }} + (local + {{ n }}u * WG) / DEPTH8, last - 1u), {{ chunk }} * DEPTH8 + (local + {{ n }}u * WG) % DEPTH8);
+      k{{ n }} = k_eight(head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / DEPTH8, last - 1u)), {{ chunk }} * DEPTH8 + (local + {{ n }}u * WG) % DEPTH8);
 {% endfor %}
 {% endmacro %}
 {% macro fetch_v(first) %}
 {% for n in range(v_loads) %}
-      v{{ n }} = v_eight(head + min({{ first }} + (local + {{ n }}u * WG) / D8, last - 1u), (local + {{ n }}u * WG) % D8);
+      v{{ n }} = v_eight(head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / D8, last - 1u)), (local + {{ n }}u * WG) % D8);
 {% endfor %}
 {% endmacro %}
 {% macro of(name, i) %}{{ name }}{{ i // 4 }}{{ "." ~ "xyzw"[i % 4] if tq > 1 }}{% endmacro %}

@@ -27,7 +27,7 @@ var<workgroup> sums: array<vec4<f32>, {{ groups * head_dim // 4 }}>;
 {% if k_unit > 8 or v_unit > 8 %}
 var<workgroup> scales: array<u32, {{ units }}>;
 {% endif %}
-{{ cache.helpers() }}
+{{ cache.helpers(ring) }}
 {{ k.load("k", head_dim, k_unit, k_scales) }}
 {{ k.store("k", head_dim, k_unit, k_scales, false) }}
 {{ v.load("v", head_dim, v_unit, v_scales) }}
@@ -116,10 +116,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var i = lane; i < {{ units }}u; i += WG) {
 {% set store = "scales[i] = " if k_unit > 8 or v_unit > 8 else "_ = " %}
     if (i < {{ head_dim // k_unit }}u) {
-      {{ store }}k_put(rows + position, i, D + i * {{ k_unit }}u, writes);
+      {{ store }}k_put(rows + cache_row(position), i, D + i * {{ k_unit }}u, writes);
     } else {
       let j = i - {{ head_dim // k_unit }}u;
-      {{ store }}v_put(rows + position, j, 2u * D + j * {{ v_unit }}u, writes);
+      {{ store }}v_put(rows + cache_row(position), j, 2u * D + j * {{ v_unit }}u, writes);
     }
   }
   for (var i = lane; i < {{ head_dim // 4 }}u; i += WG) { query[i] = head4(4u * i) * {{ scale }}; }
@@ -127,10 +127,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% if k_unit > 8 or v_unit > 8 %}
   if (writes && lane == 0u) {
 {% if k_unit > 8 %}
-    for (var i = 0u; i < {{ head_dim // k_unit }}u; i++) { k_scales(rows + position, i, scales[i]); }
+    for (var i = 0u; i < {{ head_dim // k_unit }}u; i++) { k_scales(rows + cache_row(position), i, scales[i]); }
 {% endif %}
 {% if v_unit > 8 %}
-    for (var i = 0u; i < {{ head_dim // v_unit }}u; i++) { v_scales(rows + position, i, scales[{{ head_dim // k_unit }}u + i]); }
+    for (var i = 0u; i < {{ head_dim // v_unit }}u; i++) { v_scales(rows + cache_row(position), i, scales[{{ head_dim // k_unit }}u + i]); }
 {% endif %}
   }
 {% endif %}
@@ -148,7 +148,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = lane; i < count; i += WG) {
       var s = vec4<f32>(0.0);
       if (i < cached) {
-        let row = rows + first + i;
+        let row = rows + cache_row(first + i);
 {# Loads first, so that they wait for memory together #}
 {% for from8 in range(0, head_dim // 8, 8) %}
         {
@@ -179,7 +179,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       for (var i = share; i < cached; i += 4u * GROUPS) {
 {% for g in range(4) %}
         let w{{ g }} = select(0.0, weight[min(i + {{ g }}u * GROUPS, TILE - 1u)], i + {{ g }}u * GROUPS < cached);
-        let e{{ g }} = v_eight(rows + first + min(i + {{ g }}u * GROUPS, cached - 1u), column);
+        let e{{ g }} = v_eight(rows + cache_row(first + min(i + {{ g }}u * GROUPS, cached - 1u)), column);
 {% endfor %}
         total += w0 + w1 + w2 + w3;
         acc0 += w0 * e0.low + w1 * e1.low + w2 * e2.low + w3 * e3.low;

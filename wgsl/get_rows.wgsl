@@ -1,4 +1,4 @@
-// y[t] = row tokens[t] of the weight{{ ", scaled" if scale != 1.0 }}: one workgroup a token
+// y[t] = row tokens[t] of the weight{{ ", scaled" if scale != 1.0 }}: one workgroup a token{{ "; here rows %d to %d" % (piece[0], piece[0] + piece[1] - 1) if piece }}
 {% include "common/bindings.wgsl" %}
 {% import "common/block.wgsl" as w with context %}
 {{ w }}
@@ -9,8 +9,11 @@ const NB = {{ k // 32 }}u;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let t = group.y;
   let row = min(batch[{{ io.tokens }}u + t], {{ rows - 1 }}u);
+{% if piece %}
+  if (row < {{ piece[0] }}u || row >= {{ piece[0] + piece[1] }}u) { return; }
+{% endif %}
   for (var b = lane; b < NB; b += {{ workgroup }}u) {
-    let block = load32(row * NB + b);
+    let block = load32({{ "(row - %du)" % piece[0] if piece else "row" }} * NB + b);
 {% for j in range(8) %}
     y[{{ j ~ "u * NB + b" if y_lanes else "(t * NB + b) * 8u + " ~ j ~ "u" }}] = {{ "(" if scale != 1.0 }}{{ w.part("block.d", j) }} * block.q[{{ j }}] + {{ w.part("block.m", j) }}{{ ") * %s" % scale if scale != 1.0 }};
 {% endfor %}

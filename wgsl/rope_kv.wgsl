@@ -10,7 +10,7 @@ var<workgroup> head: array<f32, {{ head_dim }}>;
 {% if head_eps is not none %}
 var<workgroup> partial: array<f32, {{ workgroup }}>;
 {% endif %}
-{{ cache.helpers() }}
+{{ cache.helpers(ring) }}
 {{ k.store("k", head_dim, k_unit, k_scales, true) }}
 {{ v.store("v", head_dim, v_unit, v_scales, true) }}
 
@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (h < {{ n_head }}u) {
     for (var i = lane; i < D; i += {{ workgroup }}u) { qkv[base + i] = head[i]; }
   } else if (h < {{ n_head + n_head_kv }}u) {
-    let row = (h - {{ n_head }}u) * {{ n_ctx }}u + position;
+    let row = (h - {{ n_head }}u) * {{ n_ctx }}u + cache_row(position);
     for (var i = lane; i < {{ head_dim // k_unit }}u; i += {{ workgroup }}u) {
       let scales = k_put(row, i, i * {{ k_unit }}u, true);
 {% if k_unit > 8 %}
@@ -55,7 +55,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endif %}
     }
   } else {
-    let row = (h - {{ n_head + n_head_kv }}u) * {{ n_ctx }}u + position;
+    let row = (h - {{ n_head + n_head_kv }}u) * {{ n_ctx }}u + cache_row(position);
     for (var i = lane; i < {{ head_dim // v_unit }}u; i += {{ workgroup }}u) {
       let scales = v_put(row, i, i * {{ v_unit }}u, true);
 {% if v_unit > 8 %}

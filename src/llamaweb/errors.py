@@ -34,7 +34,7 @@ class GPUError(LlamaWebError):
 
 
 class DeviceLostError(GPUError):
-    """The GPU device is gone; load the model again."""
+    """The GPU device is gone; load the model again, or call `Llama.recover`."""
 
 
 class HostError(LlamaWebError):

@@ -56,6 +56,7 @@ class Generator:
         self._runner = runner
         self._clock = clock  # milliseconds
         self._run: _Run | None = None
+        self._newest = 0  # positions that were written, since the first was
 
     @property
     def past(self) -> list[int]:
@@ -75,7 +76,7 @@ class Generator:
         past = self.past
         run = await self._begin(prompt)
         self._runner.write_io(IO.step, sampling.words())
-        run.waiting.append(self._prefill(prompt, past))
+        run.waiting.append(self._prefill(prompt, self._reused(past, prompt)))
         run.submitted = 1
         total = min(max_tokens, plan.n_ctx - len(prompt) + 1)
         ahead, burst, begin = _MIN_AHEAD, 1, 0.0
@@ -103,6 +104,8 @@ class Generator:
         previous, self._run = self._run, _Run(prompt)
         run = self._run
         if previous:
+            self._newest = max(self._newest, len(previous.prompt) + previous.submitted - 1)
+        if previous:
             await asyncio.gather(*previous.waiting, return_exceptions=True)
         return run
 
@@ -110,9 +113,16 @@ class Generator:
         if self._run is not run:
             raise LlamaWebError("Another answer was begun on this model, which ended this one.")
 
-    def _prefill(self, prompt: Sequence[int], past: Sequence[int]) -> Awaitable[Any]:
-        """Submits the part of the prompt that the cache, with `past`, does not hold; the last batch samples."""
+    def _reused(self, past: Sequence[int], prompt: Sequence[int]) -> int:
+        """How many tokens of the prompt the cache, with `past`, holds. All of them or none: where a layer with a window
+        has overwritten what the next token would see, everything is computed again."""
         done = min(_common_prefix(past, prompt), len(prompt) - 1)
+        if not done or not all(ring.holds(done, self._newest) for ring in self._runner.plan.rings):
+            done = self._newest = 0
+        return done
+
+    def _prefill(self, prompt: Sequence[int], done: int) -> Awaitable[Any]:
+        """Submits the prompt from token `done` on; the last batch samples."""
         n_ubatch = self._runner.plan.n_ubatch
         while True:
             part = prompt[done : done + n_ubatch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from llamaweb.architectures import architecture
 from llamaweb.chat import check_chat, render_chat
 from llamaweb.errors import LlamaWebError
 from llamaweb.generation import Generator, held_back, stop_at
@@ -41,10 +41,16 @@ class Perplexity:
     tokens: int
 
 
+RECOVERS = ("off", "auto")
+
+
 class Llama:
     """A model on the GPU. Made by `Llama.load`; names follow llama-cpp-python."""
 
-    def __init__(self, file: GGUFFile, tokenizer: Tokenizer, executor: Executor, load_ms: float) -> None:
+    def __init__(
+        self, file: GGUFFile, tokenizer: Tokenizer, executor: Executor, load_ms: float, again: Callable[..., Any]
+    ) -> None:
+        """again: loads the same model once more."""
         self.file = file
         self.tokenizer = tokenizer
         self.tokens: list[int] = []  # of the last answer
@@ -52,6 +58,11 @@ class Llama:
         self._executor = executor
         self._generator = Generator(executor, now_ms)
         self._timings: dict[str, float] = {"load_ms": load_ms}
+        self._prompt: list[int] = []
+        self._again = again
+        self._recovers = False
+        self._recovering = asyncio.Lock()
+        self._closed = False
 
     @classmethod
     async def load(
@@ -60,6 +71,7 @@ class Llama:
         *,
         n_ctx: int | None = None,
         n_ubatch: int = 512,
+        memory_budget: int | None = None,
         logits_all: bool = False,
         type_k: str = "f16",
         type_v: str = "f16",
@@ -67,18 +79,22 @@ class Llama:
         cache: bool = True,
         sha256: str | None = None,
         chat: bool = False,
+        recover: str = "off",
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
         """Loads a GGUF model onto the GPU.
 
         model: a URL, a File or Blob of the page, a file handle of the browser's storage, a list of these that are one
         model, or bytes; of a split model at a URL, any of its files. n_ctx: tokens the context holds; by default
-        2,048, or what the model was trained for where that is less. n_ubatch: tokens of a prefill batch. logits_all:
-        allow `perplexity` and `log_probabilities`. type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or
-        "q4_0". tune: "auto" times kernel variants once a device and keeps the fastest in the browser's storage, "full"
-        times all of them anew, "off" takes the defaults. cache: keep a URL's files in the browser's storage (see
-        llamaweb.cache), and read them from there the next time. sha256: of a URL's file, in hex. chat: refuse a model
-        without a chat template before its weights are fetched. progress: is called with a Progress. A load that is
+        2,048, or what the model was trained for where that is less; 0 takes as many as fit. n_ubatch: most tokens of a
+        prefill batch. memory_budget: bytes that all GPU buffers together may take at any time; batches may be smaller
+        then, and what does not fit is refused before a weight is fetched. logits_all: allow `perplexity` and
+        `log_probabilities`. type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0". tune: "auto" times
+        kernel variants once a device and keeps the fastest in the browser's storage, "full" times all of them anew,
+        "off" takes the defaults. cache: keep a URL's files in the browser's storage (see llamaweb.cache), and read
+        them from there the next time. sha256: of a URL's file, in hex. chat: refuse a model without a chat template
+        before its weights are fetched. recover: "auto" makes a new device and loads the model again at the next call
+        after the device was lost; "off" leaves that to `recover`. progress: is called with a Progress. A load that is
         cancelled gives all GPU memory back. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError,
         NoWebGPUError or GPUError.
         """
@@ -91,6 +107,8 @@ class Llama:
 
         if tune not in MODES:
             raise LlamaWebError(f"tune is {tune!r}; it must be one of: {', '.join(MODES)}.")
+        if recover not in RECOVERS:
+            raise LlamaWebError(f"recover is {recover!r}; it must be one of: {', '.join(RECOVERS)}.")
         sources = [open_source(model, cache=cache, sha256=sha256)]
         device = executor = None
         try:
@@ -99,18 +117,35 @@ class Llama:
                 check_chat(file.metadata)
             tokenizer = load_tokenizer(file.metadata)
             device = await Device.open()
-            n_ctx = n_ctx or min(2048, architecture(file).hyperparameters(file).n_ctx_train)
             replan = partial(
                 plan_model,
                 file,
                 device.profile,
                 n_ctx=n_ctx,
                 n_ubatch=n_ubatch,
+                memory_budget=memory_budget,
                 logits_all=logits_all,
                 type_k=type_k,
                 type_v=type_v,
+                tuned=worth_tuning(device.profile, tune),
             )
             executor = Executor(device, replan())
+            again = partial(
+                cls.load,
+                model,
+                n_ctx=executor.plan.n_ctx,
+                n_ubatch=n_ubatch,
+                memory_budget=memory_budget,
+                logits_all=logits_all,
+                type_k=type_k,
+                type_v=type_v,
+                tune=tune,
+                cache=cache,
+                sha256=sha256,
+                chat=chat,
+                recover=recover,
+                progress=progress,
+            )
             await executor.allocate()
             await upload(executor, file, sources, report_of("weights", "B"))
             trials: list[Trial] = []
@@ -128,8 +163,9 @@ class Llama:
         finally:
             for source in sources:
                 await source.close()
-        llm = cls(file, tokenizer, executor, now_ms() - begin)
+        llm = cls(file, tokenizer, executor, now_ms() - begin, again)
         llm.trials = trials
+        llm._recovers = recover == "auto"
         return llm
 
     @classmethod
@@ -164,8 +200,14 @@ class Llama:
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes: weights, kv, arena, io and their total on the GPU, and the size of Python's WebAssembly heap."""
+        """Bytes: weights, kv, arena, io, their total on the GPU and the most there were while loading, and the size of
+        Python's WebAssembly heap."""
         return {**self.plan.memory, "wasm_heap": wasm_heap_bytes()}
+
+    @property
+    def conversation(self) -> list[int]:
+        """Tokens of the last prompt and of its answer so far: `stream(llm.conversation)` goes on with it."""
+        return [*self._prompt, *self.tokens]
 
     @property
     def timings(self) -> dict[str, float]:
@@ -203,11 +245,12 @@ class Llama:
         ids = self.tokenize(prompt, special=special) if isinstance(prompt, str) else list(prompt)
         if any(not 0 <= id < self.tokenizer.n_vocab for id in ids):
             raise LlamaWebError(f"The prompt has token ids outside of 0 to {self.tokenizer.n_vocab - 1}.")
+        await self._ready()
         limit = self.plan.n_ctx if max_tokens is None else max_tokens
         if limit < 1:
             raise LlamaWebError(f"max_tokens is {max_tokens}; ask for at least 1.")
         decoder = self.tokenizer.stream_decoder()
-        self.tokens = []
+        self.tokens, self._prompt = [], ids
         text = ""
         begin = first = last = now_ms()
         generation = self._generator.generate(ids, sampling, limit)
@@ -251,6 +294,7 @@ class Llama:
         position; needs `logits_all=True` at load."""
         if "evaluate" not in self.plan.phases:
             raise LlamaWebError("This model was loaded for generation only; load it with logits_all=True.")
+        await self._ready()
         return await self._generator.log_probabilities(tokens)
 
     async def perplexity(
@@ -275,11 +319,43 @@ class Llama:
     ) -> Profile:
         """GPU time by kernel, of a prefill batch of up to `n_prompt` tokens and of a token on the average of
         `n_generate`, both behind `depth` cached tokens; the cached conversation is lost. Raises ContextError."""
+        await self._ready()
         await self._generator.forget()
         return await Profiler(self._executor, repetitions).profile(n_prompt, n_generate, depth)
 
+    async def recover(self) -> None:
+        """Makes a new device and loads the model onto it, from the same source with the same options.
+
+        `conversation` is kept, and the next answer reads again what its prompt shares with it. Raises as `load` does,
+        and may be called again then.
+        """
+        async with self._recovering:
+            await self._load_again()
+
+    async def _ready(self) -> None:
+        """Before a call that needs the GPU: a lost device is replaced, if that was asked for."""
+        if self._recovers and self._executor.device.lost and not self._closed:
+            async with self._recovering:
+                if self._executor.device.lost:  # still, after another call's recovery
+                    await self._load_again()
+
+    async def _load_again(self) -> None:
+        if self._closed:
+            raise LlamaWebError("The model was closed; load it again.")
+        self._free()
+        fresh = await self._again()
+        if self._closed:  # in the meantime
+            await fresh.close()
+            raise LlamaWebError("The model was closed while it was loaded again.")
+        self._executor, self._generator, self.trials = fresh._executor, fresh._generator, fresh.trials
+        self._timings["load_ms"] = fresh._timings["load_ms"]
+
     async def close(self) -> None:
         """Gives all GPU memory back."""
+        self._closed = True
+        self._free()
+
+    def _free(self) -> None:
         self._executor.close()
         self._executor.device.close()
 

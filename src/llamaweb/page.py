@@ -17,6 +17,7 @@ from llamaweb.errors import CacheWarning, LlamaWebError
 from llamaweb.gpu.url_source import UrlSource
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama
+from llamaweb.planner import USUAL_CONTEXT
 from llamaweb.progress import Progress
 
 Emit = Callable[[dict[str, Any]], None]
@@ -55,7 +56,9 @@ async def _perplexity(params: dict[str, Any], emit: Emit, file: Any) -> dict[str
 async def _bench(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
     sizes = {name: params[name] for name in ("prompt_tokens", "gen_tokens", "depth")}
     needed = sum(sizes.values())
-    context = params.get("context") or (needed if needed > 2048 else None)
+    context = params.get("context")
+    if context is None and needed > USUAL_CONTEXT:
+        context = needed
 
     def progress(done: int, total: int) -> None:
         emit({"event": "progress", "phase": "repetitions", "done": done, "total": total, "unit": ""})
@@ -118,7 +121,7 @@ _COMMANDS = {
 
 
 async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: Any) -> Llama:
-    options |= {name: params[name] for name in ("type_k", "type_v") if params.get(name)}
+    options |= {name: params[name] for name in ("type_k", "type_v", "memory_budget") if params.get(name)}
     options |= {"n_ctx": params.get("context"), "cache": params.get("cache", False), "progress": _progress(emit)}
     return await Llama.load(file or params["model"], **options)
 

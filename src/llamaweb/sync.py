@@ -47,6 +47,10 @@ class Llama:
         """As `llamaweb.Llama.perplexity`."""
         return wait(self._llm.perplexity(text, **options))
 
+    def recover(self) -> None:
+        """As `llamaweb.Llama.recover`."""
+        wait(self._llm.recover())
+
     def close(self) -> None:
         """Gives all GPU memory back."""
         wait(self._llm.close())

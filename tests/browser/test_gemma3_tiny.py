@@ -81,3 +81,32 @@ def test_log_probabilities_of_every_token_in_batches_with_a_remainder(page: Page
     log_probs, top = page.run(evaluate, data=data, tokens=TOKENS, n_ubatch=N_UBATCH)
     np.testing.assert_allclose(log_probs, log_p[np.arange(len(TOKENS) - 1), TOKENS[1:]], atol=2e-3)
     np.testing.assert_array_equal(top, logits.argmax(axis=-1))
+
+
+def test_logits_after_going_back_behind_what_the_ring_of_a_window_holds(page: Page) -> None:
+    async def turns(data, turns, type_k):
+        import numpy as np
+
+        from llamaweb.llama import Llama
+        from llamaweb.sampling import Sampling
+
+        llm = await Llama.load(data, n_ctx=100, n_ubatch=4, type_k=type_k)
+        assert [(ring.window, ring.rows) for ring in llm.plan.rings] == [(8, 40)]
+        rows = []
+        for tokens in turns:
+            _ = [token async for token in llm._generator.generate(tokens, Sampling(temperature=0), 1)]
+            phase = "decode" if len(tokens) % 4 == 1 else "prefill"
+            rows.append(np.frombuffer(await llm._executor.read(llm.plan.logits[phase]), np.float32))
+        await llm.close()
+        return np.stack(rows)
+
+    data = tiny_gemma3(TinyGemma3(n_layer=2, pattern=2, head_dim=32))
+    first = [*TOKENS, *TOKENS[:31]]  # 81 tokens, twice around the ring
+    other = [*TOKENS[:20], *TOKENS[30:]]  # 40: from token 20 on new, which the ring does not hold any more
+    follow = [*other[:39], 9, 8, 7, 6, 5, 4, 3]  # 46, behind one that is taken back
+    reference = ReferenceGemma3(data)
+    expected = [reference.logits(tokens)[-1] for tokens in (first, other, follow)]
+    for type_k, limit in (("f16", LIMIT), ("q8_0", 5e-4)):
+        found = page.run(turns, data=data, turns=[first, other, follow], type_k=type_k)
+        errors = [nmse(a, b) for a, b in zip(found, expected, strict=True)]
+        assert max(errors) <= limit, errors

@@ -91,6 +91,13 @@ def test_inspect_plans_what_run_then_creates(model: Path) -> None:
     assert len(planned["plan"]["decode"]) == planned["dispatches_per_token"]
 
 
+def test_a_budget_is_kept_and_what_does_not_fit_is_refused_with_what_would(model: Path) -> None:
+    found = in_json("run", model, "-p", "the", "--max-tokens", 1, "--context", 0, "--budget", "400k")
+    assert found["memory"]["peak"] <= 400_000
+    refused = sentence("run", model, "-p", "the", "--context", 512, "--budget", 1000 + found["memory"]["weights"])
+    assert f"the budget is {1000 + found['memory']['weights']}" in refused and "use a smaller model" in refused
+
+
 def test_perplexity_averages_over_all_but_each_chunks_first_token(model: Path, text: Path) -> None:
     ids = in_json("tokenize", model, "--file", text)["ids"]
     result = in_json("perplexity", model, "--file", text, "--context", 50)

@@ -15,7 +15,7 @@ from llamaweb.generation import held_back, stop_at
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
 from llamaweb.planner import ModelPlan, plan_model
 from llamaweb.sampling import Sampling
-from tests.headers import TINY, llama_header
+from tests.headers import TINY, gemma3_header, llama_header
 
 N_CTX, N_UBATCH = 40, 8
 GREEDY = Sampling(temperature=0)
@@ -344,3 +344,57 @@ def test_a_new_answer_ends_the_one_before_and_keeps_what_the_cache_holds() -> No
         assert third == second[:3]
 
     asyncio.run(play())
+
+
+class RingGPU(FakeGPU):
+    """Layers with a window keep fewer rows than the context: what a token sees there must be what came last."""
+
+    def __init__(self, window: int, n_ctx: int, n_ubatch: int) -> None:
+        super().__init__(n_ctx=n_ctx, n_ubatch=n_ubatch)
+        file = gemma3_header(n_layer=6, n_embd=64, n_ff=96, n_vocab=300, head_dim=32, window=window)
+        self.plan = plan_model(file, n_ctx=n_ctx, n_ubatch=n_ubatch, logits_all=True)
+        (self.ring,) = self.plan.rings
+        self.rows: list[tuple[int, int]] = [(-1, -1)] * self.ring.rows
+
+    def run(self, phase: str, n_tokens: int, *, head: bool) -> None:
+        past = int(self.io[IO.n_past])
+        super().run(phase, n_tokens, head=head)
+        for position in range(past, past + n_tokens):  # the batch is written as a whole, then read
+            self.rows[position % self.ring.rows] = position, self.cache[position]
+        for position in range(past, past + n_tokens):
+            for seen in range(max(position + 1 - self.ring.window, 0), position + 1):
+                assert self.rows[seen % self.ring.rows] == (seen, self.cache[seen]), (phase, position, seen)
+
+
+@pytest.mark.parametrize(("window", "n_ubatch"), [(5, 8), (1, 40), (20, 1), (16, 33)])
+def test_conversations_with_windows_find_in_the_ring_what_they_need(window: int, n_ubatch: int) -> None:
+    async def talk(gpu: RingGPU, tokens: Tokens) -> None:
+        random = np.random.default_rng(window)
+        text: list[int] = []
+        for _ in range(60):
+            back = int(random.choice([0, 0, 1, 2, 7, 30, 90, 200]))
+            text = text[: max(len(text) - back, 0)] + random.integers(3, 250, int(random.integers(1, 30))).tolist()
+            text = text if len(text) < 200 else text[:20]
+            stop = int(random.integers(1, 9))
+            found = await take(tokens, text, 25, stop_after=stop)
+            assert found == continued(text, stop)
+            text += found
+
+    gpu = RingGPU(window, 256, n_ubatch)
+    asyncio.run(talk(gpu, Tokens(gpu, lambda: gpu.now)))
+
+
+def test_with_windows_too_an_answer_goes_on_where_it_was_stopped_without_reading_anew() -> None:
+    gpu = RingGPU(5, 200, 8)
+    tokens = Tokens(gpu, lambda: gpu.now)
+    prompt = list(range(3, 100))
+
+    async def twice() -> None:
+        found = await take(tokens, prompt, 30, stop_after=6)
+        before = gpu.evaluated
+        await take(tokens, [*prompt, *found, 7, 8], 1)
+        assert gpu.evaluated - before <= 3  # the new ones, and the last of the answer
+        await take(tokens, prompt[:50], 1)  # which is no longer there
+        assert gpu.runs[-1][1] < 50 and ("prefill", 0, 8) in gpu.runs[-8:]
+
+    asyncio.run(twice())

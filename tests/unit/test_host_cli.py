@@ -32,6 +32,8 @@ WRONG = [
     (["perplexity", "--file", __file__, "--context", "1"], "'1' is not a whole number from 2"),
     (["run", "--top-p", "1.5"], "'1.5' is not a number from 0 to 1"),
     (["run", "no-such.gguf", "-p", "x"], "no file no-such.gguf"),
+    (["run", "--budget", "plenty"], "'plenty' is not a size; give bytes, or a number like 900M, 2G or 1.5GiB"),
+    (["inspect", "--budget", "0"], "'0' is no memory at all"),
     (["inspect", "no-such.gguf"], "no file no-such.gguf"),
     (["inspect", __file__], "is not a GGUF file"),
     (["tokenize", "--file", "no-such.txt"], "no file no-such.txt"),

@@ -12,20 +12,22 @@ import pytest
 from gguf.constants import GGMLQuantizationType as GGMLType
 
 from llamaweb.architectures import architecture
-from llamaweb.errors import ContextError, MemoryBudgetError, ModelFileError, UnsupportedError
+from llamaweb.errors import ContextError, ModelFileError, UnsupportedError
 from llamaweb.graph import Graph
 from llamaweb.kernels.formats import FORMATS, Format
-from llamaweb.kernels.io import IO, readback_bytes
+from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.library import attention_splits
 from llamaweb.kernels.template import wgsl
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, plan_model
 from llamaweb.planner.fusion import Step, Value, fuse
 from llamaweb.planner.memory import align
+from llamaweb.planner.plan import Ring
 from llamaweb.planner.report import describe
 from tests.headers import LLAMA_1B, LLAMA_7B, SMOLLM2, TINY, WIDE, gemma3_header, llama_header
 
 ANY = DeviceProfile()
+_LARGE = {"max_buffer_size": 1 << 33, "max_storage_buffer_binding_size": 1 << 32}
 SOFTWARE = replace(ANY, name="a software adapter", subgroup_size=4, max_buffer_size=1 << 30)
 MIXED = {"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "token_embd*": "Q8_0"}
 
@@ -92,17 +94,34 @@ def test_at_most_five_dispatches_a_layer_and_a_handful(name: str) -> None:
 @BY_CASE
 def test_the_arena_is_near_its_lower_bound(name: str) -> None:
     plan = planned(name)
-    assert plan.arena_lower_bound <= plan.regions["arena"] <= 1.10 * plan.arena_lower_bound
+    assert plan.arena_lower_bound <= plan.regions["arena"] <= 1.05 * plan.arena_lower_bound
 
 
-@pytest.mark.parametrize("n_ubatch", [1, 2, 31, 100, 512, 2048])
-@pytest.mark.parametrize("logits_all", [False, True])
-def test_the_arena_of_real_shapes_is_near_its_lower_bound_for_any_batch(n_ubatch: int, logits_all: bool) -> None:
-    for shape in (SMOLLM2, LLAMA_1B, LLAMA_7B):
-        for types in ({}, {"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1"}):
-            file = llama_header(**shape, types=types)
-            plan = plan_model(file, replace(DESKTOP, max_buffer_size=1 << 33), n_ubatch=n_ubatch, logits_all=logits_all)
-            assert plan.regions["arena"] <= 1.10 * plan.arena_lower_bound
+SHAPES = {
+    "smollm2": llama_header(**SMOLLM2),
+    "llama 1B": llama_header(**LLAMA_1B),
+    "llama 7B, mixed": llama_header(**LLAMA_7B, types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1"}),
+    "gemma3 270M": gemma3_header(),
+    "tiny": llama_header(**TINY, type="F32"),
+    "tiny, mixed": llama_header(**TINY, types=MIXED),
+    "tiny, one head of keys": llama_header(**{**TINY, "n_embd": 96, "n_head": 3, "n_head_kv": 1, "n_ff": 160}),
+    "heads of 8": llama_header(**TINY, head_dim=8),
+    "heads of 256": llama_header(**TINY, head_dim=256),
+    "gemma3, tiny": gemma3_header(n_layer=3, n_embd=64, n_ff=96, n_vocab=300, head_dim=32),
+    "gemma3, wide": gemma3_header(n_layer=3, n_embd=96, n_head=3, n_head_kv=3, n_ff=160, n_vocab=999, head_dim=64),
+    "gemma3, mixed": gemma3_header(n_layer=2, n_embd=64, n_ff=96, n_vocab=300, head_dim=32, types=MIXED),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("n_ubatch", [1, 2, 3, 7, 16, 31, 64, 100, 333, 512])
+def test_the_arena_is_near_its_lower_bound_for_any_batch(name: str, n_ubatch: int) -> None:
+    for profile in (DESKTOP, ANY):
+        for logits_all in (False, True):
+            profile = replace(profile, **_LARGE)
+            plan = plan_model(SHAPES[name], profile, n_ubatch=n_ubatch, logits_all=logits_all)
+            assert plan.n_ubatch == max(n_ubatch, 2 if logits_all else 1)
+            assert plan.regions["arena"] <= 1.05 * plan.arena_lower_bound
 
 
 @BY_CASE
@@ -222,9 +241,6 @@ def test_kernels_fit_the_workgroup_memory_and_size_of_every_device() -> None:
         assert ("enable subgroups" in shader) == bool(re.search(r"\bsubgroup[A-Z]", shader))
 
 
-_LARGE = {"max_buffer_size": 1 << 32, "max_storage_buffer_binding_size": 1 << 31}
-
-
 def test_a_device_without_subgroups_gets_no_kernel_that_needs_them() -> None:
     for name in ("smollm2", "tiny, mixed, biased", "heads of 256"):
         file, _, options = CASES[name]
@@ -292,14 +308,42 @@ def test_memory_is_the_sum_of_the_regions_and_the_cache_takes_its_formats_bits(n
     file, _, options = CASES[name]
     plan, hp = planned(name), architecture(file).hyperparameters(file)
     assert plan.memory["total"] == sum(plan.regions.values()) == sum(plan.memory[k] for k in _USES)
-    values = align(plan.n_ctx, 4) * hp.n_head_kv * hp.head_dim  # of K, or V, of a layer
+    ahead = max(plan.n_ubatch, IN_FLIGHT * SUBMITTED)
     bits = {"f32": 32, "f16": 16, "q8_0": 8.5, "q4_0": 4.5}  # with an f16 scale for 32
-    sizes = [int(values * bits[options.get(key, "f16")] / 8) for key in ("type_k", "type_v")]
-    assert plan.memory["kv"] == hp.n_layer * sum(align(size, 256) for size in sizes)
+    taken = 0
+    for window in getattr(hp, "windows", [0] * hp.n_layer):
+        rows = align(min(plan.n_ctx, window + ahead if window else plan.n_ctx), 4)
+        sizes = [rows * hp.n_head_kv * hp.head_dim * bits[options.get(key, "f16")] / 8 for key in ("type_k", "type_v")]
+        taken += sum(align(int(size), 256) for size in sizes)
+    assert plan.memory["kv"] == taken
     caches = {
-        (b.offset, b.size) for _, d in each_dispatch(plan) for b in d.bindings if b.region == "kv"
+        (b.offset, b.size) for _, d in each_dispatch(plan) for b in d.bindings if b.region.startswith("kv.")
     }  # K and V of every layer, each in its own place in all phases
     assert len(caches) == 2 * hp.n_layer
+
+
+def test_layers_with_a_window_keep_it_and_a_batch() -> None:
+    file = gemma3_header(window=512)
+    plan = plan_model(file, n_ctx=8192, n_ubatch=256)
+    whole = plan_model(gemma3_header(window=8192), n_ctx=8192, n_ubatch=256)
+    assert plan.rings == (Ring(512, 768),) and whole.rings == ()
+    assert plan.memory["kv"] == whole.memory["kv"] * (3 * 8192 + 15 * 768) / (18 * 8192)
+    assert plan.dispatches_per_token == whole.dispatches_per_token
+    for phase in plan.phases.values():
+        for d in phase.dispatches:
+            c = dict(d.kernel.constants)
+            if "ring" in c:
+                assert (c["window"], c["ring"], c["n_ctx"]) in ((512, 768, 768), (0, 0, 8192))
+    assert plan_model(file, n_ctx=700).rings == ()  # a window and a batch are more than that
+
+
+def test_a_ring_holds_what_the_next_token_sees_or_says_that_it_does_not() -> None:
+    ring = Ring(window=4, rows=10)
+    for newest in range(40):
+        held = set(range(max(newest - ring.rows, 0), newest))
+        for position in range(1, newest + 1):
+            seen = set(range(max(position + 1 - ring.window, 0), position))
+            assert ring.holds(position, newest) == (seen <= held or not seen), (position, newest)
 
 
 _USES = ("weights", "kv", "arena", "io")
@@ -332,7 +376,7 @@ def test_phases_are_what_was_asked_for() -> None:
     assert (plan.n_ubatch, plan.phases["prefill"].n_tokens, plan.phases["decode"].n_tokens) == (100, 100, 1)
 
 
-@pytest.mark.parametrize("n_ctx", [0, -1, 8193])
+@pytest.mark.parametrize("n_ctx", [-1, 8193])
 def test_a_context_the_model_does_not_have_is_refused_with_the_figure(n_ctx: int) -> None:
     with pytest.raises(ContextError, match=str(n_ctx)):
         plan_model(llama_header(**SMOLLM2, n_ctx=8192), n_ctx=n_ctx)
@@ -341,32 +385,6 @@ def test_a_context_the_model_does_not_have_is_refused_with_the_figure(n_ctx: int
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(ContextError, match="batches of 0"):
         plan_model(llama_header(**TINY), n_ubatch=0)
-
-
-@pytest.mark.parametrize(
-    ("options", "what"),
-    [
-        ({"n_ctx": 100_000}, "kv"),  # the cache is larger than a buffer
-        ({"n_ctx": 8192, "n_ubatch": 8192}, "arena"),
-        ({"n_ctx": 3100, "n_ubatch": 3100}, "binding"),  # fits the buffer, but one value not a binding
-    ],
-)
-def test_what_the_device_cannot_hold_is_refused_with_the_figures(options: dict[str, int], what: str) -> None:
-    file = llama_header(**{**LLAMA_7B, "n_layer": 4, "n_head_kv": 2}, n_ctx=1 << 20)
-    with pytest.raises(MemoryBudgetError, match=what) as caught:
-        plan_model(file, ANY, **options)
-    limit = ANY.max_storage_buffer_binding_size if what == "binding" else ANY.max_buffer_size
-    assert str(limit) in str(caught.value)
-    fitting = re.search(r"; a context of (\d+) fits\.$", str(caught.value))
-    assert fitting
-    plan_model(file, ANY, **{**options, "n_ctx": int(fitting[1])})
-    with pytest.raises(MemoryBudgetError):
-        plan_model(file, ANY, **{**options, "n_ctx": int(fitting[1]) + 256})
-
-
-def test_a_model_that_no_context_makes_fit_is_refused_without_one() -> None:
-    with pytest.raises(MemoryBudgetError, match=r"weights.0 needs .*; use a smaller model or batch\.$"):
-        plan_model(llama_header(**{**LLAMA_1B, "n_layer": 1}, type="F32"), ANY)
 
 
 def test_a_batch_is_never_more_tokens_than_workgroups_are_counted_to() -> None:

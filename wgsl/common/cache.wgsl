@@ -5,9 +5,11 @@
      if `write`, but for its scales, which it gives as a word;
      and c_scales(row, i, word), which writes these (formats with scales). Rows share vec4 of scales: where the cache is seen as
      vec4, one invocation writes the scales of a row, one after the other.
+   cache_row(position): the row of a position, within a head's; with a ring of so many rows, it holds the last positions.
    unit, first: values a c_put takes, and the word where scales begin. words: the cache is bound as array<u32>, not as
    array<vec4<u32>>. #}
-{% macro helpers() %}
+{% macro helpers(ring) %}
+fn cache_row(position: u32) -> u32 { return position{{ " %% %du" % ring if ring }}; }
 struct Eight { low: vec4<f32>, high: vec4<f32> }
 fn signed_bytes(v: u32) -> vec4<f32> {
   return vec4<f32>(vec4<i32>(i32(v << 24u), i32(v << 16u), i32(v << 8u), i32(v)) >> vec4<u32>(24u));

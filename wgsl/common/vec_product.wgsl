@@ -4,7 +4,7 @@
 {% set glu = epilogue in g.names %}
 {% set outputs = n // 2 if glu else n %}
 {% set out_per_group = rows_per_group // 2 if glu else rows_per_group %}
-{% set place = order.element("o", outputs) if y_lanes else offset ~ "u + o" %}
+{% set place = order.element("(%su + o)" % offset, y_row) if y_lanes else offset ~ "u + o" %}
 const NB = {{ k // 32 }}u;  // blocks of a row
 const OUT = {{ outputs }}u;
 {% if post_eps is not none %}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Generator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,12 +27,12 @@ _FEATURES = ("subgroups", "timestamp-query", "shader-f16", "chromium-experimenta
 
 
 class Device:
-    """An open WebGPU device. `live_bytes` counts the buffers made and not yet destroyed."""
+    """An open WebGPU device. `live_bytes` counts the buffers made and not yet destroyed, `peak_bytes` its most."""
 
     def __init__(self, handle: Any, profile: DeviceProfile) -> None:
         self.handle = handle
         self.profile = profile
-        self.live_bytes = 0
+        self.live_bytes = self.peak_bytes = 0
         self._error: GPUError | None = None
         self._closed = False
         self._on_error = create_proxy(self._uncaptured)
@@ -64,19 +65,30 @@ class Device:
         flags = sum(getattr(js.GPUBufferUsage, u) for u in usage)
         buffer = self.handle.createBuffer(js_object({"label": label, "size": size, "usage": flags}))
         self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         return buffer
 
     def destroy(self, buffer: Any) -> None:
         self.live_bytes -= int(buffer.size)
         buffer.destroy()
 
+    @property
+    def lost(self) -> bool:
+        return isinstance(self._error, DeviceLostError)
+
     def check(self) -> None:
         """Raises what has gone wrong on the device since the last check."""
         if self._error is not None:
             error = self._error
-            if not isinstance(error, DeviceLostError):
+            if not self.lost:
                 self._error = None
             raise error
+        if self._closed:
+            raise GPUError("The model was closed, and its GPU memory given back; load it again.")
+
+    def wait(self, promise: Any) -> Awaitable[Any]:
+        """The value of a promise of the device; if it is rejected, that is a GPUError."""
+        return Reading(self, promise)
 
     def failure(self, error: JsException) -> GPUError:
         """What a promise of the device that was rejected means."""
@@ -93,7 +105,7 @@ class Device:
             yield
         finally:
             for scope in reversed(scopes):
-                error = await self.handle.popErrorScope()
+                error = await self.wait(self.handle.popErrorScope())
                 if error and found is None:  # JavaScript null is falsy, and not None
                     found = (scope, error.message)
         if found:
@@ -113,7 +125,24 @@ class Device:
 
     def _lost(self, info: Any) -> None:
         if not self._closed:
-            self._error = DeviceLostError(f"The GPU device was lost ({info.message}); load the model again.")
+            self._error = DeviceLostError(
+                f"The GPU device was lost ({info.message}); load the model again, or call recover()."
+            )
+
+
+class Reading:
+    """Something on its way from the GPU, to be awaited: a JavaScript promise whose failure is a GPUError."""
+
+    def __init__(self, device: Device, promise: Any) -> None:
+        self._device = device
+        self._promise = promise
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            return (yield from self._promise.__await__())
+        except JsException as error:
+            yield from asyncio.sleep(0.1).__await__()  # word of the device's loss comes a little later
+            raise self._device.failure(error) from None
 
 
 def _profile(adapter: Any, limits: dict[str, int], features: list[str]) -> DeviceProfile:

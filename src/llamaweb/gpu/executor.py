@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import js
@@ -12,27 +12,12 @@ import numpy as np
 from pyodide.ffi import JsException, to_js
 
 from llamaweb.errors import GPUError
-from llamaweb.gpu.device import Device
+from llamaweb.gpu.device import Device, Reading
 from llamaweb.gpu.javascript import js_file, js_object
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.template import wgsl
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
-
-
-class Reading:
-    """Bytes on their way from the GPU, to be awaited: a JavaScript promise whose failure is a GPUError."""
-
-    def __init__(self, device: Device, promise: Any) -> None:
-        self._device = device
-        self._promise = promise
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        try:
-            return (yield from self._promise.__await__())
-        except JsException as error:
-            yield from asyncio.sleep(0.1).__await__()  # word of the device's loss comes a little later
-            raise self._device.failure(error) from None
 
 
 class Pipelines:
@@ -84,6 +69,7 @@ class Pipelines:
         try:
             return await handle.createComputePipelineAsync(js_object(description))
         except JsException as error:
+            self._device.check()  # a lost device compiles nothing
             constants = ", ".join(f"{name}={value}" for name, value in kernel.constants)
             why = getattr(await shader, "message", None) or error
             raise GPUError(f"The kernel {kernel.template} ({constants}) does not compile here: {why}") from None
@@ -158,6 +144,7 @@ class Executor:
 
     def write(self, binding: Binding, data: np.ndarray | bytes) -> None:
         """Writes small data from Python; large data belongs in `upload`, past the WebAssembly heap."""
+        self.device.check()
         view = data.view(np.uint8) if isinstance(data, np.ndarray) else data
         self.device.handle.queue.writeBuffer(self.buffers[binding.region], binding.offset, to_js(view))
 
@@ -204,7 +191,7 @@ class Executor:
 
     async def idle(self) -> None:
         """Waits until the GPU has done what was submitted; raises what went wrong."""
-        await self.device.handle.queue.onSubmittedWorkDone()
+        await self.device.wait(self.device.handle.queue.onSubmittedWorkDone())
         self.device.check()
 
     def close(self) -> None:

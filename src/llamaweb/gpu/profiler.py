@@ -112,23 +112,31 @@ class Profiler:
         profile = self._device.profile
         reading, size = peaks.read(profile)
         computing, operations = peaks.fma(profile)
+        budget = self._executor.plan.memory_budget
+        weights = None
+        if budget is not None and self._device.live_bytes + size > budget:
+            weights = self._executor.buffers["weights.0"]  # what is there may be read as well
+            size = min(size, int(weights.size) // 16 * 16)
         return Peaks(
-            1e6 * size / await self._peak(reading, size),
-            1e6 * operations / await self._peak(computing, 0),
-            await self._peak(peaks.dispatch(), 0),
+            1e6 * size / await self._peak(reading, size, weights),
+            1e6 * operations / await self._peak(computing),
+            await self._peak(peaks.dispatch()),
         )
 
-    async def _peak(self, launch: Launch, size: int) -> float:
-        """Microseconds of the quickest run of a kernel over a buffer of `size` bytes."""
+    async def _peak(self, launch: Launch, size: int = 0, src: Any = None) -> float:
+        """Microseconds of the quickest run of a kernel over `size` bytes, of `src` or of a buffer made for it. Its
+        result of a word goes where a batch's words are, which are written anew for each."""
         await self._executor.pipelines.compile([launch.kernel])
-        sizes = {"src": size, "y": 256}
-        async with self._device.errors("measuring the device"):
-            buffers = [self._device.buffer(slot.name, sizes[slot.name], "STORAGE") for slot in launch.kernel.slots]
+        made = []
+        if size and src is None:
+            async with self._device.errors("measuring the device"):
+                made.append(src := self._device.buffer("src", size, "STORAGE"))
         try:
-            ranges = [(buffer, Binding("", 0, int(buffer.size))) for buffer in buffers]
+            known = {"src": (src, Binding("", 0, size)), "y": (self._executor.buffers["io"], Binding("io", 0, 256))}
+            ranges = [known[slot.name] for slot in launch.kernel.slots]
             dispatch = Dispatch("peak", launch.kernel, (), launch.workgroups)
             step = self._executor.pipelines.step(launch.kernel, ranges, dispatch)
             return await self._timer.time(js.Array.of(step), reset=lambda: None)
         finally:
-            for buffer in buffers:
+            for buffer in made:
                 self._device.destroy(buffer)

@@ -1,14 +1,12 @@
 // Runs prepared dispatches (see replay.js) over and over in one pass between two timestamps, so that how coarsely a
 // browser rounds its timestamps, and how long commands take to reach the GPU, are small beside what is timed.
-(device) => {
-  const usage = GPUBufferUsage;
-  let querySet, resolved, slot;
+// `resolved` and `slot` are buffers of 16 bytes: for QUERY_RESOLVE and COPY_SRC, and for COPY_DST and MAP_READ.
+(device, resolved, slot) => {
+  let querySet;
   return {
     // Resolves to the nanoseconds of the whole pass.
     run: async (steps, tokens, repeats) => {
       querySet ??= device.createQuerySet({ type: "timestamp", count: 2 });
-      resolved ??= device.createBuffer({ size: 16, usage: usage.QUERY_RESOLVE | usage.COPY_SRC });
-      slot ??= device.createBuffer({ size: 16, usage: usage.COPY_DST | usage.MAP_READ });
       const encoder = device.createCommandEncoder();
       const timestampWrites = { querySet, beginningOfPassWriteIndex: 0, endOfPassWriteIndex: 1 };
       const pass = encoder.beginComputePass({ timestampWrites });
@@ -29,8 +27,8 @@
       return Number(end - begin);
     },
     close: () => {
-      for (const object of [querySet, resolved, slot]) object?.destroy();
-      querySet = resolved = slot = undefined;
+      querySet?.destroy();
+      querySet = undefined;
     },
   };
 }

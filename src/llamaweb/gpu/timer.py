@@ -7,6 +7,7 @@ from typing import Any
 
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.javascript import js_file, now_ms
+from llamaweb.kernels.io import TIMER_BYTES
 
 _WARM_MS = 200.0  # of work before anything is timed: an idle GPU runs slowly
 _LONG_ENOUGH_MS = 5.0  # of one measurement
@@ -18,9 +19,15 @@ class Timer:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._timer = js_file("timer.js")(device.handle)
+        self._buffers = []
+        self.source = "batches"
+        if device.profile.timestamp_query:
+            self.source = "timestamps"
+            half = TIMER_BYTES // 2
+            self._buffers.append(device.buffer("timestamps", half, "QUERY_RESOLVE", "COPY_SRC"))
+            self._buffers.append(device.buffer("timestamps read", half, "COPY_DST", "MAP_READ"))
+        self._timer = js_file("timer.js")(device.handle, *self._buffers)
         self._replay = js_file("replay.js")(device.handle)
-        self.source = "timestamps" if device.profile.timestamp_query else "batches"
 
     async def time(self, steps: Any, n_tokens: int = 1, *, repetitions: int = 3, reset: Callable[[], None]) -> float:
         """Microseconds of one run of `steps` (a JavaScript array of prepared dispatches) behind another one: the least
@@ -48,11 +55,14 @@ class Timer:
 
     def close(self) -> None:
         self._timer.close()
+        for buffer in self._buffers:
+            self._device.destroy(buffer)
+        self._buffers = []
 
     async def _pass(self, steps: Any, n_tokens: int, repeats: int) -> float:
         """Milliseconds of `repeats` runs of the steps."""
         if self.source == "timestamps":
-            return float(await self._timer.run(steps, n_tokens, repeats)) / 1e6
+            return float(await self._device.wait(self._timer.run(steps, n_tokens, repeats))) / 1e6
         empty, whole = [await self._from_outside(steps, n_tokens, n) for n in (0, repeats)]
         return max(whole - empty, 0.1 * whole)  # without what waiting for the GPU takes by itself
 
@@ -60,5 +70,5 @@ class Timer:
         begin = now_ms()
         for _ in range(repeats):
             self._replay.run(steps, 0, steps.length, n_tokens)
-        await self._device.handle.queue.onSubmittedWorkDone()
+        await self._device.wait(self._device.handle.queue.onSubmittedWorkDone())
         return now_ms() - begin

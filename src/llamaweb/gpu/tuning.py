@@ -18,14 +18,24 @@ from llamaweb.gpu.timer import Timer
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.mul_mat import PLAIN
-from llamaweb.kernels.tuner import Choices, Shape, Trial, Variant, candidates, choose, finalists, from_json, to_json
+from llamaweb.kernels.tuner import (
+    CHECKED_TOKENS,
+    Choices,
+    Shape,
+    Trial,
+    Variant,
+    candidates,
+    choose,
+    finalists,
+    from_json,
+    to_json,
+)
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
 
 _FILE = "llamaweb-tuning.json"
 _FINALISTS = 3  # of each shape are timed once more beside the default
 _NMSE = 1e-6  # between a variant's result and the plain one's
 _NMSE_QUANTIZED = 5e-4  # … where activations are rounded to 8 bits
-_CHECKED_TOKENS = 67  # of a batch are compared with the plain variant's
 
 Place = tuple[
     Dispatch, ...
@@ -188,7 +198,7 @@ class _Trials:
 
     async def _same(self, entry: _Entry, place: Place, plain: Place) -> bool:
         """Whether a place's result is the plain one's."""
-        n_tokens = min(entry.shape.n_tokens, _CHECKED_TOKENS)
+        n_tokens = min(entry.shape.n_tokens, CHECKED_TOKENS)
         slots = _slots(place[0])
         source = slots["qkv" if "qkv" in slots else "x"]
         x = self._random.standard_normal(source.size // 4 // entry.shape.n_tokens * n_tokens).astype(np.float32)

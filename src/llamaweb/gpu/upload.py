@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import js
@@ -31,8 +31,8 @@ _IN_FLIGHT = 16 << 20  # bytes that WebGPU may be behind
 
 @dataclass(frozen=True)
 class _Part:
-    """A tensor of the file and where it goes: `first` is its first weight within the stacked weight. Without a weight,
-    its values are for Python."""
+    """A tensor of the file, or some of its rows, and where it goes: `first` is its first weight in the stacked one.
+    Without a weight, its values are for Python."""
 
     tensor: TensorInfo
     weight: WeightPlan | None = None
@@ -108,9 +108,12 @@ def _parts(weights: tuple[WeightPlan, ...], file: GGUFFile) -> list[_Part]:
     parts = []
     for weight in weights:
         first = 0
-        for name in weight.names:
-            parts.append(_Part(file.tensors[name], weight, first))
-            first += int(np.prod(file.tensors[name].shape))
+        block, block_bytes = weight.format.block_size, weight.format.block_bytes
+        for part in weight.slices:
+            whole = file.tensors[part.name]
+            at = whole.offset + part.first // block * block_bytes
+            parts.append(_Part(replace(whole, offset=at, nbytes=part.count // block * block_bytes), weight, first))
+            first += part.count
     return parts
 
 
@@ -158,7 +161,7 @@ class _Uploader:
             self._sent.append((self._unsent, self._handle.queue.onSubmittedWorkDone()))
             self._unsent = 0
         while sum(size for size, _ in self._sent) > _IN_FLIGHT:
-            await self._sent.popleft()[1]
+            await self._executor.device.wait(self._sent.popleft()[1])
             self._executor.device.check()
 
     def _write(self, part: _Part, weight: WeightPlan, done: int, size: int, data: Any) -> None:

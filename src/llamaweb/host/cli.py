@@ -7,6 +7,7 @@ import asyncio
 import importlib.metadata
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -129,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect = _command(commands, "inspect", "metadata, memory and plan, from the header alone")
     _context(inspect)
     inspect.add_argument("--plan", action="store_true", help="list every dispatch")
+    inspect.add_argument("--svg", type=Path, metavar="FILE", help="draw what lies where in memory, and when")
 
     serve = _command(commands, "serve", "serve the demo pages")
     serve.add_argument("--port", type=_whole(0, 65535), default=8000, metavar="P", help="0: a free one (8000)")
@@ -149,10 +151,11 @@ def _command(commands: Any, name: str, help: str, browser: bool = False) -> argp
     return parser
 
 
-def _context(parser: argparse.ArgumentParser, default: int | None = None, least: int = 1) -> None:
-    told = str(default) if default else "up to 2048"
+def _context(parser: argparse.ArgumentParser, default: int | None = None, least: int = 0) -> None:
+    told = str(default) if default else "up to 2048; 0: as many as fit"
     kind = _whole(least)
     parser.add_argument("--context", type=kind, default=default, metavar="N", help=f"tokens of context ({told})")
+    parser.add_argument("--budget", type=_size, metavar="B", help="most GPU memory: bytes, or 900M, 2G, 1.5GiB")
     for which, name in (("k", "keys"), ("v", "values")):
         parser.add_argument(
             f"--type-{which}", choices=CACHE_FORMATS, default="f16", help=f"format of cached {name} (f16)"
@@ -191,6 +194,19 @@ def _prompt(text: str) -> str:
     except UnicodeEncodeError:  # Python keeps a byte that is none of the terminal's encoding as half a surrogate pair
         raise argparse.ArgumentTypeError(f"{text!r} has bytes that are no text; give UTF-8") from None
     return text
+
+
+def _size(text: str) -> int:
+    """Bytes of a size as a person writes it: 900M and 900MB are millions, 900MiB is 900 times 2 to the 20th."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?(?:([KMGT])(i?)B?|B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give bytes, or a number like 900M, 2G or 1.5GiB")
+    number, unit, binary = found.groups()
+    base = 1024 if binary else 1000
+    size = int(float(number) * base ** (" KMGT".index(unit.upper()) if unit else 0))
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no memory at all")
+    return size
 
 
 def _whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:

@@ -101,13 +101,27 @@ async def tokenize(args: argparse.Namespace, out: Output) -> None:
 
 async def inspect(args: argparse.Namespace, out: Output) -> None:
     """What the model is, and what it will need; needs no browser and reads only the header."""
-    from llamaweb.planner import plan_model
+    from llamaweb.kernels.tuner import worth_tuning
+    from llamaweb.planner import DESKTOP, plan_model
+    from llamaweb.planner.picture import picture
     from llamaweb.planner.report import describe
+    from llamaweb.planner.sizes import Options, Sizes
 
     header = await _header(args.model, out)
-    n_ctx = args.context or _usual_context(header)
-    plan = plan_model(header, n_ctx=n_ctx, type_k=args.type_k, type_v=args.type_v)
+    plan = plan_model(
+        header,
+        DESKTOP,
+        n_ctx=args.context,
+        memory_budget=args.budget,
+        type_k=args.type_k,
+        type_v=args.type_v,
+        tuned=worth_tuning(DESKTOP, "auto"),
+    )
     report = describe(plan, dispatches=args.plan)
+    if args.svg:
+        options = Options(type_k=args.type_k, type_v=args.type_v)
+        layouts = Sizes(header, DESKTOP, options).layouts(plan.n_ctx, plan.n_ubatch)
+        _write(args.svg, picture(plan, layouts, _short(_plain(header.metadata.get("general.name") or ""))))
     metadata = {key: _plain(value) for key, value in header.metadata.items()}
     out.result({"metadata": metadata, **report}, _inspection(metadata, report))
 
@@ -195,13 +209,16 @@ async def _check_length(model: str, text: bytes, out: Output) -> None:
 
 
 def _context(args: argparse.Namespace) -> dict[str, Any]:
-    """The context and the formats of its cache, as the page's commands take them."""
-    return {name: getattr(args, name) for name in ("context", "type_k", "type_v")}
+    """The context, the formats of its cache and the budget, as the page's commands take them."""
+    same = {name: getattr(args, name) for name in ("context", "type_k", "type_v")}
+    return {**same, "memory_budget": args.budget}
 
 
-def _usual_context(header: Any) -> int:
-    trained = header.metadata.get(f"{header.architecture}.context_length")
-    return min(2048, trained) if isinstance(trained, int) and trained > 0 else 2048
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise HostError(f"{path} cannot be written ({error.strerror}); name another file.") from error
 
 
 def _plain(value: Any) -> Any:
@@ -217,7 +234,11 @@ def _plain(value: Any) -> Any:
 
 def _inspection(metadata: dict[str, Any], report: dict[str, Any]) -> str:
     lines = [f"{key}: {_short(value)}" for key, value in metadata.items()]
-    lines += ["", f"For a context of {report['context']} tokens: {memory_line(report['memory'])}"]
+    batches = f"in batches of {report['ubatch']}"
+    lines += ["", f"For a context of {report['context']} tokens {batches}: {memory_line(report['memory'])}"]
+    if report["budget"] is not None:
+        left = megabytes(report["budget"] - report["memory"]["peak"])
+        lines.append(f"At most {megabytes(report['memory']['peak'])} at any time; {left} of the budget are left")
     bound = megabytes(report["arena_lower_bound"])
     lines.append(f"Arena lower bound {bound}; {report['dispatches_per_token']} dispatches a token")
     for phase, dispatches in report.get("plan", {}).items():

@@ -40,13 +40,14 @@ CACHE_FORMATS = {
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of one layer for n_ctx tokens."""
+    """The cache of one layer for n_ctx tokens; of a ring, these are the last ones, position p in row p % rows."""
 
     k: CacheFormat
     v: CacheFormat
     n_head_kv: int
     head_dim: int
     n_ctx: int
+    ring: bool = False
 
     @property
     def rows(self) -> int:

@@ -37,6 +37,7 @@ IO = IOLayout()
 
 IN_FLIGHT = 8  # submits whose tokens may be waited for at once: the ring of read-back buffers
 SUBMITTED = 4  # tokens a submit at most
+TIMER_BYTES = 32  # of the buffers through which timestamps are read, while something is timed
 
 
 def readback_bytes(n_ubatch: int) -> int:

@@ -42,7 +42,17 @@ def lane_order() -> Launch:
     return Launch(kernel("lane_order", slots, workgroup=64), (1, 1, 1))
 
 
-def get_rows(format: Format, k: int, rows: int, n_tokens: int, *, scale: float = 1.0, y_lanes: bool = False) -> Launch:
+def get_rows(
+    format: Format,
+    k: int,
+    rows: int,
+    n_tokens: int,
+    *,
+    scale: float = 1.0,
+    y_lanes: bool = False,
+    piece: tuple[int, int] | None = None,
+) -> Launch:
+    """piece: the first row and how many there are, where a binding holds only some of the table's `rows`."""
     shader = kernel(
         "get_rows",
         [*weight(format), BATCH, arena("y")],
@@ -52,6 +62,7 @@ def get_rows(format: Format, k: int, rows: int, n_tokens: int, *, scale: float =
         rows=rows,
         scale=scale,
         y_lanes=y_lanes,
+        piece=piece,
         workgroup=32,
     )
     return Launch(shader, (1, n_tokens, 1), 1)
@@ -116,6 +127,7 @@ def mul_mat_vec(
     bias: bool = False,
     epilogue: str = "store",
     offset: int = 0,
+    y_row: int = 0,
     last_row: bool = False,
     post_eps: float | None = None,
     keeps_sum: bool = False,
@@ -125,7 +137,7 @@ def mul_mat_vec(
     """y[offset + row] = W x, one token; `eps` asks for the fused rms_norm. W is (k, n) in ggml's order.
 
     post_eps: the input is x + rms_norm(post), of this epsilon; keeps_sum writes it to slot sum. lane_order: slots of
-    vectors in lane order (wgsl/common/lanes.wgsl)."""
+    vectors in lane order (wgsl/common/lanes.wgsl), where y is a vector of y_row, or of the rows of W."""
     v = variant or default_variant(format, k, n, epilogue, profile)
     slots = [*weight(format), arena("x")]
     slots += [arena("post"), replace(NORM, name="post_norm_weight")] if post_eps is not None else []
@@ -155,13 +167,20 @@ def mul_mat_vec(
         bias=bias,
         epilogue=epilogue,
         offset=offset,
+        y_row=y_row or (n // 2 if epilogue in GLU else n),
         last_row=last_row,
     )
     per_workgroup = v.workgroup // v.lanes * v.rows
     plain = None
     if v.subgroup:
         options: dict[str, Any] = {"eps": eps, "bias": bias, "epilogue": epilogue, "offset": offset}
-        options |= {"last_row": last_row, "post_eps": post_eps, "keeps_sum": keeps_sum, "lane_order": lane_order}
+        options |= {
+            "y_row": y_row,
+            "last_row": last_row,
+            "post_eps": post_eps,
+            "keeps_sum": keeps_sum,
+            "lane_order": lane_order,
+        }
         any_device = default_variant(format, k, n, epilogue, DeviceProfile())
         plain = mul_mat_vec(format, k, n, profile, **options, variant=any_device)
     return Launch(shader, spread(-(-n // per_workgroup)), plain=plain)
@@ -175,8 +194,9 @@ def glu(kind: str, n: int, n_tokens: int) -> Launch:
 
 @dataclass(frozen=True)
 class Attention:
-    """What the attention kernels of a layer share. n_ctx: rows of the cache for a head. window: how many of the last
-    tokens one sees; 0: all. head_eps: q and k are normed head by head, with this epsilon. type_k, type_v: the cache."""
+    """What the attention kernels of a layer share. n_ctx: rows of the cache for a head; ring: they hold the last
+    positions only. window: how many of the last tokens one sees; 0: all. head_eps: of the norm of each head of q and k;
+    None: there is none. type_k, type_v: the cache."""
 
     rope: Rope
     head_dim: int
@@ -185,6 +205,7 @@ class Attention:
     n_ctx: int
     scale: float
     window: int = 0
+    ring: bool = False
     head_eps: float | None = None
     type_k: CacheFormat = CACHE_FORMATS["f16"]
     type_v: CacheFormat = CACHE_FORMATS["f16"]
@@ -205,6 +226,7 @@ class Attention:
             "n_ctx": self.n_ctx,
             "scale": self.scale,
             "window": self.window,
+            "ring": self.n_ctx if self.ring else 0,
             "head_eps": self.head_eps,
             "type_k": self.type_k.name,
             "type_v": self.type_v.name,

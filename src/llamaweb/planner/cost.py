@@ -28,7 +28,7 @@ class Cost:
 def costs(plan: ModelPlan, phase: str, n_tokens: int, n_past: int) -> list[Cost]:
     """The cost of each dispatch of a phase, for a batch of `n_tokens` tokens behind `n_past` cached ones."""
     batch = plan.phases[phase].n_tokens
-    return [_cost(d, n_tokens, n_past, batch, plan.n_ctx) for d in plan.phases[phase].dispatches]
+    return [_cost(d, n_tokens, n_past, batch) for d in plan.phases[phase].dispatches]
 
 
 def shape(kernel: Kernel) -> str:
@@ -42,22 +42,22 @@ def shape(kernel: Kernel) -> str:
     return size if epilogue == "store" else f"{size} {epilogue}"
 
 
-def _cost(d: Dispatch, n_tokens: int, n_past: int, batch: int, n_ctx: int) -> Cost:
+def _cost(d: Dispatch, n_tokens: int, n_past: int, batch: int) -> Cost:
     c = dict(d.kernel.constants)
     tokens = n_tokens if d.token_tile or batch == 1 else 1  # without a tile, a dispatch serves the last token alone
     read = write = 0
     for slot, binding in zip(d.kernel.slots, d.bindings, strict=True):
         if binding.region == "arena":
             size = _activation(slot, binding, c, tokens, batch if d.token_tile else 1)
-        elif binding.region == "kv":
-            size = binding.size * _cached_rows(d.kernel, n_tokens, n_past) // n_ctx
+        elif binding.region.startswith("kv."):
+            size = binding.size * _cached_rows(d.kernel, n_tokens, n_past) // c["n_ctx"]
         elif binding.region == "io" or slot.name == "phases":
             size = 0  # a few words
         elif d.kernel.template == "get_rows":
             size = binding.size * tokens // c["rows"]
         else:
             size = binding.size
-        written = slot.name in ("y", "sum") or (d.kernel.template == "rope_kv" and binding.region == "kv")
+        written = slot.name in ("y", "sum") or (d.kernel.template == "rope_kv" and binding.region.startswith("kv."))
         read += 0 if written else size
         write += size if written else 0
         if slot.name == "y" and c.get("epilogue") == "add":

@@ -14,7 +14,7 @@ LONG_CONTEXT = 512  # tokens, from which on splitting attention pays for its dis
 
 @dataclass(frozen=True)
 class Binding:
-    """A range of a region, in bytes. Regions: weights.0, weights.1, …, kv, arena, io."""
+    """A range of a region, in bytes. Regions: weights.0, weights.1, …, kv.0, …, arena, io."""
 
     region: str
     offset: int
@@ -51,18 +51,33 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class WeightPlan:
-    """Tensors of the file stacked along their rows as one weight on the GPU: `rows` rows of `row` weights.
+class Slice:
+    """Weights of a tensor of the file: `count` of them from number `first` on."""
 
-    lane_order: a vector that is stored in lane order (wgsl/common/lanes.wgsl).
+    name: str
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """Slices of the file's tensors stacked along their rows as one weight on the GPU: `rows` rows of `row` weights.
+
+    first: the first row of results that these rows give; 0 unless a binding does not hold the whole weight. lane_order:
+    a vector that is stored in lane order (wgsl/common/lanes.wgsl).
     """
 
-    names: tuple[str, ...]
+    slices: tuple[Slice, ...]
     format: Format
     row: int
     rows: int
     planes: tuple[Binding, ...]
     lane_order: bool = False
+    first: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(part.name for part in self.slices)
 
 
 @dataclass(frozen=True)
@@ -73,9 +88,25 @@ class RopeTable:
     binding: Binding
 
 
+@dataclass(frozen=True, order=True)
+class Ring:
+    """The cache of layers whose tokens see the last `window` ones, where its `rows` are fewer than the context."""
+
+    window: int
+    rows: int
+
+    def holds(self, position: int, newest: int) -> bool:
+        """Whether what the token at a position sees before it is still there when `newest` positions were written."""
+        return newest - self.rows <= max(position + 1 - self.window, 0)
+
+
 @dataclass(frozen=True)
 class ModelPlan:
-    """Everything the executor needs. `regions` are the buffers, in bytes; `arena_lower_bound` is in bytes too."""
+    """Everything the executor needs. `regions` are the buffers, in bytes; `arena_lower_bound` is in bytes too.
+
+    transient: bytes of buffers that are made for a while beside the regions. memory_budget: bytes that all may take.
+    rings: of layers that do not keep the whole context.
+    """
 
     n_ctx: int
     n_ubatch: int
@@ -86,14 +117,18 @@ class ModelPlan:
     codebooks: Mapping[Codebook, Binding]  # where each is written at load
     arena_lower_bound: int
     logits: Mapping[str, Binding]  # by phase: where its logits are, float32
+    transient: int = 0
+    memory_budget: int | None = None
+    rings: tuple[Ring, ...] = ()
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes of GPU buffers by use: weights, kv, arena, io, and their total."""
+        """Bytes of GPU buffers by use: weights, kv, arena, io, their total, and the most there are at any time."""
         use = {"weights": 0, "kv": 0, "arena": 0, "io": 0}
         for region, size in self.regions.items():
             use[region.split(".")[0]] += size
-        return {**use, "total": sum(use.values())}
+        total = sum(use.values())
+        return {**use, "total": total, "peak": total + self.transient}
 
     def decode_phase(self, position: int) -> str:
         """The phase that computes the token at a position: attention over a long context is split."""

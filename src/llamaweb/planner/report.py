@@ -13,6 +13,7 @@ def describe(plan: ModelPlan, *, dispatches: bool = False) -> dict[str, Any]:
         "context": plan.n_ctx,
         "ubatch": plan.n_ubatch,
         "memory": plan.memory,
+        "budget": plan.memory_budget,
         "arena_lower_bound": plan.arena_lower_bound,
         "dispatches_per_token": plan.dispatches_per_token,
     }

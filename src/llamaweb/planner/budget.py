@@ -1,0 +1,60 @@
+"""Which context and which batch keep to the device's limits and to a memory budget."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+from llamaweb.errors import MemoryBudgetError, UnsupportedError
+from llamaweb.planner.sizes import Sizes
+
+LEAST_BATCH = 32  # tokens: smaller batches save little memory, and make reading a prompt slow
+LEAST_CONTEXT = 256  # tokens: what is not worth having without being asked for
+_SMALLER_CACHES = ("q8_0", "q4_0")
+
+
+def fit(sizes: Sizes, n_ctx: int, n_ubatch: int) -> tuple[int, int]:
+    """The context and the batch to take: the context as asked for, or for 0 the longest that fits; then the largest
+    batch that fits beside it. Raises MemoryBudgetError, which names what would fit."""
+    least = min(n_ubatch, LEAST_BATCH)
+    if n_ctx == 0:
+        n_ctx = longest_context(sizes, least)
+        if n_ctx < min(LEAST_CONTEXT, sizes.n_ctx_train):
+            raise _does_not_fit(sizes, min(LEAST_CONTEXT, sizes.n_ctx_train), least)
+    elif sizes.refusal(n_ctx, least):
+        raise _does_not_fit(sizes, n_ctx, least)
+    return n_ctx, _largest_batch(sizes, n_ctx, least, min(n_ubatch, n_ctx))
+
+
+def longest_context(sizes: Sizes, n_ubatch: int) -> int:
+    """The longest context that fits beside a batch, up to the model's own; 0 if none does."""
+    return _most(sizes.n_ctx_train, lambda n_ctx: sizes.refusal(n_ctx, n_ubatch) is None)
+
+
+def _largest_batch(sizes: Sizes, n_ctx: int, least: int, most: int) -> int:
+    """In steps of LEAST_BATCH below `most`."""
+    if most <= least or sizes.refusal(n_ctx, most) is None:
+        return most
+    steps = _most(-(-most // LEAST_BATCH) - 1, lambda n: sizes.refusal(n_ctx, n * LEAST_BATCH) is None)
+    return max(steps * LEAST_BATCH, least)
+
+
+def _most(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number from 1 to `most` that fits, where all below one that fits do; 0 if none does."""
+    return bisect_left(range(1, most + 1), True, key=lambda n: not fits(n))
+
+
+def _does_not_fit(sizes: Sizes, n_ctx: int, n_ubatch: int) -> MemoryBudgetError:
+    fitting = longest_context(sizes, n_ubatch)
+    advice = [f"a context of {fitting} fits"] if fitting else []
+    for type in _SMALLER_CACHES:
+        try:
+            smaller = sizes.with_cache(type)
+        except UnsupportedError:
+            continue
+        longest = min(longest_context(smaller, n_ubatch), n_ctx)
+        if longest > fitting:
+            advice.append(f"{longest} tokens fit with type_k and type_v {type}")
+            fitting = longest
+    what = ", or ".join(advice) or "no context fits, so use a smaller model"
+    return MemoryBudgetError(f"{sizes.refusal(n_ctx, n_ubatch)}; {what}.")

@@ -1,0 +1,167 @@
+"""What a model takes on a device for any context and batch: sizes alone, so that trying a budget costs little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from llamaweb.architectures import architecture
+from llamaweb.errors import UnsupportedError
+from llamaweb.graph import Graph
+from llamaweb.kernels.cache import Cache, cache_format
+from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, TIMER_BYTES, readback_bytes
+from llamaweb.kernels.library import attention_splits
+from llamaweb.kernels.tuner import CHECKED_TOKENS, Choices
+from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.planner.fusion import Step, fuse
+from llamaweb.planner.kv import CacheLayout, lay_out_caches
+from llamaweb.planner.layout import Layout, lay_out
+from llamaweb.planner.memory import align
+from llamaweb.planner.plan import LONG_CONTEXT, Ring
+from llamaweb.planner.quantized import with_quantized
+from llamaweb.planner.variants import Variants
+from llamaweb.planner.weights import Weights
+from llamaweb.profile import DeviceProfile
+
+_EVALUATED_LOGITS = 64 << 20  # bytes of logits held at once when all of them are wanted
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of a plan besides its context and its batch; see `plan_model`."""
+
+    memory_budget: int | None = None
+    logits_all: bool = False
+    type_k: str = "f16"
+    type_v: str = "f16"
+    tuned: bool = False
+
+
+class Sizes:
+    """One model on one device. Layouts and weights are made once, whatever is asked for."""
+
+    def __init__(
+        self, file: GGUFFile, profile: DeviceProfile, options: Options, choices: Choices | None = None
+    ) -> None:
+        """choices: kernel variants that tuning found; they change no size."""
+        self.profile = profile
+        self.options = options
+        self.variants = Variants(profile, choices or {})
+        self._file = file
+        self._family = architecture(file)
+        self.hparams = hp = self._family.hyperparameters(file)
+        if hp.head_dim % 8 or hp.head_dim > 256:
+            raise UnsupportedError(f"Attention heads of {hp.head_dim} are not supported; multiples of 8 up to 256 are.")
+        self._formats = cache_format(options.type_k, hp.head_dim), cache_format(options.type_v, hp.head_dim)
+        self._splits = attention_splits(hp.n_head, profile)
+        self._layouts: dict[tuple[int, str, int], Layout] = {}
+
+    @property
+    def n_ctx_train(self) -> int:
+        return int(self.hparams.n_ctx_train)
+
+    def with_cache(self, type: str) -> Sizes:
+        """The same with keys and values in another format; raises UnsupportedError."""
+        return Sizes(self._file, self.profile, replace(self.options, type_k=type, type_v=type))
+
+    @cached_property
+    def weights(self) -> Weights:
+        """All weights: the phases of a model read the same ones."""
+        weights = Weights(self.profile)
+        for step in self._layout(1, "last", 1).steps.steps:
+            weights.place(step)
+        return weights
+
+    def layouts(self, n_ctx: int, n_ubatch: int) -> dict[str, Layout]:
+        """By phase."""
+        n_ubatch = min(n_ubatch, n_ctx)
+        found = {"decode": self._layout(1, "last", 1)}
+        if n_ctx > LONG_CONTEXT and self._splits > 1:
+            found["decode_long"] = self._layout(1, "last", self._splits)
+        if n_ubatch > 1:
+            found["prefill"] = self._layout(n_ubatch, "last", 1)
+        if self.options.logits_all:
+            logits = min(_EVALUATED_LOGITS, self.profile.max_storage_buffer_binding_size)
+            found["evaluate"] = self._layout(max(2, min(n_ubatch, 128, logits // (4 * self.hparams.n_vocab))), "all", 1)
+        return found
+
+    def caches(self, n_ctx: int, n_ubatch: int) -> CacheLayout:
+        """A layer with a window keeps that and what a batch, or what is in flight, may run ahead of it."""
+        hp = self.hparams
+        ahead = max(min(n_ubatch, n_ctx), IN_FLIGHT * SUBMITTED)
+        caches = []
+        for window in self._windows:
+            ring = 0 < window < n_ctx - ahead
+            rows = window + ahead if ring else n_ctx
+            caches.append(Cache(*self._formats, hp.n_head_kv, hp.head_dim, rows, ring))
+        return lay_out_caches(caches, self.profile)
+
+    def rings(self, n_ctx: int, n_ubatch: int) -> tuple[Ring, ...]:
+        layers = zip(self._windows, self.caches(n_ctx, n_ubatch).caches, strict=True)
+        return tuple(sorted({Ring(window, cache.rows) for window, cache in layers if cache.ring}))
+
+    @cached_property
+    def _windows(self) -> list[int]:
+        """Of each layer; 0: it sees all tokens."""
+        steps = [step for step in self._layout(1, "last", 1).steps.steps if "rope" in step.params]
+        return [step.params["window"] for step in sorted(steps, key=lambda step: step.params["layer"])]
+
+    def regions(self, n_ctx: int, n_ubatch: int) -> dict[str, int]:
+        """Bytes of every region."""
+        n_ubatch = min(n_ubatch, n_ctx)
+        arena = max(layout.size for layout in self.layouts(n_ctx, n_ubatch).values())
+        io = IO.bytes(n_ubatch) + readback_bytes(n_ubatch)
+        return {**self.caches(n_ctx, n_ubatch).regions, "arena": align(arena, 4), "io": io, **self.weights.regions}
+
+    def transient(self, n_ctx: int, n_ubatch: int) -> int:
+        """Bytes of buffers that are made for a while: the timer's, and what tuning reads a kernel's result through."""
+        if not self.options.tuned:
+            return TIMER_BYTES
+        results = []
+        for name, ops in (("decode", ("mul_mat_vec",)), ("prefill", ("mul_mat", "flash_attn"))):
+            if layout := self.layouts(n_ctx, n_ubatch).get(name):
+                results += [step.values["y"] for step in layout.steps.steps if step.op in ops]
+        return TIMER_BYTES + max(4 * y.row * min(y.n_tokens, CHECKED_TOKENS) for y in results)
+
+    def need(self, n_ctx: int, n_ubatch: int) -> int:
+        """Bytes of all buffers together, when they are most."""
+        return sum(self.regions(n_ctx, n_ubatch).values()) + self.transient(n_ctx, n_ubatch)
+
+    def refusal(self, n_ctx: int, n_ubatch: int) -> str | None:
+        """Why this context with this batch cannot be: the limit that it breaks, with the figures."""
+        name, most = self.profile.name, self.profile.max_buffer_size
+        regions = self.regions(n_ctx, n_ubatch)
+        region = max(regions, key=lambda region: regions[region])
+        if regions[region] > most:
+            return f"The region {region} needs a buffer of {regions[region]} bytes, but {name} allows {most}"
+        bound = {
+            "values": max(layout.largest for layout in self.layouts(n_ctx, n_ubatch).values()),
+            "cached keys": self.caches(n_ctx, n_ubatch).largest,
+            "weights": self.weights.largest,
+        }
+        what = max(bound, key=lambda what: bound[what])
+        most = self.profile.max_storage_buffer_binding_size
+        if bound[what] > most:
+            return f"A tensor of {what} takes {bound[what]} bytes, but a binding of {name} holds {most}"
+        budget, need = self.options.memory_budget, self.need(n_ctx, n_ubatch)
+        if budget is not None and need > budget:
+            return (
+                f"A context of {n_ctx} tokens in batches of {min(n_ubatch, n_ctx)} needs {need} bytes of GPU memory, "
+                f"but the budget is {budget}"
+            )
+        return None
+
+    def _is_packed(self, step: Step) -> bool:
+        """Whether a kernel that is chosen reads the step's input as integers of 8 bits."""
+        pieces = [weight for weight, _ in self.weights.place(step) if weight]
+        return any(self.variants.tile(step, weight).kind == "packed" for weight in pieces)
+
+    def _layout(self, n_tokens: int, outputs: str, splits: int) -> Layout:
+        key = (n_tokens, outputs, splits)
+        if key not in self._layouts:
+            graph = Graph(self._file.tensors, n_tokens, outputs)
+            self._family.build(graph, self.hparams)
+            fused = fuse(graph, splits, self.profile.max_storage_buffers_per_shader_stage)
+            steps = with_quantized(fused, self.variants.can_be_packed, self._is_packed)
+            self._layouts[key] = lay_out(steps, self.profile.min_storage_buffer_offset_alignment)
+        return self._layouts[key]

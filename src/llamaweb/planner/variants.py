@@ -1,0 +1,55 @@
+"""Which variant of a kernel computes a step: what tuning chose, or the library's default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamaweb.kernels import mul_mat
+from llamaweb.kernels.flash_attn import FlashAttn
+from llamaweb.kernels.formats import format_of
+from llamaweb.kernels.library import Attention, MulMatVec
+from llamaweb.kernels.mul_mat import MulMat
+from llamaweb.kernels.tuner import Choices, Shape
+from llamaweb.planner.fusion import Step
+from llamaweb.planner.plan import WeightPlan
+from llamaweb.profile import DeviceProfile
+
+
+@dataclass(frozen=True)
+class Variants:
+    """choices: what tuning found, by the shape of the kernel."""
+
+    profile: DeviceProfile
+    choices: Choices
+
+    def can_be_packed(self, step: Step) -> bool:
+        """Whether a product of a batch may read its input as integers of 8 bits."""
+        tensor = step.weights["w"][0]
+        return mul_mat.can_be_packed(format_of(tensor.type, tensor.name), self.profile)
+
+    def tile(self, step: Step, weight: WeightPlan) -> MulMat:
+        """Of a product of a batch with a weight, or a piece of one."""
+        shape = _product(step, weight)
+        chosen = self.choices.get(shape)
+        default = mul_mat.default_tile(weight.format, shape.k, shape.n, shape.n_tokens, self.profile)
+        return chosen if isinstance(chosen, MulMat) else default
+
+    def vec(self, step: Step, weight: WeightPlan) -> MulMatVec | None:
+        """Of a product of one token; None: the default."""
+        chosen = self.choices.get(_product(step, weight))
+        return chosen if isinstance(chosen, MulMatVec) else None
+
+    def attention(self, attention: Attention, n_tokens: int) -> FlashAttn | None:
+        """Of the attention of a batch; None: the default."""
+        types = f"{attention.type_k.name}/{attention.type_v.name}"
+        shape = Shape("flash_attn", types, attention.head_dim, attention.n_head, "store", n_tokens=n_tokens)
+        chosen = self.choices.get(shape)
+        return chosen if isinstance(chosen, FlashAttn) else None
+
+
+def _product(step: Step, weight: WeightPlan) -> Shape:
+    """What tuning knows a product by."""
+    p = step.params
+    n_tokens = 1 if step.op == "mul_mat_vec" else step.values["x"].n_tokens
+    epilogue, norms = p.get("epilogue", "store"), ("eps" in p, "post_eps" in p)
+    return Shape(step.op, weight.format.name, weight.row, weight.rows, epilogue, *norms, n_tokens)

@@ -1,0 +1,171 @@
+"""What is planned is what is created, to the byte, at every moment; and all of it is given back."""
+
+from __future__ import annotations
+
+import pytest
+from browser_page import Page
+
+from llamaweb.errors import MemoryBudgetError
+from llamaweb.planner import plan_model
+from tests.headers import TINY, llama_header
+from tests.tiny import TinyGemma3, TinyLlama, tiny_gemma3, tiny_llama
+
+# Opens devices whose buffers are counted, whoever makes them: `made` has what is alive of each device, and the most.
+COUNT = """
+from pyodide.ffi import create_proxy
+from llamaweb.errors import LlamaWebError
+from llamaweb.gpu.device import Device
+from llamaweb.llama import Llama
+
+made = []
+
+class Count:
+    def __init__(self, device):
+        self.device, self.live, self.peak = device, 0, 0
+        self.make = device.handle.createBuffer
+        device.handle.createBuffer = create_proxy(self.create)
+
+    def create(self, description):
+        buffer = self.make.call(self.device.handle, description)
+        size, destroy, gone = int(buffer.size), buffer.destroy, []
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+        def destroyed():
+            if not gone:
+                self.live -= size
+                gone.append(True)
+            destroy.call(buffer)
+
+        buffer.destroy = create_proxy(destroyed)
+        return buffer
+
+opened = Device.open
+
+async def open():
+    device = await opened()
+    made.append(Count(device))
+    return device
+
+from llamaweb.gpu import tuning
+
+candidates = tuning.candidates
+tuning.candidates = lambda *args: candidates(*args)[:2]  # each takes a while to compile
+Device.open = open
+try:
+    return await work()
+finally:
+    Device.open, tuning.candidates = opened, candidates
+"""
+
+
+def counted(page: Page, work: str, **args: object) -> dict:
+    """Runs `work`, the body of an async function, in the page, with devices that count; see COUNT."""
+    lines = "\n".join("    " + line for line in work.strip().splitlines())
+    head, tail = COUNT.split("Device.open = open\n")
+    return page.run(f"{head}\nasync def work():\n{lines}\n\nDevice.open = open\n{tail}", **args)
+
+
+LOAD = """
+llm = await Llama.load(model, **options)
+count, plan = made[0], llm.plan.memory
+loaded = (count.live, llm._executor.device.live_bytes)
+_ = [piece async for piece in llm.stream("the and", max_tokens=12, temperature=0.7)]
+if options.get("logits_all"):
+    await llm.log_probabilities([1, 2, 3, 4])
+profiled = []
+if profile:
+    before = count.peak
+    count.peak = 0
+    await llm.profile(n_prompt=8, n_generate=4, repetitions=1)
+    profiled = [count.peak]
+    count.peak = max(before, count.peak)
+after = (count.live, llm._executor.device.live_bytes)
+peaks = (count.peak, llm._executor.device.peak_bytes)
+shape = (llm.plan.n_ctx, llm.plan.n_ubatch)
+await llm.close()
+return {"plan": plan, "loaded": loaded, "after": after, "peaks": peaks, "shape": shape, "left": count.live,
+        "profiled": profiled}
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_ctx": 100, "n_ubatch": 8, "logits_all": True},
+        {"n_ctx": 700, "type_k": "q8_0", "type_v": "f32", "tune": "full"},
+        {"n_ctx": 0, "tune": "off"},
+    ],
+    ids=["logits of all", "tuned", "as long as the model's own"],
+)
+def test_created_is_planned_to_the_byte(page: Page, options: dict) -> None:
+    model = tiny_llama(TinyLlama(type="Q4_1", n_ctx=1000, head_dim=32, n_layer=1))
+    found = counted(page, LOAD, model=model, options=options, profile=False)
+    planned = found["plan"]
+    assert found["loaded"] == found["after"] == (planned["total"], planned["total"])
+    if options.get("tune") == "full":
+        assert planned["total"] < found["peaks"][0]
+    assert planned["total"] <= found["peaks"][0] == found["peaks"][1] <= planned["peak"]
+    assert found["left"] == 0
+    if not options["n_ctx"]:
+        assert found["shape"] == (1000, 512)
+
+
+def test_gemma3s_created_is_planned_to_the_byte(page: Page) -> None:
+    found = counted(page, LOAD, model=tiny_gemma3(TinyGemma3(n_layer=2)), options={"n_ctx": 300}, profile=False)
+    assert found["loaded"] == found["after"] == (found["plan"]["total"],) * 2
+    assert found["left"] == 0
+
+
+def test_a_budget_is_kept_at_every_moment_tuning_and_profiling_included(page: Page) -> None:
+    spec = TinyLlama(n_ctx=100_000, n_layer=1)
+    header = llama_header(**{**TINY, "n_layer": 1}, n_ctx=100_000, type="F32")
+    budget = plan_model(header, n_ctx=3000, n_ubatch=64, tuned=True).memory["peak"]
+    options = {"n_ctx": 0, "memory_budget": budget, "tune": "full"}
+    found = counted(page, LOAD, model=tiny_llama(spec), options=options, profile=True)
+    assert found["peaks"][0] == found["peaks"][1] <= found["plan"]["peak"] <= budget
+    assert found["profiled"][0] <= budget
+    assert found["plan"]["peak"] > budget - 4096  # hardly a token more would have fitted
+    assert found["shape"][1] == 32
+
+
+def test_what_does_not_fit_is_refused_before_a_weight_is_fetched(page: Page) -> None:
+    async def load(model):
+        from llamaweb.errors import MemoryBudgetError
+        from llamaweb.gpu.sources import open_source
+        from llamaweb.llama import Llama
+
+        source, read = open_source(model), []
+
+        class Watched:
+            name = "watched"
+            size = source.size
+
+            async def read(self, offset, length):
+                read.append((offset, length))
+                return await source.read(offset, length)
+
+            async def stream(self, offset, length):
+                raise AssertionError("weights were asked for")
+
+        try:
+            await Llama.load(Watched(), n_ctx=512, memory_budget=100_000)
+        except MemoryBudgetError as error:
+            return error
+
+    error = page.run(load, model=tiny_llama(TinyLlama()))
+    assert isinstance(error, MemoryBudgetError) and "budget is 100000" in str(error)
+
+
+def test_loading_and_closing_twenty_times_leaves_nothing(page: Page) -> None:
+    work = """
+for n in range(20):
+    async with await Llama.load(model, n_ctx=64, n_ubatch=1, tune="off") as llm:
+        assert made[-1].live == llm.plan.memory["total"] > 0
+        if n % 9 == 0:
+            _ = [piece async for piece in llm.stream("the", max_tokens=2)]
+    await llm.close()  # a second time does no harm
+return {"live": [count.live for count in made], "said": [count.device.live_bytes for count in made]}
+"""
+    found = counted(page, work, model=tiny_llama(TinyLlama(n_layer=1)))
+    assert found == {"live": [0] * 20, "said": [0] * 20}

@@ -1,0 +1,65 @@
+"""Models whose tensors are larger than the device's bindings and buffers compute the same numbers, piece by piece."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from browser_page import Page
+
+from tests.tiny import Tiny, TinyGemma3, TinyLlama, tiny_gemma3, tiny_llama
+
+TOKENS = [int(token) for token in np.random.RandomState(8).randint(3, 290, 24)]
+
+CASES: dict[str, tuple[Tiny, int]] = {
+    "f32, biased": (TinyLlama(n_layer=1, bias=True), 12 << 10),
+    "mixed": (TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "token_embd*": "Q8_0"}), 10 << 10),
+    "superblocks": (TinyLlama(n_layer=1, n_embd=256, n_ff=512, type="Q4_K", types={"*attn*": "Q6_K"}), 28 << 10),
+    "gemma3": (TinyGemma3(n_layer=2, type="Q5_0"), 9 << 10),
+}
+
+
+async def forward(data, tokens, limit):
+    """Logits behind a prompt and behind a token after it, log-probabilities, and facts of the plan."""
+    import dataclasses
+
+    import numpy as np
+
+    from llamaweb.gpu.device import Device
+    from llamaweb.llama import Llama
+    from llamaweb.sampling import Sampling
+
+    opened = Device.open
+
+    async def limited():
+        device = await opened()
+        limits = {"max_buffer_size": limit, "max_storage_buffer_binding_size": limit}
+        device.profile = dataclasses.replace(device.profile, **limits)
+        return device
+
+    Device.open = limited if limit else opened
+    try:
+        llm = await Llama.load(data, n_ctx=40, n_ubatch=6, logits_all=True, tune="off")
+    finally:
+        Device.open = opened
+    rows = []
+    for n in (len(tokens) - 1, len(tokens)):
+        _ = [token async for token in llm._generator.generate(tokens[:n], Sampling(temperature=0), 1)]
+        phase = "decode" if n == len(tokens) else "prefill"
+        rows.append(np.frombuffer(await llm._executor.read(llm.plan.logits[phase]), np.float32))
+    log_p, top = await llm.log_probabilities(tokens)
+    buffers = {region: int(buffer.size) for region, buffer in llm._executor.buffers.items()}
+    facts = (buffers, llm.dispatches_per_token, llm.memory["total"] == llm._executor.device.live_bytes)
+    await llm.close()
+    return np.stack(rows), log_p, top, facts
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_of_split_tensors_are_the_unsplit_ones(page: Page, name: str) -> None:
+    spec, limit = CASES[name]
+    data = tiny_llama(spec) if isinstance(spec, TinyLlama) else tiny_gemma3(spec)
+    *whole, (buffers, dispatches, _) = page.run(forward, data=data, tokens=TOKENS, limit=0)
+    *split, (pieces, more, counted) = page.run(forward, data=data, tokens=TOKENS, limit=limit)
+    for a, b in zip(whole, split, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert counted and max(pieces.values()) <= limit
+    assert max(buffers.values()) > limit and len(pieces) > len(buffers) and more > dispatches
