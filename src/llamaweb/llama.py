@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from llamaweb.chat import check_chat, render_chat
+from llamaweb.chat import render_chat
 from llamaweb.errors import LlamaWebError
 from llamaweb.generation import Generator, held_back, stop_at
-from llamaweb.gpu.device import Device
-from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.hub import hub_source
 from llamaweb.gpu.javascript import now_ms, wasm_heap_bytes
 from llamaweb.gpu.profiler import Profiler
 from llamaweb.gpu.sources import open_source
-from llamaweb.gpu.tuning import tuned
-from llamaweb.gpu.upload import upload
-from llamaweb.kernels.tuner import MODES, Trial, worth_tuning
-from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.kernels.tuner import MODES
+from llamaweb.loading import Loaded, LoadOptions
+from llamaweb.loading import load as load_model
 from llamaweb.model.hub import ENDPOINT, Repository
-from llamaweb.model.shards import read_model
-from llamaweb.planner import ModelPlan, plan_model
+from llamaweb.planner import ModelPlan
 from llamaweb.profiling import Profile
-from llamaweb.progress import Meter, Progress
+from llamaweb.progress import Progress
 from llamaweb.sampling import Sampling
-from llamaweb.tokenizer import Tokenizer, load_tokenizer
+
+RECOVERS = ("off", "auto")
 
 
 @dataclass(frozen=True)
@@ -41,28 +37,28 @@ class Perplexity:
     tokens: int
 
 
-RECOVERS = ("off", "auto")
-
-
 class Llama:
     """A model on the GPU. Made by `Llama.load`; names follow llama-cpp-python."""
 
-    def __init__(
-        self, file: GGUFFile, tokenizer: Tokenizer, executor: Executor, load_ms: float, again: Callable[..., Any]
-    ) -> None:
+    def __init__(self, loaded: Loaded, again: Callable[[], Awaitable[Loaded]], recover: str = "off") -> None:
         """again: loads the same model once more."""
-        self.file = file
-        self.tokenizer = tokenizer
         self.tokens: list[int] = []  # of the last answer
-        self.trials: list[Trial] = []  # kernel variants that were timed while loading
-        self._executor = executor
-        self._generator = Generator(executor, now_ms)
-        self._timings: dict[str, float] = {"load_ms": load_ms}
         self._prompt: list[int] = []
+        self._timings: dict[str, float] = {}
         self._again = again
-        self._recovers = False
+        self._recovers = recover == "auto"
         self._recovering = asyncio.Lock()
         self._closed = False
+        self._take(loaded)
+
+    def _take(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self.file = loaded.file
+        self.tokenizer = loaded.tokenizer
+        self.trials = loaded.trials  # kernel variants that were timed while loading
+        self._executor = loaded.executor
+        self._generator = Generator(loaded.executor, now_ms)
+        self._timings["load_ms"] = loaded.load_ms
 
     @classmethod
     async def load(
@@ -98,75 +94,14 @@ class Llama:
         cancelled gives all GPU memory back. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError,
         NoWebGPUError or GPUError.
         """
-        begin = now_ms()
-        report = progress or (lambda _: None)
-
-        def report_of(phase: str, unit: str = "") -> Callable[[int, int], None]:
-            meter = Meter(phase, unit, now_ms)
-            return lambda done, total: report(meter.progress(done, total))
-
-        if tune not in MODES:
-            raise LlamaWebError(f"tune is {tune!r}; it must be one of: {', '.join(MODES)}.")
-        if recover not in RECOVERS:
-            raise LlamaWebError(f"recover is {recover!r}; it must be one of: {', '.join(RECOVERS)}.")
-        sources = [open_source(model, cache=cache, sha256=sha256)]
-        device = executor = None
-        try:
-            file, sources = await read_model(sources[0], lambda done: report(Progress("header", done, 0, "B")))
-            if chat:
-                check_chat(file.metadata)
-            tokenizer = load_tokenizer(file.metadata)
-            device = await Device.open()
-            replan = partial(
-                plan_model,
-                file,
-                device.profile,
-                n_ctx=n_ctx,
-                n_ubatch=n_ubatch,
-                memory_budget=memory_budget,
-                logits_all=logits_all,
-                type_k=type_k,
-                type_v=type_v,
-                tuned=worth_tuning(device.profile, tune),
-            )
-            executor = Executor(device, replan())
-            again = partial(
-                cls.load,
-                model,
-                n_ctx=executor.plan.n_ctx,
-                n_ubatch=n_ubatch,
-                memory_budget=memory_budget,
-                logits_all=logits_all,
-                type_k=type_k,
-                type_v=type_v,
-                tune=tune,
-                cache=cache,
-                sha256=sha256,
-                chat=chat,
-                recover=recover,
-                progress=progress,
-            )
-            await executor.allocate()
-            await upload(executor, file, sources, report_of("weights", "B"))
-            trials: list[Trial] = []
-            if worth_tuning(device.profile, tune):
-                done = report_of("tuning")
-                choices, trials = await tuned(executor, lambda choices: replan(choices=choices), tune, done)
-                executor.plan = replan(choices=choices)
-            await executor.prepare(report_of("pipelines"))
-        except BaseException:
-            if executor:
-                executor.close()
-            if device:
-                device.close()
-            raise
-        finally:
-            for source in sources:
-                await source.close()
-        llm = cls(file, tokenizer, executor, now_ms() - begin, again)
-        llm.trials = trials
-        llm._recovers = recover == "auto"
-        return llm
+        for name, value, known in (("tune", tune, MODES), ("recover", recover, RECOVERS)):
+            if value not in known:
+                raise LlamaWebError(f"{name} is {value!r}; it must be one of: {', '.join(known)}.")
+        source = open_source(model, cache=cache, sha256=sha256)
+        options = LoadOptions(n_ctx, n_ubatch, memory_budget, logits_all, type_k, type_v, tune, chat, progress)
+        loaded = await load_model(source, options)
+        fresh, same = source.again(), replace(options, n_ctx=loaded.executor.plan.n_ctx)
+        return cls(loaded, lambda: load_model(fresh.again(), same), recover)
 
     @classmethod
     async def from_pretrained(
@@ -324,7 +259,8 @@ class Llama:
         return await Profiler(self._executor, repetitions).profile(n_prompt, n_generate, depth)
 
     async def recover(self) -> None:
-        """Makes a new device and loads the model onto it, from the same source with the same options.
+        """Makes a new device and loads the model onto it, from the same source with the same options: a URL's files
+        from the browser's storage, without a question to their server, if they are there.
 
         `conversation` is kept, and the next answer reads again what its prompt shares with it. Raises as `load` does,
         and may be called again then.
@@ -342,22 +278,17 @@ class Llama:
     async def _load_again(self) -> None:
         if self._closed:
             raise LlamaWebError("The model was closed; load it again.")
-        self._free()
-        fresh = await self._again()
+        self._loaded.free()
+        loaded = await self._again()
         if self._closed:  # in the meantime
-            await fresh.close()
+            loaded.free()
             raise LlamaWebError("The model was closed while it was loaded again.")
-        self._executor, self._generator, self.trials = fresh._executor, fresh._generator, fresh.trials
-        self._timings["load_ms"] = fresh._timings["load_ms"]
+        self._take(loaded)
 
     async def close(self) -> None:
         """Gives all GPU memory back."""
         self._closed = True
-        self._free()
-
-    def _free(self) -> None:
-        self._executor.close()
-        self._executor.device.close()
+        self._loaded.free()
 
     async def __aenter__(self) -> Llama:
         return self

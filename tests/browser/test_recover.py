@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 from browser_page import Page
+from unreliable_server import Fault, UnreliableServer
 
+from tests.splits import split
 from tests.tiny import TinyLlama, tiny_llama
 
 PROMPT = [5, 17, 99, 3, 42, 8, 120, 77, 31, 64, 12]
@@ -14,7 +19,7 @@ from llamaweb.errors import DeviceLostError, LlamaWebError
 from llamaweb.gpu.device import Device
 from llamaweb.llama import Llama
 
-OPTIONS = {"n_ctx": 40, "n_ubatch": 4, "tune": "off"}
+OPTIONS = {"n_ctx": 40, "n_ubatch": 1, "tune": "off"}  # one token a batch takes the fewest kernels
 
 async def take(llm, tokens, n, lose=0):
     # Streams an answer of n tokens; the device is lost before the first of them that is numbered `lose`
@@ -43,11 +48,23 @@ def model() -> bytes:
     return tiny_llama(TinyLlama(n_layer=1))
 
 
-@pytest.mark.parametrize("moment", ["prefilling", "decoding"])
-@pytest.mark.parametrize("recover", ["off", "auto"])
-def test_the_conversation_goes_on_behind_a_lost_device(page: Page, model: bytes, moment: str, recover: str) -> None:
-    work = """
-llm = await Llama.load(model, recover=recover, **OPTIONS)
+# Where the model comes from, when its device is lost, and how it is recovered.
+CASES = [("bytes", "decoding", "off"), ("URL", "prefilling", "auto"), ("shards of a hub", "decoding", "off")]
+
+
+@pytest.mark.parametrize(("way", "moment", "recover"), CASES)
+def test_the_conversation_goes_on_behind_a_lost_device_and_no_server_is_asked(
+    page: Page, server: UnreliableServer, model: bytes, way: str, moment: str, recover: str
+) -> None:
+    lose = """
+import builtins
+from llamaweb import cache
+
+await cache.clear()
+if hub:
+    llm = await Llama.from_pretrained("a/b", "*.gguf", endpoint=hub, recover=recover, **OPTIONS)
+else:
+    llm = await Llama.load(model, recover=recover, **OPTIONS)
 await take(llm, prompt, 12)
 right = llm.tokens
 if moment == "prefilling":
@@ -59,6 +76,12 @@ else:
     said = await lost(take(llm, prompt, 12, lose=3))
     assert llm.conversation == [*prompt, *llm.tokens] and len(llm.tokens) >= 3
     rest = llm.conversation
+builtins.lost_model = llm, rest, said
+return right, said
+"""
+    go_on = """
+import builtins
+llm, rest, said = builtins.__dict__.pop("lost_model")
 old = llm._executor.device
 if recover == "off":
     again = await lost(take(llm, prompt, 2))
@@ -69,12 +92,24 @@ found = rest[len(prompt):] + llm.tokens
 device = llm._executor.device
 held = (old.live_bytes, device.live_bytes == llm.memory["total"])
 await llm.close()
-return right, found, said, held, device.live_bytes
+return found, held, device.live_bytes
 """
-    right, found, said, held, left = page.run(HEAD + work, model=model, prompt=PROMPT, moment=moment, recover=recover)
-    assert len(right) == 12 and found == right
+    files = split(model, 2, "tiny") if way == "shards of a hub" else {"tiny.gguf": model}
+    urls = [server.url(f"a/b/resolve/main/{name}", data) for name, data in files.items()]
+    sums = [hashlib.sha256(data).hexdigest() for data in files.values()]
+    siblings = [{"rfilename": name, "lfs": {"sha256": sha256}} for name, sha256 in zip(files, sums, strict=True)]
+    server.url("api/models/a/b/revision/main", json.dumps({"siblings": siblings}).encode())
+    source = {"model": urls[0] if way == "URL" else model, "hub": server.base if way == "shards of a hub" else None}
+    how = {"prompt": PROMPT, "recover": recover}
+    right, said = page.run(HEAD + lose, moment=moment, **source, **how)
     assert "was lost" in said and "recover()" in said
+    for file in server.files.values():
+        file.always = Fault()
+        file.requests.clear()
+    found, held, left = page.run(HEAD + go_on, **how)
+    assert len(right) == 12 and found == right
     assert held == (0, True) and left == 0
+    assert not any(file.requests for file in server.files.values())
 
 
 def test_a_device_lost_at_any_moment_of_loading_is_a_typed_error(page: Page, model: bytes) -> None:

@@ -44,6 +44,9 @@ class BlobSource:
     async def close(self) -> None:
         pass
 
+    def again(self) -> Self:
+        return type(self)(self._handle or self._blob, self.name, self._beside)
+
     async def _file(self) -> Any:
         if self._blob is None and self._handle:
             try:

@@ -24,16 +24,20 @@ ANSWER_SECONDS = 5  # that a server has to tell whether a file has changed, befo
 class CachedSource:
     """A URL's file: from the cache where it is there in whole, else from its server and into the cache on the way.
 
-    checksums: the SHA-256 of files, by URL. keep=False leaves the cache alone. Raises DownloadError, also for content
-    that is not of its checksum; warns with CacheWarning where the file cannot be kept.
+    checksums: the SHA-256 of files, by URL. keep=False leaves the cache alone. ask=False takes what is there in whole
+    without asking the server whether it has changed. Raises DownloadError, also for content that is not of its
+    checksum; warns with CacheWarning where the file cannot be kept.
     """
 
-    def __init__(self, remote: UrlSource, checksums: Mapping[str, str] = {}, keep: bool = True) -> None:
+    def __init__(
+        self, remote: UrlSource, checksums: Mapping[str, str] = {}, keep: bool = True, ask: bool = True
+    ) -> None:
         self.name, self.url = remote.name, remote.url
         self._remote = remote
         self._checksums = checksums
         self._sha256 = checksums.get(remote.url)
         self._keep = keep and model_cache.available()
+        self._ask = ask
         self._local: BlobSource | UrlSource | None = None  # what can be read as it is
         self._size: int | None = None
         self._keeper: Any = None
@@ -63,7 +67,10 @@ class CachedSource:
         return await self._local.stream(offset) if self._local else self._keeper.open(offset)
 
     def sibling(self, name: str) -> Self:
-        return type(self)(self._remote.sibling(name), self._checksums, self._keep)
+        return type(self)(self._remote.sibling(name), self._checksums, self._keep, self._ask)
+
+    def again(self) -> Self:
+        return type(self)(self._remote.again(), self._checksums, self._keep, ask=False)
 
     async def close(self) -> None:
         await self._remote.close()
@@ -96,7 +103,7 @@ class CachedSource:
         if self._sha256:  # known by its content
             return model.verified and self._sha256 == model.sha256
         # What could not be checked to its end the last time is checked while it is read again.
-        return (model.verified or not model.sha256) and await self._unchanged(model)
+        return (model.verified or not model.sha256) and (not self._ask or await self._unchanged(model))
 
     async def _unchanged(self, model: CachedModel) -> bool:
         """Whether the server has the same file; True where it does not answer, as without a network."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from llamaweb.errors import ModelFileError
 from llamaweb.gpu.blob_source import BlobSource, bytes_source
@@ -20,6 +20,9 @@ class StreamingSource(Source, Protocol):
 
     async def close(self) -> None:
         """Ends what goes on; the source is not used again."""
+
+    def again(self) -> Self:
+        """The same as it was before it was read: from the browser's storage, if it has come to be there."""
 
 
 def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) -> StreamingSource:

@@ -60,7 +60,11 @@ async def tuned(
     missing = [shape for shape in products if shape not in choices]
     if not missing:
         return choices, []
-    trials = await _Trials(executor, replan, mode).run(missing, progress)
+    trying = _Trials(executor, replan, mode)
+    try:
+        trials = await trying.run(missing, progress)
+    finally:
+        trying.close()
     choices |= choose(trials)
     await save_json(_FILE, {**kept, profile.name: {**mine, **to_json(choices)}})
     return choices, trials
@@ -157,8 +161,10 @@ class _Trials:
         for i, trial in finalists(trials, _FINALISTS):
             again = await self._time(works[i])
             trials[i] = replace(trial, microseconds=min(trial.microseconds, again))
-        self._timer.close()
         return trials
+
+    def close(self) -> None:
+        self._timer.close()
 
     async def _compiles(self, entry: _Entry) -> bool:
         places = [place for i in entry.kernels.values() for place in (entry.places[i], self._plain_of(entry, i))]

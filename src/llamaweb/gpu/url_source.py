@@ -80,6 +80,9 @@ class UrlSource:
     async def close(self) -> None:
         self.download.close()
 
+    def again(self) -> Self:
+        return type(self)(self.url, self._headers, self._patience)
+
     async def _await(self, promise: Any) -> Any:
         try:
             return await promise

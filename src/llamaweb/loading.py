@@ -1,0 +1,103 @@
+"""Loading: from a source to a model whose weights and kernels are on the GPU; once more where a device was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from llamaweb.chat import check_chat
+from llamaweb.gpu.device import Device
+from llamaweb.gpu.executor import Executor
+from llamaweb.gpu.javascript import now_ms
+from llamaweb.gpu.sources import StreamingSource
+from llamaweb.gpu.tuning import tuned
+from llamaweb.gpu.upload import upload
+from llamaweb.kernels.tuner import Trial, worth_tuning
+from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.model.shards import read_model
+from llamaweb.planner import plan_model
+from llamaweb.progress import Meter, Progress
+from llamaweb.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """As of `Llama.load`."""
+
+    n_ctx: int | None = None
+    n_ubatch: int = 512
+    memory_budget: int | None = None
+    logits_all: bool = False
+    type_k: str = "f16"
+    type_v: str = "f16"
+    tune: str = "auto"
+    chat: bool = False
+    progress: Callable[[Progress], None] | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on the GPU. trials: kernel variants that were timed while it was loaded, which took `load_ms`."""
+
+    file: GGUFFile
+    tokenizer: Tokenizer
+    executor: Executor
+    trials: list[Trial]
+    load_ms: float
+
+    def free(self) -> None:
+        """Gives all GPU memory back."""
+        self.executor.close()
+        self.executor.device.close()
+
+
+async def load(source: StreamingSource, options: LoadOptions) -> Loaded:
+    """Loads the model of which `source` is a file, and closes the source; see `Llama.load`."""
+    begin = now_ms()
+    report = options.progress or (lambda _: None)
+
+    def report_of(phase: str, unit: str = "") -> Callable[[int, int], None]:
+        meter = Meter(phase, unit, now_ms)
+        return lambda done, total: report(meter.progress(done, total))
+
+    sources = [source]
+    device = executor = None
+    try:
+        file, sources = await read_model(source, lambda done: report(Progress("header", done, 0, "B")))
+        if options.chat:
+            check_chat(file.metadata)
+        tokenizer = load_tokenizer(file.metadata)
+        device = await Device.open()
+        tunes = worth_tuning(device.profile, options.tune)
+        replan = partial(
+            plan_model,
+            file,
+            device.profile,
+            n_ctx=options.n_ctx,
+            n_ubatch=options.n_ubatch,
+            memory_budget=options.memory_budget,
+            logits_all=options.logits_all,
+            type_k=options.type_k,
+            type_v=options.type_v,
+            tuned=tunes,
+        )
+        executor = Executor(device, replan())
+        await executor.allocate()
+        await upload(executor, file, sources, report_of("weights", "B"))
+        trials: list[Trial] = []
+        if tunes:
+            done = report_of("tuning")
+            choices, trials = await tuned(executor, lambda choices: replan(choices=choices), options.tune, done)
+            executor.plan = replan(choices=choices)
+        await executor.prepare(report_of("pipelines"))
+    except BaseException:
+        if executor:
+            executor.close()
+        if device:
+            device.close()
+        raise
+    finally:
+        for source in sources:
+            await source.close()
+    return Loaded(file, tokenizer, executor, trials, now_ms() - begin)
