@@ -73,6 +73,7 @@ def gemma3_header(
     n_vocab: int = 262144,
     head_dim: int = 256,
     window: int = 512,
+    bias: bool = False,
     type: str = "Q5_0",
     types: Mapping[str, str] | None = None,
 ) -> GGUFFile:
@@ -87,6 +88,9 @@ def gemma3_header(
         shapes[p + "ffn_down.weight"] = (n_ff, n_embd)
         norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
         shapes |= {f"{p}{norm}.weight": (n_embd,) for norm in norms}
+    if bias:
+        products = [name for name, shape in shapes.items() if len(shape) > 1 and name.startswith("blk.")]
+        shapes |= {name.replace(".weight", ".bias"): shapes[name][1:] for name in products}
     keys = {
         "context_length": 32768,
         "embedding_length": n_embd,

@@ -68,7 +68,8 @@ class TinyGemma3:
     window: tokens that a local layer sees, its own included; None leaves the key out, which makes every layer global.
     pattern: the metadata's sliding_window_pattern, a number or a bool (local?) a layer; None leaves it out, which is 6:
     layers 5, 11, … are global. rope_base_swa: of local layers, left out if None (10000 then). factor: linear scaling
-    of the global layers' positions, left out if None. softcap: final_logit_softcapping, left out if None.
+    of the global layers' positions, left out if None. softcap: final_logit_softcapping, left out if None. bias: of
+    every product of a layer, the gated ones included.
     """
 
     n_layer: int = 7
@@ -89,6 +90,7 @@ class TinyGemma3:
     window: int | None = 8
     pattern: int | Sequence[bool] | None = None
     softcap: float | None = None
+    bias: bool = False
     add_bos: bool = True
     seed: int = 0
 
@@ -185,21 +187,27 @@ def gemma3_tensors(spec: TinyGemma3, n_vocab: int) -> Iterator[tuple[str, np.nda
     """As `tensors`, of a gemma3 model."""
     q_dim, kv_dim = spec.n_head * spec.head_dim, spec.n_head_kv * spec.head_dim
     random = _Random(spec.seed)
+
+    def product(name: str, rows: int, row: int) -> Iterator[tuple[str, np.ndarray]]:
+        yield random.matrix(name + ".weight", rows, row)
+        if spec.bias:
+            yield random.values(name + ".bias", rows, spread=0.5)
+
     logit_spread = 3 * spec.n_embd**-0.5
     yield random.values("token_embd.weight", n_vocab, spec.n_embd, spread=logit_spread)
     for layer in range(spec.n_layer):
         prefix = f"blk.{layer}."
         yield random.norm(prefix + "attn_norm.weight", spec.n_embd)
         for part, rows in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)):
-            yield random.matrix(f"{prefix}attn_{part}.weight", rows, spec.n_embd)
+            yield from product(f"{prefix}attn_{part}", rows, spec.n_embd)
         for part in "qk":  # large enough that attention picks out tokens
             yield random.norm(f"{prefix}attn_{part}_norm.weight", spec.head_dim, mean=1.5)
-        yield random.matrix(prefix + "attn_output.weight", spec.n_embd, q_dim)
+        yield from product(prefix + "attn_output", spec.n_embd, q_dim)
         yield random.norm(prefix + "post_attention_norm.weight", spec.n_embd)
         yield random.norm(prefix + "ffn_norm.weight", spec.n_embd)
-        yield random.matrix(prefix + "ffn_gate.weight", spec.n_ff, spec.n_embd)
-        yield random.matrix(prefix + "ffn_up.weight", spec.n_ff, spec.n_embd)
-        yield random.matrix(prefix + "ffn_down.weight", spec.n_embd, spec.n_ff)
+        yield from product(prefix + "ffn_gate", spec.n_ff, spec.n_embd)
+        yield from product(prefix + "ffn_up", spec.n_ff, spec.n_embd)
+        yield from product(prefix + "ffn_down", spec.n_embd, spec.n_ff)
         yield random.norm(prefix + "post_ffw_norm.weight", spec.n_embd)
     yield random.norm("output_norm.weight", spec.n_embd)
     if not spec.tied:

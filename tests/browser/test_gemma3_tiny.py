@@ -17,7 +17,7 @@ SPECS = {
     "plain": TinyGemma3(),
     "no window": TinyGemma3(n_layer=2, window=None, tied=False),
     "window of two batches": TinyGemma3(n_layer=2, window=2 * N_UBATCH, n_head_kv=2, type="F16"),
-    "window of one token": TinyGemma3(n_layer=2, window=1, n_head_kv=4, n_vocab=515, type="Q4_0"),
+    "window of one token": TinyGemma3(n_layer=2, window=1, n_head_kv=4, n_vocab=515, type="Q4_0", bias=True),
     "pattern by number": TinyGemma3(n_layer=4, window=5, pattern=2, rope_base=500.0, rope_base_swa=20000.0, factor=8.0),
     "pattern by layer": TinyGemma3(n_layer=3, n_embd=96, head_dim=16, pattern=[False, True, True], rms_eps=1e-2),
     "heads and formats of the real one": TinyGemma3(

@@ -32,6 +32,11 @@ CASES: dict[str, tuple[GGUFFile, DeviceProfile, dict[str, Any]]] = {
         {"n_ctx": 512},
     ),
     "gemma3 in 8 MiB": (gemma3_header(types={"*attn_v*": "Q8_0"}), limited(8 * MIB), {}),
+    "gemma3 in 9 KiB, gates and ups biased": (
+        gemma3_header(**TINY, head_dim=32, window=8, bias=True, type="Q8_0"),
+        limited(9 << 10),
+        {"n_ctx": 60, "n_ubatch": 4},
+    ),
     "tiny in 12 KiB, biased": (
         llama_header(**TINY, bias=True, type="F32"),
         limited(12 << 10),
@@ -112,6 +117,19 @@ def test_pieces_of_a_product_give_each_result_once(name: str) -> None:
         head = part.dispatches[part.head]
         assert head.label == whole.phases[phase].dispatches[whole.phases[phase].head].label
         assert head.label != part.dispatches[part.head - 1].label
+
+
+def test_a_piece_of_gates_and_ups_has_their_biases() -> None:
+    plan = planned("gemma3 in 9 KiB, gates and ups biased")
+    weights = {weight.planes[0]: weight for weight in plan.weights}
+    glus = [d for d in plan.phases["decode"].dispatches if constants(d).get("epilogue") in GLU]
+    assert len(glus) > 2  # of two layers
+    for d in glus:
+        bound = {slot.name: binding for slot, binding in zip(d.kernel.slots, d.bindings, strict=True)}
+        piece = next(weights[binding] for slot, binding in bound.items() if slot.startswith("w_"))
+        of_rows = [(s.name.replace(".weight", ".bias"), s.first // 64, s.count // 64) for s in piece.slices]
+        assert [(s.name, s.first, s.count) for s in weights[bound["bias"]].slices] == of_rows
+        assert [name.split(".")[2] for name, _, _ in of_rows] == ["ffn_gate", "ffn_up"]
 
 
 def results(dispatches: tuple[Dispatch, ...]) -> list[tuple[str, int, int]]:
