@@ -14,7 +14,7 @@ CASES: dict[str, tuple[Tiny, int]] = {
     "f32, biased": (TinyLlama(n_layer=1, bias=True), 12 << 10),
     "mixed": (TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "token_embd*": "Q8_0"}), 10 << 10),
     "superblocks": (TinyLlama(n_layer=1, n_embd=256, n_ff=512, type="Q4_K", types={"*attn*": "Q6_K"}), 28 << 10),
-    "gemma3, biased": (TinyGemma3(n_layer=2, type="Q8_0", bias=True), 9 << 10),
+    "gemma3, biased": (TinyGemma3(n_layer=2, type="Q8_0", bias=True), 10 << 10),
 }
 
 
