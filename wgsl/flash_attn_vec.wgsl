@@ -150,12 +150,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       if (i < cached) {
         let row = rows + cache_row(first + i);
 {# Loads first, so that they wait for memory together #}
-{% for from8 in range(0, head_dim // 8, 8) %}
+{% for from8 in range(0, head_dim // 8, pieces) %}
         {
-{% for c in range(from8, [from8 + 8, head_dim // 8] | min) %}
+{% for c in range(from8, [from8 + pieces, head_dim // 8] | min) %}
           let e{{ c }} = k_eight(row, {{ c }}u);
 {% endfor %}
-{% for c in range(from8, [from8 + 8, head_dim // 8] | min) %}
+{% for c in range(from8, [from8 + pieces, head_dim // 8] | min) %}
           s += e{{ c }}.low * query[{{ 2 * c }}] + e{{ c }}.high * query[{{ 2 * c + 1 }}];
 {% endfor %}
         }
@@ -176,14 +176,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     acc0 *= fade;
     acc1 *= fade;
     if (share < GROUPS) {
-      for (var i = share; i < cached; i += 4u * GROUPS) {
-{% for g in range(4) %}
+      for (var i = share; i < cached; i += {{ values }}u * GROUPS) {
+{% for g in range(values) %}
         let w{{ g }} = select(0.0, weight[min(i + {{ g }}u * GROUPS, TILE - 1u)], i + {{ g }}u * GROUPS < cached);
         let e{{ g }} = v_eight(rows + cache_row(first + min(i + {{ g }}u * GROUPS, cached - 1u)), column);
 {% endfor %}
-        total += w0 + w1 + w2 + w3;
-        acc0 += w0 * e0.low + w1 * e1.low + w2 * e2.low + w3 * e3.low;
-        acc1 += w0 * e0.high + w1 * e1.high + w2 * e2.high + w3 * e3.high;
+{% for g in range(values) %}
+        total += w{{ g }};
+        acc0 += w{{ g }} * e{{ g }}.low;
+        acc1 += w{{ g }} * e{{ g }}.high;
+{% endfor %}
       }
       if (share == 0u && cached < count) {
         let w = weight[cached];

@@ -1,4 +1,4 @@
-// y = W x for one token, W quantized: {{ lanes }} lanes share a row, {{ rows_per_group }} rows at once.
+// y = W x for one token, W quantized: {{ lanes }} lanes share a row, {{ rows_per_group }} rows and {{ blocks }} blocks at once.
 //   norm:     x is multiplied by norm_weight / rms(x) on the way; the rms is summed along with the products
 //   post_eps: the input is x + post / rms(post) * post_norm_weight, which is kept in `sum` if something else needs it
 //   x_lanes, y_lanes, …: x and y are in lane order (common/lanes.wgsl); weights of norms always are
@@ -19,23 +19,43 @@ enable subgroups;
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
 {{ product.rows() }}{{ product.begin() }}  var acc: array<f32, {{ count }}>;
-  for (var b = lane; b < NB; b += {{ lanes }}u) {
+{% macro half(w, part) %}({% for j in range(4 * part, 4 * part + 4) %}dot({{ w }}.q[{{ j }}], a{{ j }}){{ " + " if not loop.last }}{% endfor %}){% endmacro %}
+{# Blocks i, i + lanes, …: all their weights are asked for before the first is used #}
+{% macro step(blocks) %}
+{% for u in range(blocks) %}
+{% for r in range(rows_per_group) %}
+    let w{{ u }}_{{ r }} = load32(row{{ r }} * NB + i + {{ u * lanes }}u);
+{% endfor %}
+{% endfor %}
+{% for u in range(blocks) %}
+    {
+      let b = i + {{ u * lanes }}u;
 {{ product.input("slot == 0u") }}{% if norm %}
-    acc[{{ rows_per_group }}] += {% for j in range(8) %}dot(a{{ j }}, a{{ j }}){{ " + " if not loop.last }}{% endfor %};
+      acc[{{ rows_per_group }}] += {% for j in range(8) %}dot(a{{ j }}, a{{ j }}){{ " + " if not loop.last }}{% endfor %};
 {% for j in range(8) %}
-    a{{ j }} *= norm_weight[{{ j }}u * NB + b];
+      a{{ j }} *= norm_weight[{{ j }}u * NB + b];
 {% endfor %}
 {% endif %}
-    let sum0 = dot(a0 + a1 + a2 + a3, vec4<f32>(1.0));
-    let sum1 = dot(a4 + a5 + a6 + a7, vec4<f32>(1.0));
-{% macro half(part) %}({% for j in range(4 * part, 4 * part + 4) %}dot(w.q[{{ j }}], a{{ j }}){{ " + " if not loop.last }}{% endfor %}){% endmacro %}
-{% for i in range(rows_per_group) %}
-    {
-      let w = load32(row{{ i }} * NB + b);
-      acc[{{ i }}] += {{ "dot(w.d, vec2<f32>(%s, %s)) + dot(w.m, vec2<f32>(sum0, sum1))" % (half(0), half(1)) if split else "w.d * (%s + %s) + w.m * (sum0 + sum1)" % (half(0), half(1)) }};
+      let sum0 = dot(a0 + a1 + a2 + a3, vec4<f32>(1.0));
+      let sum1 = dot(a4 + a5 + a6 + a7, vec4<f32>(1.0));
+{% for r in range(rows_per_group) %}
+{% set w = "w%d_%d" % (u, r) %}
+{% if split %}
+      acc[{{ r }}] += dot({{ w }}.d, vec2<f32>({{ half(w, 0) }}, {{ half(w, 1) }})) + dot({{ w }}.m, vec2<f32>(sum0, sum1));
+{% else %}
+      acc[{{ r }}] += {{ w }}.d * ({{ half(w, 0) }} + {{ half(w, 1) }}) + {{ w }}.m * (sum0 + sum1);
+{% endif %}
+{% endfor %}
     }
 {% endfor %}
-  }
+{% endmacro %}
+  var i = lane;
+{% if blocks > 1 %}
+  for (; i + {{ (blocks - 1) * lanes }}u < NB; i += {{ blocks * lanes }}u) {
+{{ step(blocks) }}  }
+{% endif %}
+  for (; i < NB; i += {{ lanes }}u) {
+{{ step(1) }}  }
 {{ r.sum(subgroup, workgroup, lanes, count) }}
   if (lane == 0u) {
 {% if norm %}

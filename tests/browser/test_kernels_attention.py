@@ -12,6 +12,7 @@ from kernel_bench import Bench, Case, batch, guarded, in_lane_order, poisoned, r
 
 from llamaweb.kernels import library
 from llamaweb.kernels.flash_attn import FlashAttn, default
+from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.profile import DeviceProfile
 from llamaweb.rope import Rope, Yarn, phases
 from tests.reference import nmse
@@ -131,11 +132,24 @@ def test_flash_attn_vec_leaves_its_output_in_lane_order_if_asked(bench: Bench) -
     np.testing.assert_array_equal(lanes, in_lane_order(plain))
 
 
-def check_vec(bench: Bench, heads: Heads, profile: DeviceProfile, positions: Sequence[int]) -> None:
+@pytest.mark.parametrize("head_dim", [40, 128, 256])
+def test_every_variant_gives_the_attention_of_a_token(bench: Bench, head_dim: int) -> None:
+    heads = Heads(head_dim, 2, 1, Rope("norm", head_dim), n_ctx=1100)
+    for variant in (FlashAttnVec(128, 4, 2), FlashAttnVec(256, 16, 8)):
+        check_vec(bench, heads, bench.profile, (0, 7, 131, 1030), variant)
+
+
+def check_vec(
+    bench: Bench,
+    heads: Heads,
+    profile: DeviceProfile,
+    positions: Sequence[int],
+    variant: FlashAttnVec | None = None,
+) -> None:
     cases, before = [], []
     for n_past in positions:
         qkv, (k, v) = normal(1, heads.rows, heads.head_dim), caches(heads, n_past)
-        launch = library.flash_attn_vec(heads.attention(), profile)
+        launch = library.flash_attn_vec(heads.attention(), profile, variant=variant)
         slots = {
             "qkv": guarded(qkv),
             "phases": phases(heads.rope),

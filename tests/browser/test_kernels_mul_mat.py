@@ -29,6 +29,7 @@ from kernel_bench import (
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.mul_mat import MulMat, can_be_packed, mul_mat, quantize, quantized_bytes
+from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec, packed_works
 from llamaweb.profile import DESKTOP, DeviceProfile
 from tests.blocks import quantized
 from tests.reference import nmse
@@ -104,8 +105,10 @@ def test_mul_mat_vec_in_lane_order_and_in_every_shape_of_workgroup(bench: Bench)
     q4_1, size = FORMATS[gguf.GGMLQuantizationType.Q4_1], bench.profile.subgroup_size
     variants = [(64, 16, 2, 0), (64, 8, 4, 0)]
     variants += [(32, size, 4, size), (64, 4 * size, 2, size), (128, 2 * size, 8, size)] if size else []
+    variants += [(64, 8, 2, 0, False, 2)]  # blocks of a row at once: 33, 5 and 3 of them leave a rest
+    variants += [(64, size, 2, size, False, 2), (128, size, 4, size, False, 4)] if size else []
     both = {"lane_order": ("x", "y")}
-    for variant in (library.MulMatVec(*v) for v in variants):
+    for variant in (MulMatVec(*v) for v in variants):
         shapes = {
             f"add {variant}": (96, 1056, {**both, "epilogue": "add", "variant": variant}),
             f"swiglu {variant}": (2 * 160, 160, {**both, "epilogue": "swiglu", "eps": EPS, "variant": variant}),
@@ -117,8 +120,9 @@ def test_mul_mat_vec_in_lane_order_and_in_every_shape_of_workgroup(bench: Bench)
 @pytest.mark.parametrize("format", [f for f in FORMATS.values() if f.packed], ids=lambda format: format.name)
 def test_mul_mat_vec_with_the_packed_dot(bench: Bench, format: Format) -> None:
     size = bench.profile.subgroup_size
-    assert library.packed_works(format, bench.profile)
-    one, two = library.MulMatVec(64, size, 2, size, True), library.MulMatVec(64, 2 * size, 4, size, True)
+    assert packed_works(format, bench.profile)
+    one, two = MulMatVec(64, size, 2, size, True), MulMatVec(64, 2 * size, 4, size, True)
+    ahead = MulMatVec(64, size, 2, size, True, 4)
     both = {"lane_order": ("x", "y")}
     shapes: dict = {
         "more blocks than workgroup memory holds, norm": (67, 6240, {"eps": EPS, "variant": one}),
@@ -128,6 +132,8 @@ def test_mul_mat_vec_with_the_packed_dot(bench: Bench, format: Format) -> None:
             "rows of one block": (67, 32, {"variant": two}),
             "add": (96, 1056, {**both, "epilogue": "add", "variant": one}),
             "last row": (129, 32, {"last_row": True, "eps": EPS, "variant": two}),
+            "four blocks at once, and a rest": (67, 1056, {"eps": EPS, "variant": ahead}),
+            "four blocks at once, and memory filled anew": (37, 6240, {"variant": ahead}),
         }
     check_mul_mat_vec(bench, format, bench.profile, shapes, PACKED_LIMIT)
     glu = (2 * 96, 160, {**both, "epilogue": "swiglu", "eps": EPS, "bias": True, "variant": two})
@@ -139,7 +145,7 @@ def test_mul_mat_vec_with_the_packed_dot(bench: Bench, format: Format) -> None:
 def test_mul_mat_vec_of_a_sum_with_a_normed_branch(bench: Bench, packed: bool, subgroups: bool) -> None:
     profile = bench.profile if subgroups else replace(bench.profile, subgroup_size=0)
     size = profile.subgroup_size
-    variant = library.MulMatVec(64, 2 * (size or 8), 2, size, packed=packed and subgroups)
+    variant = MulMatVec(64, 2 * (size or 8), 2, size, packed=packed and subgroups)
     options = {"eps": EPS, "post_eps": 1e-6, "keeps_sum": True, "variant": variant}
     every = ("x", "post", "sum", "y")
     shapes: dict = {
@@ -205,7 +211,7 @@ def check_mul_mat_vec(
             residual = matrix(1, out)[0]
             slots["y"] = guarded(in_lane_order(residual) if "y" in options.get("lane_order", ()) else residual)
             y = y + residual
-        cases.append(Case(library.mul_mat_vec(format, k, n, profile, **options), slots))
+        cases.append(Case(mul_mat_vec(format, k, n, profile, **options), slots))
         expected.append((offset, in_lane_order(y) if "y" in options.get("lane_order", ()) else y, total))
     for (name, (_, _, options)), found, (offset, y, total) in zip(
         shapes.items(), bench.run(cases), expected, strict=True

@@ -11,13 +11,13 @@ from tests.tiny import TinyLlama, tiny_llama
 
 @pytest.fixture(scope="module")
 def model() -> bytes:
-    return tiny_llama(TinyLlama(n_layer=1, type="Q4_0"))
+    return tiny_llama(TinyLlama(n_layer=1, type="Q4_0", n_ctx=600))
 
 
 async def load(model, tune):
     from llamaweb import Llama
 
-    async with await Llama.load(model, n_ctx=32, n_ubatch=4, tune=tune) as llm:
+    async with await Llama.load(model, n_ctx=600, n_ubatch=4, tune=tune) as llm:
         async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=6):
             pass
         used = {
@@ -36,7 +36,8 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
         from llamaweb import Llama
         from llamaweb.gpu import tuning
         from llamaweb.kernels import tuner
-        from llamaweb.kernels.library import MulMatVec
+        from llamaweb.kernels.mul_mat_vec import MulMatVec
+        from llamaweb.planner import sizes
 
         def few(shape, profile, mode):  # each variant of each product is a shader to compile
             size = profile.subgroup_size
@@ -47,24 +48,27 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
             return [kept(shape, profile, "auto")[0], MulMatVec(128, 2 * size or 16, 4, size), *packed[-1:]]
 
         async def run(tune):
-            async with await Llama.load(model, n_ctx=32, n_ubatch=4, tune=tune) as llm:
+            async with await Llama.load(model, n_ctx=600, n_ubatch=4, tune=tune) as llm:
                 async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=6):
                     pass
                 used = {}
                 prefill = llm.plan.phases["prefill"]
-                for d in [*llm.plan.phases["decode"].dispatches, *prefill.dispatches]:
+                for d in [d for phase in llm.plan.phases.values() for d in phase.dispatches]:
                     n_tokens = prefill.n_tokens if d.token_tile else 1
                     shape = tuner.Shape.of(d.kernel, n_tokens)
                     if shape and shape.op != "mul_mat_vec":
                         used[shape] = d.kernel
-                    elif shape:
+                    elif shape and d in llm.plan.phases["decode"].dispatches:
                         c = dict(d.kernel.constants)
                         packed = d.kernel.template == "mul_mat_vec_packed"
-                        used[shape] = MulMatVec(c["workgroup"], c["lanes"], c["rows_per_group"], c["subgroup"], packed)
+                        used[shape] = MulMatVec(
+                            c["workgroup"], c["lanes"], c["rows_per_group"], c["subgroup"], packed, c["blocks"]
+                        )
                 return llm.tokens, llm.trials, used
 
-        kept = tuning.candidates
+        kept, splits = tuning.candidates, sizes.attention_splits
         tuning.candidates = few
+        sizes.attention_splits = lambda n_head, profile: 32  # of which most have no positions when they are checked
         try:
             tokens, trials, used = await run("full")
             # A later load takes the kept choices and times nothing, on a device that is worth tuning.
@@ -77,13 +81,14 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
             finally:
                 llamaweb.llama.worth_tuning = worth
         finally:
-            tuning.candidates = kept
+            tuning.candidates, sizes.attention_splits = kept, splits
         return tokens, trials, used, again
 
     tokens, trials, used, (again_tokens, again_trials, again_used) = page.run(tune_then_take_what_was_kept, model=model)
     assert tokens == again_tokens == plain
     assert {trial.shape for trial in trials} == set(used)
-    assert {shape.op for shape in used} == {"mul_mat_vec", "mul_mat", "flash_attn"}
+    assert {shape.op for shape in used} == {"mul_mat_vec", "mul_mat", "flash_attn_vec", "flash_attn"}
+    assert {shape.epilogue for shape in used if shape.op == "flash_attn_vec"} == {"store", "in 32 splits"}
     for op in ("mul_mat_vec", "mul_mat"):
         assert any(
             getattr(t.variant, "kind", "") == "packed" or getattr(t.variant, "packed", 0)

@@ -13,7 +13,7 @@ from llamaweb.errors import HostError
 from llamaweb.host import results
 from llamaweb.host.tables import bench_text, tune_text
 from llamaweb.kernels.flash_attn import FlashAttn
-from llamaweb.kernels.library import MulMatVec
+from llamaweb.kernels.mul_mat_vec import MulMatVec
 
 README = "# A\n<!-- speed -->\nold\n<!-- /speed -->\nbetween\n<!-- memory -->\n<!-- /memory -->\nend\n"
 

@@ -8,7 +8,7 @@ import pytest
 from gguf import GGMLQuantizationType
 
 from llamaweb.kernels.formats import FORMATS
-from llamaweb.kernels.library import MulMatVec, default_variant
+from llamaweb.kernels.mul_mat_vec import MulMatVec, default
 from llamaweb.kernels.tuner import GAIN, Shape, Trial, candidates, choose, finalists, from_json, to_json, worth_tuning
 from llamaweb.profile import DESKTOP, DeviceProfile
 
@@ -26,19 +26,34 @@ def test_candidates_are_valid_on_the_device_and_begin_with_the_default(
 ) -> None:
     profile = replace(DESKTOP, subgroup_size=size, packed_dot=packed_dot)
     found = candidates(shape, profile, mode)
-    assert found[0] == default_variant(Q4_0, shape.k, shape.n, shape.epilogue, profile)
+    assert found[0] == default(Q4_0, shape.k, shape.n, shape.epilogue, profile)
     assert len(set(found)) == len(found) > 3
     assert any(v.packed for v in found) == (packed_dot and size >= 4)
     for v in found:
-        assert v.workgroup <= 256 and v.workgroup % v.lanes == 0
+        assert v.workgroup <= profile.max_compute_invocations_per_workgroup and v.workgroup % v.lanes == 0
+        assert v.blocks == 1 or v.lanes * v.blocks <= shape.k // 32
         assert not v.subgroup or (v.subgroup == size and v.lanes % size == 0)
         assert shape.epilogue != "swiglu" or v.rows % 2 == 0
     assert set(candidates(shape, profile, "auto")) <= set(candidates(shape, profile, "full")) | {found[0]}
 
 
+@pytest.mark.parametrize("head_dim", [8, 64, 80, 128, 256])
+@pytest.mark.parametrize("invocations", [256, 1024])
+def test_candidates_for_attention_of_a_token_fit_the_device(head_dim: int, invocations: int) -> None:
+    limits = {"max_compute_invocations_per_workgroup": invocations, "max_compute_workgroup_storage_size": 32768}
+    profile = replace(DESKTOP, **limits)
+    shape = Shape.of_attention("flash_attn_vec", "f16", "q8_0", head_dim, 32, 1, splits=8)
+    found = candidates(shape, profile, "full")
+    assert found[0] == candidates(shape, profile, "off")[0] and len(set(found)) == len(found) > 3
+    assert set(candidates(shape, profile, "auto")) <= set(found)
+    assert max(v.workgroup for v in found) == min(512, invocations)
+    assert all(v.bytes(head_dim) <= profile.max_compute_workgroup_storage_size for v in found)
+    assert from_json(to_json({shape: found[-1]}), [shape], profile) == {shape: found[-1]}
+
+
 def test_a_format_that_is_not_in_bytes_has_no_packed_variants() -> None:
     assert not any(v.packed for v in candidates(replace(GLU, format="f16"), DESKTOP, "full"))
-    assert default_variant(Q4_0, 4096, 28672, "swiglu", DESKTOP).packed
+    assert default(Q4_0, 4096, 28672, "swiglu", DESKTOP).packed
 
 
 def trial(variant: MulMatVec, microseconds: float, *, right: bool = True, default: bool = False) -> Trial:

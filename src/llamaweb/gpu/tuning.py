@@ -1,4 +1,4 @@
-"""Tuning: times the variants of products with the model's own weights, and keeps what was fastest."""
+"""Tuning: times the variants of kernels with the model's own weights, and keeps what was fastest."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.mul_mat import PLAIN
 from llamaweb.kernels.tuner import (
     CHECKED_TOKENS,
+    TUNED,
     Choices,
     Shape,
     Trial,
@@ -30,16 +31,16 @@ from llamaweb.kernels.tuner import (
     from_json,
     to_json,
 )
-from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
+from llamaweb.planner.plan import LONG_CONTEXT, Binding, Dispatch, ModelPlan
 
 _FILE = "llamaweb-tuning.json"
 _FINALISTS = 3  # of each shape are timed once more beside the default
 _NMSE = 1e-6  # between a variant's result and the plain one's
+_NO_SCORE = -1e38  # less is the largest score of a split that has no positions
 _NMSE_QUANTIZED = 5e-4  # … where activations are rounded to 8 bits
 
-Place = tuple[
-    Dispatch, ...
-]  # one use of a kernel: its dispatch, behind the one that quantizes its input, if there is one
+# One use of a kernel: its dispatch, behind the one that quantizes its input, if there is one.
+Place = tuple[Dispatch, ...]
 
 
 async def tuned(
@@ -73,7 +74,7 @@ async def tuned(
 def _products(plan: ModelPlan) -> dict[Shape, list[Place]]:
     """What has variants, of a token and of a prefill batch, by shape, in the order of the layers."""
     found: dict[Shape, list[Place]] = {}
-    for name, ops in (("decode", ("mul_mat_vec",)), ("prefill", ("mul_mat", "flash_attn"))):
+    for name, ops in TUNED.items():
         phase = plan.phases.get(name)
         before: dict[Any, Dispatch] = {}
         for d in phase.dispatches if phase else ():
@@ -107,8 +108,8 @@ class _Entry:
 
     @property
     def timed(self) -> list[Dispatch]:
-        """Every layer's of a token, since a small weight stays in a cache; one of a batch, which takes long."""
-        places = self.places if self.shape.op == "mul_mat_vec" else self.places[:1]
+        """Every layer's of a token, since small weights and keys stay in a cache; one of a batch, which takes long."""
+        places = self.places if self.shape.n_tokens == 1 else self.places[:1]
         return [d for place in places for d in place]
 
 
@@ -185,12 +186,24 @@ class _Trials:
         """Microseconds a product, at best."""
         n_tokens = entry.shape.n_tokens
         repetitions = 3 if n_tokens == 1 else 1
-        steps = self._steps(entry.timed)
-        us = await self._timer.time(steps, n_tokens, repetitions=repetitions, reset=lambda: self._write_batch(n_tokens))
+        steps, n_past = self._steps(entry.timed), self._depth(entry.shape)
+
+        def reset() -> None:
+            self._write_batch(n_past, n_tokens)
+
+        us = await self._timer.time(steps, n_tokens, repetitions=repetitions, reset=reset)
         return us * len(entry.places[0]) / len(entry.timed)
 
-    def _write_batch(self, n_tokens: int) -> None:
-        self._executor.write_io(IO.n_past, np.array([0, n_tokens], np.uint32))
+    def _depth(self, shape: Shape) -> int:
+        """How many tokens a kernel is timed behind: half of what its phase goes up to; for a batch, none."""
+        plan = self._executor.plan
+        if shape.op != "flash_attn_vec":
+            return 0
+        split = "decode_long" in plan.phases and shape.epilogue == "store"
+        return (min(plan.n_ctx, LONG_CONTEXT) if split else plan.n_ctx) // 2
+
+    def _write_batch(self, n_past: int, n_tokens: int) -> None:
+        self._executor.write_io(IO.n_past, np.array([n_past, n_tokens], np.uint32))
 
     def _steps(self, dispatches: Sequence[Dispatch]) -> Any:
         return js.Array.of(*map(self._step, dispatches))
@@ -204,21 +217,31 @@ class _Trials:
 
     async def _same(self, entry: _Entry, place: Place, plain: Place) -> bool:
         """Whether a place's result is the plain one's."""
-        n_tokens = min(entry.shape.n_tokens, CHECKED_TOKENS)
-        slots = _slots(place[0])
-        source = slots["qkv" if "qkv" in slots else "x"]
-        x = self._random.standard_normal(source.size // 4 // entry.shape.n_tokens * n_tokens).astype(np.float32)
-        found, expected = [await self._result(one, entry.shape, n_tokens, x) for one in (place, plain)]
+        shape = entry.shape
+        n_tokens = min(shape.n_tokens, CHECKED_TOKENS)
+        # A token's attention reads what it has written for those before it.
+        runs = min(self._executor.plan.n_ctx, CHECKED_TOKENS) if shape.op == "flash_attn_vec" else 1
+        source = _source(place)
+        row = source.size // 4 // shape.n_tokens
+        x = self._random.standard_normal((runs, row * n_tokens)).astype(np.float32)
+        found, expected = [await self._result(one, shape, n_tokens, x) for one in (place, plain)]
         limit = _NMSE_QUANTIZED if place[0].kernel.template == "quantize" else _NMSE
         return bool(np.sum((found - expected) ** 2) <= limit * np.sum(expected**2))
 
     async def _result(self, place: Place, shape: Shape, n_tokens: int, x: np.ndarray) -> np.ndarray:
+        """What the last of several runs gives, each of `n_tokens` behind those before; x: a row of inputs for each."""
         executor = self._executor
-        slots = _slots(place[0])
-        first, last = slots["qkv" if "qkv" in slots else "x"], _slots(place[-1])["y"]
+        last = _slots(place[-1])["y"]
         y = replace(last, size=last.size // shape.n_tokens * n_tokens)
-        executor.write(replace(first, size=x.nbytes), x)
         executor.write(y, np.zeros(y.size // 4, np.float32))
-        self._write_batch(n_tokens)
-        self._replay.run(self._steps(place), 0, len(place), n_tokens)
-        return np.frombuffer(await executor.read(y), np.float32).astype(np.float64)
+        for i, inputs in enumerate(x):
+            executor.write(replace(_source(place), size=inputs.nbytes), inputs)
+            self._write_batch(i, n_tokens)
+            self._replay.run(self._steps(place), 0, len(place), n_tokens)
+        found = np.frombuffer(await executor.read(y), np.float32).astype(np.float64)
+        return np.where(found < _NO_SCORE, 0, found)
+
+
+def _source(place: Place) -> Binding:
+    slots = _slots(place[0])
+    return slots["qkv" if "qkv" in slots else "x"]

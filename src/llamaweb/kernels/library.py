@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llamaweb.kernels import flash_attn as tiles
+from llamaweb.kernels import flash_attn_vec as vec_variants
 from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat
 from llamaweb.kernels.flash_attn import FlashAttn
-from llamaweb.kernels.formats import BLOCK, Format
+from llamaweb.kernels.flash_attn_vec import FlashAttnVec
+from llamaweb.kernels.formats import Format
 from llamaweb.kernels.kernel import (
     BATCH,
-    BIAS,
-    GLU,
     NORM,
     PHASES,
     Launch,
@@ -72,118 +71,6 @@ def rms_norm(k: int, eps: float, n_tokens: int, *, epilogue: str = "store") -> L
     """y = x / rms(x) * weight; epilogue "add" adds it to y."""
     shader = kernel("rms_norm", [arena("x"), NORM, arena("y")], k=k, eps=eps, epilogue=epilogue, workgroup=64)
     return Launch(shader, (1, n_tokens, 1), 1)
-
-
-@dataclass(frozen=True)
-class MulMatVec:
-    """A variant of the matrix-vector product: `lanes` invocations share `rows` rows, in workgroups of `workgroup`.
-
-    subgroup: 0, or the size of every subgroup, which divides the lanes. packed: with the packed integer dot.
-    """
-
-    workgroup: int
-    lanes: int
-    rows: int
-    subgroup: int
-    packed: bool = False
-
-    def __str__(self) -> str:
-        packed = ", packed dot" if self.packed else ""
-        return f"workgroup {self.workgroup}, {self.lanes} lanes, {self.rows} rows{packed}"
-
-
-def packed_works(format: Format, profile: DeviceProfile) -> bool:
-    """Whether the packed integer dot can compute products of a format on a device."""
-    return format.packed and profile.packed_dot and 4 <= profile.subgroup_size <= 64
-
-
-_PACKED_CHUNK = 192  # blocks of activations in workgroup memory: at most 80 bytes each, of 16 KiB
-
-
-def default_variant(format: Format, k: int, n: int, epilogue: str, profile: DeviceProfile) -> MulMatVec:
-    """What was fastest over the shapes of models from 135M to 8B (benchmarks), for a device with these subgroups."""
-    size = profile.subgroup_size
-    if packed_works(format, profile) and size >= 16 and k >= 2048:
-        if n > 4096:
-            return MulMatVec(128, size, 4, size, packed=True)
-        return MulMatVec(256, 2 * size, 4 if k > 8192 else 2, size, packed=True)
-    if not 16 <= size <= 64:
-        lanes = size if is_cpu(profile) else 16
-        return MulMatVec(64, lanes, 2 if epilogue in GLU or n < 8192 else 4, size if is_cpu(profile) else 0)
-    if n >= 16384:
-        return MulMatVec(128, size, 8, size)  # enough rows to fill the GPU: more of them share the activations
-    if k >= 2048:
-        return MulMatVec(256, 2 * size, 2 if n <= 4096 else 4, size)  # long rows: two subgroups share them
-    return MulMatVec(128, size, 2, size)
-
-
-def mul_mat_vec(
-    format: Format,
-    k: int,
-    n: int,
-    profile: DeviceProfile,
-    *,
-    eps: float | None = None,
-    bias: bool = False,
-    epilogue: str = "store",
-    offset: int = 0,
-    y_row: int = 0,
-    last_row: bool = False,
-    post_eps: float | None = None,
-    keeps_sum: bool = False,
-    lane_order: Container[str] = (),
-    variant: MulMatVec | None = None,
-) -> Launch:
-    """y[offset + row] = W x, one token; `eps` asks for the fused rms_norm. W is (k, n) in ggml's order.
-
-    post_eps: the input is x + rms_norm(post), of this epsilon; keeps_sum writes it to slot sum. lane_order: slots of
-    vectors in lane order (wgsl/common/lanes.wgsl), where y is a vector of y_row, or of the rows of W."""
-    v = variant or default_variant(format, k, n, epilogue, profile)
-    slots = [*weight(format), arena("x")]
-    slots += [arena("post"), replace(NORM, name="post_norm_weight")] if post_eps is not None else []
-    slots += [NORM] if eps is not None else []
-    slots += [BIAS] if bias else []
-    slots += [BATCH] if last_row else []
-    slots += [arena("sum")] if keeps_sum else []
-    slots += [arena("y", "f32")]
-    packed = {"chunk": min(k // BLOCK, _PACKED_CHUNK)} if v.packed else {}
-    shader = kernel(
-        "mul_mat_vec_packed" if v.packed else "mul_mat_vec",
-        slots,
-        format=format.name,
-        split=format.split,
-        **packed,
-        k=k,
-        n=n,
-        workgroup=v.workgroup,
-        lanes=v.lanes,
-        subgroup=v.subgroup,
-        rows_per_group=v.rows,
-        post_eps=post_eps,
-        keeps_sum=keeps_sum,
-        **{f"{slot}_lanes": slot in lane_order for slot in ("x", "post", "sum", "y")},
-        norm=eps is not None,
-        eps=eps,
-        bias=bias,
-        epilogue=epilogue,
-        offset=offset,
-        y_row=y_row or (n // 2 if epilogue in GLU else n),
-        last_row=last_row,
-    )
-    per_workgroup = v.workgroup // v.lanes * v.rows
-    plain = None
-    if v.subgroup:
-        options: dict[str, Any] = {"eps": eps, "bias": bias, "epilogue": epilogue, "offset": offset}
-        options |= {
-            "y_row": y_row,
-            "last_row": last_row,
-            "post_eps": post_eps,
-            "keeps_sum": keeps_sum,
-            "lane_order": lane_order,
-        }
-        any_device = default_variant(format, k, n, epilogue, DeviceProfile())
-        plain = mul_mat_vec(format, k, n, profile, **options, variant=any_device)
-    return Launch(shader, spread(-(-n // per_workgroup)), plain=plain)
 
 
 def glu(kind: str, n: int, n_tokens: int) -> Launch:
@@ -249,27 +136,37 @@ def rope_kv(attention: Attention, n_tokens: int) -> Launch:
     return Launch(shader, (attention.n_head + 2 * attention.n_head_kv, n_tokens, 1), 1)
 
 
-def flash_attn_vec(attention: Attention, profile: DeviceProfile, *, splits: int = 1, y_lanes: bool = False) -> Launch:
+def flash_attn_vec(
+    attention: Attention,
+    profile: DeviceProfile,
+    *,
+    splits: int = 1,
+    y_lanes: bool = False,
+    variant: FlashAttnVec | None = None,
+) -> Launch:
     """rope_kv and the attention of one token; with splits, its parts for flash_attn_reduce."""
     cache = [arena("k_cache", "vec4<u32>"), arena("v_cache", "vec4<u32>")]
     slots = [arena("qkv", "f32"), PHASES, BATCH, *attention.head_norm, *cache, arena("y")]
     head_dim = attention.head_dim
-    # On a CPU every invocation of a workgroup costs; on a GPU few barriers win.
-    workgroup = max(64 if is_cpu(profile) else 256, head_dim // 8)
+    v = variant or vec_variants.default(profile)
     shader = kernel(
         "flash_attn_vec",
         slots,
-        workgroup=workgroup,
-        tile=1024 if head_dim <= 128 else 512,  # what 16 KiB of workgroup memory leave
+        workgroup=v.workgroup,
+        pieces=v.pieces,
+        values=v.values,
+        tile=v.tile(head_dim),
+        groups=v.groups(head_dim),
         subgroup=profile.subgroup_size,
-        groups=workgroup // (head_dim // 8),
         splits=splits,
         y_lanes=y_lanes,
         **attention.constants,
     )
     plain = None
     if profile.subgroup_size:
-        plain = flash_attn_vec(attention, replace(profile, subgroup_size=0), splits=splits, y_lanes=y_lanes)
+        any_device = replace(profile, subgroup_size=0)
+        least = vec_variants.default(any_device)
+        plain = flash_attn_vec(attention, any_device, splits=splits, y_lanes=y_lanes, variant=least)
     return Launch(shader, (attention.n_head, splits, 1), plain=plain)
 
 

@@ -9,26 +9,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llamaweb.kernels import flash_attn
+from llamaweb.kernels import flash_attn, flash_attn_vec, mul_mat_vec
 from llamaweb.kernels.flash_attn import FlashAttn
-from llamaweb.kernels.formats import FORMATS, Format
-from llamaweb.kernels.kernel import GLU, Kernel, is_cpu
-from llamaweb.kernels.library import MulMatVec, default_variant, packed_works
+from llamaweb.kernels.flash_attn_vec import FlashAttnVec
+from llamaweb.kernels.formats import FORMATS
+from llamaweb.kernels.kernel import Kernel, is_cpu
 from llamaweb.kernels.mul_mat import MulMat, default_tile, variants, works
+from llamaweb.kernels.mul_mat_vec import MulMatVec
 from llamaweb.profile import DeviceProfile
 
 GAIN = 0.97  # a variant is taken if it needs less than this share of the default's time: timings have noise
-CHECKED_TOKENS = 67  # of a batch whose result is compared with the plain variant's
+CHECKED_TOKENS = 67  # of a batch, or one after another, whose result is compared with the plain variant's
 MODES = ("auto", "off", "full")
+# What has variants, by phase; attention of one token does not read the same way when it is split.
+TUNED = {
+    "decode": ("mul_mat_vec", "flash_attn_vec"),
+    "decode_long": ("flash_attn_vec",),
+    "prefill": ("mul_mat", "flash_attn"),
+}
 
-Variant = MulMatVec | MulMat | FlashAttn
+Variant = MulMatVec | MulMat | FlashAttnVec | FlashAttn
 
 
 @dataclass(frozen=True)
 class Shape:
     """What a kernel is tuned for. op: "mul_mat_vec", or "mul_mat" for batches of `n_tokens`, where W is (k, n) in
-    ggml's order; or "flash_attn", of n heads of k values, with a cache in `format`. `norm`: with the rms_norm fused;
-    `post`: with a norm and an addition before that."""
+    ggml's order; "flash_attn_vec", of one token, and "flash_attn", of a batch: n heads of k values, with a cache in
+    `format`. `norm`: with the rms_norm fused; `post`: with a norm and an addition before that."""
 
     op: str
     format: str
@@ -47,10 +54,17 @@ class Shape:
             return cls("mul_mat_vec", c["format"], c["k"], c["n"], c["epilogue"], c["norm"], c["post_eps"] is not None)
         if kernel.template in ("mul_mat", "mul_mat_packed", "mul_mat_matrix"):
             return cls("mul_mat", c["format"], c["k"], c["n"], c["epilogue"], n_tokens=n_tokens)
-        if kernel.template == "flash_attn":
-            types = f"{c['type_k']}/{c['type_v']}"
-            return cls("flash_attn", types, c["head_dim"], c["n_head"], "store", n_tokens=n_tokens)
+        if kernel.template in ("flash_attn", "flash_attn_vec"):
+            types, splits = (c["type_k"], c["type_v"]), c.get("splits", 1)
+            return cls.of_attention(kernel.template, *types, c["head_dim"], c["n_head"], n_tokens, splits)
         return None
+
+    @classmethod
+    def of_attention(
+        cls, op: str, type_k: str, type_v: str, head_dim: int, n_head: int, n_tokens: int, splits: int = 1
+    ) -> Shape:
+        epilogue = f"in {splits} splits" if splits > 1 else "store"
+        return cls(op, f"{type_k}/{type_v}", head_dim, n_head, epilogue, n_tokens=n_tokens)
 
     @property
     def key(self) -> str:
@@ -77,28 +91,14 @@ def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]
     """Variants that are valid on a device, the default first; "full" has the whole grid, "auto" its better part."""
     if shape.op == "flash_attn":
         return list(flash_attn.candidates(shape.k, shape.n, shape.n_tokens, profile, mode))
+    if shape.op == "flash_attn_vec":
+        return list(flash_attn_vec.candidates(shape.k, profile, mode))
     format = next(f for f in FORMATS.values() if f.name == shape.format)
     if shape.op == "mul_mat":
         tile = default_tile(format, shape.k, shape.n, shape.n_tokens, profile)
         grid = [v for v in variants(mode == "full") if works(v, format, shape.epilogue, profile)]
         return list(dict.fromkeys([tile, *grid]))
-    return list(_of_vec(shape, format, profile, mode))
-
-
-def _of_vec(shape: Shape, format: Format, profile: DeviceProfile, mode: str) -> dict[Variant, None]:
-    first = default_variant(format, shape.k, shape.n, shape.epilogue, profile)
-    size = profile.subgroup_size if 4 <= profile.subgroup_size <= 64 else 0
-    units = (size, 2 * size, 4 * size) if size else (8, 16, 32, 64)
-    workgroups, counts = ((64, 128, 256), (1, 2, 4, 8)) if mode == "full" else ((64, 128, 256), (2, 4))
-    grid = [
-        MulMatVec(workgroup, lanes, rows, size, packed)
-        for packed in ((False, True) if packed_works(format, profile) else (False,))
-        for workgroup in workgroups
-        for lanes in units[: None if mode == "full" else 2]
-        for rows in counts
-        if lanes <= workgroup and (rows % 2 == 0 or shape.epilogue not in GLU)
-    ]
-    return dict.fromkeys([first, *grid])
+    return list(mul_mat_vec.candidates(format, shape.k, shape.n, shape.epilogue, profile, mode))
 
 
 def worth_tuning(profile: DeviceProfile, mode: str) -> bool:

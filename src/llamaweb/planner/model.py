@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llamaweb.errors import ContextError, UnsupportedError
-from llamaweb.kernels import library, mul_mat
+from llamaweb.kernels import library, mul_mat, mul_mat_vec
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Launch
 from llamaweb.kernels.tuner import Choices
@@ -129,7 +129,7 @@ class _Planner:
             case "rms_norm":
                 return library.rms_norm(y_row, p["eps"], n_tokens, epilogue=p.get("epilogue", "store"))
             case "mul_mat_vec" if weight:
-                return library.mul_mat_vec(
+                return mul_mat_vec.mul_mat_vec(
                     format,
                     k,
                     n,
@@ -165,8 +165,10 @@ class _Planner:
             case "rope_kv":
                 return library.rope_kv(self._attention(p), n_tokens)
             case "flash_attn_vec":
-                splits = p.get("splits", 1)
-                return library.flash_attn_vec(self._attention(p), self._profile, splits=splits, y_lanes=y_lanes)
+                attention, splits = self._attention(p), p.get("splits", 1)
+                chosen = self._variants.attention_vec(attention, splits)
+                options: dict[str, Any] = {"splits": splits, "y_lanes": y_lanes, "variant": chosen}
+                return library.flash_attn_vec(attention, self._profile, **options)
             case "flash_attn_reduce":
                 return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=y_lanes)
             case "flash_attn":

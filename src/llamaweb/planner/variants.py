@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from llamaweb.kernels import mul_mat
 from llamaweb.kernels.flash_attn import FlashAttn
+from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.formats import format_of
-from llamaweb.kernels.library import Attention, MulMatVec
+from llamaweb.kernels.library import Attention
 from llamaweb.kernels.mul_mat import MulMat
+from llamaweb.kernels.mul_mat_vec import MulMatVec
 from llamaweb.kernels.tuner import Choices, Shape
 from llamaweb.planner.fusion import Step
 from llamaweb.planner.plan import WeightPlan
@@ -41,10 +43,17 @@ class Variants:
 
     def attention(self, attention: Attention, n_tokens: int) -> FlashAttn | None:
         """Of the attention of a batch; None: the default."""
-        types = f"{attention.type_k.name}/{attention.type_v.name}"
-        shape = Shape("flash_attn", types, attention.head_dim, attention.n_head, "store", n_tokens=n_tokens)
-        chosen = self.choices.get(shape)
+        chosen = self.choices.get(_attention("flash_attn", attention, n_tokens))
         return chosen if isinstance(chosen, FlashAttn) else None
+
+    def attention_vec(self, attention: Attention, splits: int) -> FlashAttnVec | None:
+        """Of the attention of one token; None: the default."""
+        chosen = self.choices.get(_attention("flash_attn_vec", attention, 1, splits))
+        return chosen if isinstance(chosen, FlashAttnVec) else None
+
+
+def _attention(op: str, a: Attention, n_tokens: int, splits: int = 1) -> Shape:
+    return Shape.of_attention(op, a.type_k.name, a.type_v.name, a.head_dim, a.n_head, n_tokens, splits)
 
 
 def _product(step: Step, weight: WeightPlan) -> Shape:
