@@ -12,7 +12,7 @@ class LocalFile {
   constructor(path, handle = openSync(path), from = 0, to = statSync(path).size) {
     Object.assign(this, { path, handle, from, to, name: basename(path), size: to - from });
   }
-  slice(from, to) {
+  slice(from = 0, to = this.size) {
     return new LocalFile(this.path, this.handle, this.from + from, this.from + to);
   }
   async arrayBuffer() {
