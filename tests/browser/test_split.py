@@ -10,7 +10,7 @@ from tests.tiny import Tiny, TinyGemma3, TinyLlama, tiny_gemma3, tiny_llama
 
 TOKENS = [int(token) for token in np.random.RandomState(8).randint(3, 290, 24)]
 
-# Every piece is a kernel to compile: limits are so small that all that is large is split, and no smaller.
+# Every piece is a kernel to compile: limits are no smaller than it takes to split all that is large.
 CASES: dict[str, tuple[Tiny, int]] = {
     "f32, biased": (TinyLlama(n_layer=1, bias=True), 24 << 10),
     "mixed": (TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "token_embd*": "Q8_0"}), 10 << 10),
