@@ -67,7 +67,7 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups, packed=False, opt
     try:
         if not subgroups:
             Device.open = open_without_subgroups
-        llm = await Llama.load(data, n_ctx=n_ctx, n_ubatch=n_ubatch, **(options or {}))
+        llm = await Llama.load(data, n_ctx=n_ctx, n_ubatch=n_ubatch, tune="off", **(options or {}))
     finally:
         Device.open = opened
     rows = []

@@ -10,10 +10,11 @@ from tests.tiny import Tiny, TinyGemma3, TinyLlama, tiny_gemma3, tiny_llama
 
 TOKENS = [int(token) for token in np.random.RandomState(8).randint(3, 290, 24)]
 
+# Every piece is a kernel to compile: limits are no smaller than it takes to split all that is large.
 CASES: dict[str, tuple[Tiny, int]] = {
-    "f32, biased": (TinyLlama(n_layer=1, bias=True), 12 << 10),
+    "f32, biased": (TinyLlama(n_layer=1, bias=True), 24 << 10),
     "mixed": (TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "token_embd*": "Q8_0"}), 10 << 10),
-    "superblocks": (TinyLlama(n_layer=1, n_embd=256, n_ff=512, type="Q4_K", types={"*attn*": "Q6_K"}), 28 << 10),
+    "superblocks": (TinyLlama(n_layer=1, n_embd=256, n_ff=512, type="Q4_K", types={"*attn*": "Q6_K"}), 48 << 10),
     "gemma3, biased": (TinyGemma3(n_layer=2, type="Q8_0", bias=True), 10 << 10),
 }
 
@@ -38,7 +39,7 @@ async def forward(data, tokens, limit):
 
     Device.open = limited if limit else opened
     try:
-        llm = await Llama.load(data, n_ctx=40, n_ubatch=6, logits_all=True, tune="off")
+        llm = await Llama.load(data, n_ctx=60, n_ubatch=6, logits_all=True, tune="off")
     finally:
         Device.open = opened
     rows = []
@@ -63,3 +64,4 @@ def test_numbers_of_split_tensors_are_the_unsplit_ones(page: Page, name: str) ->
         np.testing.assert_array_equal(a, b)
     assert counted and max(pieces.values()) <= limit
     assert max(buffers.values()) > limit and len(pieces) > len(buffers) and more > dispatches
+    assert ("kv.1" in pieces) == (name == "mixed")

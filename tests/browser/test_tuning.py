@@ -73,13 +73,13 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
             tokens, trials, used = await run("full")
             # A later load takes the kept choices and times nothing, on a device that is worth tuning.
             worth = tuner.worth_tuning
-            import llamaweb.llama
+            import llamaweb.loading
 
-            llamaweb.llama.worth_tuning = lambda profile, mode: True
+            llamaweb.loading.worth_tuning = lambda profile, mode: True
             try:
                 again = await run("auto")
             finally:
-                llamaweb.llama.worth_tuning = worth
+                llamaweb.loading.worth_tuning = worth
         finally:
             tuning.candidates, sizes.attention_splits = kept, splits
         return tokens, trials, used, again

@@ -51,4 +51,4 @@ def test_the_software_adapter_is_the_default_and_gpu_leaves_it_out(monkeypatch: 
     assert "--use-webgpu-adapter=swiftshader" in chrome.flags()
     real = chrome.flags(BrowserChoice(gpu=True, flags=("--mine",)))
     assert "--use-vulkan=native" in real and real[-1] == "--mine"
-    assert not any("swiftshader" in flag or "unsafe_apis" in flag for flag in real)
+    assert not any("swiftshader" in flag or "dawn-features" in flag for flag in real)

@@ -63,13 +63,6 @@ def test_what_is_tried_fits_the_device_as_its_shader_declares(
         assert used <= profile.max_compute_workgroup_storage_size, v
 
 
-def test_on_a_cpu_a_tile_has_no_more_tokens_than_a_batch() -> None:
-    cpu = replace(DESKTOP, subgroup_size=4)
-    tiles = {n: default_tile(Q4_K, 2048, 2048, n, cpu) for n in (2, 8, 9, 32, 33, 512)}
-    assert [tile.tile_m for tile in tiles.values()] == [8, 8, 16, 32, 64, 64]
-    assert all(works(tile, Q4_K, "swiglu", cpu) for tile in tiles.values())
-
-
 def test_extensions_are_enabled_where_a_variant_needs_them_alone() -> None:
     for kind, enabled in {
         "f32": set(),

@@ -35,7 +35,14 @@ _QUIET = (
 )
 # Developer features: timestamps that are not rounded to 0.1 ms, and the adapter's full name.
 _WEBGPU = ("--enable-unsafe-webgpu", "--enable-webgpu-developer-features", "--ignore-gpu-blocklist")
-_SOFTWARE = ("--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader")
+_SOFTWARE = (
+    "--use-webgpu-adapter=swiftshader",
+    # Workgroup memory is set to zero by a loop in the shader: what the adapter makes of the extension for it is a store
+    # for each word, and takes seconds to compile.
+    "--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension",
+    "--enable-features=Vulkan",
+    "--use-vulkan=swiftshader",
+)
 _REAL = (
     "--enable-features=Vulkan,VulkanFromANGLE,DefaultANGLEVulkan",
     "--use-angle=vulkan",
@@ -61,7 +68,7 @@ def flags(choice: BrowserChoice = BrowserChoice()) -> list[str]:
     if sys.platform == "linux":
         adapter = _REAL if choice.gpu else _SOFTWARE
     elif not choice.gpu:
-        adapter = _SOFTWARE[:1]
+        adapter = _SOFTWARE[:2]
     # Chromium refuses its sandbox to root.
     sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     return [*_QUIET, *sandbox, *_WEBGPU, *adapter, *choice.flags]

@@ -118,10 +118,9 @@ def subgroup_matrix(profile: DeviceProfile) -> SubgroupMatrix | None:
 
 
 def default_tile(format: Format, k: int, n: int, n_tokens: int, profile: DeviceProfile) -> MulMat:
-    """A CPU wants much arithmetic for each load, so large tiles an invocation, of no more tokens than a batch may have,
-    as they compile slowly; a GPU, enough workgroups to fill it."""
+    """A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU, enough workgroups to fill it."""
     if is_cpu(profile):
-        return MulMat(next((m for m in (8, 16, 32) if n_tokens <= m), 64), 64, 8, 8)
+        return MulMat(64, 64, 8, 8)
 
     def workgroups(tile_m: int, tile_n: int) -> int:
         return -(-n // tile_n) * -(-n_tokens // tile_m)
