@@ -32,7 +32,7 @@ async def bench(
     runs = []
     progress(0, reps)
     for i in range(reps + 1):
-        prompt = _prompt(llm.tokenizer.n_vocab, depth, prompt_tokens, i)
+        prompt = made_up_prompt(llm.tokenizer.n_vocab, depth, prompt_tokens, i)
         tokens = gen_tokens if i else min(gen_tokens, _WARM)
         async for _ in llm.stream(prompt, max_tokens=tokens, temperature=0, ignore_eos=True):
             pass
@@ -62,7 +62,8 @@ def runtime() -> str:
     return f"{known[1]} {known[2]}".replace("Version", "Safari") if known else agent
 
 
-def _prompt(n_vocab: int, depth: int, prompt_tokens: int, repetition: int) -> Sequence[int]:
+def made_up_prompt(n_vocab: int, depth: int, prompt_tokens: int, repetition: int) -> Sequence[int]:
+    """`depth` tokens that every repetition shares, then `prompt_tokens` of its own."""
     shared = [(5 * i + 3) % n_vocab for i in range(depth)]
     return [*shared, *((7 * i + repetition) % n_vocab for i in range(prompt_tokens))]
 

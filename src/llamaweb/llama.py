@@ -58,7 +58,7 @@ class Llama:
         self.trials = loaded.trials  # kernel variants that were timed while loading
         self._executor = loaded.executor
         self._generator = Generator(loaded.executor, now_ms)
-        self._timings["load_ms"] = loaded.load_ms
+        self._timings |= {"load_ms": loaded.load_ms, "weights_ms": loaded.weights_ms}
 
     @classmethod
     async def load(
@@ -305,6 +305,7 @@ class Llama:
             "generated_tokens": generated,
             "generated_ms": generated_ms,
             "generated_per_second": 1e3 * (generated - 1) / generated_ms if generated > 1 and generated_ms else 0.0,
-            "load_ms": self._timings["load_ms"],
+            "load_ms": self._loaded.load_ms,
+            "weights_ms": self._loaded.weights_ms,
             "first_token_ms": prompt_ms,
         }

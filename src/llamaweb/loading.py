@@ -38,13 +38,15 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model on the GPU. trials: kernel variants that were timed while it was loaded, which took `load_ms`."""
+    """A model on the GPU. trials: kernel variants that were timed while it was loaded, which took `load_ms` in all, and
+    `weights_ms` of them its weights."""
 
     file: GGUFFile
     tokenizer: Tokenizer
     executor: Executor
     trials: list[Trial]
     load_ms: float
+    weights_ms: float
 
     def free(self) -> None:
         """Gives all GPU memory back."""
@@ -84,7 +86,9 @@ async def load(source: StreamingSource, options: LoadOptions) -> Loaded:
         )
         executor = Executor(device, replan())
         await executor.allocate()
+        before_weights = now_ms()
         await upload(executor, file, sources, report_of("weights", "B"))
+        weights_ms = now_ms() - before_weights
         trials: list[Trial] = []
         if tunes:
             done = report_of("tuning")
@@ -100,4 +104,4 @@ async def load(source: StreamingSource, options: LoadOptions) -> Loaded:
     finally:
         for source in sources:
             await source.close()
-    return Loaded(file, tokenizer, executor, trials, now_ms() - begin)
+    return Loaded(file, tokenizer, executor, trials, now_ms() - begin, weights_ms)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from llamaweb import cache
 from llamaweb.bench import bench, floor, with_floor
 from llamaweb.errors import CacheWarning, LlamaWebError
 from llamaweb.gpu.url_source import UrlSource
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama
+from llamaweb.loading_bench import bench_loading
+from llamaweb.model.shards import shard_names
 from llamaweb.planner import USUAL_CONTEXT
 from llamaweb.progress import Progress
 
@@ -72,6 +75,30 @@ async def _bench(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any
     return with_floor(result, await floor(llm.file)) if params.get("floor") else result
 
 
+async def _bench_loading(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
+    """params["model"] is an address; of a split model, any file's."""
+    folder, _, name = params["model"].rpartition("/")
+    urls = [f"{folder}/{each}" for each in shard_names(name)]
+
+    def progress(done: int, total: int) -> None:
+        emit({"event": "progress", "phase": "loads", "done": done, "total": total, "unit": ""})
+
+    async def load(cache: bool) -> Llama:
+        return await _load_model({**params, "cache": cache}, lambda event: None, None)
+
+    await _forget(urls)  # so that the files are kept anew
+    try:
+        return await bench_loading(load, urls, reps=params["reps"], progress=progress)
+    finally:
+        await _forget(urls)
+
+
+async def _forget(urls: Sequence[str]) -> None:
+    for model in await cache.list():
+        if model.url in urls:
+            await cache.remove(model)
+
+
 async def _load(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
     """Loads a model for `chat`, in place of the one before."""
     global _loaded
@@ -114,6 +141,7 @@ _COMMANDS = {
     "run": _run,
     "perplexity": _perplexity,
     "bench": _bench,
+    "bench_loading": _bench_loading,
     "tune": _tune,
     "load": _load,
     "chat": _chat,

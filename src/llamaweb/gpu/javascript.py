@@ -33,6 +33,13 @@ def wasm_heap_bytes() -> int:
     return int(pyodide_js._module.HEAP8.length)
 
 
+async def empty_heap_bytes() -> int:
+    """Size of the memory of a Pyodide that has run nothing; one is made for it."""
+    import pyodide_js
+
+    return int(await js_file("empty_heap.js")(pyodide_js._api.config.indexURL))
+
+
 def user_agent() -> str:
     return str(js.navigator.userAgent)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llamaweb.errors import HostError
 
-_KEY = ("model", "adapter", "runtime", "prompt_tokens", "gen_tokens", "depth", "context")
+_KEY = ("model", "adapter", "runtime", "prompt_tokens", "gen_tokens", "depth", "context", "kind", "type_k", "type_v")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from llamaweb.host.output import memory_line
+from llamaweb.host.output import megabytes, memory_line
 
 
 def bench_text(result: dict[str, Any]) -> str:
@@ -25,6 +25,21 @@ def bench_text(result: dict[str, Any]) -> str:
         on = "GPU" if peer.get("on_gpu") else f"CPU, {peer.get('threads')} threads"
         lines.append(f"{peer['engine']}: {peer.get('error') or 'on the ' + on}")
     return "\n".join(lines)
+
+
+def loading_text(result: dict[str, Any]) -> str:
+    """The whole result of a bench of loading."""
+    files = f" in {result['files']} files" if result["files"] > 1 else ""
+    rate, plain = (megabytes(result[f"{name}_bytes_per_second"]) for name in ("load", "plain"))
+    beside = f"{result['load_ratio']:.2f} of the plain loop's {plain}/s"
+    return "\n".join(
+        (
+            f"{result['model']}{files} on {result['adapter']}, {result['runtime']}; a context of {result['context']}",
+            f"{memory_line(result['memory'])}, {megabytes(result['heap_growth'])} more than an empty one",
+            f"{megabytes(result['bytes'])} loaded at {rate}/s, {beside}",
+            f"First token {result['first_token_ms'] / 1e3:.2f} s after loading began, from the browser's storage",
+        )
+    )
 
 
 def tune_text(result: dict[str, Any]) -> str:
