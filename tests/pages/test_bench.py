@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.splits import split
 from tests.tiny import TinyLlama, tiny_llama
 
 SIZES = ("--prompt-tokens", 20, "--gen-tokens", 9, "--reps", 2, "--depth", 6, "--context", 64)
@@ -57,3 +58,17 @@ def test_sizes_that_do_not_fit_the_models_context_are_one_sentence(tmp_path: Pat
     done = bench(model, "--prompt-tokens", 100, "--gen-tokens", 4)
     assert done.returncode == 1 and done.stdout == ""
     assert "100 tokens" in done.stderr.splitlines()[-1] and "context" in done.stderr.splitlines()[-1]
+
+
+def test_loading_is_measured_beside_a_plain_loop_and_an_empty_page(tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    for name, data in split(tiny_llama(TinyLlama(type="Q4_0")), 2, "tiny").items():
+        (tmp_path / name).write_bytes(data)
+    done = bench(tmp_path / "tiny-00001-of-00002.gguf", "--loading", "--reps", 2, "--output", output, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert json.loads(output.read_text())["results"] == [result]
+    assert result["files"] == 2 and result["bytes"] == sum(file.stat().st_size for file in tmp_path.glob("*.gguf"))
+    assert result["memory"]["peak"] >= result["memory"]["total"] > 0
+    assert 0 < result["heap_growth"] < result["memory"]["wasm_heap"]
+    assert len(result["load_all"]) == len(result["plain_all"]) == 2 and result["first_token_ms"] > 0

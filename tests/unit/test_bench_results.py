@@ -11,7 +11,7 @@ import pytest
 from benchmarks import tables
 from llamaweb.errors import HostError
 from llamaweb.host import results
-from llamaweb.host.tables import bench_text, tune_text
+from llamaweb.host.tables import bench_text, loading_text, tune_text
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.mul_mat_vec import MulMatVec
 
@@ -35,6 +35,24 @@ def sample(**changes: Any) -> dict[str, Any]:
         "load_ms": 2100.0,
         "memory": memory,
         "dispatches_per_token": 83,
+        **changes,
+    }
+
+
+def loading(**changes: Any) -> dict[str, Any]:
+    same = ("model", "adapter", "runtime", "context", "memory")
+    return {
+        "kind": "loading",
+        **{name: sample()[name] for name in same},
+        "type_k": "f16",
+        "type_v": "f16",
+        "bytes": 767_000_000,
+        "files": 1,
+        "heap_growth": 40 << 20,
+        "load_bytes_per_second": 400e6,
+        "plain_bytes_per_second": 444e6,
+        "load_ratio": 0.9,
+        "first_token_ms": 2345.0,
         **changes,
     }
 
@@ -63,6 +81,8 @@ def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None
     readme.write_text(README)
     results.add(path, sample(floor_ratio=0.89, peer=peer))
     results.add(path, sample(depth=4096))
+    results.add(path, loading())
+    results.add(path, loading(type_k="q8_0", files=3))
     arguments = ["--results", str(path), "--readme", str(readme)]
     assert tables.main([*arguments, "--check"]) == 1
     assert readme.read_text() == README
@@ -78,13 +98,21 @@ def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None
         "0.89",
         "wllama 3.8.1: 70.0 / 23.0 (on the CPU) |",
     ]
-    assert rows[1].split(" | ")[1] == "4,096" and len(rows) == 3  # one of memory
-    assert rows[2].split(" | ")[1:3] == ["2,048", "700.0"]
+    assert rows[1].split(" | ")[1] == "4,096" and len(rows) == 3
+    memory = rows[2].rstrip(" |").split(" | ")[1:]
+    assert memory[:3] == ["f16", "2,048", "667.6"] and memory[-6:] == ["732.4", "0.685", "40.0", "400", "0.90", "2.35"]
+    assert "| synthetic-llama-3.2-1b-Q4_0, 3 files | q8_0 |" in text
     assert tables.main([*arguments, "--check"]) == 0
 
 
 def test_columns_that_no_result_fills_are_left_out() -> None:
     assert "yardstick" not in tables.filled(README, [sample()]) and "peer" not in tables.filled(README, [sample()])
+
+
+def test_a_person_sees_how_a_model_loads() -> None:
+    text = loading_text(loading(files=10))
+    assert "in 10 files" in text and "0.90 of the plain loop's 444.0 MB/s" in text and "2.35 s" in text
+    assert "more than an empty one" in text
 
 
 def test_a_person_sees_speeds_kernels_and_what_failed() -> None:

@@ -20,6 +20,7 @@ from llamaweb.model.gguf_file import FIRST_READ, GGUFFile, read_header
 from llamaweb.model.source import BytesSource
 from llamaweb.planner import plan_model
 from llamaweb.rope import phases
+from llamaweb.strings import Strings
 from llamaweb.tokenizer import load_tokenizer
 from tests.tiny import TinyLlama, tiny_llama
 
@@ -110,7 +111,7 @@ def test_metadata_and_tensors_equal_those_of_gguf_reader(tmp_path: Path, alignme
     assert file.metadata.keys() == fields.keys()
     for name, field in fields.items():
         value, expected = file.metadata[name], field.contents()
-        if isinstance(value, list):
+        if isinstance(value, Strings):
             assert [item.decode() for item in value] == expected
         elif isinstance(value, np.ndarray):
             assert value.tolist() == expected

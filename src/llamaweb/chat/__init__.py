@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamaweb.errors import ModelFileError, UnsupportedError
+from llamaweb.strings import Strings
 
 CHATML = (
     "{% for message in messages %}"
@@ -57,13 +58,13 @@ def _template(metadata: Mapping[str, Any]) -> str:
     if template is not None and not isinstance(template, str):
         raise ModelFileError("The model file's tokenizer.chat_template is not a text; fetch or convert it again.")
     tokens = metadata.get("tokenizer.ggml.tokens")
-    if isinstance(tokens, list) and b"<|im_start|>" in tokens and b"<|im_end|>" in tokens:
+    if isinstance(tokens, list | Strings) and b"<|im_start|>" in tokens and b"<|im_end|>" in tokens:
         return CHATML
     raise UnsupportedError("The model has no chat template (tokenizer.chat_template); prompt it without chat.")
 
 
 def _token(metadata: Mapping[str, Any], role: str) -> str:
     id, tokens = metadata.get(f"tokenizer.ggml.{role}_token_id"), metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(id, int) or not isinstance(tokens, list) or not 0 <= id < len(tokens):
+    if not isinstance(id, int) or not isinstance(tokens, list | Strings) or not 0 <= id < len(tokens):
         return ""
     return tokens[id].decode("utf-8", "replace")

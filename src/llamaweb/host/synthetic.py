@@ -18,6 +18,7 @@ from gguf import GGMLQuantizationType as T
 
 from llamaweb.errors import ModelFileError
 from llamaweb.host.random_blocks import FLOATS, TYPES, random_blocks
+from llamaweb.strings import Strings
 
 PREFIX = "synthetic:"
 RECIPE = 2  # raise when files of old should not be used any more
@@ -91,7 +92,7 @@ def add_tokenizer(writer: Any, metadata: Mapping[str, Any], n_vocab: int | None 
     for name, value in metadata.items():
         if not name.startswith("tokenizer."):
             continue
-        value = value.tolist() if isinstance(value, np.ndarray) else value
+        value = value.tolist() if isinstance(value, np.ndarray | Strings) else value
         if n_vocab and name == "tokenizer.ggml.tokens":
             value = [*value[:n_vocab], *(f"<|unused{i}|>".encode() for i in range(len(value), n_vocab))]
         elif n_vocab and name in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):

@@ -18,6 +18,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantiz
 
 from llamaweb.errors import ModelFileError, UnsupportedError, short
 from llamaweb.model.source import Source
+from llamaweb.strings import Strings, StringsBuilder
 
 VERSIONS = (2, 3)
 MAX_DIMS = 4
@@ -32,7 +33,7 @@ MAX_ALIGNMENT = 1 << 16
 
 # Read in growing pieces: few requests for a large vocabulary, little waste for a small one.
 FIRST_READ = 1 << 20
-LARGEST_READ = 8 << 20
+LARGEST_READ = 2 << 20
 
 # The fewest bytes that one entry can take: length, one letter, type, value; and length, letter, dimensions, …, offset.
 _MIN_KEY = 8 + 1 + 4 + 1
@@ -75,7 +76,7 @@ class TensorInfo:
 class GGUFFile:
     """What a header says, or those of a split model together.
 
-    Strings are str, arrays of strings list[bytes], arrays of numbers read-only numpy arrays.
+    Strings are str, arrays of strings Strings, arrays of numbers read-only numpy arrays.
     """
 
     version: int
@@ -160,7 +161,7 @@ async def _value_type(cursor: _Cursor, key: str) -> GGUFValueType:
         raise cursor.damaged(f"the metadata key {key} has the unknown value type {number}") from None
 
 
-async def _array(cursor: _Cursor, key: str) -> list[bytes] | np.ndarray:
+async def _array(cursor: _Cursor, key: str) -> Strings | np.ndarray:
     kind = await _value_type(cursor, key)
     count = await cursor.u64(key)
     if kind == GGUFValueType.ARRAY:
@@ -308,13 +309,13 @@ class _Cursor:
             raise self.damaged(f"{what} is empty")
         return text
 
-    async def strings(self, what: str, count: int) -> list[bytes]:
+    async def strings(self, what: str, count: int) -> Strings:
         """`count` strings; hundreds of thousands in a vocabulary, so the loop does as little as it can."""
-        found: list[bytes] = []
+        found = StringsBuilder()
         while True:
             self._next = _scan_strings(self._buffer, self._next, count, found)
             if len(found) == count:
-                return found
+                return found.strings()
             # The buffer ends inside this string: take it alone, which refills.
             found.append(await self.string(what, self.size))
 
@@ -341,7 +342,7 @@ class _Cursor:
             self._progress(self._read)
 
 
-def _scan_strings(buffer: bytes, start: int, count: int, found: list[bytes]) -> int:
+def _scan_strings(buffer: bytes, start: int, count: int, found: StringsBuilder) -> int:
     """Append the strings that lie in the buffer as a whole, up to `count` in all; returns where it stopped."""
     unpack, append = _U64.unpack_from, found.append
     limit = len(buffer)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
 from typing import Any
 
+from llamaweb.strings import Index
 from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.byte_level import SYMBOLS, decode_utf8, token_to_bytes
 from llamaweb.tokenizer.pretokenizers import pre_tokenizer, splitter
-from llamaweb.tokenizer.vocabulary import read_vocabulary, string_list
+from llamaweb.tokenizer.vocabulary import read_vocabulary, strings
 
 CACHED_WORDS = 16384
 CACHED_WORD_LENGTH = 64
@@ -26,7 +27,8 @@ class BPETokenizer(Tokenizer):
         self._split = splitter(rule)
         self._ignore_merges = rule.ignore_merges
         self._ids = self._vocabulary.ids
-        self._ranks = _ranks(string_list(metadata, "tokenizer.ggml.merges"))
+        # Merges, written `left right`, to their rank; of a merge that stands twice the first counts.
+        self._ranks = Index(strings(metadata, "tokenizer.ggml.merges"))
         self._words: dict[str, list[int]] = {}
 
     def _encode_text(self, data: bytes, *, begins: bool) -> list[int]:
@@ -61,15 +63,7 @@ class BPETokenizer(Tokenizer):
         return token_to_bytes(text)
 
 
-def _ranks(merges: list[bytes]) -> dict[bytes, int]:
-    """Merges, written `left right`, to their rank; of a merge that stands twice the first counts."""
-    ranks = dict(zip(merges, range(len(merges)), strict=True))
-    if len(ranks) != len(merges):
-        ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
-    return ranks
-
-
-def merge(symbols: list[bytes], ranks: dict[bytes, int]) -> list[bytes]:
+def merge(symbols: list[bytes], ranks: Index) -> list[bytes]:
     """Merge neighbours, lowest rank first and from the left among equals, until no merge applies.
 
     O(n log n) for n symbols: a heap of candidate pairs over a linked list. A pair is outdated, and dropped, when one

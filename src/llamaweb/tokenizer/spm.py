@@ -6,13 +6,15 @@ Characters are merged with their neighbours, best score first, as llama.cpp does
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
 import numpy as np
 
 from llamaweb.errors import LlamaWebError
+from llamaweb.strings import Index, Strings
 from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.vocabulary import damaged, flag, read_vocabulary
 
@@ -92,13 +94,13 @@ class SPMTokenizer(Tokenizer):
         return text.replace(SPACE, b" ")
 
 
-def _word_pattern(tokens: list[bytes]) -> re.Pattern[str]:
+def _word_pattern(tokens: Strings) -> re.Pattern[str]:
     """Words that are merged independently of each other, so that what was found for one can be remembered.
 
     A word begins with spaces. It ends before the next ones, unless some token has a space after its last character:
     Gemma has `>_</` with a space in it.
     """
-    joined = b"\xff" + b"\xff".join(tokens)
+    joined = np.insert(np.frombuffer(tokens.data, np.uint8), tokens.starts, 0xFF).tobytes()
     goes_on = {
         joined[max(0, at.start() - 4) : at.start()].decode("utf-8", "ignore")[-1:]
         for at in _SPACE_INSIDE.finditer(joined)
@@ -107,19 +109,19 @@ def _word_pattern(tokens: list[bytes]) -> re.Pattern[str]:
     return re.compile(f"\u2581*(?:[^\u2581]{inside})+|\u2581+")
 
 
-def _costs(metadata: Mapping[str, Any], n_vocab: int) -> list[float]:
+def _costs(metadata: Mapping[str, Any], n_vocab: int) -> array[float]:
     """The scores of the tokens with their sign turned: the lowest is merged first."""
     scores = metadata.get("tokenizer.ggml.scores")
     if scores is None:
-        return [0.0] * n_vocab
+        return array("f", bytes(4 * n_vocab))
     if not isinstance(scores, np.ndarray) or scores.ndim != 1 or scores.dtype.kind not in "fiu":
         raise damaged("tokenizer.ggml.scores is not a list of numbers")
     if len(scores) < n_vocab:
         raise damaged(f"tokenizer.ggml.scores has {len(scores)} entries for {n_vocab} tokens")
-    return (-scores[:n_vocab].astype(np.float32)).tolist()
+    return array("f", (-scores[:n_vocab].astype(np.float32)).tobytes())
 
 
-def merge(symbols: list[bytes], ids: dict[bytes, int], costs: list[float]) -> list[bytes]:
+def merge(symbols: list[bytes], ids: Index, costs: Sequence[float]) -> list[bytes]:
     """Merge neighbours that are a token together, lowest cost first and from the left among equals, until none are.
 
     O(n log n) for n symbols: a heap of candidate pairs over a linked list. A pair is outdated, and dropped, when one

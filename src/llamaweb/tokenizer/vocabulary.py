@@ -10,6 +10,7 @@ import numpy as np
 from gguf import TokenType
 
 from llamaweb.errors import ModelFileError, short
+from llamaweb.strings import Index, Strings
 
 # Names of tokens that end an answer, whatever the metadata says. As llama.cpp knows them.
 _END_NAMES = (
@@ -56,8 +57,8 @@ _NOT_AN_END = (
 class Vocabulary:
     """Tokens by id and by text, their types (gguf.TokenType, int32), and the ids that have a role."""
 
-    tokens: list[bytes]
-    ids: dict[bytes, int]
+    tokens: Strings
+    ids: Index
     types: np.ndarray
     bos: int | None
     eos: int | None
@@ -71,15 +72,14 @@ def read_vocabulary(metadata: Mapping[str, Any], *, bos: int | None, eos: int, a
 
     `bos`, `eos` and `add_bos` hold where the metadata does not say it.
     """
-    tokens = string_list(metadata, "tokenizer.ggml.tokens")
-    if not tokens:
+    tokens = strings(metadata, "tokenizer.ggml.tokens")
+    if not len(tokens):
         raise damaged("tokenizer.ggml.tokens is empty")
     if b"" in tokens:
-        tokens = [token or b"[EMPTY_%d]" % index for index, token in enumerate(tokens)]
-    ids = dict(zip(tokens, range(len(tokens)), strict=True))
-    if len(ids) != len(tokens):
-        twice = next(token for index, token in enumerate(tokens) if ids[token] != index)
-        raise damaged(f"tokenizer.ggml.tokens has the token {short(twice.decode(errors='replace'))} twice")
+        tokens = Strings.of(token or b"[EMPTY_%d]" % index for index, token in enumerate(tokens))
+    ids = Index(tokens)
+    if ids.twice is not None:
+        raise damaged(f"tokenizer.ggml.tokens has the token {short(ids.twice.decode(errors='replace'))} twice")
 
     types = _types(metadata, len(tokens))
     bos = _token_id(metadata, "bos", len(tokens), bos)
@@ -93,14 +93,16 @@ def read_vocabulary(metadata: Mapping[str, Any], *, bos: int | None, eos: int, a
     return Vocabulary(tokens, ids, types, bos, end, eog, add_bos, add_eos)
 
 
-def string_list(metadata: Mapping[str, Any], key: str) -> list[bytes]:
+def strings(metadata: Mapping[str, Any], key: str) -> Strings:
     """An array of strings of the metadata; ModelFileError if it is missing or something else."""
     value = metadata.get(key)
     if value is None:
         raise damaged(f"{key} is missing")
+    if isinstance(value, Strings):
+        return value
     if not isinstance(value, list) or not set(map(type, value)) <= {bytes}:
         raise damaged(f"{key} is not a list of strings")
-    return value
+    return Strings.of(value)
 
 
 def damaged(finding: str) -> ModelFileError:
@@ -137,11 +139,9 @@ def flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
     return value
 
 
-def _end_of_generation(
-    metadata: Mapping[str, Any], ids: dict[bytes, int], types: np.ndarray, eos: int | None
-) -> frozenset[int]:
+def _end_of_generation(metadata: Mapping[str, Any], ids: Index, types: np.ndarray, eos: int | None) -> frozenset[int]:
     """Every id that ends an answer; corrects `types` where a token's name says that it is a control token."""
-    n_vocab = len(ids)
+    n_vocab = len(types)
     ends = {end for end in (eos, _token_id(metadata, "eot", n_vocab), _token_id(metadata, "eom", n_vocab))}
     for roles, names in _FILL_IN.items():
         known = [found for role in roles if (found := _token_id(metadata, role, n_vocab)) is not None]
