@@ -5,6 +5,7 @@ The arena, idle while a model loads, is the staging buffer, so loading takes no 
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from llamaweb.planner.plan import Binding, Dispatch, WeightPlan
 from llamaweb.rope import phases
 
 CHUNK = 8 << 20  # bytes in one piece
-_IN_FLIGHT = 16 << 20  # bytes that WebGPU may be behind
+_IN_FLIGHT = 32 << 20  # bytes that WebGPU may be behind
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,19 @@ async def upload(
     factors = {table.rope.factors for table in executor.plan.rope_tables if table.rope.factors}
     parts = _parts(executor.plan.weights, file) + [_Part(file.tensors[name]) for name in factors]
     uploader = _Uploader(executor)
-    await uploader.prepare()
     behind = 0
-    for shard, source in enumerate(sources):
-        own = sorted((p for p in parts if p.tensor.shard == shard), key=lambda part: part.tensor.offset)
+    try:
+        for shard, source in enumerate(sources):
+            own = sorted((p for p in parts if p.tensor.shard == shard), key=lambda part: part.tensor.offset)
 
-        def report(at: int, behind: int = behind) -> None:
-            if progress:
-                progress(behind + at, file.size)
+            def report(at: int, behind: int = behind) -> None:
+                if progress:
+                    progress(behind + at, file.size)
 
-        await _read(uploader, source, own, report)
-        behind += await source.size()
+            await _read(uploader, source, own, report)
+            behind += await source.size()
+    finally:
+        uploader.close()
     await executor.idle()
     for table in executor.plan.rope_tables:
         values = np.frombuffer(uploader.values[table.rope.factors], "<f4") if table.rope.factors else None
@@ -135,9 +138,12 @@ class _Uploader:
         self._unsent = 0
         self.values: dict[str, bytes] = {}  # of tensors without a weight, by name
         self._run = js_file("replay.js")(self._handle).run
+        # The kernels compile while the first bytes come.
+        kernels = [launch.kernel for launch in self._launches.values()]
+        self._prepared = asyncio.ensure_future(executor.pipelines.compile(kernels))
 
-    async def prepare(self) -> None:
-        await self._executor.pipelines.compile([launch.kernel for launch in self._launches.values()])
+    def close(self) -> None:
+        self._prepared.cancel()
 
     def chunk(self, part: _Part) -> int:
         """Bytes a piece: whole units of blocks, that fit the staging buffer where they are to be repacked."""
@@ -155,6 +161,7 @@ class _Uploader:
         if part.weight is None:
             self.values[part.tensor.name] = self.values.get(part.tensor.name, b"") + data.subarray(0, size).to_bytes()
             return
+        await self._prepared
         self._write(part, part.weight, done, size, data)
         self._unsent += size
         if self._unsent >= CHUNK:

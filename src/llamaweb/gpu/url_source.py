@@ -27,8 +27,8 @@ class Patience:
     attempts: int = 6
     delay: int = 500
     stall: int = 30_000
-    range: int = 8 << 20
-    parallel: int = 4
+    range: int = 16 << 20
+    parallel: int = 3
     first: int = FIRST_READ
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from llamaweb.kernels.formats import Format
 from llamaweb.profile import DeviceProfile
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slot:
     """One binding of a kernel: its variable's name in WGSL, the element type of its array, "read" or "read_write"."""
 
@@ -18,7 +19,7 @@ class Slot:
     access: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Kernel:
     """A shader to be compiled: equal kernels are one pipeline."""
 
@@ -27,7 +28,7 @@ class Kernel:
     slots: tuple[Slot, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Launch:
     """A kernel and its workgroups for a full batch. With `token_tile`, the second count grows with the batch's tokens:
     ceil(tokens / token_tile)."""
@@ -38,8 +39,13 @@ class Launch:
     plain: Launch | None = None  # what does the same on any device, with the same bindings
 
 
+_known: WeakValueDictionary[Kernel, Kernel] = WeakValueDictionary()
+
+
 def kernel(template: str, slots: list[Slot], **constants: Any) -> Kernel:
-    return Kernel(template, tuple(sorted(constants.items())), tuple(slots))
+    """Equal kernels are one object: a layer's are those of the others, in every plan that tuning makes."""
+    made = Kernel(template, tuple(sorted(constants.items())), tuple(slots))
+    return _known.setdefault(made, made)
 
 
 def planes(format: Format, access: str = "read") -> list[Slot]:

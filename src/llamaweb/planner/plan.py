@@ -12,7 +12,7 @@ from llamaweb.rope import Rope
 LONG_CONTEXT = 512  # tokens, from which on splitting attention pays for its dispatch (measured on an H200)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Binding:
     """A range of a region, in bytes. Regions: weights.0, weights.1, …, kv.0, …, arena, io."""
 
@@ -21,7 +21,7 @@ class Binding:
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Dispatch:
     """One kernel over its bindings, which are in the order of the kernel's slots.
 
