@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import js
@@ -58,6 +58,10 @@ class Pipelines:
 
         await asyncio.gather(*(one(kernel) for kernel in missing))
         return refused
+
+    def keep(self, kernels: Set[Kernel]) -> None:
+        """Lets go of all others: tuning compiles hundreds."""
+        self._pipelines = {kernel: made for kernel, made in self._pipelines.items() if kernel in kernels}
 
     async def _compile(self, kernel: Kernel) -> Any:
         handle = self._device.handle
@@ -129,14 +133,17 @@ class Executor:
         dispatches = [d for phase in self.plan.phases.values() for d in phase.dispatches]
         plain = {d.kernel: d.plain.kernel for d in dispatches if d.plain}
         refused = await self.pipelines.compile([d.kernel for d in dispatches], done, plain)
+        used: set[Kernel] = set()
         async with self.device.errors("preparing the plan"):
             for name, phase in self.plan.phases.items():
                 steps = js.Array.new()
                 for d in phase.dispatches:
                     if d.kernel in refused and d.plain:
                         d = d.plain
+                    used.add(d.kernel)
                     steps.push(self.pipelines.step(d.kernel, [(self.buffers[b.region], b) for b in d.bindings], d))
                 self._steps[name] = steps
+        self.pipelines.keep(used)
 
     def steps(self, phase: str) -> Any:
         """A phase's prepared dispatches, in order: a JavaScript array for replay.js."""
@@ -147,6 +154,13 @@ class Executor:
         self.device.check()
         view = data.view(np.uint8) if isinstance(data, np.ndarray) else data
         self.device.handle.queue.writeBuffer(self.buffers[binding.region], binding.offset, to_js(view))
+
+    def clear(self, binding: Binding) -> None:
+        """Sets a range to zero."""
+        self.device.check()
+        encoder = self.device.handle.createCommandEncoder()
+        encoder.clearBuffer(self.buffers[binding.region], binding.offset, binding.size)
+        self.device.handle.queue.submit(to_js([encoder.finish()]))
 
     def write_io(self, word: int, data: np.ndarray) -> None:
         """Writes 32-bit words of the I/O region."""

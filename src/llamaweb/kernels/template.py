@@ -23,7 +23,6 @@ def _environment() -> jinja2.Environment:
     )
 
 
-@cache
 def wgsl(kernel: Kernel) -> str:
     """The shader of a kernel; its entry point is `main`."""
     template = _environment().get_template(f"{kernel.template}.wgsl")

@@ -20,6 +20,7 @@ from llamaweb.profile import DeviceProfile
 
 GAIN = 0.97  # a variant is taken if it needs less than this share of the default's time: timings have noise
 CHECKED_TOKENS = 67  # of a batch, or one after another, whose result is compared with the plain variant's
+CHECKED_AT_ONCE = 8  # … of which so many are read at a time
 MODES = ("auto", "off", "full")
 # What has variants, by phase; attention of one token does not read the same way when it is split.
 TUNED = {

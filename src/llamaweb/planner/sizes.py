@@ -11,7 +11,7 @@ from llamaweb.graph import Graph
 from llamaweb.kernels.cache import Cache, cache_format
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, TIMER_BYTES, readback_bytes
 from llamaweb.kernels.library import attention_splits
-from llamaweb.kernels.tuner import CHECKED_TOKENS, TUNED, Choices
+from llamaweb.kernels.tuner import CHECKED_AT_ONCE, TUNED, Choices
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.fusion import Step, fuse
 from llamaweb.planner.kv import CacheLayout, lay_out_caches
@@ -121,7 +121,7 @@ class Sizes:
         for name, ops in TUNED.items():
             if layout := self.layouts(n_ctx, n_ubatch).get(name):
                 results += [step.values["y"] for step in layout.steps.steps if step.op in ops]
-        return TIMER_BYTES + max(4 * y.row * min(y.n_tokens, CHECKED_TOKENS) for y in results)
+        return TIMER_BYTES + max(4 * y.row * min(y.n_tokens, CHECKED_AT_ONCE) for y in results)
 
     def need(self, n_ctx: int, n_ubatch: int) -> int:
         """Bytes of all buffers together, when they are most."""
