@@ -23,7 +23,8 @@ def speed(results: Sequence[Result]) -> str:
     """Tokens a second, a table for each device and runtime."""
     parts = []
     results = [r for r in results if r.get("kind") != "loading"]
-    for device in dict.fromkeys((r["adapter"], r["runtime"]) for r in results):
+    devices = dict.fromkeys((r["adapter"], r["runtime"]) for r in results)
+    for device in sorted(devices, key=lambda device: "Node" in device[1]):  # browsers first
         mine = [r for r in results if (r["adapter"], r["runtime"]) == device]
         rows = [
             (
@@ -56,14 +57,14 @@ def loading(results: Sequence[Result]) -> str:
                 *(f"{r['memory'][name] / 2**20:,.1f}" for name in ("weights", "kv", "arena", "io")),
                 f"{total / 2**20:,.1f}",
                 f"{total / wllama:.3f}" if wllama else "",
-                f"{r['heap_growth'] / 2**20:,.1f}",
+                f"{r['heap_growth'] / 2**20:,.1f}" if "heap_growth" in r else "",
                 f"{r['load_bytes_per_second'] / 1e6:,.0f}",
                 f"{r['load_ratio']:.2f}",
                 f"{r['first_token_ms'] / 1e3:.2f}",
             )
         )
-    header = ("model", "KV", "context", "weights", "KV MiB", "arena", "I/O", "GPU in all")
-    header += ("of wllama's", "heap growth", "loading MB/s", "of a plain loop", "first token from storage, s")
+    header = ("model", "cache", "context", "weights", "KV", "arena", "I/O", "GPU in all", "of wllama's", "heap growth")
+    header += ("loading, MB/s", "of a plain loop", "first token from storage, s")
     return f"Memory in MiB; {_devices(results)}:\n\n{_table(header, rows)}"
 
 
