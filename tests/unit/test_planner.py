@@ -18,7 +18,7 @@ from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.library import attention_splits
 from llamaweb.kernels.template import wgsl
-from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, plan_model
 from llamaweb.planner.fusion import Step, Value, fuse
 from llamaweb.planner.memory import align
@@ -407,6 +407,14 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes() -> None:
     wrong = replace(file.tensors["blk.0.attn_k.weight"], shape=(64, 48))
     with pytest.raises(ModelFileError, match=r"blk\.0\.attn_k\.weight has shape \[64, 48\].*\[64, 32\]"):
         plan_model(replace(file, tensors={**file.tensors, wrong.name: wrong}))
+
+
+@pytest.mark.parametrize("name", ["blk.0.ffn_gate.bias", "blk.1.attn_q_norm.weight", "rope_factors_long.weight"])
+def test_a_tensor_that_would_not_be_read_is_named(name: str) -> None:
+    file = llama_header(**TINY)
+    more = TensorInfo(name, GGMLType.F32, (96,), 1 << 20, 384)
+    with pytest.raises(UnsupportedError, match=rf"{re.escape(name)}' and 1 more, which llama models do not have"):
+        plan_model(replace(file, tensors={**file.tensors, name: more, "other": replace(more, name="other")}))
 
 
 def test_a_format_that_is_not_there_yet_is_named_with_its_tensor() -> None:
