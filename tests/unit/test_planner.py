@@ -417,6 +417,14 @@ def test_a_tensor_that_would_not_be_read_is_named(name: str) -> None:
         plan_model(replace(file, tensors={**file.tensors, name: more, "other": replace(more, name="other")}))
 
 
+@pytest.mark.parametrize(("type", "count"), [(GGMLType.F16, 8), (GGMLType.F32, 9), (GGMLType.F16, 33)])
+def test_factors_of_the_rotation_that_do_not_fit_are_told_from_the_header(type: GGMLType, count: int) -> None:
+    file = llama_header(**TINY)
+    factors = TensorInfo("rope_freqs.weight", type, (count,), 1 << 20, 4 * count)
+    with pytest.raises(ModelFileError, match=rf"rope_freqs\.weight has shape \[{count}\] in {type.name}, not \[8\]"):
+        plan_model(replace(file, tensors={**file.tensors, factors.name: factors}))
+
+
 def test_a_format_that_is_not_there_yet_is_named_with_its_tensor() -> None:
     missing = GGMLType.I8
     file = llama_header(**TINY)
