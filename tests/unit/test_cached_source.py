@@ -88,3 +88,28 @@ def test_a_file_that_does_not_close_is_told_and_unlocked(cached: Any, monkeypatc
     with pytest.warns(CacheWarning, match=r"model\.gguf is not kept in the browser's storage: .*QuotaExceededError"):
         asyncio.run(close())
     assert released == [URL] and not cached.model_cache._coming
+
+
+@pytest.mark.parametrize("what", ["lock", "writer"])
+def test_what_comes_after_the_wait_for_it_was_cancelled_is_given_back(
+    cached: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    given_back: list[str] = []
+    thing = SimpleNamespace(close=lambda: given_back.append("writer"))
+    answer = (lambda: given_back.append("lock")) if what == "lock" else thing
+
+    async def cancelled() -> None:
+        promise = asyncio.get_running_loop().create_future()
+        opfs = SimpleNamespace(**{what: lambda *_: promise})
+        monkeypatch.setattr(cached.model_cache, "opfs", lambda: opfs)
+        argument = "exclusive" if what == "lock" else True
+        waiting = asyncio.ensure_future(getattr(cached.model_cache, what)(URL, argument))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled() and not given_back
+        promise.set_result(answer)
+        await asyncio.sleep(0.01)
+
+    asyncio.run(cancelled())
+    assert given_back == [what]

@@ -157,7 +157,7 @@ class CachedSource:
         facts = CachedModel(self.url, self.name, told.size, told.etag, told.modified, self._sha256)
         await model_cache.put(facts)
         await model_cache.opfs().persist()
-        return await model_cache.opfs().writer(model_cache.key(self.url), not same)
+        return await model_cache.writer(self.url, not same)
 
     def _goes_on(self, model: CachedModel, told: Told) -> bool:
         """Whether what is there is surely the beginning of the same file."""

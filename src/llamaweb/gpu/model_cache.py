@@ -16,7 +16,7 @@ from typing import Any
 from pyodide.ffi import JsException
 
 from llamaweb.errors import CacheError
-from llamaweb.gpu.javascript import js_file
+from llamaweb.gpu.javascript import js_file, take
 
 FOLDER = "llamaweb-models"
 MARGIN = 16 << 20  # bytes that stay free for what a page keeps besides
@@ -68,7 +68,12 @@ def available() -> bool:
 
 async def lock(url: str, mode: str) -> Any:
     """A function that gives the lock back, or None: another has it. Readers take it "shared", writers "exclusive"."""
-    return await opfs().lock(f"{FOLDER}/{key(url)}", mode)
+    return await take(opfs().lock(f"{FOLDER}/{key(url)}", mode), lambda release: release())
+
+
+async def writer(url: str, fresh: bool) -> Any:
+    """Writes a URL's file on, or `fresh` from its start; see opfs.js."""
+    return await take(opfs().writer(key(url), fresh), lambda writer: writer.close())
 
 
 async def find(url: str) -> CachedModel | None:
