@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
+from weakref import ref
 
 import gguf
 import pytest
@@ -16,6 +18,7 @@ from llamaweb.errors import ContextError, ModelFileError, UnsupportedError
 from llamaweb.graph import Graph
 from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
+from llamaweb.kernels.kernel import kernel as make_kernel
 from llamaweb.kernels.library import attention_splits
 from llamaweb.kernels.template import wgsl
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
@@ -271,6 +274,16 @@ def _workgroup_bytes(shader: str) -> int:
 def test_equal_inputs_give_equal_plans(name: str) -> None:
     assert planned(name) == planned(name)
     assert describe(planned(name), dispatches=True) == describe(planned(name), dispatches=True)
+
+
+def test_kernels_are_shared_by_plans_and_gone_with_them() -> None:
+    options: dict[str, Any] = {"epilogue": "store", "of": "this test alone"}
+    first, second = make_kernel("glu", [], **options), make_kernel("glu", [], **options)
+    assert first is second
+    gone = ref(first)
+    del first, second
+    gc.collect()
+    assert gone() is None
 
 
 @BY_CASE
