@@ -127,15 +127,21 @@ async def make_room(needed: int, sparing: str) -> Room | None:
     others = [model for model in reversed(await models()) if model.url != sparing]
     coming = sum(model.size - model.stored for model in others if model.url in _coming)
     missing = needed + coming + MARGIN - (now.quota - now.usage)
-    removable = [model for model in others if model.url not in _coming]
-    if missing > sum(model.stored for model in removable):
-        return now
-    for model in removable:
-        if missing <= 0:
-            break
-        if await _removed(model.url):
-            missing -= model.stored
-    return await room() if missing > 0 else None
+    held: list[tuple[CachedModel, Any]] = []  # what may be removed, and what gives its lock back
+    try:
+        for model in others:
+            if sum(model.stored for model, _ in held) >= missing:
+                break
+            if model.url not in _coming and (release := await lock(model.url, "exclusive")):
+                held.append((model, release))
+        if sum(model.stored for model, _ in held) < missing:
+            return now
+        for model, _ in held:
+            await discard(model.url)
+    finally:
+        for _, release in held:
+            release()
+    return None
 
 
 async def _removed(url: str) -> bool:
