@@ -69,6 +69,12 @@ class Graph:
     def optional_weight(self, name: str, *shape: int) -> Tensor | None:
         return self.weight(name, *shape) if self.has(name) else None
 
+    @property
+    def unread(self) -> list[str]:
+        """Tensors of the file that nothing of the graph reads."""
+        ropes = {node.params["rope"].factors for node in self.nodes if "rope" in node.params}
+        return [name for name in self._tensors if name not in self._weights and name not in ropes]
+
     def get_rows(self, table: Tensor, name: str) -> Tensor:
         """Rows of `table` at the input tokens: (row, n_tokens)."""
         return self._add(name, "get_rows", (table.row, self.n_tokens), table, self.tokens)

@@ -63,10 +63,10 @@ async def load(source: StreamingSource, options: LoadOptions) -> Loaded:
         meter = Meter(phase, unit, now_ms)
         return lambda done, total: report(meter.progress(done, total))
 
-    sources = [source]
+    opened = [source]
     device = executor = None
     try:
-        file, sources = await read_model(source, lambda done: report(Progress("header", done, 0, "B")))
+        file, sources = await read_model(source, lambda done: report(Progress("header", done, 0, "B")), opened.append)
         if options.chat:
             check_chat(file.metadata)
         tokenizer = load_tokenizer(file.metadata)
@@ -95,13 +95,22 @@ async def load(source: StreamingSource, options: LoadOptions) -> Loaded:
             choices, trials = await tuned(executor, lambda choices: replan(choices=choices), options.tune, done)
             executor.plan = replan(choices=choices)
         await executor.prepare(report_of("pipelines"))
+        await _close(opened)
     except BaseException:
         if executor:
             executor.close()
         if device:
             device.close()
+        await _close(opened)
         raise
-    finally:
-        for source in sources:
-            await source.close()
     return Loaded(file, tokenizer, executor, trials, now_ms() - begin, weights_ms)
+
+
+async def _close(sources: list[StreamingSource]) -> None:
+    """Closes the sources, whatever happens to one of them, and empties the list."""
+    try:
+        while sources:
+            await sources.pop().close()
+    finally:
+        if sources:
+            await _close(sources)

@@ -9,6 +9,7 @@ from typing import overload
 import numpy as np
 
 _REMEMBERED = 16384  # lookups
+_SHOWN = 40  # bytes of a string in a repr
 
 
 class Strings(Sequence[bytes]):
@@ -59,7 +60,8 @@ class Strings(Sequence[bytes]):
         return isinstance(other, (list, Strings)) and len(self) == len(other) and list(self) == list(other)
 
     def __repr__(self) -> str:
-        return f"Strings({self[:3]}…)" if len(self) > 3 else f"Strings({list(self)})"
+        first = [string[:_SHOWN] for string in self[:3]]
+        return f"Strings({first}{'…' if len(self) > 3 else ''})"
 
     def tolist(self) -> list[bytes]:
         return list(self)

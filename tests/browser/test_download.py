@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -154,6 +155,14 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "silence for ever": (
         {"faults": [NOTHING], "always": Fault(then="stall")},
         r"after 3 attempts \(it was silent for 0\.3 seconds\); check the address and the network",
+    ),
+    "silence without a length": (
+        {"ranges": False, "length": False, "always": Fault(after=9, then="stall")},
+        r"cannot be read \(it was silent for 0\.3 seconds\); check the address and the network",
+    ),
+    "silence about the size": (
+        {"faults": [Fault(206, {"Content-Range": "bytes 0-9/*"}), Fault(when=lambda _: time.sleep(2))]},
+        "does not tell the file's size; use another one",
     ),
     "drops for ever": ({"faults": [NOTHING], "always": Fault()}, r"cannot be read after 3 attempts \(.+\); check"),
     "wrong ranges": (

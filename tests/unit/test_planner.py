@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
+from weakref import ref
 
 import gguf
 import pytest
@@ -16,9 +18,10 @@ from llamaweb.errors import ContextError, ModelFileError, UnsupportedError
 from llamaweb.graph import Graph
 from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
+from llamaweb.kernels.kernel import kernel as make_kernel
 from llamaweb.kernels.library import attention_splits
 from llamaweb.kernels.template import wgsl
-from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, plan_model
 from llamaweb.planner.fusion import Step, Value, fuse
 from llamaweb.planner.memory import align
@@ -273,6 +276,16 @@ def test_equal_inputs_give_equal_plans(name: str) -> None:
     assert describe(planned(name), dispatches=True) == describe(planned(name), dispatches=True)
 
 
+def test_kernels_are_shared_by_plans_and_gone_with_them() -> None:
+    options: dict[str, Any] = {"epilogue": "store", "of": "this test alone"}
+    first, second = make_kernel("glu", [], **options), make_kernel("glu", [], **options)
+    assert first is second
+    gone = ref(first)
+    del first, second
+    gc.collect()
+    assert gone() is None
+
+
 @BY_CASE
 def test_every_tensor_is_placed_once_and_weights_never_overlap(name: str) -> None:
     file, _, _ = CASES[name]
@@ -407,6 +420,22 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes() -> None:
     wrong = replace(file.tensors["blk.0.attn_k.weight"], shape=(64, 48))
     with pytest.raises(ModelFileError, match=r"blk\.0\.attn_k\.weight has shape \[64, 48\].*\[64, 32\]"):
         plan_model(replace(file, tensors={**file.tensors, wrong.name: wrong}))
+
+
+@pytest.mark.parametrize("name", ["blk.0.ffn_gate.bias", "blk.1.attn_q_norm.weight", "rope_factors_long.weight"])
+def test_a_tensor_that_would_not_be_read_is_named(name: str) -> None:
+    file = llama_header(**TINY)
+    more = TensorInfo(name, GGMLType.F32, (96,), 1 << 20, 384)
+    with pytest.raises(UnsupportedError, match=rf"{re.escape(name)}' and 1 more, which llama models do not have"):
+        plan_model(replace(file, tensors={**file.tensors, name: more, "other": replace(more, name="other")}))
+
+
+@pytest.mark.parametrize(("type", "count"), [(GGMLType.F16, 8), (GGMLType.F32, 9), (GGMLType.F16, 33)])
+def test_factors_of_the_rotation_that_do_not_fit_are_told_from_the_header(type: GGMLType, count: int) -> None:
+    file = llama_header(**TINY)
+    factors = TensorInfo("rope_freqs.weight", type, (count,), 1 << 20, 4 * count)
+    with pytest.raises(ModelFileError, match=rf"rope_freqs\.weight has shape \[{count}\] in {type.name}, not \[8\]"):
+        plan_model(replace(file, tensors={**file.tensors, factors.name: factors}))
 
 
 def test_a_format_that_is_not_there_yet_is_named_with_its_tensor() -> None:

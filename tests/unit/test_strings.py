@@ -53,3 +53,8 @@ def test_more_questions_than_are_remembered_are_answered() -> None:
     strings = [b"%x" % (i * 7919) for i in range(40_000)]
     index = Index(Strings.of(strings))
     assert [index[string] for string in strings] == list(range(len(strings)))
+
+
+def test_a_repr_is_short_however_long_the_strings_are() -> None:
+    assert repr(Strings.of([b"a", b"b"])) == "Strings([b'a', b'b'])"
+    assert len(repr(Strings.of([b"x" * 100_000] * 5))) < 200

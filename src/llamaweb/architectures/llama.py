@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gguf.constants import GGMLQuantizationType as GGMLType
+
 from llamaweb.architectures.metadata import Metadata, rope
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph
@@ -38,6 +40,13 @@ def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
     table = file.tensors.get("token_embd.weight")
     if table is None or len(table.shape) != 2:
         raise ModelFileError("The file has no two-dimensional tensor token_embd.weight; it is not a language model.")
+    factors = file.tensors.get("rope_freqs.weight")
+    rotary = rope(meta, "norm", head_dim, factors.name if factors else None)
+    if factors and (factors.type, factors.shape) != (GGMLType.F32, (rotary.n_dims // 2,)):
+        raise ModelFileError(
+            f"Tensor {factors.name} has shape {list(factors.shape)} in {factors.type.name}, not "
+            f"[{rotary.n_dims // 2}] in F32; the file contradicts itself."
+        )
     return LlamaHyperparameters(
         n_layer=meta.count("block_count", largest=4096),
         n_embd=n_embd,
@@ -48,7 +57,7 @@ def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
         n_vocab=table.shape[1],
         n_ctx_train=meta.count("context_length", largest=1 << 31),
         rms_eps=meta.number("attention.layer_norm_rms_epsilon"),
-        rope=rope(meta, "norm", head_dim, "rope_freqs.weight" if "rope_freqs.weight" in file.tensors else None),
+        rope=rotary,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self
 
@@ -81,6 +82,8 @@ class CachedSource:
                 await self._writer.close()
             if self._keeper and self._release:
                 await self._settle()
+        except JsException as error:
+            self._warn(f"the browser's storage does not take it ({error}).")
         finally:
             if self._writer:
                 model_cache.expect(self.url, False)
@@ -96,7 +99,8 @@ class CachedSource:
         if not file or int(file.size) != model.size:
             self._give_back()
             return None
-        await model_cache.put(model)
+        with suppress(JsException):  # a full disk does not take that it was used now, and is read all the same
+            await model_cache.put(model)
         return BlobSource(file, self.name)
 
     async def _current(self, model: CachedModel) -> bool:
@@ -153,7 +157,7 @@ class CachedSource:
         facts = CachedModel(self.url, self.name, told.size, told.etag, told.modified, self._sha256)
         await model_cache.put(facts)
         await model_cache.opfs().persist()
-        return await model_cache.opfs().writer(model_cache.key(self.url), not same)
+        return await model_cache.writer(self.url, not same)
 
     def _goes_on(self, model: CachedModel, told: Told) -> bool:
         """Whether what is there is surely the beginning of the same file."""

@@ -295,16 +295,31 @@
     close: () => closing.abort(),
   };
 
+  // All of the first answer; what has come is handed over to the browser, which may put it on the disk.
   async function blob() {
+    const { request, response } = inHand;
+    const blobs = [];
+    let chunks = [];
+    let size = 0;
     try {
-      return await inHand.response.blob();
+      const reader = response.body.getReader();
+      for (let next; !(next = await patiently(reader.read(), request)).done; ) {
+        chunks.push(next.value);
+        size += next.value.length;
+        if (size < range) continue;
+        blobs.push(new Blob(chunks));
+        [chunks, size] = [[], 0];
+      }
+      return new Blob([...blobs, ...chunks]);
     } catch (error) {
       throw failed(`${url} cannot be read (${error.message}); check the address and the network.`);
     }
   }
 
   async function sizeByHead() {
-    const response = await fetch(url, { method: "HEAD", headers, signal: closing.signal }).catch(() => null);
+    const request = new AbortController();
+    const signal = AbortSignal.any([closing.signal, request.signal]);
+    const response = await patiently(fetch(url, { method: "HEAD", headers, signal }), request).catch(() => null);
     const length = response?.ok && response.headers.get("Content-Length");
     if (!length) throw failed(`The server of ${name} does not tell the file's size; use another one.`);
     return Number(length);

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,25 @@ def js_object(value: Any) -> Any:
 def js_file(name: str) -> Any:
     """The value of a JavaScript file of this folder: one expression."""
     return run_js((Path(__file__).parent / name).read_text())
+
+
+async def take(promise: Awaitable[Any], give_back: Callable[[Any], Any]) -> Any:
+    """The promise's value, which is something to be given back; where the wait for it is cancelled, it is given back
+    as soon as it is there."""
+
+    async def value() -> Any:
+        return await promise
+
+    def late(task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and not task.exception() and task.result() is not None:
+            give_back(task.result())
+
+    task = asyncio.ensure_future(value())
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(late)
+        raise
 
 
 def wasm_heap_bytes() -> int:

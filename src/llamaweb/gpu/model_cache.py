@@ -16,7 +16,7 @@ from typing import Any
 from pyodide.ffi import JsException
 
 from llamaweb.errors import CacheError
-from llamaweb.gpu.javascript import js_file
+from llamaweb.gpu.javascript import js_file, take
 
 FOLDER = "llamaweb-models"
 MARGIN = 16 << 20  # bytes that stay free for what a page keeps besides
@@ -68,7 +68,12 @@ def available() -> bool:
 
 async def lock(url: str, mode: str) -> Any:
     """A function that gives the lock back, or None: another has it. Readers take it "shared", writers "exclusive"."""
-    return await opfs().lock(f"{FOLDER}/{key(url)}", mode)
+    return await take(opfs().lock(f"{FOLDER}/{key(url)}", mode), lambda release: release())
+
+
+async def writer(url: str, fresh: bool) -> Any:
+    """Writes a URL's file on, or `fresh` from its start; see opfs.js."""
+    return await take(opfs().writer(key(url), fresh), lambda writer: writer.close())
 
 
 async def find(url: str) -> CachedModel | None:
@@ -122,15 +127,21 @@ async def make_room(needed: int, sparing: str) -> Room | None:
     others = [model for model in reversed(await models()) if model.url != sparing]
     coming = sum(model.size - model.stored for model in others if model.url in _coming)
     missing = needed + coming + MARGIN - (now.quota - now.usage)
-    removable = [model for model in others if model.url not in _coming]
-    if missing > sum(model.stored for model in removable):
-        return now
-    for model in removable:
-        if missing <= 0:
-            break
-        if await _removed(model.url):
-            missing -= model.stored
-    return await room() if missing > 0 else None
+    held: list[tuple[CachedModel, Any]] = []  # what may be removed, and what gives its lock back
+    try:
+        for model in others:
+            if sum(model.stored for model, _ in held) >= missing:
+                break
+            if model.url not in _coming and (release := await lock(model.url, "exclusive")):
+                held.append((model, release))
+        if sum(model.stored for model, _ in held) < missing:
+            return now
+        for model, _ in held:
+            await discard(model.url)
+    finally:
+        for _, release in held:
+            release()
+    return None
 
 
 async def _removed(url: str) -> bool:

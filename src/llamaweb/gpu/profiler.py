@@ -29,7 +29,6 @@ class Profiler:
         self._executor = executor
         self._device = executor.device
         self._repetitions = repetitions
-        self._timer = Timer(self._device)
 
     async def profile(self, n_prompt: int, n_generate: int, depth: int) -> Profile:
         """Of one batch of up to `n_prompt` tokens, and of a token on the average of `n_generate`, both behind `depth`
@@ -42,6 +41,7 @@ class Profiler:
                 "profile fewer, or load with a larger n_ctx."
             )
         self._executor.write_io(IO.step, Sampling(temperature=0).words())
+        self._timer = Timer(self._device)
         phases = []
         try:
             await self._timer.warm(self._executor.steps("decode"), lambda: self._batch(1, depth))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol, Self
 
-from llamaweb.errors import ModelFileError
+from llamaweb.errors import ModelFileError, short
 from llamaweb.gpu.blob_source import BlobSource, bytes_source
 from llamaweb.gpu.cached_source import CachedSource
 from llamaweb.gpu.url_source import UrlSource
@@ -31,6 +32,8 @@ def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) ->
 
     cache: keep the files of URLs in the browser's storage. sha256: of a URL's file, in hex.
     """
+    if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise ModelFileError(f"{short(sha256)} is no SHA-256; give its 64 digits in hex, or leave sha256 out.")
     if isinstance(model, str):
         source = UrlSource(model)
         return CachedSource(source, {source.url: sha256.lower()} if sha256 else {}, cache)
@@ -50,6 +53,10 @@ def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) ->
 def _together(models: list[Any], cache: bool) -> StreamingSource:
     if not models:
         raise ModelFileError("There is no file in the list; choose a GGUF file.")
+    if len({isinstance(model, str) for model in models}) > 1 or not all(
+        isinstance(model, str) or hasattr(model, "name") for model in models
+    ):
+        raise ModelFileError("The files of one model are all addresses, or all files of the page; give them alike.")
     by_name = {file_name(model) if isinstance(model, str) else str(model.name): model for model in models}
     name = first_shard(list(by_name))
     if isinstance(by_name[name], str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, ref
 
 from llamaweb.kernels.formats import Format
 from llamaweb.profile import DeviceProfile
@@ -39,13 +39,14 @@ class Launch:
     plain: Launch | None = None  # what does the same on any device, with the same bindings
 
 
-_known: WeakValueDictionary[Kernel, Kernel] = WeakValueDictionary()
+_known: WeakKeyDictionary[Kernel, ref[Kernel]] = WeakKeyDictionary()  # each by itself: what is weak is both
 
 
 def kernel(template: str, slots: list[Slot], **constants: Any) -> Kernel:
     """Equal kernels are one object: a layer's are those of the others, in every plan that tuning makes."""
     made = Kernel(template, tuple(sorted(constants.items())), tuple(slots))
-    return _known.setdefault(made, made)
+    known = _known.setdefault(made, ref(made))()
+    return made if known is None else known
 
 
 def planes(format: Format, access: str = "read") -> list[Slot]:

@@ -39,11 +39,13 @@ def first_shard(names: Sequence[str]) -> str:
     return first
 
 
-async def read_model(source: S, progress: Callable[[int], None] | None = None) -> tuple[GGUFFile, list[S]]:
+async def read_model(
+    source: S, progress: Callable[[int], None] | None = None, opened: Callable[[S], None] = lambda _: None
+) -> tuple[GGUFFile, list[S]]:
     """The header of a model and its files, in the order of TensorInfo.shard; `source` is any of them.
 
-    The others are `source`'s siblings. Raises ModelFileError if one is missing or of another model, and what
-    `read_header` raises.
+    The others are `source`'s siblings, and `opened` is told each before it is read. Raises ModelFileError if one is
+    missing or of another model, and what `read_header` raises; none is read any more then.
     """
     header = await read_header(source, progress)
     count = _number(source, header, "split.count", 1)
@@ -54,14 +56,22 @@ async def read_model(source: S, progress: Callable[[int], None] | None = None) -
     if len(names) != count or names[own : own + 1] != [source.name]:
         should = f"…-{own + 1:05}-of-{count:05}.gguf"
         raise ModelFileError(f"{source.name} is part {own + 1} of {count} of a model; name its files {should} again.")
-    shards = await asyncio.gather(*(_open(source, names, n) for n in range(count) if n != own))
+    reading = [asyncio.ensure_future(_open(source, names, n, opened)) for n in range(count) if n != own]
+    try:
+        shards = list(await asyncio.gather(*reading))
+    except BaseException:
+        for task in reading:
+            task.cancel()
+        await asyncio.wait(reading)
+        raise
     shards.insert(own, (source, header))
     return _merged(shards), [source for source, _ in shards]
 
 
-async def _open(source: S, names: list[str], number: int) -> tuple[S, GGUFFile]:
+async def _open(source: S, names: list[str], number: int, opened: Callable[[S], None]) -> tuple[S, GGUFFile]:
     try:
         shard = source.sibling(names[number])
+        opened(shard)
         return shard, await read_header(shard)
     except ModelFileError as error:
         raise ModelFileError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from llamaweb.architectures import architecture
-from llamaweb.errors import UnsupportedError
+from llamaweb.errors import UnsupportedError, short
 from llamaweb.graph import Graph
 from llamaweb.kernels.cache import Cache, cache_format
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, TIMER_BYTES, readback_bytes
@@ -161,6 +161,12 @@ class Sizes:
         if key not in self._layouts:
             graph = Graph(self._file.tensors, n_tokens, outputs)
             self._family.build(graph, self.hparams)
+            if unread := graph.unread:
+                more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+                raise UnsupportedError(
+                    f"The file has the tensor {short(unread[0], 72)}{more}, which {self._file.architecture} models do "
+                    "not have here; use another model."
+                )
             fused = fuse(graph, splits, self.profile.max_storage_buffers_per_shader_stage)
             steps = with_quantized(fused, self.variants.can_be_packed, self._is_packed)
             self._layouts[key] = lay_out(steps, self.profile.min_storage_buffer_offset_alignment)

@@ -1,0 +1,59 @@
+"""Room in the browser's storage: made by removing what is not in use, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.no_page import no_page
+
+FREE = 1000
+
+
+@pytest.fixture
+def model_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """llamaweb.gpu.model_cache with files "a" to "d" of 100 bytes, the last used first; "c" is in use."""
+    with no_page():
+        module = importlib.import_module("llamaweb.gpu.model_cache")
+    module.removed, module.locked = [], ["c"]
+
+    async def models() -> list:
+        return [module.CachedModel(url, url, 100, stored=100) for url in "abcd" if url not in module.removed]
+
+    async def room() -> Any:
+        return module.Room(FREE + module.MARGIN + 400, 400)
+
+    async def lock(url: str, mode: str) -> Any:
+        if url in module.locked:
+            return None
+        module.locked.append(url)
+        return lambda: module.locked.remove(url)
+
+    async def discard(url: str) -> None:
+        assert url in module.locked
+        module.removed.append(url)
+
+    for replacement in (models, room, lock, discard):
+        monkeypatch.setattr(module, replacement.__name__, replacement)
+    yield module
+
+
+@pytest.mark.parametrize(
+    ("needed", "removed"),
+    [
+        (FREE, []),
+        (FREE + 1, ["d"]),
+        (FREE + 101, ["d", "b"]),  # c is in use
+        (FREE + 201, None),  # and a is spared
+    ],
+)
+def test_room_is_made_of_what_is_not_in_use_and_nothing_is_removed_in_vain(
+    model_cache: Any, needed: int, removed: list[str] | None
+) -> None:
+    figures = asyncio.run(model_cache.make_room(needed, "a"))
+    assert (figures is None) == (removed is not None)
+    assert model_cache.removed == (removed or []) and model_cache.locked == ["c"]

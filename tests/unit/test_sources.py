@@ -1,0 +1,47 @@
+"""What is given as a model, or told of it, is checked before anything is fetched."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llamaweb.errors import ModelFileError
+from tests.no_page import no_page
+
+
+@pytest.fixture
+def gpu() -> Iterator[Any]:
+    """Modules of llamaweb.gpu by name."""
+    with no_page():
+        yield lambda name: importlib.import_module(f"llamaweb.gpu.{name}")
+
+
+@pytest.mark.parametrize("sha256", ["abc", "g" * 64, "sha256:" + "0" * 64])
+def test_a_checksum_that_is_none_is_refused_before_the_download(gpu: Any, sha256: str) -> None:
+    with pytest.raises(ModelFileError, match=r"is no SHA-256; give its 64 digits"):
+        gpu("sources").open_source("https://example.org/model.gguf", sha256=sha256)
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        ["https://example.org/a-00001-of-00002.gguf", SimpleNamespace(name="a-00002-of-00002.gguf")],
+        [b"GGUF", b"GGUF"],
+    ],
+)
+def test_a_list_of_things_that_are_no_files_of_one_model_is_refused(gpu: Any, models: list) -> None:
+    with pytest.raises(ModelFileError, match=r"all addresses, or all files of the page"):
+        gpu("sources").open_source(models)
+
+
+def test_a_digest_that_is_none_is_not_believed(gpu: Any) -> None:
+    sha256 = gpu("url_source")._sha256
+    digest = base64.b64encode(bytes(range(32))).decode()
+    assert sha256(f"sha-512=:AAAA:, sha-256=:{digest}:", None) == bytes(range(32)).hex()
+    for damaged in ("A", "AAAA", digest[:-1], digest[4:], digest + "="):
+        assert sha256(f"sha-256=:{damaged}:", None) is None
