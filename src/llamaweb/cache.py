@@ -36,4 +36,4 @@ async def clear() -> None:
 
 async def list() -> Sequence[CachedModel]:
     """All files, the most recently used first; a split model is several. None where the browser has no storage."""
-    return await model_cache.models() if model_cache.available() else []
+    return await model_cache.listed()

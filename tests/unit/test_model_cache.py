@@ -57,3 +57,15 @@ def test_room_is_made_of_what_is_not_in_use_and_nothing_is_removed_in_vain(
     figures = asyncio.run(model_cache.make_room(needed, "a"))
     assert (figures is None) == (removed is not None)
     assert model_cache.removed == (removed or []) and model_cache.locked == ["c"]
+
+
+def test_a_storage_that_is_refused_is_told_in_a_sentence(model_cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused() -> list[Any]:
+        raise model_cache.JsException("SecurityError")
+
+    monkeypatch.setattr(model_cache, "models", refused)
+    monkeypatch.setattr(model_cache, "available", lambda: True)
+    with pytest.raises(model_cache.CacheError, match=r"cannot be read \(SecurityError\); allow this site"):
+        asyncio.run(model_cache.listed())
+    monkeypatch.setattr(model_cache, "available", lambda: False)
+    assert asyncio.run(model_cache.listed()) == []

@@ -89,6 +89,14 @@ async def models() -> list[CachedModel]:
     return sorted(filter(None, found), key=lambda model: -model.used)
 
 
+async def listed() -> list[CachedModel]:
+    """The same for a person: none without storage; raises CacheError where the browser refuses it to this site."""
+    try:
+        return await models() if available() else []
+    except JsException as error:
+        raise CacheError(f"The browser's storage cannot be read ({error}); allow this site to keep data.") from None
+
+
 def expect(url: str, still: bool) -> None:
     """Notes that this page is fetching the rest of a file, for which `make_room` leaves room; or no more."""
     (_coming.add if still else _coming.discard)(url)

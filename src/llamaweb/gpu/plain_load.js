@@ -5,6 +5,7 @@
   const buffers = [];
   for (const url of urls) {
     const response = await fetch(url, { cache: "no-store" });
+    if (!response.ok) throw new Error(`${url} answered ${response.status}`);
     const size = Math.ceil(Number(response.headers.get("content-length")) / 4) * 4;
     const buffer = device.createBuffer({ size, usage: GPUBufferUsage.COPY_DST });
     buffers.push(buffer);

@@ -27,7 +27,7 @@ class Patience:
     attempts: int = 6
     delay: int = 500
     stall: int = 30_000
-    range: int = 16 << 20
+    range: int = 12 << 20
     parallel: int = 3
     first: int = FIRST_READ
 
