@@ -20,16 +20,7 @@ enable subgroups;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
 {{ product.rows() }}{{ product.begin() }}  var acc: array<f32, {{ count }}>;
 {% macro half(w, part) %}({% for j in range(4 * part, 4 * part + 4) %}dot({{ w }}.q[{{ j }}], a{{ j }}){{ " + " if not loop.last }}{% endfor %}){% endmacro %}
-{# Blocks i, i + lanes, …: all their weights are asked for before the first is used #}
-{% macro step(blocks) %}
-{% for u in range(blocks) %}
-{% for r in range(rows_per_group) %}
-    let w{{ u }}_{{ r }} = load32(row{{ r }} * NB + i + {{ u * lanes }}u);
-{% endfor %}
-{% endfor %}
-{% for u in range(blocks) %}
-    {
-      let b = i + {{ u * lanes }}u;
+{% call(w) product.each_block("b", "NB") %}
 {{ product.input("slot == 0u") }}{% if norm %}
       acc[{{ rows_per_group }}] += {% for j in range(8) %}dot(a{{ j }}, a{{ j }}){{ " + " if not loop.last }}{% endfor %};
 {% for j in range(8) %}
@@ -39,23 +30,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let sum0 = dot(a0 + a1 + a2 + a3, vec4<f32>(1.0));
       let sum1 = dot(a4 + a5 + a6 + a7, vec4<f32>(1.0));
 {% for r in range(rows_per_group) %}
-{% set w = "w%d_%d" % (u, r) %}
 {% if split %}
-      acc[{{ r }}] += dot({{ w }}.d, vec2<f32>({{ half(w, 0) }}, {{ half(w, 1) }})) + dot({{ w }}.m, vec2<f32>(sum0, sum1));
+      acc[{{ r }}] += dot({{ w ~ r }}.d, vec2<f32>({{ half(w ~ r, 0) }}, {{ half(w ~ r, 1) }})) + dot({{ w ~ r }}.m, vec2<f32>(sum0, sum1));
 {% else %}
-      acc[{{ r }}] += {{ w }}.d * ({{ half(w, 0) }} + {{ half(w, 1) }}) + {{ w }}.m * (sum0 + sum1);
+      acc[{{ r }}] += {{ w ~ r }}.d * ({{ half(w ~ r, 0) }} + {{ half(w ~ r, 1) }}) + {{ w ~ r }}.m * (sum0 + sum1);
 {% endif %}
 {% endfor %}
-    }
-{% endfor %}
-{% endmacro %}
-  var i = lane;
-{% if blocks > 1 %}
-  for (; i + {{ (blocks - 1) * lanes }}u < NB; i += {{ blocks * lanes }}u) {
-{{ step(blocks) }}  }
-{% endif %}
-  for (; i < NB; i += {{ lanes }}u) {
-{{ step(1) }}  }
+{% endcall %}
 {{ r.sum(subgroup, workgroup, lanes, count) }}
   if (lane == 0u) {
 {% if norm %}

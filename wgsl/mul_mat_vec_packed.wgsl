@@ -74,42 +74,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 (({% for j in range(4) %}dot4I8Packed({{ w }}.q[{{ 4 * part + j }}], c{{ part }}.{{ "xyzw"[j] }}){{ " + " if not loop.last }}{% endfor %}) << 8u)
           + {% for j in range(4) %}dot4I8Packed({{ w }}.q[{{ 4 * part + j }}], c{{ 2 + part }}.{{ "xyzw"[j] }}){{ " + " if not loop.last }}{% endfor %}
 {% endmacro %}
-{# Blocks i, i + lanes, …: all their weights are asked for before the first is used #}
-{% macro step(blocks) %}
-{% for u in range(blocks) %}
-{% for r in range(rows_per_group) %}
-      let w{{ u }}_{{ r }} = load32(row{{ r }} * NB + first + i + {{ u * lanes }}u);
-{% endfor %}
-{% endfor %}
-{% for u in range(blocks) %}
-      {
-        let at = i + {{ u * lanes }}u;
+{% call(w) product.each_block("at", "count", "first + ") %}
 {% for part in range(4) %}
         let c{{ part }} = quarters[{{ part * chunk }}u + at];
 {% endfor %}
         let scale = scales[at];
 {% for r in range(rows_per_group) %}
-{% set w = "w%d_%d" % (u, r) %}
         {
-          let p0 = {{ half(w, 0) }};
-          let p1 = {{ half(w, 1) }};
+          let p0 = {{ half(w ~ r, 0) }};
+          let p1 = {{ half(w ~ r, 1) }};
 {% if split %}
-          acc[{{ r }}] += scale.x * dot({{ w }}.d, vec2<f32>(vec2<i32>(p0, p1))) + dot({{ w }}.m, scale.yz);
+          acc[{{ r }}] += scale.x * dot({{ w ~ r }}.d, vec2<f32>(vec2<i32>(p0, p1))) + dot({{ w ~ r }}.m, scale.yz);
 {% else %}
-          acc[{{ r }}] += {{ w }}.d * scale.x * f32(p0 + p1) + {{ w }}.m * scale.y;
+          acc[{{ r }}] += {{ w ~ r }}.d * scale.x * f32(p0 + p1) + {{ w ~ r }}.m * scale.y;
 {% endif %}
         }
 {% endfor %}
-      }
-{% endfor %}
-{% endmacro %}
-    var i = lane;
-{% if blocks > 1 %}
-    for (; i + {{ (blocks - 1) * lanes }}u < count; i += {{ blocks * lanes }}u) {
-{{ step(blocks) }}    }
-{% endif %}
-    for (; i < count; i += {{ lanes }}u) {
-{{ step(1) }}    }
+{% endcall %}
   }
 {{ r.sum(subgroup, workgroup, lanes, rows_per_group) }}
   if (lane == 0u) {

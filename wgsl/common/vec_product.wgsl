@@ -67,6 +67,26 @@ var<workgroup> squares_of_post: array<f32, {{ workgroup // (subgroup or 1) }}>;
 {% endif %}
 {% endif %}
 {% endmacro %}
+{# Over the lane's blocks of `count`, that lie behind `first`: as many at once as the variant says, whose weights are all
+   asked for before the first is used, then the rest one by one. The caller computes with one, number `b`, whose weights
+   of row r are in the variable `w ~ r` #}
+{% macro each_block(b, count, first="") %}
+  var i = lane;
+{% for at_once in ([blocks, 1] if blocks > 1 else [1]) %}
+  for (; i{{ " + %du" % ((at_once - 1) * lanes) if at_once > 1 }} < {{ count }}; i += {{ at_once * lanes }}u) {
+{% for u in range(at_once) %}
+{% for r in range(rows_per_group) %}
+    let w{{ u }}_{{ r }} = load32(row{{ r }} * NB + {{ first }}i + {{ u * lanes }}u);
+{% endfor %}
+{% endfor %}
+{% for u in range(at_once) %}
+    {
+      let {{ b }} = i + {{ u * lanes }}u;
+{{ caller("w%d_" % u) }}    }
+{% endfor %}
+  }
+{% endfor %}
+{% endmacro %}
 {# From acc[0], … and scale #}
 {% macro results() %}
 {% for i in range(out_per_group) %}
