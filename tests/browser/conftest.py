@@ -1,4 +1,7 @@
-"""One browser for all tests of this folder: Pyodide in a worker, llamaweb unpacked, WebGPU there."""
+"""One browser for all tests of a file: Pyodide in a worker, llamaweb unpacked, WebGPU there.
+
+A tab may take 4 GB, and what hundreds of kernel tests leave to the garbage collector is more than that.
+"""
 
 from __future__ import annotations
 
@@ -37,29 +40,19 @@ def web_server_main() -> Iterator[tuple[str, int, object]]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def page(web_server_main: tuple[str, int, object], browser_choice: BrowserChoice) -> Iterator[Page]:
-    """The shared page; `page.run(function, **args)` runs Python in it. See browser_page.Page."""
-    yield from _page(web_server_main, browser_choice)
-
-
 @pytest.fixture(scope="module")
-def fresh_page(web_server_main: tuple[str, int, object], browser_choice: BrowserChoice) -> Iterator[Page]:
-    """A page of its own for one file's tests, where nothing has grown the heap yet."""
-    yield from _page(web_server_main, browser_choice)
-
-
-def _page(server: tuple[str, int, object], choice: BrowserChoice) -> Iterator[Page]:
-    get_global_config().set_flags("chrome", flags(choice))
-    host, port, log = server
-    runner = Runner(choice, server_port=port, server_hostname=host, server_log=log)
+def page(web_server_main: tuple[str, int, object], browser_choice: BrowserChoice) -> Iterator[Page]:
+    """The page of a file's tests; `page.run(function, **args)` runs Python in it. See browser_page.Page."""
+    get_global_config().set_flags("chrome", flags(browser_choice))
+    host, port, log = web_server_main
+    runner = Runner(browser_choice, server_port=port, server_hostname=host, server_log=log)
     try:
         yield Page(runner)
     finally:
         runner.quit()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def selenium_module_scope(page: Page) -> Runner:
     """pytest-pyodide's own fixtures and `@run_in_pyodide` use the same browser."""
     return page.runner
@@ -72,7 +65,7 @@ def server() -> Iterator[UnreliableServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bench(page: Page) -> Bench:
     """Runs single kernels in the page, on one device."""
     return Bench(page)

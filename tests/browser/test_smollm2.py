@@ -23,12 +23,6 @@ MiB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def page(fresh_page: Page) -> Page:
-    """A WebAssembly heap never shrinks: only where it is small can weights that pass it be seen."""
-    return fresh_page
-
-
-@pytest.fixture(scope="module")
 def loaded(page: Page) -> Iterator[dict]:
     """Loads the model as `llm` for all tests of this file; gives what was seen meanwhile."""
 
