@@ -200,8 +200,8 @@ class _Trials:
         plan = self._executor.plan
         if shape.op != "flash_attn_vec":
             return 0
-        split = "decode_long" in plan.phases and shape.epilogue == "store"
-        return (min(plan.n_ctx, LONG_CONTEXT) if split else plan.n_ctx) // 2
+        ends_early = "decode_long" in plan.phases and shape.epilogue == "store"  # the split one goes on from there
+        return (min(plan.n_ctx, LONG_CONTEXT) if ends_early else plan.n_ctx) // 2
 
     def _write_batch(self, n_past: int, n_tokens: int) -> None:
         self._executor.write_io(IO.n_past, np.array([n_past, n_tokens], np.uint32))

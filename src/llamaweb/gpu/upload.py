@@ -143,7 +143,9 @@ class _Uploader:
         self._prepared = asyncio.ensure_future(executor.pipelines.compile(kernels))
 
     def close(self) -> None:
+        """Where a load broke off before the kernels were awaited, what became of them does not matter."""
         self._prepared.cancel()
+        self._prepared.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def chunk(self, part: _Part) -> int:
         """Bytes a piece: whole units of blocks, that fit the staging buffer where they are to be repacked."""
