@@ -1,8 +1,9 @@
-// Attention of one token, one workgroup a query head: norms and rotates q and k, appends k and v to the layer's cache,
-// and attends to all positions{{ " of the window" if window }} with an online softmax, {{ tile }} positions a step. Heads that share a key-value head
-// each round the new k and v for themselves; the first of them writes the cache. With splits, the positions are shared
-// out among as many workgroups, and y holds their parts for flash_attn_reduce: sums, then the largest score and the sum
-// of weights.
+// Attention of one token, one workgroup for {{ heads }} query heads of one key-value head: norms and rotates q and k, appends k
+// and v to the layer's cache, and attends to all positions{{ " of the window" if window }} with an online softmax. A step has a position for
+// each invocation: first it asks for values, so that they come while it scores its key for every head; then lanes become
+// columns of V, and groups of them share the positions. Each of the workgroups that share a key-value head rounds the new
+// k and v for itself; the first of them writes the cache. With splits, the positions are shared out among as many
+// workgroups, and y holds their parts for flash_attn_reduce: sums, then the largest score and the sum of weights.
 {% import "common/lanes.wgsl" as order %}
 {% import "common/cache.wgsl" as cache %}
 {% import "cache/" ~ type_k ~ ".wgsl" as k %}
@@ -13,17 +14,24 @@ enable subgroups;
 {% include "common/bindings.wgsl" %}
 {% include "common/rope.wgsl" %}
 const WG = {{ workgroup }}u;
-const TILE = {{ tile }}u;
+const HEADS = {{ heads }}u;
 const D = {{ head_dim }}u;
+const D4 = {{ head_dim // 4 }}u;
 const V8 = {{ head_dim // 8 }}u;
-const GROUPS = {{ groups }}u;  // invocation groups that share the positions of a step when V is summed
+const GROUPS = {{ groups }}u;
+{% set each = (workgroup + groups - 1) // groups %}{# positions of a group in a step #}
+const SPAN = {{ each * groups }}u;
+const PARTS = {{ parts }}u;  // sums that are left when neighbours have added up theirs
 {% set units = head_dim // k_unit + head_dim // v_unit %}
+{% set subgroups = workgroup // subgroup if subgroup else 0 %}
 
-var<workgroup> head: array<f32, {{ 3 * head_dim }}>;  // q, k, v of this token; k and v as the cache rounds them
-var<workgroup> query: array<vec4<f32>, {{ head_dim // 4 }}>;
-var<workgroup> weight: array<f32, {{ tile }}>;
-var<workgroup> partial: array<f32, {{ workgroup }}>;
-var<workgroup> sums: array<vec4<f32>, {{ groups * head_dim // 4 }}>;
+var<workgroup> head: array<f32, {{ (2 + heads) * head_dim }}>;  // k, v and q of this token; k and v as the cache rounds them
+var<workgroup> query: array<vec4<f32>, {{ heads * head_dim // 4 }}>;
+var<workgroup> weight: array<f32, {{ heads * each * groups }}>;
+var<workgroup> partial: array<f32, {{ (heads + 1) * subgroups if subgroup else workgroup }}>;
+var<workgroup> of_head: array<f32, {{ heads + 1 }}>;
+var<workgroup> norms: array<f32, {{ heads }}>;
+var<workgroup> sums: array<vec4<f32>, {{ parts * heads * head_dim // 4 }}>;
 {% if k_unit > 8 or v_unit > 8 %}
 var<workgroup> scales: array<u32, {{ units }}>;
 {% endif %}
@@ -34,17 +42,19 @@ var<workgroup> scales: array<u32, {{ units }}>;
 {{ v.store("v", head_dim, v_unit, v_scales, false) }}
 fn head4(at: u32) -> vec4<f32> { return vec4<f32>(head[at], head[at + 1u], head[at + 2u], head[at + 3u]); }
 
-// Over all lanes, for every lane
+// Over all lanes, for every lane; `i` tells apart what is asked for without a barrier between
 {% macro over_lanes(name, builtin, first, second) %}
-fn {{ name }}(lane: u32, value: f32) -> f32 {
+fn {{ name }}(lane: u32, value: f32, i: u32) -> f32 {
 {% if subgroup %}
   let mine = {{ builtin }}(value);
-  if (lane % {{ subgroup }}u == 0u) { partial[lane / {{ subgroup }}u] = mine; }
+  let part = i * {{ subgroups }}u;
+  if (lane % {{ subgroup }}u == 0u) { partial[part + lane / {{ subgroup }}u] = mine; }
   workgroupBarrier();
-  var all = partial[0];
-  for (var i = 1u; i < {{ workgroup // subgroup }}u; i++) { all = {{ first }}all{{ second }}partial[i]); }
+  var all = partial[part];
+  for (var s = 1u; s < {{ subgroups }}u; s++) { all = {{ first }}all{{ second }}partial[part + s]); }
   return all;
 {% else %}
+  workgroupBarrier();
   partial[lane] = value;
   for (var half = WG / 2u; half > 0u; half >>= 1u) {
     workgroupBarrier();
@@ -56,13 +66,11 @@ fn {{ name }}(lane: u32, value: f32) -> f32 {
 }
 {% endmacro %}
 {{ over_lanes("max_of", "subgroupMax", "max(", ", ") }}
-{% if head_eps is not none %}
 {{ over_lanes("sum_of", "subgroupAdd", "(", " + ") }}
-{% endif %}
 
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let h = group.x;
+  let h = group.x * HEADS;
   let kv = h / {{ n_head // n_head_kv }}u;
   let position = batch[{{ io.n_past }}u];
 {% if window %}
@@ -78,51 +86,54 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let begin = oldest;
   let end = position + 1u;
 {% endif %}
-  let q_at = h * D;
   let k_at = ({{ n_head }}u + kv) * D;
+{# Row r is query head r, the last one k #}
+{% macro at(r) %}select(h * D + {{ r }} * D, k_at, {{ r }} == HEADS){% endmacro %}
+{% macro norm(r, i) %}{% if head_eps is not none %} * of_head[{{ r }}] * head_norm[select({{ i }}, D + {{ i }}, {{ r }} == HEADS)]{% endif %}{% endmacro %}
 {% if head_eps is not none %}
-  var q_square = 0.0;
-  var k_square = 0.0;
+{% for r in range(heads + 1) %}
+  var square{{ r }} = 0.0;
   for (var i = lane; i < D; i += WG) {
-    q_square += qkv[q_at + i] * qkv[q_at + i];
-    k_square += qkv[k_at + i] * qkv[k_at + i];
+    let x = qkv[{{ at(r ~ "u") }} + i];
+    square{{ r }} += x * x;
   }
-  let q_norm = inverseSqrt(sum_of(lane, q_square) / {{ head_dim }}.0 + {{ head_eps }});
+  let rms{{ r }} = inverseSqrt(sum_of(lane, square{{ r }}, {{ r }}u) / {{ head_dim }}.0 + {{ head_eps }});
+  if (lane == 0u) { of_head[{{ r }}] = rms{{ r }}; }
+{% endfor %}
   workgroupBarrier();
-  let k_norm = inverseSqrt(sum_of(lane, k_square) / {{ head_dim }}.0 + {{ head_eps }});
 {% endif %}
-{% macro q_of(i) %}qkv[q_at + {{ i }}]{{ " * q_norm * head_norm[" ~ i ~ "]" if head_eps is not none }}{% endmacro %}
-{% macro k_of(i) %}qkv[k_at + {{ i }}]{{ " * k_norm * head_norm[D + " ~ i ~ "]" if head_eps is not none }}{% endmacro %}
-  for (var i = lane; i < {{ n_dims // 2 }}u; i += WG) {
-    let turn = rope_turn(position, i);
-    let p = rope_pair(i);
-    let q = rotate(vec2<f32>({{ q_of("p.x") }}, {{ q_of("p.y") }}), turn);
-    let k = rotate(vec2<f32>({{ k_of("p.x") }}, {{ k_of("p.y") }}), turn);
-    head[p.x] = q.x;
-    head[p.y] = q.y;
-    head[D + p.x] = k.x;
-    head[D + p.y] = k.y;
+  for (var i = lane; i < (HEADS + 1u) * {{ n_dims // 2 }}u; i += WG) {
+    let row = i / {{ n_dims // 2 }}u;
+    let pair = i % {{ n_dims // 2 }}u;
+    let p = rope_pair(pair);
+    let source = {{ at("row") }};
+    let x = vec2<f32>(qkv[source + p.x]{{ norm("row", "p.x") }}, qkv[source + p.y]{{ norm("row", "p.y") }});
+    let turned = rotate(x, rope_turn(position, pair));
+    let to = select((2u + row) * D, 0u, row == HEADS);
+    head[to + p.x] = turned.x;
+    head[to + p.y] = turned.y;
   }
 {% if n_dims < head_dim %}
-  for (var i = {{ n_dims }}u + lane; i < D; i += WG) {
-    head[i] = {{ q_of("i") }};
-    head[D + i] = {{ k_of("i") }};
+  for (var i = lane; i < (HEADS + 1u) * {{ head_dim - n_dims }}u; i += WG) {
+    let row = i / {{ head_dim - n_dims }}u;
+    let j = {{ n_dims }}u + i % {{ head_dim - n_dims }}u;
+    head[select((2u + row) * D, 0u, row == HEADS) + j] = qkv[{{ at("row") }} + j]{{ norm("row", "j") }};
   }
 {% endif %}
-  for (var i = lane; i < D; i += WG) { head[2u * D + i] = qkv[k_at + {{ n_head_kv * head_dim }}u + i]; }
+  for (var i = lane; i < D; i += WG) { head[D + i] = qkv[k_at + {{ n_head_kv * head_dim }}u + i]; }
   workgroupBarrier();
   let rows = kv * {{ n_ctx }}u;  // before this head's
   let writes = h % {{ n_head // n_head_kv }}u == 0u{{ " && end == position + 1u && begin < end" if splits > 1 }};
   for (var i = lane; i < {{ units }}u; i += WG) {
 {% set store = "scales[i] = " if k_unit > 8 or v_unit > 8 else "_ = " %}
     if (i < {{ head_dim // k_unit }}u) {
-      {{ store }}k_put(rows + cache_row(position), i, D + i * {{ k_unit }}u, writes);
+      {{ store }}k_put(rows + cache_row(position), i, i * {{ k_unit }}u, writes);
     } else {
       let j = i - {{ head_dim // k_unit }}u;
-      {{ store }}v_put(rows + cache_row(position), j, 2u * D + j * {{ v_unit }}u, writes);
+      {{ store }}v_put(rows + cache_row(position), j, D + j * {{ v_unit }}u, writes);
     }
   }
-  for (var i = lane; i < {{ head_dim // 4 }}u; i += WG) { query[i] = head4(4u * i) * {{ scale }}; }
+  for (var i = lane; i < HEADS * D4; i += WG) { query[i] = head4(2u * D + 4u * i) * {{ scale }}; }
   workgroupBarrier();
 {% if k_unit > 8 or v_unit > 8 %}
   if (writes && lane == 0u) {
@@ -135,88 +146,130 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
 {% endif %}
 
-  var top = -3.4e38;
-  var total = 0.0;
-  var acc0 = vec4<f32>(0.0);
-  var acc1 = vec4<f32>(0.0);
+{% for j in range(heads) %}
+  var top{{ j }} = -3.4e38;
+  var total{{ j }} = 0.0;
+  var low{{ j }} = vec4<f32>(0.0);
+  var high{{ j }} = vec4<f32>(0.0);
+{% endfor %}
   let column = lane % V8;
   let share = lane / V8;
-  for (var first = begin; first < end; first += TILE) {
-    let count = min(TILE, end - first);
+{# Values of positions `from8` and on of a group, and their sums #}
+{% macro ask(from8) %}
+{% for g in range(from8, [from8 + values, each] | min) %}
+    let e{{ g }} = v_eight(rows + cache_row(first + min(share + {{ g }}u * GROUPS, last)), column);
+{% endfor %}
+{% endmacro %}
+{% macro sum(from8) %}
+{% for g in range(from8, [from8 + values, each] | min) %}
+{% for j in range(heads) %}
+      {
+        let w = weight[{{ j }}u * SPAN + share + {{ g }}u * GROUPS];
+        low{{ j }} += w * e{{ g }}.low;
+        high{{ j }} += w * e{{ g }}.high;
+      }
+{% endfor %}
+{% endfor %}
+{% endmacro %}
+  for (var first = begin; first < end; first += WG) {
+    let count = min(WG, end - first);
     let cached = min(count, position - first);  // the last one, if it is here, is this token itself
-    var best = top;
-    for (var i = lane; i < count; i += WG) {
-      var s = vec4<f32>(0.0);
-      if (i < cached) {
-        let row = rows + cache_row(first + i);
+    let last = max(cached, 1u) - 1u;
+{{ ask(0) }}
+{% for j in range(heads) %}
+    var s{{ j }} = vec4<f32>(0.0);
+{% endfor %}
+    if (lane < cached) {
+      let row = rows + cache_row(first + lane);
 {# Loads first, so that they wait for memory together #}
 {% for from8 in range(0, head_dim // 8, pieces) %}
-        {
+      {
 {% for c in range(from8, [from8 + pieces, head_dim // 8] | min) %}
-          let e{{ c }} = k_eight(row, {{ c }}u);
+        let e{{ c }} = k_eight(row, {{ c }}u);
 {% endfor %}
 {% for c in range(from8, [from8 + pieces, head_dim // 8] | min) %}
-          s += e{{ c }}.low * query[{{ 2 * c }}] + e{{ c }}.high * query[{{ 2 * c + 1 }}];
+{% for j in range(heads) %}
+        s{{ j }} += e{{ c }}.low * query[{{ j * head_dim // 4 + 2 * c }}] + e{{ c }}.high * query[{{ j * head_dim // 4 + 2 * c + 1 }}];
 {% endfor %}
-        }
 {% endfor %}
-      } else {
-        for (var c = 0u; c < {{ head_dim // 4 }}u; c++) { s += head4(D + 4u * c) * query[c]; }
       }
-      let score = s.x + s.y + s.z + s.w;
-      weight[i] = score;
-      best = max(best, score);
+{% endfor %}
+    } else if (lane < count) {
+      for (var c = 0u; c < D4; c++) {
+        let four = head4(4u * c);
+{% for j in range(heads) %}
+        s{{ j }} += four * query[{{ j }}u * D4 + c];
+{% endfor %}
+      }
     }
-    let new_top = max_of(lane, best);
-    let fade = exp(top - new_top);
-    top = new_top;
-    for (var i = lane; i < count; i += WG) { weight[i] = exp(weight[i] - new_top); }
+{% for j in range(heads) %}
+    let score{{ j }} = select(-3.4e38, s{{ j }}.x + s{{ j }}.y + s{{ j }}.z + s{{ j }}.w, lane < count);
+    let most{{ j }} = max(top{{ j }}, max_of(lane, score{{ j }}, {{ j }}u));
+    let w{{ j }} = select(0.0, exp(score{{ j }} - most{{ j }}), lane < count);
+    weight[{{ j }}u * SPAN + lane] = select(0.0, w{{ j }}, lane < cached);
+    if (lane == cached) { of_head[{{ j }}] = w{{ j }}; }
+    let fade{{ j }} = exp(top{{ j }} - most{{ j }});
+    total{{ j }} = total{{ j }} * fade{{ j }} + w{{ j }};
+    low{{ j }} *= fade{{ j }};
+    high{{ j }} *= fade{{ j }};
+    top{{ j }} = most{{ j }};
+{% endfor %}
     workgroupBarrier();
-    total *= fade;
-    acc0 *= fade;
-    acc1 *= fade;
-    if (share < GROUPS) {
-      for (var i = share; i < cached; i += {{ values }}u * GROUPS) {
-{% for g in range(values) %}
-        let w{{ g }} = select(0.0, weight[min(i + {{ g }}u * GROUPS, TILE - 1u)], i + {{ g }}u * GROUPS < cached);
-        let e{{ g }} = v_eight(rows + cache_row(first + min(i + {{ g }}u * GROUPS, cached - 1u)), column);
-{% endfor %}
-{% for g in range(values) %}
-        total += w{{ g }};
-        acc0 += w{{ g }} * e{{ g }}.low;
-        acc1 += w{{ g }} * e{{ g }}.high;
-{% endfor %}
+    if (cached > 0u && share < GROUPS) {
+{{ sum(0) }}
+{% for from8 in range(values, each, values) %}
+      {
+{{ ask(from8) }}
+{{ sum(from8) }}
       }
-      if (share == 0u && cached < count) {
-        let w = weight[cached];
-        total += w;
-        acc0 += w * head4(2u * D + 8u * column);
-        acc1 += w * head4(2u * D + 8u * column + 4u);
-      }
+{% endfor %}
+    }
+    if (cached < count && share == 0u) {
+      let v_low = head4(D + 8u * column);
+      let v_high = head4(D + 8u * column + 4u);
+{% for j in range(heads) %}
+      low{{ j }} += of_head[{{ j }}] * v_low;
+      high{{ j }} += of_head[{{ j }}] * v_high;
+{% endfor %}
     }
     workgroupBarrier();
   }
-  // Every group of invocations holds its positions' share of the sums: add them up.
-  if (share < GROUPS) {
-    sums[share * 2u * V8 + column * 2u] = acc0;
-    sums[share * 2u * V8 + column * 2u + 1u] = acc1;
-    if (column == 0u) { partial[share] = total; }
+  // Every group holds its positions' share of the sums: add them up.
+{% for j in range(heads) %}
+  let norm{{ j }} = sum_of(lane, total{{ j }}, {{ j }}u);
+{% if parts < groups %}
+{% for n in range(10) if head_dim // 8 * 2 ** n < subgroup %}
+  low{{ j }} += subgroupShuffleXor(low{{ j }}, {{ head_dim // 8 * 2 ** n }}u);
+  high{{ j }} += subgroupShuffleXor(high{{ j }}, {{ head_dim // 8 * 2 ** n }}u);
+{% endfor %}
+{% endif %}
+{% endfor %}
+{% set lanes = workgroup // parts if parts < groups else head_dim // 8 %}{# whose sums are one part #}
+  if (lane % {{ lanes }}u < V8 && lane / {{ lanes }}u < PARTS) {
+    let at = lane / {{ lanes }}u * HEADS * D4 + 2u * column;
+{% for j in range(heads) %}
+    sums[at + {{ j }}u * D4] = low{{ j }};
+    sums[at + {{ j }}u * D4 + 1u] = high{{ j }};
+{% endfor %}
+  }
+  if (lane == 0u) {
+{% for j in range(heads) %}
+    of_head[{{ j }}] = top{{ j }};
+    norms[{{ j }}] = norm{{ j }};
+{% endfor %}
   }
   workgroupBarrier();
-  for (var i = lane; i < 2u * V8; i += WG) {
-    var sum = vec4<f32>(0.0);
-    var norm = 0.0;
-    for (var s = 0u; s < GROUPS; s++) {
-      sum += sums[s * 2u * V8 + i];
-      norm += partial[s];
-    }
+  for (var i = lane; i < HEADS * D4; i += WG) {
+    let j = i / D4;
+    var sum = sums[i];
+    for (var p = 1u; p < PARTS; p++) { sum += sums[p * HEADS * D4 + i]; }
 {% if splits > 1 %}
-    let part = (h * {{ splits }}u + group.y) * {{ head_dim // 4 + 1 }}u;
-    y[part + i] = sum;
-    if (i == 0u) { y[part + {{ head_dim // 4 }}u] = vec4<f32>(top, norm, 0.0, 0.0); }
+    let part = ((h + j) * {{ splits }}u + group.y) * (D4 + 1u);
+    y[part + i % D4] = sum;
+    if (i % D4 == 0u) { y[part + D4] = vec4<f32>(of_head[j], norms[j], 0.0, 0.0); }
 {% else %}
-    let at = h * {{ head_dim // 4 }}u + i;
-    y[{{ order.vector("at", n_head * head_dim) if y_lanes else "at" }}] = sum / norm;
+    let at = h * D4 + i;
+    y[{{ order.vector("at", n_head * head_dim) if y_lanes else "at" }}] = sum / norms[j];
 {% endif %}
   }
 }

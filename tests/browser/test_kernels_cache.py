@@ -10,6 +10,7 @@ from kernel_bench import Bench, Case, batch, guarded, poisoned, result
 
 from llamaweb.kernels import library
 from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat
+from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.rope import Rope, phases
 from tests.reference import nmse
 
@@ -119,7 +120,8 @@ def test_keys_and_values_may_differ_in_format(bench: Bench) -> None:
     k, v = (normal(1, heads.n_ctx, heads.head_dim) for _ in range(2))
     slots = {"qkv": guarded(qkv), "phases": phases(heads.rope), "batch": batch(1, position)}
     slots |= {"k_cache": encoded(k, k_format), "v_cache": encoded(v, v_format), "y": poisoned(128)}
-    launch = library.flash_attn_vec(heads.attention(type_k=k_format, type_v=v_format), bench.profile)
+    attention, variant = heads.attention(type_k=k_format, type_v=v_format), FlashAttnVec(64, heads=2)
+    launch = library.flash_attn_vec(attention, bench.profile, variant=variant)
     found = bench.run([Case(launch, slots)])[0]
     seen = slice(0, position + 1)
     now = decoded(found["k_cache"], k_format, heads)[:, seen], decoded(found["v_cache"], v_format, heads)[:, seen]

@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 from gguf import GGMLQuantizationType
 
+from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.formats import FORMATS
+from llamaweb.kernels.library import Attention
 from llamaweb.kernels.mul_mat_vec import MulMatVec, default
 from llamaweb.kernels.tuner import GAIN, Shape, Trial, candidates, choose, finalists, from_json, to_json, worth_tuning
 from llamaweb.profile import DESKTOP, DeviceProfile
+from llamaweb.rope import Rope
 
 Q4_0 = FORMATS[GGMLQuantizationType.Q4_0]
 SHAPE = Shape("mul_mat_vec", "q4_0", 576, 1536, "store", norm=True)
@@ -42,12 +45,14 @@ def test_candidates_are_valid_on_the_device_and_begin_with_the_default(
 def test_candidates_for_attention_of_a_token_fit_the_device(head_dim: int, invocations: int) -> None:
     limits = {"max_compute_invocations_per_workgroup": invocations, "max_compute_workgroup_storage_size": 32768}
     profile = replace(DESKTOP, **limits)
-    shape = Shape.of_attention("flash_attn_vec", "f16", "q8_0", head_dim, 32, 1, splits=8)
+    attention = Attention(Rope("norm", 8), head_dim, 32, 8, 1024, 1.0, type_v=CACHE_FORMATS["q8_0"])
+    shape = Shape.of_attention("flash_attn_vec", attention, 1, splits=8)
     found = candidates(shape, profile, "full")
     assert found[0] == candidates(shape, profile, "off")[0] and len(set(found)) == len(found) > 3
     assert set(candidates(shape, profile, "auto")) <= set(found)
     assert max(v.workgroup for v in found) == min(512, invocations)
-    assert all(v.bytes(head_dim) <= profile.max_compute_workgroup_storage_size for v in found)
+    assert all(v.bytes(head_dim, 32) <= profile.max_compute_workgroup_storage_size for v in found)
+    assert {v.heads for v in found} == {1, 2, 4}
     assert from_json(to_json({shape: found[-1]}), [shape], profile) == {shape: found[-1]}
 
 
@@ -92,4 +97,4 @@ def test_the_default_and_the_fastest_right_variants_of_each_shape_are_timed_agai
         trial(MulMatVec(256, 64, 4, 32), 6.0),
         replace(trial(MulMatVec(64, 32, 2, 32), 2.0), shape=GLU),
     ]
-    assert finalists(tried, 2) == [(i, tried[i]) for i in (0, 2, 3, 5)]
+    assert finalists(tried, 2) == [[0, 2, 3], [5]]

@@ -9,7 +9,7 @@ from llamaweb.gpu.device import Device
 from llamaweb.gpu.javascript import js_file, now_ms
 from llamaweb.kernels.io import TIMER_BYTES
 
-_WARM_MS = 200.0  # of work before anything is timed: an idle GPU runs slowly
+_WARM_MS = 1000.0  # of work before anything is timed: an H100 needs most of a second from 345 MHz to 1980
 _LONG_ENOUGH_MS = 5.0  # of one measurement
 _MOST_DISPATCHES = 4096  # of one measurement
 
@@ -29,16 +29,20 @@ class Timer:
         self._timer = js_file("timer.js")(device.handle, *self._buffers)
         self._replay = js_file("replay.js")(device.handle)
 
-    async def time(self, steps: Any, n_tokens: int = 1, *, repetitions: int = 3, reset: Callable[[], None]) -> float:
+    async def time(
+        self, steps: Any, n_tokens: int = 1, *, repetitions: int = 3, about: float = 0.0, reset: Callable[[], None]
+    ) -> float:
         """Microseconds of one run of `steps` (a JavaScript array of prepared dispatches) behind another one: the least
-        of the repetitions. `reset` is called before each, and sets the batch that the dispatches read."""
-        count = max(int(steps.length), 1)
-        repeats, least = 1, 0.0
+        of the repetitions. `reset` is called before each, and sets the batch that the dispatches read. about: the
+        microseconds that a run is known to take; otherwise they are found out first."""
+        most = max(_MOST_DISPATCHES // max(int(steps.length), 1), 1)
+        known = about > 0
+        repeats = min(int(1.2e3 * _LONG_ENOUGH_MS / about) + 1, most) if known else 1
+        least = 0.0
         while repetitions:
             reset()
             ms = await self._pass(steps, n_tokens, repeats)
-            if ms < _LONG_ENOUGH_MS and 2 * repeats * count <= _MOST_DISPATCHES:
-                most = _MOST_DISPATCHES // count
+            if not known and ms < _LONG_ENOUGH_MS and 2 * repeats <= most:
                 repeats = min(max(2 * repeats, int(1.2 * repeats * _LONG_ENOUGH_MS / max(ms, 0.01))), most)
                 continue
             each = 1e3 * ms / repeats
@@ -49,9 +53,9 @@ class Timer:
 
     async def warm(self, steps: Any, reset: Callable[[], None]) -> None:
         """Keeps the GPU busy for a while, so that its clocks rise."""
-        begin = now_ms()
+        begin, about = now_ms(), 0.0
         while now_ms() - begin < _WARM_MS:
-            await self.time(steps, repetitions=1, reset=reset)
+            about = await self.time(steps, repetitions=1, about=about, reset=reset)
 
     def close(self) -> None:
         self._timer.close()

@@ -35,7 +35,8 @@ from llamaweb.kernels.tuner import (
 from llamaweb.planner.plan import LONG_CONTEXT, Binding, Dispatch, ModelPlan
 
 _FILE = "llamaweb-tuning.json"
-_FINALISTS = 3  # of each shape are timed once more beside the default
+_FINALISTS = 3  # of each shape are timed once more beside the default,
+_ROUNDS = 3  # … so many times
 _NMSE = 1e-6  # between a variant's result and the plain one's
 _NO_SCORE = -1e38  # less is the largest score of a split that has no positions
 _NMSE_QUANTIZED = 5e-4  # … where activations are rounded to 8 bits
@@ -142,27 +143,31 @@ class _Trials:
             nonlocal done
             done += 1
             if progress:
-                progress(done, 2 * len(todo))
+                progress(done, 3 * len(todo))
 
         async def compiles(entry: _Entry) -> bool:
             works = await self._compiles(entry)
-            for _ in range(1 if works else 2):  # what does not compile is not timed either
+            for _ in range(1 if works else 3):  # what does not compile is not checked or timed either
                 step()
             return works
 
         compiled = await asyncio.gather(*(compiles(entry) for entry in todo))
-        trials: list[Trial] = []
         works = [entry for entry, ok in zip(todo, compiled, strict=True) if ok]
+        right = []
+        for entry in works:  # all before the first is timed: while results are read, a GPU's clocks fall
+            right.append(await self._right(entry))
+            step()
         if works:
             await self._timer.warm(self._steps(works[0].timed), lambda: None)
-        for entry in works:
-            right = await self._right(entry)
+        trials: list[Trial] = []
+        for entry, is_right in zip(works, right, strict=True):
             default = entry.variant == tried[entry.shape][0]
-            trials.append(Trial(entry.shape, entry.variant, await self._time(entry), right, default))
+            trials.append(Trial(entry.shape, entry.variant, await self._time(entry), is_right, default))
             step()
-        for i, trial in finalists(trials, _FINALISTS):
-            again = await self._time(works[i])
-            trials[i] = replace(trial, microseconds=min(trial.microseconds, again))
+        for best in finalists(trials, _FINALISTS):
+            for i in best * _ROUNDS:  # in turn, so that all see the same clocks
+                again = await self._time(works[i], trials[i].microseconds)
+                trials[i] = replace(trials[i], microseconds=min(again, trials[i].microseconds))
         return trials
 
     def close(self) -> None:
@@ -183,24 +188,24 @@ class _Trials:
         *before, d = entry.places[i]
         return (*before, d.plain or d)
 
-    async def _time(self, entry: _Entry) -> float:
-        """Microseconds a product, at best."""
-        n_tokens = entry.shape.n_tokens
-        repetitions = 3 if n_tokens == 1 else 1
+    async def _time(self, entry: _Entry, about: float = 0.0) -> float:
+        """Microseconds a product, at best. about: what it is known to take, which is then measured once."""
+        n_tokens, products = entry.shape.n_tokens, len(entry.timed) / len(entry.places[0])
+        repetitions = 3 if n_tokens == 1 and not about else 1
         steps, n_past = self._steps(entry.timed), self._depth(entry.shape)
 
         def reset() -> None:
             self._write_batch(n_past, n_tokens)
 
-        us = await self._timer.time(steps, n_tokens, repetitions=repetitions, reset=reset)
-        return us * len(entry.places[0]) / len(entry.timed)
+        us = await self._timer.time(steps, n_tokens, repetitions=repetitions, about=about * products, reset=reset)
+        return us / products
 
     def _depth(self, shape: Shape) -> int:
         """How many tokens a kernel is timed behind: half of what its phase goes up to; for a batch, none."""
         plan = self._executor.plan
         if shape.op != "flash_attn_vec":
             return 0
-        ends_early = "decode_long" in plan.phases and shape.epilogue == "store"  # the split one goes on from there
+        ends_early = "decode_long" in plan.phases and shape.splits == 1  # the split one goes on from there
         return (min(plan.n_ctx, LONG_CONTEXT) if ends_early else plan.n_ctx) // 2
 
     def _write_batch(self, n_past: int, n_tokens: int) -> None:

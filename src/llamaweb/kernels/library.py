@@ -97,6 +97,11 @@ class Attention:
     type_k: CacheFormat = CACHE_FORMATS["f16"]
     type_v: CacheFormat = CACHE_FORMATS["f16"]
 
+    @property
+    def group(self) -> int:
+        """Query heads that share a key-value head."""
+        return self.n_head // self.n_head_kv
+
     def cache_bytes(self, format: CacheFormat) -> int:
         return format.bytes(self.head_dim, self.n_head_kv * self.n_ctx)
 
@@ -148,15 +153,16 @@ def flash_attn_vec(
     cache = [arena("k_cache", "vec4<u32>"), arena("v_cache", "vec4<u32>")]
     slots = [arena("qkv", "f32"), PHASES, BATCH, *attention.head_norm, *cache, arena("y")]
     head_dim = attention.head_dim
-    v = variant or vec_variants.default(profile)
+    v = variant or vec_variants.default(head_dim, attention.group, splits, profile)
     shader = kernel(
         "flash_attn_vec",
         slots,
         workgroup=v.workgroup,
         pieces=v.pieces,
         values=v.values,
-        tile=v.tile(head_dim),
+        heads=v.heads,
         groups=v.groups(head_dim),
+        parts=v.parts(head_dim, profile.subgroup_size),
         subgroup=profile.subgroup_size,
         splits=splits,
         y_lanes=y_lanes,
@@ -165,15 +171,15 @@ def flash_attn_vec(
     plain = None
     if profile.subgroup_size:
         any_device = replace(profile, subgroup_size=0)
-        least = vec_variants.default(any_device)
+        least = vec_variants.default(head_dim, 1, 1, any_device)
         plain = flash_attn_vec(attention, any_device, splits=splits, y_lanes=y_lanes, variant=least)
-    return Launch(shader, (attention.n_head, splits, 1), plain=plain)
+    return Launch(shader, (attention.n_head // v.heads, splits, 1), plain=plain)
 
 
 def attention_splits(n_head: int, profile: DeviceProfile) -> int:
     """Workgroups that share a head's positions over a long context: 1 where there are few cores to share them, else
     enough to fill a large GPU, and no more, since each rotates and rounds for itself."""
-    return 1 if is_cpu(profile) else next(splits for splits in (32, 16, 8, 4) if splits * n_head <= 256 or splits == 4)
+    return 1 if is_cpu(profile) else next(splits for splits in (32, 16, 8, 4) if splits * n_head <= 512 or splits == 4)
 
 
 def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool = False) -> Launch:

@@ -14,6 +14,7 @@ from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.kernel import Kernel, is_cpu
+from llamaweb.kernels.library import Attention
 from llamaweb.kernels.mul_mat import MulMat, default_tile, variants, works
 from llamaweb.kernels.mul_mat_vec import MulMatVec
 from llamaweb.profile import DeviceProfile
@@ -35,8 +36,9 @@ Variant = MulMatVec | MulMat | FlashAttnVec | FlashAttn
 @dataclass(frozen=True)
 class Shape:
     """What a kernel is tuned for. op: "mul_mat_vec", or "mul_mat" for batches of `n_tokens`, where W is (k, n) in
-    ggml's order; "flash_attn_vec", of one token, and "flash_attn", of a batch: n heads of k values, with a cache in
-    `format`. `norm`: with the rms_norm fused; `post`: with a norm and an addition before that."""
+    ggml's order; "flash_attn_vec", of one token in `splits`, and "flash_attn", of a batch: n heads of k values, `group`
+    of them with the same key-value head, with a cache in `format`. `norm`: with the rms_norm fused; `post`: with a norm
+    and an addition before that."""
 
     op: str
     format: str
@@ -46,6 +48,8 @@ class Shape:
     norm: bool = False
     post: bool = False
     n_tokens: int = 1
+    group: int = 1
+    splits: int = 1
 
     @classmethod
     def of(cls, kernel: Kernel, n_tokens: int) -> Shape | None:
@@ -56,22 +60,25 @@ class Shape:
         if kernel.template in ("mul_mat", "mul_mat_packed", "mul_mat_matrix"):
             return cls("mul_mat", c["format"], c["k"], c["n"], c["epilogue"], n_tokens=n_tokens)
         if kernel.template in ("flash_attn", "flash_attn_vec"):
-            types, splits = (c["type_k"], c["type_v"]), c.get("splits", 1)
-            return cls.of_attention(kernel.template, *types, c["head_dim"], c["n_head"], n_tokens, splits)
+            format, group, splits = f"{c['type_k']}/{c['type_v']}", c["n_head"] // c["n_head_kv"], c.get("splits", 1)
+            return cls._attention(kernel.template, format, c["head_dim"], c["n_head"], n_tokens, group, splits)
         return None
 
     @classmethod
-    def of_attention(
-        cls, op: str, type_k: str, type_v: str, head_dim: int, n_head: int, n_tokens: int, splits: int = 1
-    ) -> Shape:
-        epilogue = f"in {splits} splits" if splits > 1 else "store"
-        return cls(op, f"{type_k}/{type_v}", head_dim, n_head, epilogue, n_tokens=n_tokens)
+    def of_attention(cls, op: str, a: Attention, n_tokens: int, splits: int = 1) -> Shape:
+        return cls._attention(op, f"{a.type_k.name}/{a.type_v.name}", a.head_dim, a.n_head, n_tokens, a.group, splits)
+
+    @classmethod
+    def _attention(cls, op: str, format: str, k: int, n: int, n_tokens: int, group: int, splits: int) -> Shape:
+        return cls(op, format, k, n, "store", n_tokens=n_tokens, group=group, splits=splits)
 
     @property
     def key(self) -> str:
         norms = f"{' norm' if self.norm else ''}{' post' if self.post else ''}"
         batch = f" x{self.n_tokens}" if self.n_tokens > 1 else ""
-        return f"{self.op} {self.format} {self.k}x{self.n}{batch} {self.epilogue}{norms}"
+        group = f" {self.group} a key" if self.group > 1 else ""
+        splits = f" in {self.splits} splits" if self.splits > 1 else ""
+        return f"{self.op} {self.format} {self.k}x{self.n}{batch} {self.epilogue}{norms}{group}{splits}"
 
 
 Choices = Mapping[Shape, Variant]
@@ -93,7 +100,7 @@ def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]
     if shape.op == "flash_attn":
         return list(flash_attn.candidates(shape.k, shape.n, shape.n_tokens, profile, mode))
     if shape.op == "flash_attn_vec":
-        return list(flash_attn_vec.candidates(shape.k, profile, mode))
+        return list(flash_attn_vec.candidates(shape.k, shape.group, shape.splits, profile, mode))
     format = next(f for f in FORMATS.values() if f.name == shape.format)
     if shape.op == "mul_mat":
         tile = default_tile(format, shape.k, shape.n, shape.n_tokens, profile)
@@ -107,16 +114,16 @@ def worth_tuning(profile: DeviceProfile, mode: str) -> bool:
     return mode == "full" or (mode == "auto" and not is_cpu(profile))
 
 
-def finalists(trials: Sequence[Trial], count: int) -> list[tuple[int, Trial]]:
-    """Those worth a second timing, with their places: of each shape the default and the fastest `count` right ones."""
+def finalists(trials: Sequence[Trial], count: int) -> list[list[int]]:
+    """The places of those worth another timing, shape by shape: the default and the fastest `count` right ones."""
     by_shape: dict[Shape, list[int]] = {}
     for i, trial in enumerate(trials):
         by_shape.setdefault(trial.shape, []).append(i)
-    found: list[int] = []
+    found = []
     for places in by_shape.values():
         fastest = sorted((i for i in places if trials[i].right), key=lambda i: trials[i].microseconds)[:count]
-        found += sorted({*fastest, *(i for i in places if trials[i].default)})
-    return [(i, trials[i]) for i in found]
+        found.append(sorted({*fastest, *(i for i in places if trials[i].default)}))
+    return found
 
 
 def choose(trials: Iterable[Trial]) -> dict[Shape, Variant]:

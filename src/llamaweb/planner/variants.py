@@ -43,17 +43,13 @@ class Variants:
 
     def attention(self, attention: Attention, n_tokens: int) -> FlashAttn | None:
         """Of the attention of a batch; None: the default."""
-        chosen = self.choices.get(_attention("flash_attn", attention, n_tokens))
+        chosen = self.choices.get(Shape.of_attention("flash_attn", attention, n_tokens))
         return chosen if isinstance(chosen, FlashAttn) else None
 
     def attention_vec(self, attention: Attention, splits: int) -> FlashAttnVec | None:
         """Of the attention of one token; None: the default."""
-        chosen = self.choices.get(_attention("flash_attn_vec", attention, 1, splits))
+        chosen = self.choices.get(Shape.of_attention("flash_attn_vec", attention, 1, splits))
         return chosen if isinstance(chosen, FlashAttnVec) else None
-
-
-def _attention(op: str, a: Attention, n_tokens: int, splits: int = 1) -> Shape:
-    return Shape.of_attention(op, a.type_k.name, a.type_v.name, a.head_dim, a.n_head, n_tokens, splits)
 
 
 def _product(step: Step, weight: WeightPlan) -> Shape:
