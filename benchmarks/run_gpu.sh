@@ -6,7 +6,7 @@
 #                SIZES ("512 128 3": prompt, generated, repetitions), BROWSER (/tmp/browser), FLAGS of
 #                `llamaweb bench` ("--gpu"), RUNTIMES ("node chromium")
 # Memory and loading: RUNTIMES=chromium FLAGS="--gpu --loading" run_gpu.sh MODEL ..., of models that are in MODELS already
-# (a run in Node leaves them there); split.py cuts one into parts, of which any is a MODEL. tables.py writes the README.
+# (a run in Node leaves them there); what each fusion brings: the same with --fusions. split.py cuts one into parts, of which any is a MODEL. tables.py writes the README.
 set -euo pipefail
 source=${SOURCE:-$(dirname "$(dirname "$(realpath "$0")")")}
 rig=${RIG:-/tmp/rig} results=${RESULTS:-results.json} models=${MODELS:-/tmp/models} browser=${BROWSER:-/tmp/browser}

@@ -22,7 +22,7 @@ WLLAMA_BYTES = {("synthetic-llama-3.2-1b-Q4_0.gguf", 2048): 1070 << 20}
 def speed(results: Sequence[Result]) -> str:
     """Tokens a second, a table for each device and runtime."""
     parts = []
-    results = [r for r in results if r.get("kind") != "loading"]
+    results = [r for r in results if "kind" not in r]
     devices = dict.fromkeys((r["adapter"], r["runtime"]) for r in results)
     for device in sorted(devices, key=lambda device: "Node" in device[1]):  # browsers first
         mine = [r for r in results if (r["adapter"], r["runtime"]) == device]
@@ -65,10 +65,31 @@ def loading(results: Sequence[Result]) -> str:
         )
     header = ("model", "cache", "context", "weights", "KV", "arena", "I/O", "GPU in all", "of wllama's", "heap growth")
     header += ("loading, MB/s", "of a plain loop", "first token from storage, s")
-    return f"Memory in MiB; {_devices(results)}:\n\n{_table(header, rows)}"
+    return f"Memory in MiB; {_devices(results, 'loading')}:\n\n{_table(header, rows)}"
 
 
-TABLES = {"speed": speed, "memory": loading}
+def fusions(results: Sequence[Result]) -> str:
+    """What `llamaweb bench --fusions` measured: tokens a second without each fusion, beside all of them."""
+    rows = []
+    for r in (r for r in results if r.get("kind") == "fusions"):
+        whole = r["fusions"][0]
+        for each in r["fusions"]:
+            ratio = each["decode_per_second"] / whole["decode_per_second"]
+            rows.append(
+                (
+                    _name(r),
+                    each["left_out"] or "",
+                    str(each["dispatches_per_token"]),
+                    _number(each["decode_per_second"]),
+                    f"{ratio:.2f}",
+                    f"{each['gpu_us']:,.0f}",
+                )
+            )
+    header = ("model", "left out", "dispatches a token", "tokens/s", "of all fused", "GPU time of a token, µs")
+    return f"{_devices(results, 'fusions')}:\n\n{_table(header, rows)}"
+
+
+TABLES = {"speed": speed, "memory": loading, "fusions": fusions}
 
 
 def filled(text: str, results: Sequence[Result]) -> str:
@@ -79,8 +100,8 @@ def filled(text: str, results: Sequence[Result]) -> str:
     return text
 
 
-def _devices(results: Sequence[Result]) -> str:
-    return "; ".join(dict.fromkeys(f"{r['adapter']}, {r['runtime']}" for r in results if r.get("kind") == "loading"))
+def _devices(results: Sequence[Result], kind: str) -> str:
+    return "; ".join(dict.fromkeys(f"{r['adapter']}, {r['runtime']}" for r in results if r.get("kind") == kind))
 
 
 def _name(result: Result) -> str:

@@ -1,5 +1,5 @@
-// Attention of one token, one workgroup for {{ heads }} query heads of one key-value head: norms and rotates q and k, appends k
-// and v to the layer's cache, and attends to all positions{{ " of the window" if window }} with an online softmax. A step has a position for
+// Attention of one token, one workgroup for {{ heads }} query heads of one key-value head:{% if not rotated %} norms and rotates q and k, appends
+// k and v to the layer's cache, and{% endif %} attends to all positions{{ " of the window" if window }} with an online softmax. A step has a position for
 // each invocation: first it asks for values, so that they come while it scores its key for every head; then lanes become
 // columns of V, and groups of them share the positions. Each of the workgroups that share a key-value head rounds the new
 // k and v for itself; the first of them writes the cache. With splits, the positions are shared out among as many
@@ -12,7 +12,9 @@
 enable subgroups;
 {% endif %}
 {% include "common/bindings.wgsl" %}
+{% if not rotated %}
 {% include "common/rope.wgsl" %}
+{% endif %}
 const WG = {{ workgroup }}u;
 const HEADS = {{ heads }}u;
 const D = {{ head_dim }}u;
@@ -25,7 +27,10 @@ const PARTS = {{ parts }}u;  // sums that are left when neighbours have added up
 {% set units = head_dim // k_unit + head_dim // v_unit %}
 {% set subgroups = workgroup // subgroup if subgroup else 0 %}
 
+{% if not rotated %}
 var<workgroup> head: array<f32, {{ (2 + heads) * head_dim }}>;  // k, v and q of this token; k and v as the cache rounds them
+fn head4(at: u32) -> vec4<f32> { return vec4<f32>(head[at], head[at + 1u], head[at + 2u], head[at + 3u]); }
+{% endif %}
 var<workgroup> query: array<vec4<f32>, {{ heads * head_dim // 4 }}>;
 var<workgroup> weight: array<f32, {{ heads * each * groups }}>;
 var<workgroup> partial: array<f32, {{ (heads + 1) * subgroups if subgroup else workgroup }}>;
@@ -37,10 +42,11 @@ var<workgroup> scales: array<u32, {{ units }}>;
 {% endif %}
 {{ cache.helpers(ring) }}
 {{ k.load("k", head_dim, k_unit, k_scales) }}
-{{ k.store("k", head_dim, k_unit, k_scales, false) }}
 {{ v.load("v", head_dim, v_unit, v_scales) }}
+{% if not rotated %}
+{{ k.store("k", head_dim, k_unit, k_scales, false) }}
 {{ v.store("v", head_dim, v_unit, v_scales, false) }}
-fn head4(at: u32) -> vec4<f32> { return vec4<f32>(head[at], head[at + 1u], head[at + 2u], head[at + 3u]); }
+{% endif %}
 
 // Over all lanes, for every lane; `i` tells apart what is asked for without a barrier between
 {% macro over_lanes(name, builtin, first, second) %}
@@ -86,6 +92,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let begin = oldest;
   let end = position + 1u;
 {% endif %}
+  let rows = kv * {{ n_ctx }}u;  // before this head's
+{% if rotated %}
+  for (var i = lane; i < HEADS * D4; i += WG) {
+    let at = h * D + 4u * i;
+    query[i] = vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]) * {{ scale }};
+  }
+  workgroupBarrier();
+{% else %}
   let k_at = ({{ n_head }}u + kv) * D;
 {# Row r is query head r, the last one k #}
 {% macro at(r) %}select(h * D + {{ r }} * D, k_at, {{ r }} == HEADS){% endmacro %}
@@ -122,7 +136,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endif %}
   for (var i = lane; i < D; i += WG) { head[D + i] = qkv[k_at + {{ n_head_kv * head_dim }}u + i]; }
   workgroupBarrier();
-  let rows = kv * {{ n_ctx }}u;  // before this head's
   let writes = h % {{ n_head // n_head_kv }}u == 0u{{ " && end == position + 1u && begin < end" if splits > 1 }};
   for (var i = lane; i < {{ units }}u; i += WG) {
 {% set store = "scales[i] = " if k_unit > 8 or v_unit > 8 else "_ = " %}
@@ -146,6 +159,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
 {% endif %}
 
+{% endif %}
 {% for j in range(heads) %}
   var top{{ j }} = -3.4e38;
   var total{{ j }} = 0.0;
@@ -173,7 +187,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endmacro %}
   for (var first = begin; first < end; first += WG) {
     let count = min(WG, end - first);
-    let cached = min(count, position - first);  // the last one, if it is here, is this token itself
+    let cached = {{ "count" if rotated else "min(count, position - first)" }};  // all, or all but this token itself
     let last = max(cached, 1u) - 1u;
 {{ ask(0) }}
 {% for j in range(heads) %}
@@ -194,6 +208,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
       }
 {% endfor %}
+{% if not rotated %}
     } else if (lane < count) {
       for (var c = 0u; c < D4; c++) {
         let four = head4(4u * c);
@@ -201,13 +216,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         s{{ j }} += four * query[{{ j }}u * D4 + c];
 {% endfor %}
       }
+{% endif %}
     }
 {% for j in range(heads) %}
     let score{{ j }} = select(-3.4e38, s{{ j }}.x + s{{ j }}.y + s{{ j }}.z + s{{ j }}.w, lane < count);
     let most{{ j }} = max(top{{ j }}, max_of(lane, score{{ j }}, {{ j }}u));
     let w{{ j }} = select(0.0, exp(score{{ j }} - most{{ j }}), lane < count);
     weight[{{ j }}u * SPAN + lane] = select(0.0, w{{ j }}, lane < cached);
+{% if not rotated %}
     if (lane == cached) { of_head[{{ j }}] = w{{ j }}; }
+{% endif %}
     let fade{{ j }} = exp(top{{ j }} - most{{ j }});
     total{{ j }} = total{{ j }} * fade{{ j }} + w{{ j }};
     low{{ j }} *= fade{{ j }};
@@ -224,6 +242,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       }
 {% endfor %}
     }
+{% if not rotated %}
     if (cached < count && share == 0u) {
       let v_low = head4(D + 8u * column);
       let v_high = head4(D + 8u * column + 4u);
@@ -232,6 +251,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       high{{ j }} += of_head[{{ j }}] * v_high;
 {% endfor %}
     }
+{% endif %}
     workgroupBarrier();
   }
   // Every group holds its positions' share of the sums: add them up.

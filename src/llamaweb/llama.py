@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,6 +72,7 @@ class Llama:
         type_k: str = "f16",
         type_v: str = "f16",
         tune: str = "auto",
+        unfused: Collection[str] = (),
         cache: bool = True,
         sha256: str | None = None,
         chat: bool = False,
@@ -81,24 +82,24 @@ class Llama:
         """Loads a GGUF model onto the GPU.
 
         model: a URL, a File or Blob of the page, a file handle of the browser's storage, a list of these that are one
-        model, or bytes; of a split model at a URL, any of its files. n_ctx: tokens the context holds; by default
-        2,048, or what the model was trained for where that is less; 0 takes as many as fit. n_ubatch: most tokens of a
-        prefill batch. memory_budget: bytes that all GPU buffers together may take at any time; batches may be smaller
-        then, and what does not fit is refused before a weight is fetched. logits_all: allow `perplexity` and
-        `log_probabilities`. type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0". tune: "auto" times
-        kernel variants once a device and keeps the fastest in the browser's storage, "full" times all of them anew,
-        "off" takes the defaults. cache: keep a URL's files in the browser's storage (see llamaweb.cache), and read
-        them from there the next time. sha256: of a URL's file, in hex. chat: refuse a model without a chat template
-        before its weights are fetched. recover: "auto" makes a new device and loads the model again at the next call
-        after the device was lost; "off" leaves that to `recover`. progress: is called with a Progress. A load that is
-        cancelled gives all GPU memory back. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError,
-        NoWebGPUError or GPUError.
+        model, or bytes; of a split model at a URL, any of its files. n_ctx: tokens the context holds; by default 2,048,
+        or what the model was trained for where that is less; 0 takes as many as fit. n_ubatch: most tokens of a prefill
+        batch. memory_budget: bytes that all GPU buffers together may take at any time; batches may be smaller then, and
+        what does not fit is refused before a weight is fetched. logits_all: allow `perplexity` and `log_probabilities`.
+        type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0". tune: "auto" times kernel variants once a
+        device and keeps the fastest in the browser's storage, "full" times all of them anew, "off" takes the defaults.
+        unfused: names of planner.FUSIONS to leave out, to measure what they bring. cache: keep a URL's files in the
+        browser's storage (see llamaweb.cache), and read them from there the next time. sha256: of a URL's file, in hex.
+        chat: refuse a model without a chat template before its weights are fetched. recover: "auto" makes a new device
+        and loads the model again at the next call after the device was lost; "off" leaves that to `recover`. progress:
+        is called with a Progress. A load that is cancelled gives all GPU memory back. Raises ModelFileError,
+        UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
         """
         for name, value, known in (("tune", tune, MODES), ("recover", recover, RECOVERS)):
             if value not in known:
                 raise LlamaWebError(f"{name} is {value!r}; it must be one of: {', '.join(known)}.")
         source = open_source(model, cache=cache, sha256=sha256)
-        options = LoadOptions(n_ctx, n_ubatch, memory_budget, logits_all, type_k, type_v, tune, chat, progress)
+        options = LoadOptions(n_ctx, n_ubatch, memory_budget, logits_all, type_k, type_v, tune, unfused, chat, progress)
         loaded = await load_model(source, options)
         fresh, same = source.again(), replace(options, n_ctx=loaded.executor.plan.n_ctx)
         return cls(loaded, lambda: load_model(fresh.again(), same), recover)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,6 +32,7 @@ class LoadOptions:
     type_k: str = "f16"
     type_v: str = "f16"
     tune: str = "auto"
+    unfused: Collection[str] = ()
     chat: bool = False
     progress: Callable[[Progress], None] | None = None
 
@@ -83,6 +84,7 @@ async def load(source: StreamingSource, options: LoadOptions) -> Loaded:
             type_k=options.type_k,
             type_v=options.type_v,
             tuned=tunes,
+            unfused=options.unfused,
         )
         executor = Executor(device, replan())
         await executor.allocate()

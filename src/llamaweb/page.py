@@ -15,6 +15,7 @@ from typing import Any
 from llamaweb import cache
 from llamaweb.bench import bench, floor, with_floor
 from llamaweb.errors import CacheWarning, LlamaWebError
+from llamaweb.fusion_bench import bench_fusions
 from llamaweb.gpu.url_source import UrlSource
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama
@@ -73,6 +74,17 @@ async def _bench(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any
             profile = await llm.profile(n_prompt=sizes["prompt_tokens"], n_generate=n_generate, depth=sizes["depth"])
             result["profile"] = profile.report()
     return with_floor(result, await floor(llm.file)) if params.get("floor") else result
+
+
+async def _bench_fusions(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
+    def progress(done: int, total: int) -> None:
+        emit({"event": "progress", "phase": "fusions", "done": done, "total": total, "unit": ""})
+
+    async def load(**options: Any) -> Llama:
+        return await _load_model(params, lambda event: None, file, **options)
+
+    sizes = {name: params[name] for name in ("gen_tokens", "depth", "reps")}
+    return await bench_fusions(load, **sizes, progress=progress)
 
 
 async def _bench_loading(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
@@ -141,6 +153,7 @@ _COMMANDS = {
     "run": _run,
     "perplexity": _perplexity,
     "bench": _bench,
+    "bench_fusions": _bench_fusions,
     "bench_loading": _bench_loading,
     "tune": _tune,
     "load": _load,

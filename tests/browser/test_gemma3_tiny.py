@@ -4,12 +4,14 @@ are longer than its windows and than a batch."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from browser_page import Page
 from test_llama_tiny import LIMIT, N_UBATCH, PROMPT, TOKENS, forward
 
+from llamaweb.planner import FUSIONS
 from tests.reference import ReferenceGemma3, nmse
 from tests.tiny import TinyGemma3, tiny_gemma3
 
@@ -41,9 +43,11 @@ def check(
     n_prompt: int = PROMPT,
     n_ubatch: int = N_UBATCH,
     subgroups: bool = True,
+    **options: Any,
 ) -> None:
     data = tiny_gemma3(spec)
     shape = {"n_prompt": n_prompt, "n_ubatch": n_ubatch, "subgroups": subgroups, "n_ctx": len(tokens) + 3}
+    shape["options"] = options
     found, _ = page.run(forward, data=data, tokens=tokens, **shape)
     expected = ReferenceGemma3(data).logits(tokens)[n_prompt - 1 :]
     assert found.shape == expected.shape
@@ -60,6 +64,11 @@ def test_logits_behind_more_tokens_than_the_window_of_the_real_one(page: Page) -
     spec = TinyGemma3(n_layer=2, n_embd=128, head_dim=256, n_ctx=1024, pattern=2, window=512)
     tokens = [int(token) for token in np.random.RandomState(7).randint(3, 290, 578)]
     check(page, spec, tokens=tokens, n_prompt=575, n_ubatch=128)
+
+
+@pytest.mark.parametrize("unfused", [["post_norm"], ["norm", "attention"], list(FUSIONS)], ids=",".join)
+def test_logits_are_the_same_whatever_is_left_unfused(page: Page, unfused: list[str]) -> None:
+    check(page, TinyGemma3(n_layer=2, window=9), unfused=unfused)
 
 
 def test_logits_without_subgroups(page: Page) -> None:

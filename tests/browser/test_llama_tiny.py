@@ -9,6 +9,7 @@ import pytest
 from browser_page import Page
 
 from llamaweb.kernels.formats import FORMATS
+from llamaweb.planner import FUSIONS
 from tests.reference import ReferenceLlama, nmse
 from tests.tiny import TinyLlama, tiny_llama, without_chat
 
@@ -110,6 +111,11 @@ def test_logits_with_biases_of_an_odd_number_of_blocks(page: Page) -> None:
 @pytest.mark.parametrize("spec", [FORMAT_SPECS["q4_1"], MIXED], ids=["q4_1", "mixed"])
 def test_logits_without_subgroups(page: Page, spec: TinyLlama) -> None:
     check(page, spec, subgroups=False)
+
+
+@pytest.mark.parametrize("unfused", [*([name] for name in FUSIONS), list(FUSIONS)], ids=",".join)
+def test_logits_are_the_same_whatever_is_left_unfused(page: Page, unfused: list[str]) -> None:
+    check(page, MIXED, unfused=unfused)
 
 
 def test_logits_of_a_batch_whose_activations_are_rounded_to_8_bits(page: Page) -> None:

@@ -80,3 +80,17 @@ def test_loading_is_measured_beside_a_plain_loop_and_an_empty_page(tmp_path: Pat
     # A vocabulary of 128k pieces included.
     assert 0 < result["heap_growth"] <= 48 << 20
     assert len(result["load_all"]) == len(result["plain_all"]) == 2 and result["first_token_ms"] > 0
+
+
+def test_each_fusion_is_measured_beside_all_of_them(tmp_path: Path) -> None:
+    model, output = tmp_path / "tiny.gguf", tmp_path / "results.json"
+    model.write_bytes(tiny_llama(TinyLlama(n_layer=4, type="Q4_0")))
+    done = bench(model, "--fusions", "--gen-tokens", 24, "--reps", 3, "--context", 64, "--output", output, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert json.loads(output.read_text())["results"] == [result]
+    by_name = {each["left_out"]: each for each in result["fusions"]}
+    layers = {name: (each["dispatches_per_token"] - 3) / 4 for name, each in by_name.items()}
+    assert layers == {None: 5, "norm": 7.25, "residual": 7, "glu": 6, "siblings": 9, "attention": 6}
+    for each in by_name.values():
+        assert len(each["decode_all"]) == 3 and each["decode_per_second"] > 0 and each["gpu_us"] > 0

@@ -11,11 +11,12 @@ import pytest
 from benchmarks import tables
 from llamaweb.errors import HostError
 from llamaweb.host import results
-from llamaweb.host.tables import bench_text, loading_text, tune_text
+from llamaweb.host.tables import bench_text, fusions_text, loading_text, tune_text
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.mul_mat_vec import MulMatVec
 
-README = "# A\n<!-- speed -->\nold\n<!-- /speed -->\nbetween\n<!-- memory -->\n<!-- /memory -->\nend\n"
+README = "# A\n<!-- speed -->\nold\n<!-- /speed -->\nbetween\n<!-- memory -->\n<!-- /memory -->\n"
+README += "<!-- fusions -->\n<!-- /fusions -->\nend\n"
 
 
 def sample(**changes: Any) -> dict[str, Any]:
@@ -57,6 +58,18 @@ def loading(**changes: Any) -> dict[str, Any]:
     }
 
 
+def fusions() -> dict[str, Any]:
+    same = {name: sample()[name] for name in ("model", "adapter", "runtime", "context")}
+    whole = {"left_out": None, "what": "", "dispatches_per_token": 83, "decode_per_second": 800.0, "gpu_us": 1000.0}
+    norm = {"left_out": "norm", "what": "an rms_norm", "dispatches_per_token": 115, "decode_per_second": 600.0}
+    return {"kind": "fusions", **same, "gen_tokens": 128, "depth": 0, "fusions": [whole, {**norm, "gpu_us": 1250.0}]}
+
+
+def test_a_person_sees_what_each_fusion_brings() -> None:
+    text = fusions_text(fusions())
+    assert "(all fused)" in text and "an rms_norm" in text and "0.75" in text and "1,250" in text
+
+
 def test_a_new_result_takes_the_place_of_the_old_one_of_its_key_alone(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     for result in (sample(), sample(depth=4096), sample(decode_per_second=900.0)):
@@ -83,6 +96,7 @@ def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None
     results.add(path, sample(depth=4096))
     results.add(path, loading())
     results.add(path, loading(type_k="q8_0", files=3))
+    results.add(path, fusions())
     arguments = ["--results", str(path), "--readme", str(readme)]
     assert tables.main([*arguments, "--check"]) == 1
     assert readme.read_text() == README
@@ -98,10 +112,11 @@ def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None
         "0.89",
         "wllama 3.8.1: 70.0 / 23.0 (on the CPU) |",
     ]
-    assert rows[1].split(" | ")[1] == "4,096" and len(rows) == 3
+    assert rows[1].split(" | ")[1] == "4,096" and len(rows) == 5
     memory = rows[2].rstrip(" |").split(" | ")[1:]
     assert memory[:3] == ["f16", "2,048", "667.6"] and memory[-6:] == ["732.4", "0.685", "40.0", "400", "0.90", "2.35"]
     assert "| synthetic-llama-3.2-1b-Q4_0, 3 files | q8_0 |" in text
+    assert "| synthetic-llama-3.2-1b-Q4_0 | norm | 115 | 600 | 0.75 | 1,250 |" in text
     assert tables.main([*arguments, "--check"]) == 0
 
 

@@ -12,15 +12,16 @@ from llamaweb.architectures import architecture
 from llamaweb.errors import ModelFileError, UnsupportedError
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
+from llamaweb.planner import FUSIONS, plan_model
 from llamaweb.planner.fusion import Step, Steps, fuse
 from tests.headers import SMOLLM2, TINY, gemma3_header, llama_header
 
 
-def fused(file: GGUFFile, n_tokens: int, outputs: str = "last", max_bindings: int = 8) -> Steps:
+def fused(file: GGUFFile, n_tokens: int, outputs: str = "last", max_bindings: int = 8, **options: Any) -> Steps:
     graph = Graph(file.tensors, n_tokens, outputs)
     family = architecture(file)
     family.build(graph, family.hyperparameters(file))
-    return fuse(graph, max_bindings=max_bindings)
+    return fuse(graph, max_bindings=max_bindings, **options)
 
 
 def layer(steps: Steps, i: int) -> list[tuple[str, str, str]]:
@@ -205,3 +206,42 @@ def test_which_layers_have_a_window_may_be_told_layer_by_layer() -> None:
     file.metadata["gemma3.attention.sliding_window_pattern"] = np.array([True])
     with pytest.raises(ModelFileError, match="sliding_window_pattern"):
         fused(file, 1)
+
+
+# What a layer of one token takes beyond its five steps without each fusion; None: the family does not have it.
+UNFUSED = {
+    "norm": (2, 4),
+    "post_norm": (None, 2),
+    "residual": (2, None),
+    "glu": (1, 1),
+    "siblings": (4, 4),
+    "attention": (1, 1),
+}
+
+
+@pytest.mark.parametrize("left_out", FUSIONS)
+def test_each_fusion_can_be_left_out(left_out: str) -> None:
+    for file, more in zip((llama_header(**TINY), gemma3_header(n_layer=2)), UNFUSED[left_out], strict=True):
+        whole, steps = (fused(file, 1, max_bindings=10, unfused=out) for out in (frozenset(), frozenset({left_out})))
+        assert len(layer(whole, 1)) == 5
+        assert len(layer(steps, 1)) == 5 + (more or 0)
+        assert more or len(steps.steps) == len(whole.steps)
+        assert weights_of(steps) == weights_of(whole)
+
+
+def weights_of(steps: Steps) -> set[str]:
+    return {tensor.name for step in steps.steps for stack in step.weights.values() for tensor in stack}
+
+
+def test_nothing_is_fused_where_everything_is_left_out() -> None:
+    steps = fused(llama_header(**TINY), 1, unfused=frozenset(FUSIONS))
+    assert [op for op, _, _ in layer(steps, 0)] == [
+        *("rms_norm", "mul_mat_vec", "mul_mat_vec", "mul_mat_vec", "rope_kv", "flash_attn_vec", "mul_mat_vec", "add"),
+        *("rms_norm", "mul_mat_vec", "mul_mat_vec", "glu", "mul_mat_vec", "add"),
+    ]
+    assert not any(step.params["lane_order"] for step in steps.steps if step.op in ("rms_norm", "add", "glu"))
+
+
+def test_an_unknown_fusion_is_named_with_those_there_are() -> None:
+    with pytest.raises(UnsupportedError, match=r"'rope'.*norm, post_norm, residual"):
+        plan_model(llama_header(**TINY), unfused=["rope"])

@@ -115,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--floor", action="store_true", help="time the yardstick of bare matrix products beside it")
     bench.add_argument("--peer", choices=["wllama"], help="time another engine beside it, in the same browser")
     bench.add_argument("--loading", action="store_true", help="memory and loading instead, beside a plain loop")
+    bench.add_argument("--fusions", action="store_true", help="what each fusion of kernels brings to decoding instead")
     bench.add_argument("--output", type=Path, metavar="FILE", help="put the result into this file of results, too")
     _context(bench)
 

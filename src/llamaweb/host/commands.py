@@ -68,23 +68,24 @@ async def tune(args: argparse.Namespace, out: Output) -> None:
 
 
 async def bench(args: argparse.Namespace, out: Output) -> None:
-    """Measure speed and memory; with a peer, the same in the same browser."""
+    """Measure speed and memory; with a peer, the same in the same browser. Or loading, or what each fusion brings."""
     from llamaweb.host import results
     from llamaweb.host.peer import bench_wllama, ensure_wllama
-    from llamaweb.host.tables import bench_text, loading_text
+    from llamaweb.host.tables import bench_text, fusions_text, loading_text
 
     if args.output:
         results.read(args.output)  # what cannot be written to is told before the measuring
-    if args.loading:
-        params = {"reps": args.reps, **_context(args)}
-        async with _model_page(args, out) as (page, model):
-            result = await page.call("bench_loading", {**params, "model": model}, out.event)
-        types = {name: params[name] for name in ("type_k", "type_v")}
-        result = {"kind": "loading", "model": Path(model).name, **types, **result}
-        if args.output:
-            results.add(args.output, result)
-        out.result(result, loading_text(result))
-        return
+    for kind, text in (("loading", loading_text), ("fusions", fusions_text)):
+        if getattr(args, kind):
+            params = {name: getattr(args, name) for name in ("gen_tokens", "reps", "depth")} | _context(args)
+            async with _model_page(args, out) as (page, model):
+                result = await page.call(f"bench_{kind}", {**params, "model": model}, out.event)
+            types = {name: params[name] for name in ("type_k", "type_v")}
+            result = {"kind": kind, "model": Path(model).name, **types, **result}
+            if args.output:
+                results.add(args.output, result)
+            out.result(result, text(result))
+            return
     names = ("prompt_tokens", "gen_tokens", "reps", "depth", "profile", "floor")
     params = {name: getattr(args, name) for name in names} | _context(args)
     folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}

@@ -13,6 +13,7 @@ _PHASES = {
     "pipelines": "Compiling the kernels",
     "tokens": "Evaluating the text",
     "repetitions": "Measuring",
+    "fusions": "Measuring without each fusion",
 }
 
 

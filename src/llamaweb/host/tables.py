@@ -42,6 +42,28 @@ def loading_text(result: dict[str, Any]) -> str:
     )
 
 
+def fusions_text(result: dict[str, Any]) -> str:
+    """The whole result of a bench of fusions."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("without", "dispatches", "tokens/s", "of all fused", "GPU µs a token", "left out"):
+        table.add_column(name, justify="left" if name in ("without", "left out") else "right", no_wrap=True)
+    whole = result["fusions"][0]
+    for each in result["fusions"]:
+        table.add_row(
+            each["left_out"] or "(all fused)",
+            str(each["dispatches_per_token"]),
+            f"{each['decode_per_second']:,.1f}",
+            f"{each['decode_per_second'] / whole['decode_per_second']:.2f}",
+            f"{each['gpu_us']:,.0f}",
+            each["what"],
+        )
+    behind = f" behind {result['depth']}" if result["depth"] else ""
+    return (
+        f"Decoding {result['gen_tokens']} tokens{behind} without each fusion, with default kernels:\n{_text(table)}\n"
+        f"{result['model']} on {result['adapter']}, {result['runtime']}"
+    )
+
+
 def tune_text(result: dict[str, Any]) -> str:
     """What was tried for each shape: the default, the fastest and the slowest variant, and what was chosen."""
     table = Table(box=box.SIMPLE_HEAD)

@@ -69,8 +69,15 @@ def get_rows(
 
 def rms_norm(k: int, eps: float, n_tokens: int, *, epilogue: str = "store") -> Launch:
     """y = x / rms(x) * weight; epilogue "add" adds it to y."""
-    shader = kernel("rms_norm", [arena("x"), NORM, arena("y")], k=k, eps=eps, epilogue=epilogue, workgroup=64)
+    workgroup = 256 if n_tokens == 1 else 64  # alone, it has the GPU for itself
+    shader = kernel("rms_norm", [arena("x"), NORM, arena("y")], k=k, eps=eps, epilogue=epilogue, workgroup=workgroup)
     return Launch(shader, (1, n_tokens, 1), 1)
+
+
+def add(n: int, n_tokens: int) -> Launch:
+    """y += x"""
+    shader = kernel("add", [arena("x"), arena("y")], n=n, workgroup=64)
+    return Launch(shader, (-(-n // 256), n_tokens, 1), 1)
 
 
 def glu(kind: str, n: int, n_tokens: int) -> Launch:
@@ -147,11 +154,13 @@ def flash_attn_vec(
     *,
     splits: int = 1,
     y_lanes: bool = False,
+    rotated: bool = False,
     variant: FlashAttnVec | None = None,
 ) -> Launch:
-    """rope_kv and the attention of one token; with splits, its parts for flash_attn_reduce."""
+    """rope_kv and the attention of one token; with splits, its parts for flash_attn_reduce. rotated: behind rope_kv."""
     cache = [arena("k_cache", "vec4<u32>"), arena("v_cache", "vec4<u32>")]
-    slots = [arena("qkv", "f32"), PHASES, BATCH, *attention.head_norm, *cache, arena("y")]
+    before = [] if rotated else [PHASES, *attention.head_norm]
+    slots = [arena("qkv", "f32"), BATCH, *before, *cache, arena("y")]
     head_dim = attention.head_dim
     v = variant or vec_variants.default(head_dim, attention.group, splits, profile)
     shader = kernel(
@@ -166,13 +175,15 @@ def flash_attn_vec(
         subgroup=profile.subgroup_size,
         splits=splits,
         y_lanes=y_lanes,
+        rotated=rotated,
         **attention.constants,
     )
     plain = None
     if profile.subgroup_size:
         any_device = replace(profile, subgroup_size=0)
         least = vec_variants.default(head_dim, 1, 1, any_device)
-        plain = flash_attn_vec(attention, any_device, splits=splits, y_lanes=y_lanes, variant=least)
+        same: dict[str, Any] = {"splits": splits, "y_lanes": y_lanes, "rotated": rotated}
+        plain = flash_attn_vec(attention, any_device, variant=least, **same)
     return Launch(shader, (attention.n_head // v.heads, splits, 1), plain=plain)
 
 

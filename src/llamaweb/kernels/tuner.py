@@ -59,7 +59,7 @@ class Shape:
             return cls("mul_mat_vec", c["format"], c["k"], c["n"], c["epilogue"], c["norm"], c["post_eps"] is not None)
         if kernel.template in ("mul_mat", "mul_mat_packed", "mul_mat_matrix"):
             return cls("mul_mat", c["format"], c["k"], c["n"], c["epilogue"], n_tokens=n_tokens)
-        if kernel.template in ("flash_attn", "flash_attn_vec"):
+        if kernel.template in ("flash_attn", "flash_attn_vec") and not c.get("rotated"):
             format, group, splits = f"{c['type_k']}/{c['type_v']}", c["n_head"] // c["n_head_kv"], c.get("splits", 1)
             return cls._attention(kernel.template, format, c["head_dim"], c["n_head"], n_tokens, group, splits)
         return None

@@ -1,7 +1,18 @@
 """The planner: from a GGUF header and a device profile to the plan. Pure; it never sees a GPU."""
 
+from llamaweb.planner.fusion import FUSIONS
 from llamaweb.planner.model import USUAL_CONTEXT, plan_model
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase
 from llamaweb.profile import DESKTOP, DeviceProfile
 
-__all__ = ["DESKTOP", "USUAL_CONTEXT", "Binding", "DeviceProfile", "Dispatch", "ModelPlan", "Phase", "plan_model"]
+__all__ = [
+    "DESKTOP",
+    "FUSIONS",
+    "USUAL_CONTEXT",
+    "Binding",
+    "DeviceProfile",
+    "Dispatch",
+    "ModelPlan",
+    "Phase",
+    "plan_model",
+]

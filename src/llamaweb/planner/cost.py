@@ -60,7 +60,7 @@ def _cost(d: Dispatch, n_tokens: int, n_past: int, batch: int) -> Cost:
         written = slot.name in ("y", "sum") or (d.kernel.template == "rope_kv" and binding.region.startswith("kv."))
         read += 0 if written else size
         write += size if written else 0
-        if slot.name == "y" and c.get("epilogue") == "add":
+        if slot.name == "y" and (c.get("epilogue") == "add" or d.kernel.template == "add"):
             read += size
     return Cost(read, write, _flops(d.kernel, c, tokens, n_past))
 

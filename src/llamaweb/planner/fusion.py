@@ -3,12 +3,12 @@
 What is folded into a matrix product: the rms_norm before it (one token), and before that the addition of a normed
 branch to the residual stream; the bias, the residual addition and the gated linear unit behind it; and its siblings:
 products of the same input in the same format are one product with stacked weights. Attention takes in the norms of
-heads, rope and the writing of the cache.
+heads, rope and the writing of the cache. Each of these can be left out, to measure what it brings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -18,6 +18,15 @@ from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.kernel import GLU
 from llamaweb.kernels.mul_mat import quantized_bytes
+
+FUSIONS = {
+    "norm": "an rms_norm within the products that read it",
+    "post_norm": "the addition of a normed branch within the product behind it",
+    "residual": "the addition to the residual stream within the product before it",
+    "glu": "a gated linear unit within the product of gate and up",
+    "siblings": "products of one input as one product (and with them the gated linear unit)",
+    "attention": "norms of heads, rope and the writing of the cache within a token's attention",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +61,11 @@ class Steps:
     logits: Value
 
 
-def fuse(graph: Graph, attention_splits: int = 1, max_bindings: int = 8) -> Steps:
+def fuse(graph: Graph, attention_splits: int = 1, max_bindings: int = 8, unfused: Set[str] = frozenset()) -> Steps:
     """The steps of a graph, in order. With attention splits, one token's attention is shared out and put together.
-    max_bindings: of one kernel on the device (maxStorageBuffersPerShaderStage)."""
-    return _Fuser(graph, attention_splits, max_bindings).run()
+    max_bindings: of one kernel on the device (maxStorageBuffersPerShaderStage). unfused: names of FUSIONS that are
+    left out."""
+    return _Fuser(graph, attention_splits, max_bindings, unfused).run()
 
 
 # What a product whose norm takes in an addition binds besides its weight
@@ -63,8 +73,9 @@ _NORMED_SUM = ("x", "post", "post_norm_weight", "norm_weight", "sum", "y")
 
 
 class _Fuser:
-    def __init__(self, graph: Graph, attention_splits: int, max_bindings: int) -> None:
+    def __init__(self, graph: Graph, attention_splits: int, max_bindings: int, unfused: Set[str]) -> None:
         self.graph = graph
+        self.unfused = unfused
         self.splits = attention_splits
         self.max_bindings = max_bindings
         self.consumers: dict[Tensor, list[Tensor]] = {}
@@ -118,7 +129,9 @@ class _Fuser:
             return
         if weight.row != x.row:
             raise UnsupportedError(f"{node.name}: a norm of heads outside attention is not supported.")
-        if [c.op for c in consumers] == ["add"] or (node.rows == 1 and self._all_products(node)):
+        apart = "norm" in self.unfused and x.op != "last_row"  # which only a product can read
+        fused = node.rows == 1 and self._all_products(node) and not apart
+        if fused or [c.op for c in consumers] == ["add"]:
             return  # the addition, or each product, norms its input itself
         self._norm(node, self._value(node))
 
@@ -131,19 +144,23 @@ class _Fuser:
         return all(c.op == "mul_mat" for c in self.consumers[node])
 
     def _add(self, node: Tensor) -> None:
-        """A residual that takes in a normed branch: x + rms_norm(branch)."""
+        """A residual that takes in a branch, normed or not: x + rms_norm(branch), x + branch."""
         x, branch = node.src if node.src[0] in self.values else node.src[::-1]
-        if x not in self.values or branch.op != "rms_norm" or self._last_use(x) is not node:
+        if x not in self.values or self.values[x].row != node.row or self._last_use(x) is not node:
             raise UnsupportedError(f"{node.name}: an addition that is not a residual is not supported.")
-        if self._norm_takes_in(node):
-            return
-        self.values[node] = self.values[x]  # in place
-        self._norm(branch, self.values[node], epilogue="add")
+        if branch.op != "rms_norm":
+            self.values[node] = self.values[x]  # in place
+            self._emit("add", node.name, {"x": self.values[branch], "y": self.values[x]})
+        elif not self._norm_takes_in(node):
+            self.values[node] = self.values[x]
+            self._norm(branch, self.values[node], epilogue="add")
 
     def _norm_takes_in(self, add: Tensor) -> bool:
         """Whether the first use of an addition is one token's product with a norm, which has room for its bindings."""
         first = min(self.consumers[add], key=lambda n: self.order[n])
         if add.rows > 1 or first.op != "rms_norm" or not self._all_products(first):
+            return False
+        if self.unfused & {"norm", "post_norm"}:
             return False
         product = self.consumers[first][0]
         format = format_of(product.src[0].type, product.src[0].name)
@@ -155,6 +172,8 @@ class _Fuser:
         siblings = [n for n in self.consumers[x] if n.op == "mul_mat" and n.src[1] is x]
         self.done.update(siblings)
         glu = self.consumers[node][0] if self.consumers[node][0].op in GLU else None
+        if self.unfused & {"glu", "siblings"}:
+            glu = None
         alone = glu and list(glu.src) == siblings and all(self.consumers[n] == [glu] for n in siblings)
         if glu and alone and siblings[0].src[0].type == siblings[1].src[0].type:
             self.done.add(glu)
@@ -168,7 +187,8 @@ class _Fuser:
             return
         joint = Value("+".join(n.name for n in siblings), sum(n.row for n in siblings), node.rows)
         offset = 0
-        for _, run in groupby(siblings, key=lambda n: n.src[0].type):
+        apart = "siblings" in self.unfused
+        for _, run in groupby(siblings, key=lambda n: n.name if apart else n.src[0].type):
             nodes = list(run)
             self._product(nodes, joint, offset=offset)
             for n in nodes:
@@ -178,7 +198,7 @@ class _Fuser:
     def _residual(self, node: Tensor) -> Tensor | None:
         """The addition that the product `node` alone feeds, if it is the last use of its other operand."""
         consumers = self.consumers[node]
-        if len(consumers) != 1 or consumers[0].op != "add":
+        if len(consumers) != 1 or consumers[0].op != "add" or "residual" in self.unfused:
             return None
         add = consumers[0]
         other = add.src[1] if add.src[0] is node else add.src[0]
@@ -237,6 +257,9 @@ class _Fuser:
             weights = {"head_norm": tuple(norm.src[1] for norm in norms)}
         params = {**node.params, "n_head": q.row // head_dim, "n_head_kv": k.row // head_dim}
         params["head_eps"] = norms[0].params["eps"] if norms else None
+        if node.rows == 1 and "attention" in self.unfused:
+            self._emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, weights, **params)
+            weights, params = {}, {**params, "rotated": True}
         if node.rows == 1 and self.splits > 1:
             parts = Value(node.name + ".parts", params["n_head"] * self.splits * (head_dim + 4), 1)
             self._emit("flash_attn_vec", node.name, {"qkv": qkv, "y": parts}, weights, splits=self.splits, **params)

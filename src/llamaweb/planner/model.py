@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from llamaweb.errors import ContextError, UnsupportedError
@@ -12,7 +12,7 @@ from llamaweb.kernels.kernel import Launch
 from llamaweb.kernels.tuner import Choices
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.budget import fit
-from llamaweb.planner.fusion import Step, Value
+from llamaweb.planner.fusion import FUSIONS, Step, Value
 from llamaweb.planner.layout import Layout
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase, WeightPlan
 from llamaweb.planner.sizes import Options, Sizes
@@ -32,6 +32,7 @@ def plan_model(
     type_k: str = "f16",
     type_v: str = "f16",
     tuned: bool = False,
+    unfused: Collection[str] = (),
     choices: Choices | None = None,
 ) -> ModelPlan:
     """The plan for a model out of its header alone.
@@ -40,10 +41,13 @@ def plan_model(
     model's own. n_ubatch: most tokens of a prefill batch; fewer are taken where the device or the budget asks for it.
     memory_budget: bytes that all GPU buffers together may take at any time. logits_all: add the phase "evaluate", which
     gives the log-probability of every token. type_k, type_v: formats of the cache (kernels/cache.py). tuned: count
-    what timing kernels takes while the model loads. choices: kernel variants that tuning found. Raises
-    UnsupportedError, ContextError or MemoryBudgetError, which says what would fit.
+    what timing kernels takes while the model loads. unfused: names of FUSIONS that are left out. choices: kernel
+    variants that tuning found. Raises UnsupportedError, ContextError or MemoryBudgetError, which says what would fit.
     """
-    sizes = Sizes(file, profile, Options(memory_budget, logits_all, type_k, type_v, tuned), choices)
+    if unknown := sorted(set(unfused) - set(FUSIONS)):
+        raise UnsupportedError(f"There is no fusion {unknown[0]!r} to leave out; there are {', '.join(FUSIONS)}.")
+    options = Options(memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused))
+    sizes = Sizes(file, profile, options, choices)
     n_ctx = min(USUAL_CONTEXT, sizes.n_ctx_train) if n_ctx is None else n_ctx
     if n_ctx < 0 or n_ubatch < 1:
         raise ContextError(f"A context of {n_ctx} tokens in batches of {n_ubatch} is empty; ask for at least 1.")
@@ -160,6 +164,8 @@ class _Planner:
                 )
             case "quantize":
                 return mul_mat.quantize(y_row, n_tokens, self._profile)
+            case "add":
+                return library.add(y_row, n_tokens)
             case "glu":
                 return library.glu(p["kind"], y_row, n_tokens)
             case "rope_kv":
@@ -168,6 +174,7 @@ class _Planner:
                 attention, splits = self._attention(p), p.get("splits", 1)
                 chosen = self._variants.attention_vec(attention, splits)
                 options: dict[str, Any] = {"splits": splits, "y_lanes": y_lanes, "variant": chosen}
+                options["rotated"] = p.get("rotated", False)
                 return library.flash_attn_vec(attention, self._profile, **options)
             case "flash_attn_reduce":
                 return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=y_lanes)

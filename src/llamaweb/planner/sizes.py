@@ -35,6 +35,7 @@ class Options:
     type_k: str = "f16"
     type_v: str = "f16"
     tuned: bool = False
+    unfused: frozenset[str] = frozenset()
 
 
 class Sizes:
@@ -167,7 +168,7 @@ class Sizes:
                     f"The file has the tensor {short(unread[0], 72)}{more}, which {self._file.architecture} models do "
                     "not have here; use another model."
                 )
-            fused = fuse(graph, splits, self.profile.max_storage_buffers_per_shader_stage)
+            fused = fuse(graph, splits, self.profile.max_storage_buffers_per_shader_stage, self.options.unfused)
             steps = with_quantized(fused, self.variants.can_be_packed, self._is_packed)
             self._layouts[key] = lay_out(steps, self.profile.min_storage_buffer_offset_alignment)
         return self._layouts[key]

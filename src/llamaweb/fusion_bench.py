@@ -1,0 +1,51 @@
+"""What each fusion brings: a model's decoding with all of them, and with one at a time left out. Runs in the page."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from llamaweb.bench import bench
+from llamaweb.llama import Llama
+from llamaweb.planner import FUSIONS
+
+Load = Callable[..., Awaitable[Llama]]
+
+
+async def bench_fusions(
+    load: Load,
+    *,
+    gen_tokens: int = 128,
+    reps: int = 3,
+    depth: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """load(unfused=…, tune="off") is `Llama.load` of the model.
+
+    Gives under "fusions" what decoding `gen_tokens` tokens behind `depth` takes: dispatches_per_token,
+    decode_per_second (tokens, median) and gpu_us (of a token's dispatches in order), first with every fusion (left_out
+    is None), then without each that the model has. The default kernels run, so that nothing else differs.
+    """
+    names = [None, *FUSIONS]
+    found: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
+    for i, name in enumerate(names):
+        progress(i, len(names))
+        async with await load(unfused=[name] if name else [], tune="off") as llm:
+            if name and llm.dispatches_per_token == found[0]["dispatches_per_token"]:
+                continue  # it is not in this model
+            speed = await bench(llm, prompt_tokens=2, gen_tokens=gen_tokens, reps=reps, depth=depth)
+            profile = (await llm.profile(n_prompt=2, n_generate=gen_tokens, depth=depth)).report()
+            found.append(
+                {
+                    "left_out": name,
+                    "what": FUSIONS[name] if name else "",
+                    "dispatches_per_token": llm.dispatches_per_token,
+                    "decode_per_second": speed["decode_per_second"],
+                    "decode_all": speed["decode_all"],
+                    "gpu_us": profile["phases"][-1]["pass_us"],
+                }
+            )
+            facts = {"runtime": speed["runtime"], "adapter": llm.adapter, "context": llm.plan.n_ctx}
+    progress(len(names), len(names))
+    return {**facts, "gen_tokens": gen_tokens, "depth": depth, "fusions": found}
