@@ -20,12 +20,13 @@ from llamaweb.model.source import check_range, file_name, sibling_url
 
 @dataclass(frozen=True)
 class Patience:
-    """How a download deals with its server: `attempts` in a row that bring nothing before it gives up, a pause of
-    `delay` ms that doubles from one to the next, `stall` ms of silence that count as a break, and `parallel` ranges of
-    `range` bytes at once, which bound what is in memory."""
+    """How a download deals with its server: `attempts` that together bring less than `enough` bytes before it gives
+    up, a pause of `delay` ms that doubles from one to the next, `stall` ms of silence that count as a break, and
+    `parallel` ranges of `range` bytes at once, which bound what is in memory."""
 
     attempts: int = 6
     delay: int = 500
+    enough: int = 64 << 10
     stall: int = 30_000
     range: int = 12 << 20
     parallel: int = 3
