@@ -37,6 +37,10 @@ class GPUError(LlamaWebError):
     """WebGPU refused or lost work: a validation error (with the kernel's label), out of memory, or a lost device."""
 
 
+class KernelError(GPUError):
+    """A kernel does not compile on this device (named in the message)."""
+
+
 class DeviceLostError(GPUError):
     """The GPU device is gone; load the model again, or call `Llama.recover`."""
 
