@@ -35,5 +35,7 @@ async def clear() -> None:
 
 
 async def list() -> Sequence[CachedModel]:
-    """All files, the most recently used first; a split model is several. None where the browser has no storage."""
+    """All files, the most recently used first; a split model is several. None where the browser has no storage.
+
+    What is there of a file of which it is not known any more what it is, is removed."""
     return await model_cache.listed()

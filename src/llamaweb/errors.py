@@ -13,6 +13,10 @@ class DownloadError(ModelFileError):
     """A model's server refused, changed the file meanwhile, or broke off too often."""
 
 
+class ModelChangedError(ModelFileError):
+    """A model that is to be loaded again is another one by now, whose tokens may mean other text; load it anew."""
+
+
 class UnsupportedError(LlamaWebError):
     """The file is sound, but its architecture, format or tokenizer is not supported (named in the message)."""
 
@@ -31,6 +35,10 @@ class NoWebGPUError(LlamaWebError):
 
 class GPUError(LlamaWebError):
     """WebGPU refused or lost work: a validation error (with the kernel's label), out of memory, or a lost device."""
+
+
+class KernelError(GPUError):
+    """A kernel does not compile on this device (named in the message)."""
 
 
 class DeviceLostError(GPUError):

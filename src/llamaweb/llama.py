@@ -20,6 +20,7 @@ from llamaweb.gpu.sources import open_source
 from llamaweb.kernels.tuner import MODES
 from llamaweb.loading import Loaded, LoadOptions
 from llamaweb.loading import load as load_model
+from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.model.hub import ENDPOINT, Repository
 from llamaweb.planner import ModelPlan
 from llamaweb.profiling import Profile
@@ -40,8 +41,8 @@ class Perplexity:
 class Llama:
     """A model on the GPU. Made by `Llama.load`; names follow llama-cpp-python."""
 
-    def __init__(self, loaded: Loaded, again: Callable[[], Awaitable[Loaded]], recover: str = "off") -> None:
-        """again: loads the same model once more."""
+    def __init__(self, loaded: Loaded, again: Callable[[GGUFFile], Awaitable[Loaded]], recover: str = "off") -> None:
+        """again: loads the model once more, whose header is still to be the given one."""
         self.tokens: list[int] = []  # of the last answer
         self._prompt: list[int] = []
         self._timings: dict[str, float] = {}
@@ -102,7 +103,7 @@ class Llama:
         options = LoadOptions(n_ctx, n_ubatch, memory_budget, logits_all, type_k, type_v, tune, unfused, chat, progress)
         loaded = await load_model(source, options)
         fresh, same = source.again(), replace(options, n_ctx=loaded.executor.plan.n_ctx)
-        return cls(loaded, lambda: load_model(fresh.again(), same), recover)
+        return cls(loaded, lambda before: load_model(fresh.again(), same, before), recover)
 
     @classmethod
     async def from_pretrained(
@@ -264,7 +265,8 @@ class Llama:
         from the browser's storage, without a question to their server, if they are there.
 
         `conversation` is kept, and the next answer reads again what its prompt shares with it. Raises as `load` does,
-        and may be called again then.
+        and may be called again then. A file that is another one by now, whose tokens may mean other text, is not taken
+        but raises ModelChangedError: `detokenize(conversation)` still gives the text, for a model that is loaded anew.
         """
         async with self._recovering:
             await self._load_again()
@@ -280,7 +282,7 @@ class Llama:
         if self._closed:
             raise LlamaWebError("The model was closed; load it again.")
         self._loaded.free()
-        loaded = await self._again()
+        loaded = await self._again(self.file)
         if self._closed:  # in the meantime
             loaded.free()
             raise LlamaWebError("The model was closed while it was loaded again.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from llamaweb.chat import check_chat
+from llamaweb.errors import ModelChangedError
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.javascript import now_ms
@@ -55,8 +56,11 @@ class Loaded:
         self.executor.device.close()
 
 
-async def load(source: StreamingSource, options: LoadOptions) -> Loaded:
-    """Loads the model of which `source` is a file, and closes the source; see `Llama.load`."""
+async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile | None = None) -> Loaded:
+    """Loads the model of which `source` is a file, and closes the source; see `Llama.load`.
+
+    before: what was loaded of the same source earlier; raises ModelChangedError if that is another model by now.
+    """
     begin = now_ms()
     report = options.progress or (lambda _: None)
 
@@ -68,6 +72,11 @@ async def load(source: StreamingSource, options: LoadOptions) -> Loaded:
     device = executor = None
     try:
         file, sources = await read_model(source, lambda done: report(Progress("header", done, 0, "B")), opened.append)
+        if before and not file.same_as(before):
+            raise ModelChangedError(
+                f"{source.name} is another model than the one that was loaded, and tokens may mean other text to it; "
+                "load it anew with Llama.load."
+            )
         if options.chat:
             check_chat(file.metadata)
         tokenizer = load_tokenizer(file.metadata)

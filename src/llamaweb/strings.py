@@ -57,7 +57,9 @@ class Strings(Sequence[bytes]):
         return isinstance(value, bytes) and self._place(value) is not None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, (list, Strings)) and len(self) == len(other) and list(self) == list(other)
+        if isinstance(other, Strings):
+            return self.data == other.data and np.array_equal(self._ends, other._ends)
+        return isinstance(other, list) and len(self) == len(other) and list(self) == other
 
     def __repr__(self) -> str:
         first = [string[:_SHOWN] for string in self[:3]]

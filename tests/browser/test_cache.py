@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,8 +244,6 @@ def test_two_loads_at_once_do_not_disturb_each_other(page: Page, server: Unrelia
         exec(source, scope)
         return await asyncio.gather(scope["load"](url), scope["load"](url), scope["load"](url))
 
-    import inspect
-
     url = server.url("model.gguf", DATA, headers=ETAG, pace=0.01)
     results = page.run(twice, source=inspect.getsource(load), url=url)
     assert [found for found, _, _ in results] == [SHA256] * 3
@@ -260,6 +259,39 @@ def test_models_are_removed_by_name_and_all_together(page: Page, server: Unrelia
     with pytest.raises(CacheError, match=r"b\.gguf is not in the cache; llamaweb\.cache\.list\(\) tells what is"):
         page.run("from llamaweb import cache\nawait cache.remove(url)", url=url)
     assert page.run(f"from llamaweb import cache\nawait cache.clear()\n{names}") == []
+
+
+def test_what_nobody_knows_what_it_is_is_removed_when_it_is_seen_but_not_from_under_a_tab(
+    page: Page, server: UnreliableServer
+) -> None:
+    async def see(source, url):
+        from pyodide.ffi import to_js
+
+        from llamaweb import cache
+        from llamaweb.gpu import model_cache
+
+        scope = {}
+        exec(source, scope)
+        await scope["load"](url)
+        whole = {model_cache.key(url), f"{model_cache.key(url)}.json"}
+        store = model_cache.opfs()
+        for name in ("lost JSON", "damaged JSON", "locked"):
+            writer = await model_cache.writer(name, True)
+            writer.append(to_js(bytes(1000)))
+            await writer.close()
+        await store.put(f"{model_cache.key('damaged JSON')}.json", '{"url": "dam')
+        await store.put(f"{model_cache.key('lost file')}.json", "{}")
+        release = await model_cache.lock("locked", "exclusive")
+        found = []
+        for _ in range(2):
+            models = await cache.list()
+            found.append(([model.url for model in models], {str(name) for name in await store.names()} - whole))
+            release()
+        return found, model_cache.key("locked")
+
+    url = server.url("model.gguf", DATA, headers=ETAG)
+    found, locked = page.run(see, source=inspect.getsource(load), url=url)
+    assert found == [([url], {locked}), ([url], set())]
 
 
 def test_a_model_that_is_being_loaded_is_not_removed(page: Page, server: UnreliableServer) -> None:

@@ -94,6 +94,27 @@ def test_a_range_goes_on_from_its_last_byte(page: Page, server: UnreliableServer
     ]
 
 
+def test_breaks_that_little_comes_between_are_paused_after_and_more_makes_up_for_them(
+    page: Page, server: UnreliableServer
+) -> None:
+    def drips(after: int) -> tuple[str, float, int]:
+        name, begin = f"drips{after}.gguf", time.monotonic()
+        url = server.url(name, DATA[:900_000], always=Fault(after=after), headers=ETAG)
+        try:
+            page.run(read, url=url, patience={"attempts": 4, "delay": 100, "parallel": 1}, offset=0, header=0)
+            said = ""
+        except DownloadError as error:
+            said = str(error)
+        return said, time.monotonic() - begin, len(server.files[name].requests)
+
+    said, seconds, requests = drips(1000)
+    assert "cannot be read after 4 attempts" in said
+    assert requests == 4 and seconds >= 0.7  # 100, 200 and 400 ms
+    said, seconds, requests = drips(30_000)
+    assert said == ""
+    assert requests == 30 and seconds >= 2.7  # 100 and 200 ms after two of three breaks
+
+
 def test_a_file_without_ranges_is_asked_for_once(page: Page, server: UnreliableServer) -> None:
     url = server.url("model.gguf", DATA, ranges=False)
     page.run(read, url=url)
@@ -166,6 +187,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         "does not tell the file's size; use another one",
     ),
     "drops for ever": ({"faults": [NOTHING], "always": Fault()}, r"cannot be read after 3 attempts \(.+\); check"),
+    "drips for ever": (
+        {"faults": [NOTHING], "always": Fault(after=1)},
+        r"cannot be read after 3 attempts \(.+\); check the address and the network",
+    ),
     "wrong ranges": (
         {"faults": [NOTHING], "always": Fault(206, {"Content-Range": f"bytes 0-9/{SIZE}"})},
         r"answers ranges wrongly \(bytes 0-9/3000001\); use another one",

@@ -8,10 +8,12 @@ from browser_page import Page
 from llamaweb.errors import MemoryBudgetError
 from llamaweb.planner import plan_model
 from tests.headers import TINY, llama_header
-from tests.tiny import TinyGemma3, TinyLlama, tiny_gemma3, tiny_llama
+from tests.tiny import Tiny, TinyGemma3, TinyLlama, tiny_gemma3, tiny_llama
 
 # Opens devices whose buffers are counted, whoever makes them: `made` has what is alive of each device, and the most.
 COUNT = """
+from collections import Counter
+from dataclasses import replace
 from pyodide.ffi import create_proxy
 from llamaweb.errors import LlamaWebError
 from llamaweb.gpu.device import Device
@@ -22,18 +24,23 @@ made = []
 class Count:
     def __init__(self, device):
         self.device, self.live, self.peak = device, 0, 0
+        self.buffers, self.gone = Counter(), Counter()  # (label, bytes) of what is alive, and of what was destroyed
         self.make = device.handle.createBuffer
         device.handle.createBuffer = create_proxy(self.create)
 
     def create(self, description):
         buffer = self.make.call(self.device.handle, description)
         size, destroy, gone = int(buffer.size), buffer.destroy, []
+        name = (str(buffer.label), size)
+        self.buffers[name] += 1
         self.live += size
         self.peak = max(self.peak, self.live)
 
         def destroyed():
             if not gone:
                 self.live -= size
+                self.buffers -= Counter([name])
+                self.gone[name] += 1
                 gone.append(True)
             destroy.call(buffer)
 
@@ -42,8 +49,11 @@ class Count:
 
 opened = Device.open
 
+limits = {}
+
 async def open():
     device = await opened()
+    device.profile = replace(device.profile, **limits)
     made.append(Count(device))
     return device
 
@@ -67,9 +77,12 @@ def counted(page: Page, work: str, **args: object) -> dict:
 
 
 LOAD = """
+if limit:
+    limits.update(max_buffer_size=limit, max_storage_buffer_binding_size=limit)
 llm = await Llama.load(model, **options)
 count, plan = made[0], llm.plan.memory
 loaded = (count.live, llm._executor.device.live_bytes)
+buffers, gone = sorted(count.buffers.elements()), sorted(count.gone.elements())
 _ = [piece async for piece in llm.stream("the and", max_tokens=12, temperature=0.7)]
 if options.get("logits_all"):
     await llm.log_probabilities([1, 2, 3, 4])
@@ -83,39 +96,48 @@ if profile:
 after = (count.live, llm._executor.device.live_bytes)
 peaks = (count.peak, llm._executor.device.peak_bytes)
 shape = (llm.plan.n_ctx, llm.plan.n_ubatch)
+planned, kept = sorted(llm.plan.buffers), sorted(count.buffers.elements())
+used = sorted((count.gone - Counter(gone)).elements())
 await llm.close()
-return {"plan": plan, "loaded": loaded, "after": after, "peaks": peaks, "shape": shape, "left": count.live,
-        "profiled": profiled}
+return {"plan": plan, "planned": planned, "buffers": buffers, "kept": kept, "gone": gone, "used": used,
+        "loaded": loaded, "after": after, "peaks": peaks, "shape": shape, "left": count.live, "profiled": profiled}
 """
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"n_ctx": 100, "n_ubatch": 8, "logits_all": True},
-        {"n_ctx": 700, "type_k": "q8_0", "type_v": "f32", "tune": "full"},
-        {"n_ctx": 0, "n_ubatch": 8, "tune": "off"},
-    ],
-    ids=["logits of all", "tuned", "as long as the model's own"],
-)
-def test_created_is_planned_to_the_byte(page: Page, options: dict) -> None:
-    model = tiny_llama(TinyLlama(type="Q4_1", n_ctx=1000, head_dim=32, n_layer=1))
-    found = counted(page, LOAD, model=model, options=options, profile=False)
+LLAMA = TinyLlama(type="Q4_1", n_ctx=1000, head_dim=32, n_layer=1)
+SPLIT = TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "token_embd*": "Q8_0"})
+# The model, options, and the most bytes of a buffer and a binding, where not the device's own.
+CASES: dict[str, tuple[Tiny, dict, int]] = {
+    "generation alone": (LLAMA, {"n_ctx": 100, "n_ubatch": 8}, 0),
+    "logits of all": (LLAMA, {"n_ctx": 100, "n_ubatch": 8, "logits_all": True}, 0),
+    "tuned": (LLAMA, {"n_ctx": 700, "type_k": "q8_0", "type_v": "f32", "tune": "full"}, 0),
+    "as long as the model's own": (LLAMA, {"n_ctx": 0, "n_ubatch": 8, "tune": "off"}, 0),
+    "gemma3": (TinyGemma3(n_layer=2), {"n_ctx": 300, "n_ubatch": 8}, 0),
+    "split": (SPLIT, {"n_ctx": 60, "n_ubatch": 6, "tune": "off"}, 10 << 10),
+    "split, logits of all": (SPLIT, {"n_ctx": 60, "n_ubatch": 6, "tune": "off", "logits_all": True}, 10 << 10),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_buffer_is_a_planned_one_to_the_byte(page: Page, name: str) -> None:
+    spec, options, limit = CASES[name]
+    model = tiny_llama(spec) if isinstance(spec, TinyLlama) else tiny_gemma3(spec)
+    found = counted(page, LOAD, model=model, options=options, limit=limit, profile=False)
     planned = found["plan"]
+    assert found["buffers"] == found["kept"] == found["planned"]
     assert found["loaded"] == found["after"] == (planned["total"], planned["total"])
-    if options.get("tune") == "full":
-        assert planned["total"] < found["peaks"][0]
+    assert sum(size for _, size in found["planned"]) == planned["total"]
+    # What is made for a while is what tuning needs, and using the model makes nothing.
+    tunes = {"timestamps", "timestamps read", "read"} if options.get("tune") == "full" else set()
+    assert {label for label, _ in found["gone"]} == tunes and found["used"] == []
+    assert (planned["total"] < found["peaks"][0]) == bool(tunes)
     assert planned["total"] <= found["peaks"][0] == found["peaks"][1] <= planned["peak"]
     assert found["left"] == 0
+    if limit:
+        assert max(size for _, size in found["buffers"]) <= limit
+        assert {"weights.1", "kv.1"} <= {label for label, _ in found["buffers"]}
     if not options["n_ctx"]:
         assert found["shape"] == (1000, 8)
-
-
-def test_gemma3s_created_is_planned_to_the_byte(page: Page) -> None:
-    options = {"n_ctx": 300, "n_ubatch": 8}
-    found = counted(page, LOAD, model=tiny_gemma3(TinyGemma3(n_layer=2)), options=options, profile=False)
-    assert found["loaded"] == found["after"] == (found["plan"]["total"],) * 2
-    assert found["left"] == 0
 
 
 def test_a_budget_is_kept_at_every_moment_tuning_and_profiling_included(page: Page) -> None:
@@ -123,7 +145,7 @@ def test_a_budget_is_kept_at_every_moment_tuning_and_profiling_included(page: Pa
     header = llama_header(**{**TINY, "n_layer": 1}, n_ctx=100_000, type="F32")
     budget = plan_model(header, n_ctx=3000, n_ubatch=64, tuned=True).memory["peak"]
     options = {"n_ctx": 0, "memory_budget": budget, "tune": "full"}
-    found = counted(page, LOAD, model=tiny_llama(spec), options=options, profile=True)
+    found = counted(page, LOAD, model=tiny_llama(spec), options=options, limit=0, profile=True)
     assert found["peaks"][0] == found["peaks"][1] <= found["plan"]["peak"] <= budget
     assert found["profiled"][0] <= budget
     assert found["plan"]["peak"] > budget - 4096  # hardly a token more would have fitted

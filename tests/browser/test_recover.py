@@ -142,6 +142,50 @@ return said, [device.live_bytes for device in devices]
     assert all("was lost" in (sentence or "") for sentence in said.values()), said
 
 
+@pytest.mark.parametrize("told", ["a version", "nothing"])
+def test_a_file_that_has_changed_since_is_not_taken_and_the_text_so_far_is_not_lost(
+    page: Page, server: UnreliableServer, model: bytes, told: str
+) -> None:
+    work = """
+from llamaweb.errors import ModelChangedError
+
+async def refused(awaitable):
+    try:
+        await awaitable
+    except ModelChangedError as error:
+        return str(error)
+
+if stage == "lost":
+    llm = await Llama.load(url, cache=False, recover="auto", **OPTIONS)
+    await take(llm, prompt, 6)
+    await lost(take(llm, prompt, 6, lose=3))
+    import builtins
+    builtins.lost_model = llm, llm.conversation, llm.detokenize(llm.conversation)
+    return
+import builtins
+llm, conversation, text = builtins.lost_model
+if stage == "changed":
+    said = [await refused(llm.recover()), await refused(take(llm, prompt, 2))]
+    kept = llm.conversation == conversation and llm.detokenize(llm.conversation) == text
+    return said, kept, llm._executor.device.live_bytes
+await take(llm, conversation, 2)
+await llm.close()
+return len(llm.tokens)
+"""
+    # Other weights in another version, or another vocabulary of which the server tells nothing.
+    versions = ({"ETag": '"1"'}, {"ETag": '"2"'}) if told == "a version" else ({}, {})
+    other = model[:-1] + b"x" if told == "a version" else model.replace(b"the", b"eht", 1)
+    assert len(other) == len(model) and other != model
+    how = {"url": server.url("changing.gguf", model, headers=versions[0]), "prompt": PROMPT}
+    page.run(HEAD + work, stage="lost", **how)
+    server.url("changing.gguf", other, headers=versions[1])
+    said, kept, held = page.run(HEAD + work, stage="changed", **how)
+    assert all("load it anew with Llama.load" in (sentence or "") for sentence in said), said
+    assert kept and held == 0
+    server.url("changing.gguf", model, headers=versions[0])
+    assert page.run(HEAD + work, stage="back", **how) == 2
+
+
 def test_a_closed_model_says_so_and_is_not_loaded_again(page: Page, model: bytes) -> None:
     work = """
 llm = await Llama.load(model, recover="auto", **OPTIONS)

@@ -183,7 +183,7 @@ def test_a_pattern_names_one_file_of_a_hub_which_loads_again_without_it(
     found, verified = page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")
     assert found == expected and verified[f"{hub}/{REPO}/resolve/main/a/tiny-q8_0.gguf"]
     server.files.clear()
-    assert page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")[0] == expected
+    assert page.run(pretrained, endpoint=hub.upper() + "/", filename="*q8_0.gguf")[0] == expected
 
 
 @pytest.mark.parametrize("pattern", ["*-of-00003.gguf", "tiny-00001-of-*.gguf"])

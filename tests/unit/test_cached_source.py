@@ -36,7 +36,7 @@ def gives(value: Any) -> Any:
 
 
 def remote(size: int = SIZE) -> Any:
-    told = SimpleNamespace(size=size, etag='"1"', modified=None, sha256=None)
+    told = SimpleNamespace(size=size, etag='"1"', modified=None, sha256=None, fits=lambda model: True)
     return SimpleNamespace(
         name="model.gguf", url=URL, told=gives(told), size=gives(size), close=gives(None), download=None
     )

@@ -140,6 +140,21 @@ def test_version_2_reads_as_version_3(tmp_path: Path) -> None:
     assert second.tensors == parse(data).tensors
 
 
+def test_headers_are_the_same_only_if_all_they_say_is() -> None:
+    nan = struct.pack("<f", float("nan"))
+
+    def parts(words: str = "ab", number: int = 1, kind: int = U32, shape: tuple[int, ...] = (32,), data: int = 128):
+        strings = array(STRING, len(words), b"".join(text(word) for word in words))
+        numbers = array(kind, 2, struct.pack("<II", 1, number))
+        keys = (key("s", ARRAY, strings), key("n", ARRAY, numbers), key("x", FLOAT32, nan), key("y", BOOL, b"\1"))
+        return parse(header(keys, (tensor(shape=shape),), data))
+
+    assert parts().same_as(parts())
+    others = [parts("ac"), parts("abc"), parts(number=2), parts(kind=I32), parts(shape=(16, 2)), parts(data=160)]
+    more = [replace(parts(), metadata={**parts().metadata, "y": 1}), replace(parts(), metadata={})]
+    assert not any(parts().same_as(other) or other.same_as(parts()) for other in (*others, *more))
+
+
 def test_a_header_larger_than_one_read_is_read_in_growing_pieces() -> None:
     strings = [b"x" * (index % 300) for index in range(40_000)]
     numbers = np.arange(700_000, dtype="<i4")

@@ -52,6 +52,28 @@ def test_addresses_are_the_hubs() -> None:
     assert Repository("o/n", endpoint="http://x/").url("y") == "http://x/o/n/resolve/main/y"
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "base"),
+    [
+        ("https://Hub.Example:443", "https://hub.example"),
+        ("HTTP://LOCALHOST:80/", "http://localhost"),
+        ("http://localhost:8080/Hub/", "http://localhost:8080/Hub"),
+        ("http://x:443", "http://x:443"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("https://huggingface.co", "https://huggingface.co"),
+    ],
+)
+def test_addresses_are_as_a_browser_writes_them(endpoint: str, base: str) -> None:
+    repository = Repository("o/n", endpoint=endpoint)
+    assert repository.url("y") == f"{base}/o/n/resolve/main/y"
+    assert repository.listing_url == f"{base}/api/models/o/n/revision/main?blobs=true"
+
+
+def test_an_endpoint_that_is_none_is_refused() -> None:
+    with pytest.raises(ModelFileError, match=r"'http://\[x' is no hub's address \(.*\); check the endpoint"):
+        Repository("o/n", endpoint="http://[x")
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a/b/c", "../x", "a/..%2f", "/a"])
 def test_a_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(ModelFileError, match="is no repository's name"):

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import pytest
 
-from llamaweb.errors import ModelFileError
+from llamaweb.errors import ModelChangedError, ModelFileError
 from llamaweb.model.source import BytesSource
 from tests.no_page import no_page
 from tests.splits import split
@@ -80,8 +80,8 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield module
 
 
-def load(loading: Any) -> Any:
-    return asyncio.run(loading.load(Shard(FIRST), loading.LoadOptions()))
+def load(loading: Any, before: Any = None) -> Any:
+    return asyncio.run(loading.load(Shard(FIRST), loading.LoadOptions(), before))
 
 
 def left() -> list[Any]:
@@ -108,6 +108,18 @@ def test_a_file_that_does_not_close_well_keeps_no_gpu_memory_and_no_other_file(l
     with pytest.raises(OSError, match="the disk is full"):
         load(loading)
     assert len(FakeGPU.made) == 2 and not left()
+
+
+def test_a_model_that_is_loaded_again_is_taken_only_if_its_header_is_the_same(
+    loading: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load(loading).file
+    assert load(loading, before).file.same_as(before)
+    FakeGPU.made.clear()
+    monkeypatch.setattr(f"{__name__}.SHARDS", split(tiny_llama(TinyLlama(n_vocab=321)), 3, "tiny"))
+    with pytest.raises(ModelChangedError, match=r"another model than the one that was loaded.*; load it anew"):
+        load(loading, before)
+    assert not left()
 
 
 def test_a_load_that_is_cancelled_while_it_closes_its_files_keeps_nothing(loading: Any) -> None:

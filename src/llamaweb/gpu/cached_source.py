@@ -106,8 +106,11 @@ class CachedSource:
     async def _current(self, model: CachedModel) -> bool:
         if self._sha256:  # known by its content
             return model.verified and self._sha256 == model.sha256
-        # What could not be checked to its end the last time is checked while it is read again.
-        return (model.verified or not model.sha256) and (not self._ask or await self._unchanged(model))
+        if model.sha256 and not model.verified:
+            return False  # what could not be checked to its end the last time is checked while it is read again
+        if not self._ask:
+            return not self._remote.before or self._remote.before.fits(model)
+        return await self._unchanged(model)
 
     async def _unchanged(self, model: CachedModel) -> bool:
         """Whether the server has the same file; True where it does not answer, as without a network."""
@@ -115,8 +118,7 @@ class CachedSource:
             told = await asyncio.wait_for(self._remote.told(), ANSWER_SECONDS)
         except (DownloadError, TimeoutError):
             return True
-        pairs = ((told.size, model.size), (told.etag, model.etag), (told.modified, model.modified))
-        return all(a == b for a, b in pairs if a is not None and b is not None)
+        return told.fits(model)
 
     async def _open(self, told: Told) -> None:
         self._sha256 = self._sha256 or told.sha256

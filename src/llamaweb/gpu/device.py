@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import js
 from pyodide.ffi import JsException, create_proxy
 
 from llamaweb.errors import DeviceLostError, GPUError, NoWebGPUError
-from llamaweb.gpu.javascript import js_object
+from llamaweb.gpu.javascript import js_file, js_object
 from llamaweb.profile import DeviceProfile, SubgroupMatrix
 
 _LIMITS = (
@@ -22,6 +22,8 @@ _LIMITS = (
     "maxComputeWorkgroupSizeX",
     "maxComputeWorkgroupStorageSize",
 )
+
+_WORD_COMES = 10  # tenths of a second that word of a device's loss may take
 
 _FEATURES = ("subgroups", "timestamp-query", "shader-f16", "chromium-experimental-subgroup-matrix")  # where there are
 
@@ -44,7 +46,7 @@ class Device:
     async def open(cls) -> Device:
         """The browser's high-performance adapter, with its own limits; raises NoWebGPUError if there is none."""
         gpu = getattr(js.navigator, "gpu", None)
-        adapter = await gpu.requestAdapter(js_object({"powerPreference": "high-performance"})) if gpu else None
+        adapter = await _adapter(gpu) if gpu else None
         if not adapter:
             raise NoWebGPUError(
                 "This browser offers no WebGPU adapter; use a current Chrome, Edge, Safari or Firefox with "
@@ -87,12 +89,16 @@ class Device:
             raise GPUError("The model was closed, and its GPU memory given back; load it again.")
 
     def wait(self, promise: Any) -> Awaitable[Any]:
-        """The value of a promise of the device; if it is rejected, that is a GPUError."""
+        """The value of a promise of the device, awaited now, later or never; if it is rejected, that is a GPUError."""
         return Reading(self, promise)
 
-    def failure(self, error: JsException) -> GPUError:
-        """What a promise of the device that was rejected means."""
-        return self._error or GPUError(f"The GPU gave nothing back ({error}); load the model again.")
+    async def check_loss(self) -> None:
+        """As `check`, after the device did not do something: word of its loss comes a little later."""
+        for _ in range(_WORD_COMES):
+            if self._error is not None or self._closed:
+                break
+            await asyncio.sleep(0.1)
+        self.check()
 
     @asynccontextmanager
     async def errors(self, what: str) -> AsyncIterator[None]:
@@ -136,13 +142,25 @@ class Reading:
     def __init__(self, device: Device, promise: Any) -> None:
         self._device = device
         self._promise = promise
+        js_file("overheard.js")(promise)
 
     def __await__(self) -> Generator[Any, None, Any]:
         try:
             return (yield from self._promise.__await__())
         except JsException as error:
-            yield from asyncio.sleep(0.1).__await__()  # word of the device's loss comes a little later
-            raise self._device.failure(error) from None
+            reason = error
+        yield from self._device.check_loss().__await__()
+        raise GPUError(f"The GPU gave nothing back ({reason}); load the model again.")
+
+
+async def _adapter(gpu: Any) -> Any:
+    """Asked for once more where there is none: a browser whose GPU process has just ended gives none at first."""
+    for pause in (0, 0.5):
+        await asyncio.sleep(pause)
+        with suppress(JsException):
+            if adapter := await gpu.requestAdapter(js_object({"powerPreference": "high-performance"})):
+                return adapter
+    return None
 
 
 def _profile(adapter: Any, limits: dict[str, int], features: list[str]) -> DeviceProfile:

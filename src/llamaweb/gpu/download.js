@@ -6,7 +6,7 @@
 // Ranges are requested with nothing but `Range`, which needs no CORS preflight (If-Range would, and content networks
 // refuse it); that the file is still the same is seen from the size, ETag and Last-Modified of every answer instead.
 // The HTTP cache is passed by: it would keep a second copy, and slows ranges down to a third.
-(url, name, headers, { attempts, delay, stall, range, parallel, first }) => {
+(url, name, headers, { attempts, delay, enough, stall, range, parallel, first }) => {
   const closing = new AbortController();
   const opening = new AbortController(); // of the first answer
   let told = null; // {size, etag, modified, digest, linked, ranged} of the first answer; size is null if it does not say
@@ -109,25 +109,28 @@
       signal.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
     });
 
-  // What `attempt` yields, tried again until it is through; it sets `moved` where it got anywhere before it threw.
+  // What `attempt` yields, tried again until it is through. It adds what came to `state.came`: breaks between which
+  // less than `enough` came count, and are paused after, so that a server that drips is given up.
   async function* persist(attempt, signal) {
     const over = AbortSignal.any([signal, closing.signal]);
+    const state = { came: 0 };
     let failures = 0;
     for (;;) {
-      const state = { moved: false };
       try {
         yield* attempt(state);
         return;
       } catch (error) {
         if (over.aborted || error.name === "DownloadError") throw error;
-        failures = state.moved ? 1 : failures + 1;
+        const moved = state.came >= enough;
+        failures = moved ? 1 : failures + 1;
+        if (moved) state.came = 0;
         // An address that never answered is more likely wrong than unlucky.
         const most = told || error.status ? attempts : Math.min(attempts, 2);
         if (failures >= most) {
           const times = failures === 1 ? "" : ` after ${failures} attempts`;
           throw failed(`${url} cannot be read${times} (${error.message}); check the address and the network.`);
         }
-        if (state.moved) continue;
+        if (moved) continue;
         await pause(Math.max(delay * 2 ** (failures - 1), Math.min(error.after ?? 0, 60_000)), over);
       }
     }
@@ -150,7 +153,7 @@
             const chunk = value.subarray(start, start + to - from);
             if (!chunk.length) continue;
             from += chunk.length;
-            state.moved = true;
+            state.came += chunk.length;
             yield chunk;
             if (from === to) return;
           }
@@ -284,6 +287,11 @@
         const piece = chunk.subarray(Math.max(0, from - at), Math.max(0, to - at));
         if (piece.length) found.set(piece, Math.max(0, at - from));
         at += chunk.length;
+      }
+      if (told.ranged && end >= Math.min(first, told.size)) {
+        // Whoever wants them once more asks for them: the headers of many files would add up.
+        hold(-end);
+        [kept, forward] = [[], null];
       }
       return found;
     },

@@ -11,7 +11,7 @@ import js
 import numpy as np
 from pyodide.ffi import JsException, to_js
 
-from llamaweb.errors import GPUError
+from llamaweb.errors import KernelError
 from llamaweb.gpu.device import Device, Reading
 from llamaweb.gpu.javascript import js_file, js_object
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
@@ -35,7 +35,7 @@ class Pipelines:
         plain: Mapping[Kernel, Kernel] | None = None,
     ) -> set[Kernel]:
         """Compiles kernels side by side. Where WebGPU refuses one that has a plain variant, this is compiled instead,
-        with a warning that names the kernel; gives the refused ones. Raises GPUError if there is no other way."""
+        with a warning that names the kernel; gives the refused ones. Raises KernelError if there is no other way."""
         missing = [k for k in dict.fromkeys(kernels) if k not in self._pipelines]
         plain = plain or {}
         refused: set[Kernel] = set()
@@ -45,7 +45,7 @@ class Pipelines:
             nonlocal finished
             try:
                 self._pipelines[kernel] = await self._compile(kernel)
-            except GPUError as error:
+            except KernelError as error:
                 if kernel not in plain:
                     raise
                 if kernel.template not in {k.template for k in refused}:
@@ -67,16 +67,18 @@ class Pipelines:
         handle = self._device.handle
         handle.pushErrorScope("validation")
         module = handle.createShaderModule(js_object({"label": kernel.template, "code": wgsl(kernel)}))
-        shader = handle.popErrorScope()
+        shader = self._device.wait(handle.popErrorScope())
         layout = handle.createPipelineLayout(js_object({"bindGroupLayouts": [self._layout(kernel)]}))
         description = {"label": kernel.template, "layout": layout, "compute": {"module": module, "entryPoint": "main"}}
         try:
             return await handle.createComputePipelineAsync(js_object(description))
         except JsException as error:
-            self._device.check()  # a lost device compiles nothing
-            constants = ", ".join(f"{name}={value}" for name, value in kernel.constants)
-            why = getattr(await shader, "message", None) or error
-            raise GPUError(f"The kernel {kernel.template} ({constants}) does not compile here: {why}") from None
+            reason = error
+        if getattr(reason, "reason", "") != "validation":
+            await self._device.check_loss()  # a lost device compiles nothing
+        constants = ", ".join(f"{name}={value}" for name, value in kernel.constants)
+        why = getattr(await shader, "message", None) or reason
+        raise KernelError(f"The kernel {kernel.template} ({constants}) does not compile here: {why}")
 
     def _layout(self, kernel: Kernel) -> Any:
         accesses = tuple(slot.access for slot in kernel.slots)

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -68,7 +69,7 @@ def available() -> bool:
 
 async def lock(url: str, mode: str) -> Any:
     """A function that gives the lock back, or None: another has it. Readers take it "shared", writers "exclusive"."""
-    return await take(opfs().lock(f"{FOLDER}/{key(url)}", mode), lambda release: release())
+    return await _lock(key(url), mode)
 
 
 async def writer(url: str, fresh: bool) -> Any:
@@ -78,15 +79,31 @@ async def writer(url: str, fresh: bool) -> Any:
 
 async def find(url: str) -> CachedModel | None:
     """What is known of a URL's file; None if it is not there, or damaged."""
-    return await _read(opfs(), key(url))
+    try:
+        return await _read(opfs(), key(url))
+    except JsException:
+        return None
 
 
 async def models() -> list[CachedModel]:
-    """All files, the most recently used first."""
+    """All files, the most recently used first.
+
+    What belongs to none of them is removed, as a file whose JSON was lost, unless a tab is at it.
+    """
     store = opfs()
-    names = [str(name) for name in await store.names()]
-    found = [await _read(store, name) for name in names if not name.endswith(".json")]
-    return sorted(filter(None, found), key=lambda model: -model.used)
+    names: dict[str, list[str]] = {}  # of the key, its JSON and what is being written of them
+    for name in map(str, await store.names()):
+        names.setdefault(name.partition(".")[0], []).append(name)
+    found = []
+    for stem, own in names.items():
+        try:
+            if model := await _read(store, stem):
+                found.append(model)
+            else:
+                await _clean(store, stem, own)
+        except JsException:
+            continue  # it is being changed
+    return sorted(found, key=lambda model: -model.used)
 
 
 async def listed() -> list[CachedModel]:
@@ -131,8 +148,8 @@ async def make_room(needed: int, sparing: str) -> Room | None:
 
     Gives the figures, and removes nothing, where that would not be enough.
     """
-    now = await room()
     others = [model for model in reversed(await models()) if model.url != sparing]
+    now = await room()
     coming = sum(model.size - model.stored for model in others if model.url in _coming)
     missing = needed + coming + MARGIN - (now.quota - now.usage)
     held: list[tuple[CachedModel, Any]] = []  # what may be removed, and what gives its lock back
@@ -163,11 +180,28 @@ async def _removed(url: str) -> bool:
     return True
 
 
+async def _lock(name: str, mode: str) -> Any:
+    return await take(opfs().lock(f"{FOLDER}/{name}", mode), lambda release: release())
+
+
 async def _read(store: Any, name: str) -> CachedModel | None:
+    """None where the file or its JSON is not there, or damaged; JsException where it cannot be read."""
+    file, facts = await store.file(name), await store.file(f"{name}.json")
+    if not file or not facts:
+        return None
+    text = await facts.text()
     try:
-        file, facts = await store.file(name), await store.file(f"{name}.json")
-        if file and facts:
-            return CachedModel(**json.loads(await facts.text()), stored=int(file.size))
-    except (JsException, ValueError, TypeError):
-        pass
-    return None
+        return CachedModel(**json.loads(text), stored=int(file.size))
+    except (ValueError, TypeError):
+        return None
+
+
+async def _clean(store: Any, stem: str, names: Sequence[str]) -> None:
+    """Removes files of which it is not known what they are, if nobody has their lock."""
+    if release := await _lock(stem, "exclusive"):
+        try:
+            if await _read(store, stem) is None:  # still
+                for name in names:
+                    await store.remove(name)
+        finally:
+            release()

@@ -10,7 +10,7 @@ from typing import Any
 import js
 import numpy as np
 
-from llamaweb.errors import GPUError
+from llamaweb.errors import KernelError
 from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.storage import load_json, save_json
@@ -177,7 +177,7 @@ class _Trials:
         places = [place for i in entry.kernels.values() for place in (entry.places[i], self._plain_of(entry, i))]
         try:
             await self._executor.pipelines.compile([d.kernel for place in places for d in place])
-        except GPUError:
+        except KernelError:
             return False
         return True
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,7 +134,7 @@ class _Uploader:
         self._staging = executor.plan.regions["arena"]
         self._launches = {w: launch for w in executor.plan.weights if (launch := _launch(w))}
         self._steps: dict[WeightPlan, Any] = {}
-        self._sent: deque[tuple[int, Any]] = deque()  # bytes, and a promise that the GPU has them
+        self._sent: deque[tuple[int, Awaitable[Any]]] = deque()  # bytes, and word that the GPU has them
         self._unsent = 0
         self.values: dict[str, bytes] = {}  # of tensors without a weight, by name
         self._run = js_file("replay.js")(self._handle).run
@@ -167,10 +167,11 @@ class _Uploader:
         self._write(part, part.weight, done, size, data)
         self._unsent += size
         if self._unsent >= CHUNK:
-            self._sent.append((self._unsent, self._handle.queue.onSubmittedWorkDone()))
+            there = self._executor.device.wait(self._handle.queue.onSubmittedWorkDone())
+            self._sent.append((self._unsent, there))
             self._unsent = 0
         while sum(size for size, _ in self._sent) > _IN_FLIGHT:
-            await self._executor.device.wait(self._sent.popleft()[1])
+            await self._sent.popleft()[1]
             self._executor.device.check()
 
     def _write(self, part: _Part, weight: WeightPlan, done: int, size: int, data: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import js
 from pyodide.ffi import JsException
 
-from llamaweb.errors import DownloadError
+from llamaweb.errors import DownloadError, ModelChangedError
 from llamaweb.gpu.blob_source import read_error
 from llamaweb.gpu.javascript import js_file, js_object
 from llamaweb.model.gguf_file import FIRST_READ
@@ -20,12 +20,13 @@ from llamaweb.model.source import check_range, file_name, sibling_url
 
 @dataclass(frozen=True)
 class Patience:
-    """How a download deals with its server: `attempts` in a row that bring nothing before it gives up, a pause of
-    `delay` ms that doubles from one to the next, `stall` ms of silence that count as a break, and `parallel` ranges of
-    `range` bytes at once, which bound what is in memory."""
+    """How a download deals with its server: `attempts` that together bring less than `enough` bytes before it gives
+    up, a pause of `delay` ms that doubles from one to the next, `stall` ms of silence that count as a break, and
+    `parallel` ranges of `range` bytes at once, which bound what is in memory."""
 
     attempts: int = 6
     delay: int = 500
+    enough: int = 64 << 10
     stall: int = 30_000
     range: int = 12 << 20
     parallel: int = 3
@@ -41,15 +42,31 @@ class Told:
     modified: str | None
     sha256: str | None
 
+    def fits(self, other: Any) -> bool:
+        """Whether `other`, which has the same fields, may be of the same file: as far as both tell."""
+        if self.sha256 and other.sha256:
+            return bool(self.sha256 == other.sha256)
+        names = ("size", "etag", "modified")
+        pairs = [(getattr(self, name), getattr(other, name)) for name in names]
+        return all(a == b for a, b in pairs if a is not None and b is not None)
+
 
 class UrlSource:
-    """A file at a URL; `headers` go with every request. Raises DownloadError."""
+    """A file at a URL; `headers` go with every request; `before` is what its server told when it was loaded earlier.
+    Raises DownloadError, and ModelChangedError for a file that is not the one of before."""
 
-    def __init__(self, url: str, headers: Mapping[str, str] = {}, patience: Patience = Patience()) -> None:
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str] = {},
+        patience: Patience = Patience(),
+        before: Told | None = None,
+    ) -> None:
         self.url = _absolute(url)
         self.name = file_name(self.url)
         self._headers = dict(headers)
         self._patience = patience
+        self.before = before
         self.download: Any = js_file("download.js")(
             self.url, self.name, js_object(self._headers), js_object(asdict(patience))
         )
@@ -60,7 +77,12 @@ class UrlSource:
         if self._told is None:
             answer = await self._await(self.download.start())
             sha256 = _sha256(answer.digest, answer.linked)
-            self._told = Told(int(answer.size), answer.etag or None, answer.modified or None, sha256)
+            told = Told(int(answer.size), answer.etag or None, answer.modified or None, sha256)
+            if self.before and not self.before.fits(told):
+                raise ModelChangedError(
+                    f"{self.name} has changed on its server since it was loaded; load it anew with Llama.load."
+                )
+            self._told = told
         return self._told
 
     async def size(self) -> int:
@@ -81,7 +103,7 @@ class UrlSource:
         self.download.close()
 
     def again(self) -> Self:
-        return type(self)(self.url, self._headers, self._patience)
+        return type(self)(self.url, self._headers, self._patience, self._told or self.before)
 
     async def _await(self, promise: Any) -> Any:
         try:

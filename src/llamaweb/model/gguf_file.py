@@ -94,6 +94,22 @@ class GGUFFile:
             raise ModelFileError("The file does not name its architecture (general.architecture); convert it again.")
         return name
 
+    def same_as(self, other: GGUFFile) -> bool:
+        """Whether two headers say the same, as those of one file that was read twice do."""
+        mine, theirs = self.metadata, other.metadata
+        return (
+            (self.version, self.data_offset, self.size) == (other.version, other.data_offset, other.size)
+            and self.tensors == other.tensors
+            and mine.keys() == theirs.keys()
+            and all(_equal(value, theirs[key]) for key, value in mine.items())
+        )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    return type(a) is type(b) and (a == b or (a != a and b != b))  # NaN is no other value than NaN
+
 
 async def read_header(source: Source, progress: Callable[[int], None] | None = None) -> GGUFFile:
     """Read and check a file's header; `progress` is told how many bytes were read so far.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from llamaweb.errors import ModelFileError, short
 from llamaweb.model.shards import shard_names
@@ -37,18 +37,29 @@ class Repository:
     def __post_init__(self) -> None:
         if not _REPO.fullmatch(self.repo_id):
             raise ModelFileError(f"{short(self.repo_id)} is no repository's name; give one like 'owner/name'.")
+        object.__setattr__(self, "endpoint", _endpoint(self.endpoint))
 
     @property
     def listing_url(self) -> str:
-        base, revision = self.endpoint.rstrip("/"), quote(self.revision, safe="")
-        return f"{base}/api/models/{self.repo_id}/revision/{revision}?blobs=true"
+        revision = quote(self.revision, safe="")
+        return f"{self.endpoint}/api/models/{self.repo_id}/revision/{revision}?blobs=true"
 
     @property
     def files_url(self) -> str:
-        return f"{self.endpoint.rstrip('/')}/{self.repo_id}/resolve/{quote(self.revision, safe='')}/"
+        return f"{self.endpoint}/{self.repo_id}/resolve/{quote(self.revision, safe='')}/"
 
     def url(self, path: str) -> str:
         return self.files_url + quote(path)
+
+
+def _endpoint(url: str) -> str:
+    """As browsers write it, so that checksums and cached files are found by their addresses; raises ModelFileError."""
+    try:
+        parts = urlsplit(url.rstrip("/"))
+    except ValueError as error:
+        raise ModelFileError(f"{short(url)} is no hub's address ({error}); check the endpoint.") from None
+    host = parts.netloc.lower().removesuffix({"http": ":80", "https": ":443"}.get(parts.scheme, ""))
+    return parts._replace(netloc=host).geturl()
 
 
 def files(repository: Repository, listing: Any) -> list[HubFile]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llamaweb.kernels.formats import Codebook, Format
+from llamaweb.kernels.io import IN_FLIGHT, SUBMITTED, readback_bytes
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.rope import Rope
 
@@ -129,6 +130,13 @@ class ModelPlan:
             use[region.split(".")[0]] += size
         total = sum(use.values())
         return {**use, "total": total, "peak": total + self.transient}
+
+    @property
+    def buffers(self) -> list[tuple[str, int]]:
+        """Label and bytes of every buffer: the regions, and apart from "io" what it counts for reading results back."""
+        io = self.regions["io"] - readback_bytes(self.n_ubatch)
+        tokens = [("token", 4 * SUBMITTED)] * IN_FLIGHT
+        return [*{**self.regions, "io": io}.items(), *tokens, ("results", 8 * self.n_ubatch)]
 
     def decode_phase(self, position: int) -> str:
         """The phase that computes the token at a position: attention over a long context is split."""
