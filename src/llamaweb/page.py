@@ -130,7 +130,7 @@ async def _tune(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
                 "microseconds": trial.microseconds,
                 "right": trial.right,
                 "default": trial.default,
-                "chosen": chosen[trial.shape] == trial.variant,
+                "chosen": chosen.get(trial.shape) == trial.variant,
             }
             for trial in llm.trials
         ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from browser_page import Page
 
 from llamaweb.errors import LlamaWebError
+from llamaweb.model.gguf_file import read_header
+from llamaweb.model.source import BytesSource
 from tests.tiny import TinyLlama, tiny_llama
 
 
@@ -97,6 +101,42 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
         )
     assert len(trials) >= 2 * len(used) and all(t.right and t.microseconds > 0 for t in trials)
     assert again_trials == [] and again_used == used
+
+
+async def tune_few(model, broken):
+    """Full tuning with two variants of each product, of which `broken` does not compile (the default), and the few of
+    attention that there is a default of. Gives trials, and what was chosen of the products."""
+    from llamaweb import Llama
+    from llamaweb.gpu import tuning
+    from llamaweb.kernels.mul_mat_vec import MulMatVec
+    from llamaweb.kernels.tuner import choose
+
+    def few(shape, profile, mode):
+        found = kept(shape, profile, mode)
+        if shape.op != "mul_mat_vec":
+            return found[:1]
+        size = profile.subgroup_size
+        return [MulMatVec(1 << 20, size, 2, size) if broken else found[0], MulMatVec(128, 2 * size or 16, 4, size)]
+
+    kept, tuning.candidates = tuning.candidates, few
+    try:
+        async with await Llama.load(model, n_ctx=64, n_ubatch=4, tune="full") as llm:
+            return [t for t in llm.trials if t.shape.op == "mul_mat_vec"], choose(llm.trials)
+    finally:
+        tuning.candidates = kept
+
+
+def test_variants_that_agree_in_giving_nothing_are_not_taken_for_right(page: Page, model: bytes) -> None:
+    weights = asyncio.run(read_header(BytesSource(model))).data_offset
+    trials, chosen = page.run(tune_few, model=model[:weights] + bytes(len(model) - weights), broken=False)
+    assert trials and not any(trial.right for trial in trials)
+    assert not {trial.shape for trial in trials} & set(chosen)
+
+
+def test_a_default_that_does_not_compile_is_left_out_of_tuning(page: Page, model: bytes) -> None:
+    trials, chosen = page.run(tune_few, model=model, broken=True)
+    assert trials and all(trial.right and not trial.default for trial in trials)
+    assert {trial.shape: trial.variant for trial in trials}.items() <= chosen.items()
 
 
 def test_an_unknown_mode_is_refused(page: Page, model: bytes) -> None:

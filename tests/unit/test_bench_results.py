@@ -160,3 +160,9 @@ def test_what_tuning_tried_is_a_table_a_person_can_read() -> None:
     assert row[5:10] == ["7.4", "5.7", "20.9", "4", "1"]
     assert "64, 32 lanes, 4 rows, packed dot" in " ".join(row)
     assert attention in text and tile["variant"] in text and "…" not in text  # nothing is cut off
+
+
+def test_what_tuning_tried_is_told_without_a_default_and_without_a_choice() -> None:
+    wrong = {"variant": "a tile", "microseconds": 7.4, "right": False, "default": False, "chosen": False}
+    text = tune_text({"adapter": "a GPU", "trials": [{"shape": "mul_mat f16 64x64 store", **wrong}]})
+    assert "none is right" in text and "a tile" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,18 @@ from gguf import GGMLQuantizationType
 
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.mul_mat_vec import MulMatVec, default
-from llamaweb.kernels.tuner import GAIN, Shape, Trial, candidates, choose, finalists, from_json, to_json, worth_tuning
+from llamaweb.kernels.tuner import (
+    GAIN,
+    Shape,
+    Trial,
+    alike,
+    candidates,
+    choose,
+    finalists,
+    from_json,
+    to_json,
+    worth_tuning,
+)
 from llamaweb.profile import DESKTOP, DeviceProfile
 
 Q4_0 = FORMATS[GGMLQuantizationType.Q4_0]
@@ -66,6 +78,19 @@ def test_the_fastest_right_variant_is_chosen_if_it_beats_the_default_by_more_tha
     assert choose([default, trial(b, 5), trial(c, 7)]) == {SHAPE: b}
     assert choose([default, trial(b, 5, right=False), trial(c, 7)]) == {SHAPE: c}
     assert choose([default, trial(b, 10 * GAIN + 0.01)]) == {SHAPE: a}
+
+
+def test_a_default_that_is_wrong_or_does_not_compile_gives_way_to_what_is_right() -> None:
+    a, b, c = (MulMatVec(64, 32, rows, 32) for rows in (1, 2, 4))
+    assert choose([trial(a, 5, right=False, default=True), trial(b, 12), trial(c, 10)]) == {SHAPE: c}
+    assert choose([trial(b, 12), trial(c, 10)]) == {SHAPE: c}
+    assert choose([trial(a, 5, right=False, default=True), trial(b, 12, right=False)]) == {}
+
+
+def test_a_comparison_of_nothing_shows_nothing() -> None:
+    assert alike(0.0, 4.0, 1e-6) and alike(3e-6, 4.0, 1e-6) and not alike(5e-6, 4.0, 1e-6)
+    assert not alike(0.0, 0.0, 1e-6)  # two kernels that write nothing
+    assert not any(alike(error, norm, 1e-6) for error, norm in ((math.nan, 4.0), (1.0, math.inf), (math.nan, math.nan)))
 
 
 def test_choices_are_kept_as_json_and_damaged_ones_are_as_if_not_there() -> None:

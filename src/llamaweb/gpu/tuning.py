@@ -26,6 +26,7 @@ from llamaweb.kernels.tuner import (
     Shape,
     Trial,
     Variant,
+    alike,
     candidates,
     choose,
     finalists,
@@ -230,7 +231,7 @@ class _Trials:
             error += float(np.sum((found - wanted) ** 2, dtype=np.float64))
             norm += float(np.sum(wanted**2, dtype=np.float64))
         limit = _NMSE_QUANTIZED if place[0].kernel.template == "quantize" else _NMSE
-        return error <= limit * norm
+        return alike(error, norm, limit)
 
     async def _results(
         self, place: Place, shape: Shape, n_tokens: int, runs: int, seed: int

@@ -51,15 +51,15 @@ def tune_text(result: dict[str, Any]) -> str:
     for trial in result["trials"]:
         by_shape.setdefault(trial["shape"], []).append(trial)
     for shape, trials in by_shape.items():
-        default = next(t for t in trials if t["default"])
-        chosen = next(t for t in trials if t["chosen"])
-        times = [t["microseconds"] for t in trials]
+        # A default that does not compile was not timed, and of variants that are all wrong none is chosen.
+        default, chosen = (next((t for t in trials if t[name]), None) for name in ("default", "chosen"))
+        worst = max(trials, key=lambda t: t["microseconds"])
         table.add_row(
             shape,
-            *(f"{us:,.1f}" for us in (default["microseconds"], chosen["microseconds"], max(times))),
+            *(f"{trial['microseconds']:,.1f}" if trial else "" for trial in (default, chosen, worst)),
             str(len(trials)),
             str(sum(not t["right"] for t in trials)),
-            chosen["variant"],
+            chosen["variant"] if chosen else "none is right",
         )
     return f"Kernels on {result['adapter']}, each at best:\n{_text(table)}"
 
