@@ -8,8 +8,11 @@ from dataclasses import replace
 import pytest
 from gguf import GGMLQuantizationType
 
+from llamaweb.kernels import flash_attn
 from llamaweb.kernels.formats import FORMATS
-from llamaweb.kernels.mul_mat_vec import MulMatVec, default
+from llamaweb.kernels.mul_mat import PLAIN
+from llamaweb.kernels.mul_mat_vec import MulMatVec, default, mul_mat_vec
+from llamaweb.kernels.template import wgsl
 from llamaweb.kernels.tuner import (
     GAIN,
     Shape,
@@ -23,6 +26,7 @@ from llamaweb.kernels.tuner import (
     worth_tuning,
 )
 from llamaweb.profile import DESKTOP, DeviceProfile
+from tests.shaders import workgroup_bytes
 
 Q4_0 = FORMATS[GGMLQuantizationType.Q4_0]
 SHAPE = Shape("mul_mat_vec", "q4_0", 576, 1536, "store", norm=True)
@@ -49,6 +53,38 @@ def test_candidates_are_valid_on_the_device_and_begin_with_the_default(
     assert set(candidates(shape, profile, "auto")) <= set(candidates(shape, profile, "full")) | {found[0]}
 
 
+@pytest.mark.parametrize("shape", [SHAPE, GLU, replace(GLU, n=4096, epilogue="add")])
+@pytest.mark.parametrize("size", [4, 16, 32, 64])
+def test_sums_through_workgroup_memory_are_tried_where_there_are_subgroups(shape: Shape, size: int) -> None:
+    profile = replace(DESKTOP, subgroup_size=size)
+    plain = mul_mat_vec(Q4_0, shape.k, shape.n, profile, epilogue=shape.epilogue).plain
+    for mode in ("auto", "full"):
+        first, *others = candidates(shape, profile, mode)
+        shared = [v for v in others if isinstance(v, MulMatVec) and not v.subgroup]
+        assert 1 <= len(shared) <= 2 and replace(first, subgroup=0, packed=False) in shared
+        assert all("shared memory" in str(v) for v in shared) and "shared memory" not in str(first)
+        # What any device runs, which the others are checked against, is among them.
+        launches = [mul_mat_vec(Q4_0, shape.k, shape.n, profile, epilogue=shape.epilogue, variant=v) for v in shared]
+        assert plain in launches
+
+
+@pytest.mark.parametrize("size", [0, 4, 8, 16, 32, 64])
+@pytest.mark.parametrize("invocations", [256, 1024])
+@pytest.mark.parametrize("format", ["q4_0", "q6_k"])
+def test_what_is_tried_of_a_token_takes_no_more_workgroup_memory_than_there_is(
+    size: int, invocations: int, format: str
+) -> None:
+    profile = replace(DESKTOP, subgroup_size=size, max_compute_invocations_per_workgroup=invocations)
+    assert profile.max_compute_workgroup_storage_size == 16384
+    of_name = next(f for f in FORMATS.values() if f.name == format)
+    for k in (2048, 8192):
+        norms = {"eps": 1e-5, "post_eps": 1e-5}
+        for v in candidates(Shape("mul_mat_vec", format, k, 4096, "store"), profile, "full"):
+            assert isinstance(v, MulMatVec)
+            declared = workgroup_bytes(wgsl(mul_mat_vec(of_name, k, 4096, profile, **norms, variant=v).kernel))
+            assert declared <= v.bytes(k) <= profile.max_compute_workgroup_storage_size, v
+
+
 @pytest.mark.parametrize("head_dim", [8, 64, 80, 128, 256])
 @pytest.mark.parametrize("invocations", [256, 1024])
 def test_candidates_for_attention_of_a_token_fit_the_device(head_dim: int, invocations: int) -> None:
@@ -61,6 +97,16 @@ def test_candidates_for_attention_of_a_token_fit_the_device(head_dim: int, invoc
     assert max(v.workgroup for v in found) == min(512, invocations)
     assert all(v.bytes(head_dim) <= profile.max_compute_workgroup_storage_size for v in found)
     assert from_json(to_json({shape: found[-1]}), [shape], profile) == {shape: found[-1]}
+
+
+@pytest.mark.parametrize("profile", [DESKTOP, replace(DESKTOP, subgroup_size=4), replace(DESKTOP, subgroup_size=64)])
+@pytest.mark.parametrize("mode", ["auto", "full"])
+def test_what_any_device_runs_of_a_batch_is_among_what_is_tried(profile: DeviceProfile, mode: str) -> None:
+    product = Shape("mul_mat", "q4_0", 4096, 28672, "swiglu", n_tokens=512)
+    assert PLAIN in candidates(product, profile, mode)
+    attention = Shape.of_attention("flash_attn", "f16", "f16", 128, 32, 512)
+    any_device = flash_attn.default(128, 32, 512, DeviceProfile())
+    assert any_device in candidates(attention, profile, mode)
 
 
 def test_a_format_that_is_not_in_bytes_has_no_packed_variants() -> None:
