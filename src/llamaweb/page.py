@@ -14,7 +14,7 @@ from typing import Any
 
 from llamaweb import cache
 from llamaweb.bench import bench, floor, with_floor
-from llamaweb.errors import CacheWarning, LlamaWebError
+from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError
 from llamaweb.gpu.url_source import UrlSource
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama
@@ -105,11 +105,16 @@ async def _load(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
     previous, _loaded = _loaded, None
     if previous:
         await previous.close()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CacheWarning)
-        _loaded = await _load_model(params, emit, file, chat=True)
+    told: list[str] = []
+
+    def keep(event: dict[str, Any]) -> None:
+        if event["event"] == "warning":
+            told.append(event["message"])
+        else:
+            emit(event)
+
+    _loaded = await _load_model(params, keep, file, chat=True)
     name = _loaded.file.metadata.get("general.name")
-    told = [str(warning.message) for warning in caught if warning.category is CacheWarning]
     return {"name": name, "context": _loaded.plan.n_ctx, "warnings": told, **_facts(_loaded)}
 
 
@@ -151,7 +156,14 @@ _COMMANDS = {
 async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: Any) -> Llama:
     options |= {name: params[name] for name in ("type_k", "type_v", "memory_budget") if params.get(name)}
     options |= {"n_ctx": params.get("context"), "cache": params.get("cache", False), "progress": _progress(emit)}
-    return await Llama.load(file or params["model"], **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CacheWarning)
+        warnings.simplefilter("always", KernelWarning)
+        llm = await Llama.load(file or params["model"], **options)
+    for warning in caught:
+        if issubclass(warning.category, CacheWarning | KernelWarning):
+            emit({"event": "warning", "message": str(warning.message)})
+    return llm
 
 
 async def _answer(llm: Llama, pieces: Any, emit: Emit) -> dict[str, Any]:
