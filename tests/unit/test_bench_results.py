@@ -81,6 +81,7 @@ def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None
     readme.write_text(README)
     results.add(path, sample(floor_ratio=0.89, peer=peer))
     results.add(path, sample(depth=4096))
+    results.add(path, sample(type_k="q8_0", type_v="f16", decode_per_second=750.0))  # beside that with f16 caches
     results.add(path, loading())
     results.add(path, loading(type_k="q8_0", files=3))
     arguments = ["--results", str(path), "--readme", str(readme)]
@@ -102,6 +103,7 @@ def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None
     memory = rows[2].rstrip(" |").split(" | ")[1:]
     assert memory[:3] == ["f16", "2,048", "667.6"] and memory[-6:] == ["732.4", "0.685", "40.0", "400", "0.90", "2.35"]
     assert "| synthetic-llama-3.2-1b-Q4_0, 3 files | q8_0 |" in text
+    assert "| synthetic-llama-3.2-1b-Q4_0, cache in q8_0/f16 | 0 | 512 / 128 | 6,543 | 750 |" in text
     assert tables.main([*arguments, "--check"]) == 0
 
 
@@ -137,6 +139,7 @@ def test_a_person_sees_speeds_kernels_and_what_failed() -> None:
         "0.89 of the yardstick",
     ):
         assert told in text, told
+    assert "cache" not in text and "with a cache in q8_0/f16" in bench_text(sample(type_k="q8_0", type_v="f16"))
     assert json.dumps(sample())  # the sample is what JSON can hold
 
 

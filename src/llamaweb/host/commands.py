@@ -90,7 +90,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
     folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
         result = await page.call("bench", {**params, "model": model}, out.event)
-        result = {"model": Path(model).name, **result}
+        result = {"model": Path(model).name, **_unusual_cache(args), **result}
         if args.peer:
             out.report(f"Measuring {args.peer}")
             params["context"] = result["context"]
@@ -222,6 +222,12 @@ def _context(args: argparse.Namespace) -> dict[str, Any]:
     """The context, the formats of its cache and the budget, as the page's commands take them."""
     same = {name: getattr(args, name) for name in ("context", "type_k", "type_v")}
     return {**same, "memory_budget": args.budget}
+
+
+def _unusual_cache(args: argparse.Namespace) -> dict[str, str]:
+    """Formats of the cache that tell a result from another one's: f16 goes without saying."""
+    types = {name: getattr(args, name) for name in ("type_k", "type_v")}
+    return types if set(types.values()) != {"f16"} else {}
 
 
 def _write(path: Path, text: str) -> None:

@@ -13,13 +13,15 @@ def bench_text(result: dict[str, Any]) -> str:
     lines = [_speeds(result)]
     if result.get("profile"):
         lines.append(profile_text(result["profile"]))
-    lines.append(f"{result['model']} on {result['adapter']}, {result['runtime']}; loaded in {_seconds(result)} s")
+    cache = f" with a cache in {result['type_k']}/{result['type_v']}" if "type_k" in result else ""
+    on = f"{result['adapter']}, {result['runtime']}"
+    lines.append(f"{result['model']}{cache} on {on}; loaded in {_seconds(result)} s")
     lines.append(f"{memory_line(result['memory'])}; {result['dispatches_per_token']} dispatches a token")
     if result.get("floor_ratio"):
         lines.append(f"Decoding runs at {result['floor_ratio']:.2f} of the yardstick")
     if peer := result.get("peer"):
-        on = "GPU" if peer.get("on_gpu") else f"CPU, {peer.get('threads')} threads"
-        lines.append(f"{peer['engine']}: {peer.get('error') or 'on the ' + on}")
+        where = "GPU" if peer.get("on_gpu") else f"CPU, {peer.get('threads')} threads"
+        lines.append(f"{peer['engine']}: {peer.get('error') or 'on the ' + where}")
     return "\n".join(lines)
 
 
