@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from llamaweb.errors import HostError, LlamaWebError
 from llamaweb.host.commands import COMMANDS
-from llamaweb.host.models import DEFAULT, PACKAGED
+from llamaweb.host.models import DEFAULT, PACKAGED, RANDOM
 from llamaweb.host.output import Output
 from llamaweb.kernels.cache import CACHE_FORMATS
 
@@ -140,7 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str, help: str, browser: bool = False) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help, description=f"{help[:1].upper()}{help[1:]}.")
-    models = f"a GGUF file, an address, {' or '.join(PACKAGED)} ({DEFAULT})"
+    models = f"a GGUF file, an address, {' or '.join(PACKAGED)} ({DEFAULT}); or random weights: {RANDOM}"
     parser.add_argument("model", nargs="?", default=DEFAULT, metavar="MODEL", help=models)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     if browser:

@@ -73,6 +73,8 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
     from llamaweb.host.peer import bench_wllama, ensure_wllama
     from llamaweb.host.tables import bench_text, loading_text
 
+    if args.loading and (args.peer or args.profile):
+        raise HostError("--profile and --peer are about speed, and --loading is not; leave out one or the other.")
     if args.output:
         results.read(args.output)  # what cannot be written to is told before the measuring
     if args.loading:
