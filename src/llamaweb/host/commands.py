@@ -89,6 +89,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
         return
     names = ("prompt_tokens", "gen_tokens", "reps", "depth", "profile", "floor")
     params = {name: getattr(args, name) for name in names} | _context(args)
+    resolve(args.model, out.report)  # what is wrong with the model is told before a peer is fetched
     folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
         result = await page.call("bench", {**params, "model": model}, out.event)
