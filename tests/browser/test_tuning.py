@@ -139,6 +139,47 @@ def test_a_default_that_does_not_compile_is_left_out_of_tuning(page: Page, model
     assert {trial.shape: trial.variant for trial in trials}.items() <= chosen.items()
 
 
+@pytest.mark.parametrize("storage", ["[1]", '{"ADAPTER": 3}', "cut o", None], ids=str)
+def test_a_storage_that_is_damaged_or_refused_does_not_stop_tuning(
+    page: Page, model: bytes, storage: str | None
+) -> None:
+    async def damage(text):
+        from pyodide.code import run_js
+
+        from llamaweb.gpu.device import Device
+
+        device = await Device.open()
+        if text is None:
+            run_js("navigator.storage.getDirectory = () => Promise.reject(new DOMException('no', 'SecurityError'))")
+            return
+        write = """async (text) => {
+            const folder = await navigator.storage.getDirectory();
+            const file = await (await folder.getFileHandle("llamaweb-tuning.json", { create: true })).createWritable();
+            await file.write(text);
+            await file.close();
+        }"""
+        await run_js(write)(text.replace("ADAPTER", device.profile.name))
+        device.close()
+
+    async def kept():
+        from llamaweb.gpu.storage import load_json
+
+        return await load_json("llamaweb-tuning.json")
+
+    try:
+        page.run(damage, text=storage)
+        trials, _ = page.run(tune_few, model=model, broken=False)
+        assert trials and all(trial.right for trial in trials)
+        found = page.run(kept)
+    finally:
+        page.run("import js\ndel js.navigator.storage.getDirectory")  # the browser's own is the prototype's
+    if storage is None:
+        assert found is None
+    else:
+        (choices,) = (choices for choices in found.values() if isinstance(choices, dict))
+        assert {trial.shape.key for trial in trials} <= set(choices)
+
+
 def test_an_unknown_mode_is_refused(page: Page, model: bytes) -> None:
     with pytest.raises(LlamaWebError, match="one of: auto, off, full"):
         page.run(load, model=model, tune="always")

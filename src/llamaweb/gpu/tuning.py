@@ -56,8 +56,8 @@ async def tuned(
     replan gives the same plan with other variants. Mode "full" times everything anew. Trials are what was timed.
     """
     profile = executor.device.profile
-    kept = await load_json(_FILE) or {}
-    mine = kept.get(profile.name, {}) if isinstance(kept, dict) else {}
+    kept = _dict(await load_json(_FILE))
+    mine = _dict(kept.get(profile.name))
     products = _products(executor.plan)
     choices = {} if mode == "full" else from_json(mine, list(products), profile)
     missing = [shape for shape in products if shape not in choices]
@@ -71,6 +71,11 @@ async def tuned(
     choices |= choose(trials)
     await save_json(_FILE, {**kept, profile.name: {**mine, **to_json(choices)}})
     return choices, trials
+
+
+def _dict(stored: Any) -> dict[str, Any]:
+    """What is damaged is as if it were not there."""
+    return stored if isinstance(stored, dict) else {}
 
 
 def _products(plan: ModelPlan) -> dict[Shape, list[Place]]:

@@ -19,8 +19,10 @@ _MEMBERS = ("index.js", "wasm/wllama.wasm")
 
 
 def ensure_wllama(report: Report = silent) -> Path:
-    """The folder that the peer's page is served from: the page, and wllama as npm has it, fetched once. Raises HostError
-    if it cannot be fetched."""
+    """The folder that the peer's page is served from: the page, and wllama as npm has it, fetched once.
+
+    Raises HostError if it cannot be fetched.
+    """
     folder = fetch.cache_root() / f"wllama-{VERSION}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
