@@ -139,7 +139,10 @@ def test_a_default_that_does_not_compile_is_left_out_of_tuning(page: Page, model
     assert {trial.shape: trial.variant for trial in trials}.items() <= chosen.items()
 
 
-@pytest.mark.parametrize("storage", ["[1]", '{"ADAPTER": 3}', "cut o", None], ids=str)
+DAMAGED = ["[1]", '{"kernels": "EDITION", "devices": {"ADAPTER": 3}}', '{"kernels": "EDITION", "devices": []}', "cut o"]
+
+
+@pytest.mark.parametrize("storage", [*DAMAGED, None], ids=str)
 def test_a_storage_that_is_damaged_or_refused_does_not_stop_tuning(
     page: Page, model: bytes, storage: str | None
 ) -> None:
@@ -147,6 +150,7 @@ def test_a_storage_that_is_damaged_or_refused_does_not_stop_tuning(
         from pyodide.code import run_js
 
         from llamaweb.gpu.device import Device
+        from llamaweb.kernels.template import edition
 
         device = await Device.open()
         if text is None:
@@ -158,7 +162,7 @@ def test_a_storage_that_is_damaged_or_refused_does_not_stop_tuning(
             await file.write(text);
             await file.close();
         }"""
-        await run_js(write)(text.replace("ADAPTER", device.profile.name))
+        await run_js(write)(text.replace("ADAPTER", device.profile.name).replace("EDITION", edition()))
         device.close()
 
     async def kept():
@@ -176,8 +180,30 @@ def test_a_storage_that_is_damaged_or_refused_does_not_stop_tuning(
     if storage is None:
         assert found is None
     else:
-        (choices,) = (choices for choices in found.values() if isinstance(choices, dict))
+        (choices,) = found["devices"].values()
         assert {trial.shape.key for trial in trials} <= set(choices)
+
+
+def test_what_was_kept_is_used_where_nothing_is_timed_and_only_for_the_same_kernels(page: Page, model: bytes) -> None:
+    trials, chosen = page.run(tune_few, model=model, broken=True)  # the only other variant is chosen
+    (variant,) = {chosen[trial.shape] for trial in trials}
+    wanted = (variant.workgroup, variant.lanes, variant.rows)
+
+    def used(tune):
+        _, timed, found = page.run(load, model=model, tune=tune)
+        assert timed == []
+        return {v[2:] for v in found}
+
+    assert used("auto") == {wanted} != used("off")
+
+    async def another_release():
+        from llamaweb.gpu.storage import load_json, save_json
+        from llamaweb.gpu.tuning import FILE
+
+        await save_json(FILE, {**await load_json(FILE), "kernels": "of another release"})
+
+    page.run(another_release)
+    assert used("auto") == used("off")
 
 
 def test_an_unknown_mode_is_refused(page: Page, model: bytes) -> None:

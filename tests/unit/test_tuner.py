@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from gguf import GGMLQuantizationType
 
-from llamaweb.kernels import flash_attn
+from llamaweb.kernels import flash_attn, template
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.mul_mat import PLAIN
 from llamaweb.kernels.mul_mat_vec import MulMatVec, default, mul_mat_vec
@@ -146,6 +147,21 @@ def test_choices_are_kept_as_json_and_damaged_ones_are_as_if_not_there() -> None
     assert from_json(stored, [SHAPE], DeviceProfile()) == {}  # not valid there: it needs subgroups
     for damaged in (None, [], {SHAPE.key: 3}, {SHAPE.key: {"workgroup": "x"}}, {SHAPE.key: {"lanes": 1}}):
         assert from_json(damaged, [SHAPE], DESKTOP) == {}
+
+
+def test_an_edition_of_the_kernels_changes_with_any_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def edition_of(files: dict[str, str]) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+        monkeypatch.setattr(template, "asset_dir", lambda _: folder)
+        return template.edition.__wrapped__()
+
+    files = {"mul_mat.wgsl": "a", "formats/q4_0.wgsl": "b"}
+    others = [files | {"mul_mat.wgsl": "c"}, files | {"new.wgsl": ""}, {"mul_mat.wgsl": "a", "formats/q4_1.wgsl": "b"}]
+    assert edition_of(files) == edition_of(files)
+    assert len({edition_of(each) for each in (files, *others)}) == 4
 
 
 def test_a_software_adapter_is_tuned_only_if_asked() -> None:

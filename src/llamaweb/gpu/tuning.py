@@ -18,6 +18,7 @@ from llamaweb.gpu.timer import Timer
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.mul_mat import PLAIN
+from llamaweb.kernels.template import edition
 from llamaweb.kernels.tuner import (
     CHECKED_AT_ONCE,
     CHECKED_TOKENS,
@@ -35,7 +36,7 @@ from llamaweb.kernels.tuner import (
 )
 from llamaweb.planner.plan import LONG_CONTEXT, Binding, Dispatch, ModelPlan
 
-_FILE = "llamaweb-tuning.json"
+FILE = "llamaweb-tuning.json"
 _FINALISTS = 3  # of each shape are timed once more beside the default
 _NMSE = 1e-6  # between a variant's result and the plain one's
 _NO_SCORE = -1e38  # less is the largest score of a split that has no positions
@@ -56,7 +57,7 @@ async def tuned(
     replan gives the same plan with other variants. Mode "full" times everything anew. Trials are what was timed.
     """
     profile = executor.device.profile
-    kept = _dict(await load_json(_FILE))
+    kept = await _kept()
     mine = _dict(kept.get(profile.name))
     products = _products(executor.plan)
     choices = {} if mode == "full" else from_json(mine, list(products), profile)
@@ -69,8 +70,24 @@ async def tuned(
     finally:
         trying.close()
     choices |= choose(trials)
-    await save_json(_FILE, {**kept, profile.name: {**mine, **to_json(choices)}})
+    devices = {**kept, profile.name: {**mine, **to_json(choices)}}
+    await save_json(FILE, {"kernels": edition(), "devices": devices})
     return choices, trials
+
+
+async def kept_choices(executor: Executor) -> dict[Shape, Variant]:
+    """What tuning has found on the executor's device before for the kernels of its plan; nothing is timed."""
+    kept = await _kept()
+    if not kept:
+        return {}
+    profile = executor.device.profile
+    return from_json(kept.get(profile.name), list(_products(executor.plan)), profile)
+
+
+async def _kept() -> dict[str, Any]:
+    """By device, what is in the browser's storage of these very kernels."""
+    stored = _dict(await load_json(FILE))
+    return _dict(stored.get("devices")) if stored.get("kernels") == edition() else {}
 
 
 def _dict(stored: Any) -> dict[str, Any]:
