@@ -143,6 +143,12 @@ def test_a_person_sees_speeds_kernels_and_what_failed() -> None:
     assert json.dumps(sample())  # the sample is what JSON can hold
 
 
+def test_a_device_that_cannot_run_the_yardstick_is_told() -> None:
+    text = bench_text(sample(floor=None, floor_ratio=None))
+    assert "The yardstick needs subgroups" in text
+    assert "yardstick" not in bench_text(sample())
+
+
 def test_what_tuning_tried_is_a_table_a_person_can_read() -> None:
     def trial(rows: int, us: float, **flags: bool) -> dict:
         variant = str(MulMatVec(64, 32, rows, 32, packed=rows == 4))

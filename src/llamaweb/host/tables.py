@@ -19,6 +19,8 @@ def bench_text(result: dict[str, Any]) -> str:
     lines.append(f"{memory_line(result['memory'])}; {result['dispatches_per_token']} dispatches a token")
     if result.get("floor_ratio"):
         lines.append(f"Decoding runs at {result['floor_ratio']:.2f} of the yardstick")
+    elif "floor" in result:
+        lines.append("The yardstick needs subgroups, which this device does not have")
     if peer := result.get("peer"):
         where = "GPU" if peer.get("on_gpu") else f"CPU, {peer.get('threads')} threads"
         lines.append(f"{peer['engine']}: {peer.get('error') or 'on the ' + where}")
