@@ -29,6 +29,7 @@ from llamaweb.kernels.tuner import (
     Variant,
     alike,
     candidates,
+    checked_tokens,
     choose,
     finalists,
     from_json,
@@ -242,7 +243,7 @@ class _Trials:
     async def _same(self, entry: _Entry, place: Place, plain: Place) -> bool:
         """Whether a place's result is the plain one's."""
         shape = entry.shape
-        n_tokens = min(shape.n_tokens, CHECKED_TOKENS)
+        n_tokens = checked_tokens(shape.n_tokens, place[-1].token_tile)
         # A token's attention reads what it has written for those before it.
         runs = min(self._executor.plan.n_ctx, CHECKED_TOKENS) if shape.op == "flash_attn_vec" else 1
         seed = int(self._random.integers(1 << 32))

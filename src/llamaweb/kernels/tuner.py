@@ -20,7 +20,7 @@ from llamaweb.kernels.mul_mat_vec import MulMatVec
 from llamaweb.profile import DeviceProfile
 
 GAIN = 0.97  # a variant is taken if it needs less than this share of the default's time: timings have noise
-CHECKED_TOKENS = 67  # of a batch, or one after another, whose result is compared with the plain variant's
+CHECKED_TOKENS = 67  # of a batch, at least, or one after another, whose result is compared with the plain variant's
 CHECKED_AT_ONCE = 8  # … of which so many are read at a time
 MODES = ("auto", "off", "full")
 # What has variants, by phase; attention of one token does not read the same way when it is split.
@@ -133,6 +133,11 @@ def choose(trials: Iterable[Trial]) -> dict[Shape, Variant]:
         default = next((t for t in tried if t.default), best)
         chosen[shape] = (best if best.microseconds < GAIN * default.microseconds else default).variant
     return chosen
+
+
+def checked_tokens(n_tokens: int, tile: int) -> int:
+    """Of a batch of `n_tokens`: more than a tile of them, so that a whole one and the beginning of another are seen."""
+    return min(n_tokens, max(CHECKED_TOKENS, tile + 3))
 
 
 def alike(error: float, norm: float, limit: float) -> bool:
