@@ -15,6 +15,8 @@ from typing import Any
 from llamaweb import cache
 from llamaweb.bench import bench, floor, with_floor
 from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError
+from llamaweb.gpu.storage import load_json, save_json
+from llamaweb.gpu.tuning import FILE as TUNING
 from llamaweb.gpu.url_source import UrlSource
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama
@@ -30,11 +32,19 @@ _loaded: Llama | None = None  # what `load` left for `chat`
 
 
 async def handle(command: str, params: dict[str, Any], emit: Emit, file: Any = None) -> None:
-    """Carry out one command; its last event is the result. `file`: Files of a model, in place of
-    params["model"]."""
+    """Carry out one command; its last event is the result. `file`: Files of a model, in place of params["model"].
+
+    With params["tuning"], what tuning found in another browser, or None, what is known of it in the end is told in an
+    event before the result.
+    """
     if command not in _COMMANDS:
         raise LlamaWebError(f"There is no command {command!r} in the page; there are {', '.join(_COMMANDS)}.")
-    emit({"event": "result", **await _COMMANDS[command](params, emit, file)})
+    if params.get("tuning"):
+        await save_json(TUNING, params["tuning"])
+    result = await _COMMANDS[command](params, emit, file)
+    if "tuning" in params:
+        emit({"event": "tuning", "kept": await load_json(TUNING)})
+    emit({"event": "result", **result})
 
 
 async def _run(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:

@@ -42,6 +42,7 @@ WRONG = [
     (["tokenize", "--file", "/"], "/ is a folder; give the path of a text file"),
     (["perplexity", "--file", os.devnull], "The text is empty; give one of at least two tokens"),
     (["bench", "--loading", "--peer", "wllama"], "leave out one or the other"),
+    (["tune", "--type-k", "q5_0"], "invalid choice: 'q5_0' (choose from"),
     (["bench", "--loading", "--profile"], "leave out one or the other"),
     (["bench", "synthetic:huge"], "no synthetic model 'huge'; there are tiny, "),
     (["bench", "synthetic:tiny:Q9"], "no synthetic weights in 'Q9'; there are F32, "),

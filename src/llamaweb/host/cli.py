@@ -118,7 +118,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--output", type=Path, metavar="FILE", help="put the result into this file of results, too")
     _context(bench)
 
-    _command(commands, "tune", "time every kernel variant on this device and keep the fastest", browser=True)
+    tune = _command(commands, "tune", "time every kernel variant on this device and keep the fastest", browser=True)
+    _context(tune)
 
     tokenize = _command(commands, "tokenize", "the token ids of a file's bytes")
     _file(tokenize)

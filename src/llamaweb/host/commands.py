@@ -60,10 +60,10 @@ async def perplexity(args: argparse.Namespace, out: Output) -> None:
 
 
 async def tune(args: argparse.Namespace, out: Output) -> None:
-    """Time every variant of the model's matrix-vector products and keep the fastest."""
+    """Time every variant of the model's products and attention, and keep the fastest."""
     from llamaweb.host.tables import tune_text
 
-    result = await _in_page("tune", args, {}, out)
+    result = await _in_page("tune", args, _context(args), out)
     out.result(result, tune_text(result))
 
 
@@ -80,7 +80,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
     if args.loading:
         params = {"reps": args.reps, **_context(args)}
         async with _model_page(args, out) as (page, model):
-            result = await page.call("bench_loading", {**params, "model": model}, out.event)
+            result = await _call(page, "bench_loading", {**params, "model": model}, out)
         types = {name: params[name] for name in ("type_k", "type_v")}
         result = {"kind": "loading", "model": Path(model).name, **types, **result}
         if args.output:
@@ -92,7 +92,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
     resolve(args.model, out.report)  # what is wrong with the model is told before a peer is fetched
     folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
-        result = await page.call("bench", {**params, "model": model}, out.event)
+        result = await _call(page, "bench", {**params, "model": model}, out)
         result = {"model": Path(model).name, **_unusual_cache(args), **result}
         if args.peer:
             out.report(f"Measuring {args.peer}")
@@ -163,7 +163,22 @@ async def _in_page(
         params["model"] = model
         if text is not None:
             params["file"] = page.server.file_url("text")
-        return await page.call(command, params, out.event)
+        return await _call(page, command, params, out)
+
+
+async def _call(page: PageSession, command: str, params: dict[str, Any], out: Output) -> dict[str, Any]:
+    """The page's result; its browser is told what tuning found in those before it, and tells the next ones."""
+    from llamaweb.host import tuning
+
+    before = tuning.load()
+
+    def take(event: dict[str, Any]) -> None:
+        if event["event"] != "tuning":
+            out.event(event)
+        elif event["kept"] not in (None, before):
+            tuning.save(event["kept"])
+
+    return await page.call(command, {**params, "tuning": before}, take)
 
 
 @asynccontextmanager
