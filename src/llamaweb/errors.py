@@ -57,6 +57,10 @@ class CacheWarning(UserWarning):
     """A model is loaded, but not kept in the browser's storage; the message says why, with the figures."""
 
 
+class KernelWarning(RuntimeWarning):
+    """A kernel does not compile on the device, and its plain variant is used instead; the message names it."""
+
+
 def short(value: object, most: int = 40) -> str:
     """A value out of a file as a message may repeat it: its repr in one line, of at most `most` characters."""
     if isinstance(value, (str, bytes, list)):

@@ -88,13 +88,14 @@ class Llama:
         batch. memory_budget: bytes that all GPU buffers together may take at any time; batches may be smaller then, and
         what does not fit is refused before a weight is fetched. logits_all: allow `perplexity` and `log_probabilities`.
         type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0". tune: "auto" times kernel variants once a
-        device and keeps the fastest in the browser's storage, "full" times all of them anew, "off" takes the defaults.
-        unfused: names of planner.FUSIONS to leave out, to measure what they bring. cache: keep a URL's files in the
-        browser's storage (see llamaweb.cache), and read them from there the next time. sha256: of a URL's file, in hex.
-        chat: refuse a model without a chat template before its weights are fetched. recover: "auto" makes a new device
-        and loads the model again at the next call after the device was lost; "off" leaves that to `recover`. progress:
-        is called with a Progress. A load that is cancelled gives all GPU memory back. Raises ModelFileError,
-        UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
+        GPU and keeps the fastest in the browser's storage (on a software adapter it only takes what is kept), "full"
+        times all of them anew, "off" takes the defaults. unfused: names of planner.FUSIONS to leave out, to measure
+        what they bring. cache: keep a URL's files in the browser's storage (see llamaweb.cache), and read them from
+        there the next time. sha256: of a URL's file, in hex. chat: refuse a model without a chat template before its
+        weights are fetched. recover: "auto" makes a new device and loads the model again at the next call after the
+        device was lost; "off" leaves that to `recover`. progress: is called with a Progress. A load that is cancelled
+        gives all GPU memory back. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError,
+        NoWebGPUError or GPUError.
         """
         for name, value, known in (("tune", tune, MODES), ("recover", recover, RECOVERS)):
             if value not in known:

@@ -12,9 +12,9 @@ from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.javascript import now_ms
 from llamaweb.gpu.sources import StreamingSource
-from llamaweb.gpu.tuning import tuned
+from llamaweb.gpu.tuning import kept_choices, tuned
 from llamaweb.gpu.upload import upload
-from llamaweb.kernels.tuner import Trial, worth_tuning
+from llamaweb.kernels.tuner import Shape, Trial, Variant, worth_tuning
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.model.shards import read_model
 from llamaweb.planner import plan_model
@@ -101,9 +101,13 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         await upload(executor, file, sources, report_of("weights", "B"))
         weights_ms = now_ms() - before_weights
         trials: list[Trial] = []
+        choices: dict[Shape, Variant] = {}
         if tunes:
             done = report_of("tuning")
             choices, trials = await tuned(executor, lambda choices: replan(choices=choices), options.tune, done)
+        elif options.tune != "off":
+            choices = await kept_choices(executor)
+        if choices:
             executor.plan = replan(choices=choices)
         await executor.prepare(report_of("pipelines"))
         await _close(opened)

@@ -14,8 +14,10 @@ from typing import Any
 
 from llamaweb import cache
 from llamaweb.bench import bench, floor, with_floor
-from llamaweb.errors import CacheWarning, LlamaWebError
+from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError
 from llamaweb.fusion_bench import bench_fusions
+from llamaweb.gpu.storage import load_json, save_json
+from llamaweb.gpu.tuning import FILE as TUNING
 from llamaweb.gpu.url_source import UrlSource
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama
@@ -31,11 +33,19 @@ _loaded: Llama | None = None  # what `load` left for `chat`
 
 
 async def handle(command: str, params: dict[str, Any], emit: Emit, file: Any = None) -> None:
-    """Carry out one command; its last event is the result. `file`: Files of a model, in place of
-    params["model"]."""
+    """Carry out one command; its last event is the result. `file`: Files of a model, in place of params["model"].
+
+    With params["tuning"], what tuning found in another browser, or None, what is known of it in the end is told in an
+    event before the result.
+    """
     if command not in _COMMANDS:
         raise LlamaWebError(f"There is no command {command!r} in the page; there are {', '.join(_COMMANDS)}.")
-    emit({"event": "result", **await _COMMANDS[command](params, emit, file)})
+    if params.get("tuning"):
+        await save_json(TUNING, params["tuning"])
+    result = await _COMMANDS[command](params, emit, file)
+    if "tuning" in params:
+        emit({"event": "tuning", "kept": await load_json(TUNING)})
+    emit({"event": "result", **result})
 
 
 async def _run(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
@@ -117,11 +127,16 @@ async def _load(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
     previous, _loaded = _loaded, None
     if previous:
         await previous.close()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CacheWarning)
-        _loaded = await _load_model(params, emit, file, chat=True)
+    told: list[str] = []
+
+    def keep(event: dict[str, Any]) -> None:
+        if event["event"] == "warning":
+            told.append(event["message"])
+        else:
+            emit(event)
+
+    _loaded = await _load_model(params, keep, file, chat=True)
     name = _loaded.file.metadata.get("general.name")
-    told = [str(warning.message) for warning in caught if warning.category is CacheWarning]
     return {"name": name, "context": _loaded.plan.n_ctx, "warnings": told, **_facts(_loaded)}
 
 
@@ -142,7 +157,7 @@ async def _tune(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
                 "microseconds": trial.microseconds,
                 "right": trial.right,
                 "default": trial.default,
-                "chosen": chosen[trial.shape] == trial.variant,
+                "chosen": chosen.get(trial.shape) == trial.variant,
             }
             for trial in llm.trials
         ]
@@ -164,7 +179,14 @@ _COMMANDS = {
 async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: Any) -> Llama:
     options |= {name: params[name] for name in ("type_k", "type_v", "memory_budget") if params.get(name)}
     options |= {"n_ctx": params.get("context"), "cache": params.get("cache", False), "progress": _progress(emit)}
-    return await Llama.load(file or params["model"], **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CacheWarning)
+        warnings.simplefilter("always", KernelWarning)
+        llm = await Llama.load(file or params["model"], **options)
+    for warning in caught:
+        if issubclass(warning.category, CacheWarning | KernelWarning):
+            emit({"event": "warning", "message": str(warning.message)})
+    return llm
 
 
 async def _answer(llm: Llama, pieces: Any, emit: Emit) -> dict[str, Any]:

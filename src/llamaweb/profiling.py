@@ -8,6 +8,7 @@ from typing import Any
 
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.planner.cost import Cost, shape
+from llamaweb.text_table import profile_text
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ class Profile:
     source: str
     peaks: Peaks
     phases: tuple[PhaseProfile, ...]
+
+    def __str__(self) -> str:
+        """As tables for a person."""
+        return profile_text(self.report())
 
     def report(self) -> dict[str, Any]:
         """As JSON: times in microseconds, bytes, operations, and both as shares of the peaks."""

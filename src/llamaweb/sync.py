@@ -13,6 +13,7 @@ from typing import Any
 
 from llamaweb import llama
 from llamaweb.gpu.javascript import wait
+from llamaweb.profiling import Profile
 
 
 class Llama:
@@ -46,6 +47,10 @@ class Llama:
     def perplexity(self, text: str | bytes, **options: Any) -> llama.Perplexity:
         """As `llamaweb.Llama.perplexity`."""
         return wait(self._llm.perplexity(text, **options))
+
+    def profile(self, **options: Any) -> Profile:
+        """As `llamaweb.Llama.profile`."""
+        return wait(self._llm.profile(**options))
 
     def recover(self) -> None:
         """As `llamaweb.Llama.recover`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,12 @@ class Bench:
         """Each case's writable slots afterwards; all kernels are compiled side by side."""
         plain = [(case.launch, case.slots, case.n_tokens) for case in cases]
         return self._page.run("from kernel_bench_page import run_cases\nreturn await run_cases(cases)", cases=plain)
+
+    def time(self, groups: Mapping[str, Sequence[Case]], n_tokens: int = 1, turns: int = 3) -> dict[str, float]:
+        """Microseconds of each group of kernels, one behind the other, in one run."""
+        plain = [[(case.launch, case.slots) for case in group] for group in groups.values()]
+        code = "from kernel_bench_page import time_groups\nreturn await time_groups(groups, n_tokens, turns)"
+        return dict(zip(groups, self._page.run(code, groups=plain, n_tokens=n_tokens, turns=turns), strict=True))
 
     def draw(self, launch: Launch, slots: dict[str, np.ndarray], count: int) -> np.ndarray:
         """The next token after each of `count` runs of the sampler."""

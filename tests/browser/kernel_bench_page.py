@@ -12,6 +12,7 @@ from pyodide.ffi import to_js
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Pipelines
 from llamaweb.gpu.javascript import js_file
+from llamaweb.gpu.timer import Timer
 from llamaweb.kernels.kernel import Launch
 from llamaweb.planner.plan import Binding, Dispatch
 from llamaweb.profile import DeviceProfile
@@ -43,6 +44,30 @@ async def draw(launch: Launch, slots: dict[str, np.ndarray], word: int, count: i
         for buffer in (*buffers.values(), ring):
             device.destroy(buffer)
         return np.asarray(tokens.to_py(), np.uint32)
+
+
+async def time_groups(
+    groups: list[list[tuple[Launch, dict[str, np.ndarray]]]], n_tokens: int, turns: int
+) -> list[float]:
+    """Microseconds of each group of kernels, one behind the other, at best. Groups take turns, so that what else the
+    machine does falls on all of them."""
+    device = await _open()
+    await _pipelines(device).compile([launch.kernel for group in groups for launch, _ in group])
+    buffers = [[_buffers(device, slots) for _, slots in group] for group in groups]
+    steps = [
+        js.Array.of(*(_step(device, launch, each) for (launch, _), each in zip(group, made, strict=True)))
+        for group, made in zip(groups, buffers, strict=True)
+    ]
+    timer = Timer(device)
+    times: list[list[float]] = [[] for _ in groups]
+    async with device.errors("timing kernels"):
+        for _ in range(turns):
+            for found, group in zip(times, steps, strict=True):
+                found.append(await timer.time(group, n_tokens, repetitions=1, reset=lambda: None))
+    timer.close()
+    for buffer in [b for made in buffers for each in made for b in each.values()]:
+        device.destroy(buffer)
+    return [min(found) for found in times]
 
 
 async def _open() -> Device:

@@ -40,6 +40,7 @@ def test_a_variant_that_does_not_compile_gives_way_to_the_plain_one_with_a_warni
         from dataclasses import replace
 
         from llamaweb import Llama
+        from llamaweb.errors import KernelWarning
         from llamaweb.gpu.executor import Executor
 
         allocate = Executor.allocate
@@ -75,7 +76,7 @@ def test_a_variant_that_does_not_compile_gives_way_to_the_plain_one_with_a_warni
                 plain = await tokens()
         finally:
             Executor.allocate = allocate
-        return right, plain, broken, [str(w.message) for w in caught if w.category is RuntimeWarning]
+        return right, plain, broken, [str(w.message) for w in caught if w.category is KernelWarning]
 
     right, plain, broken, said = page.run(answer, model=model)
     assert plain == right

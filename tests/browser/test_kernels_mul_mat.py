@@ -52,8 +52,9 @@ def product(weight: Weight, x: np.ndarray) -> np.ndarray:
 
 
 @BY_NAME
-def test_repacked_rows_hold_exactly_the_files_weights(bench: Bench, format: Format) -> None:
-    rows, k = 37, columns(format, 96)  # an odd number of blocks
+@pytest.mark.parametrize(("rows", "k"), [(37, 96), (67, 32), (18, 1056)], ids=["3 blocks", "one block", "33 blocks"])
+def test_repacked_rows_hold_exactly_the_files_weights(bench: Bench, format: Format, rows: int, k: int) -> None:
+    k = columns(format, k)
     data = quantized(matrix(rows, k), format.type)
     dense = gguf.quants.dequantize(data, format.type)
     if format.repacked:
@@ -67,7 +68,7 @@ def test_repacked_rows_hold_exactly_the_files_weights(bench: Bench, format: Form
         planes = pieces | codes(format)
     else:
         planes = {"w_qs": data.reshape(-1)}
-    tokens = [0, rows - 1, 5, 17, 17, 2, rows + 1000]  # the last one is not in the table
+    tokens = [0, rows - 1, 5, 17, 17, 2, rows + 1000]  # the last one is not in the table, and is taken for its end
     launch = library.get_rows(format, k, rows, len(tokens))
     slots = {**planes, "batch": batch(len(tokens), tokens=tokens), "y": poisoned(len(tokens), k)}
     found = result(bench.run([Case(launch, slots, len(tokens))])[0]["y"], len(tokens), k)
@@ -228,7 +229,7 @@ def check_mul_mat_vec(
 def test_mul_mat_of_batches_that_do_not_divide_evenly(bench: Bench, format: Format) -> None:
     shapes = {  # name: (n, k, tokens, options)
         "store": (67, 96, (2, 65), {"offset": 3, "stride": 80}),
-        "add, bias": (129, 160, (1, 70), {"epilogue": "add", "bias": True}),
+        "add, bias": (66, 1056, (1, 34), {"epilogue": "add", "bias": True}),
         "geglu, bias": (2 * 37, 32, (5, 17), {"epilogue": "geglu", "bias": True}),
     }
     check_mul_mat(bench, format, bench.profile, shapes)

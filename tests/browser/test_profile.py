@@ -88,7 +88,7 @@ def test_a_profile_longer_than_the_context_is_refused_in_a_sentence(page: Page, 
         page.run(measured, data=data, timestamps=True, n_prompt=24, n_generate=8, depth=120)
 
 
-# Guards: ratios within one run on the software adapter, several times better when they were written.
+# Guards: ratios within one run on the software adapter; beside each is what it was when it was written.
 
 
 def phase(profiles: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
@@ -97,17 +97,11 @@ def phase(profiles: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
 
 def test_a_token_takes_little_more_than_its_dispatches(profiles: dict[str, dict[str, Any]]) -> None:
     decode = phase(profiles, "decode")
-    assert decode["whole_us"] < 8 * decode["dispatch_us"]  # the machine may be busy in between
-
-
-def test_a_matrix_vector_product_is_not_far_slower_than_reading_its_bytes(profiles: dict[str, dict[str, Any]]) -> None:
-    products = [k for k in phase(profiles, "decode")["kernels"] if k["kernel"] == "mul_mat_vec"]
-    best = max(products, key=lambda k: k["of_peak_bytes"])
-    assert best["of_peak_bytes"] > 0.01, best
+    assert decode["whole_us"] < 3 * decode["dispatch_us"]  # 1.1; the machine may be busy in between
 
 
 def test_tokens_in_a_batch_are_cheaper_than_one_by_one(profiles: dict[str, dict[str, Any]]) -> None:
-    assert phase(profiles, "prefill")["whole_us"] < 2 * N_PROMPT * phase(profiles, "decode")["whole_us"]
+    assert phase(profiles, "prefill")["whole_us"] < 1.5 * N_PROMPT * phase(profiles, "decode")["whole_us"]  # 0.7
 
 
 def test_decoding_keeps_up_with_the_yardstick_of_its_shape(page: Page, data: bytes) -> None:
@@ -124,4 +118,4 @@ def test_decoding_keeps_up_with_the_yardstick_of_its_shape(page: Page, data: byt
     assert len(result["prefill_all"]) == len(result["decode_all"]) == 3
     assert min(result["decode_all"]) <= result["decode_per_second"] <= max(result["decode_all"])
     assert result["floor"]["dispatches"] == 2 * 5 + 2
-    assert result["floor_ratio"] > 0.08, result
+    assert result["floor_ratio"] > 0.15, result  # 0.41

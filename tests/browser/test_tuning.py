@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from browser_page import Page
 
 from llamaweb.errors import LlamaWebError
+from llamaweb.model.gguf_file import read_header
+from llamaweb.model.source import BytesSource
 from tests.tiny import TinyLlama, tiny_llama
 
 
@@ -97,6 +101,109 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
         )
     assert len(trials) >= 2 * len(used) and all(t.right and t.microseconds > 0 for t in trials)
     assert again_trials == [] and again_used == used
+
+
+async def tune_few(model, broken):
+    """Full tuning with two variants of each product, of which `broken` does not compile (the default), and the few of
+    attention that there is a default of. Gives trials, and what was chosen of the products."""
+    from llamaweb import Llama
+    from llamaweb.gpu import tuning
+    from llamaweb.kernels.mul_mat_vec import MulMatVec
+    from llamaweb.kernels.tuner import choose
+
+    def few(shape, profile, mode):
+        found = kept(shape, profile, mode)
+        if shape.op != "mul_mat_vec":
+            return found[:1]
+        size = profile.subgroup_size
+        return [MulMatVec(1 << 20, size, 2, size) if broken else found[0], MulMatVec(128, 2 * size or 16, 4, size)]
+
+    kept, tuning.candidates = tuning.candidates, few
+    try:
+        async with await Llama.load(model, n_ctx=64, n_ubatch=4, tune="full") as llm:
+            return [t for t in llm.trials if t.shape.op == "mul_mat_vec"], choose(llm.trials)
+    finally:
+        tuning.candidates = kept
+
+
+def test_variants_that_agree_in_giving_nothing_are_not_taken_for_right(page: Page, model: bytes) -> None:
+    weights = asyncio.run(read_header(BytesSource(model))).data_offset
+    trials, chosen = page.run(tune_few, model=model[:weights] + bytes(len(model) - weights), broken=False)
+    assert trials and not any(trial.right for trial in trials)
+    assert not {trial.shape for trial in trials} & set(chosen)
+
+
+def test_a_default_that_does_not_compile_is_left_out_of_tuning(page: Page, model: bytes) -> None:
+    trials, chosen = page.run(tune_few, model=model, broken=True)
+    assert trials and all(trial.right and not trial.default for trial in trials)
+    assert {trial.shape: trial.variant for trial in trials}.items() <= chosen.items()
+
+
+DAMAGED = ["[1]", '{"kernels": "EDITION", "devices": {"ADAPTER": 3}}', '{"kernels": "EDITION", "devices": []}', "cut o"]
+
+
+@pytest.mark.parametrize("storage", [*DAMAGED, None], ids=str)
+def test_a_storage_that_is_damaged_or_refused_does_not_stop_tuning(
+    page: Page, model: bytes, storage: str | None
+) -> None:
+    async def damage(text):
+        from pyodide.code import run_js
+
+        from llamaweb.gpu.device import Device
+        from llamaweb.kernels.template import edition
+
+        device = await Device.open()
+        if text is None:
+            run_js("navigator.storage.getDirectory = () => Promise.reject(new DOMException('no', 'SecurityError'))")
+            return
+        write = """async (text) => {
+            const folder = await navigator.storage.getDirectory();
+            const file = await (await folder.getFileHandle("llamaweb-tuning.json", { create: true })).createWritable();
+            await file.write(text);
+            await file.close();
+        }"""
+        await run_js(write)(text.replace("ADAPTER", device.profile.name).replace("EDITION", edition()))
+        device.close()
+
+    async def kept():
+        from llamaweb.gpu.storage import load_json
+
+        return await load_json("llamaweb-tuning.json")
+
+    try:
+        page.run(damage, text=storage)
+        trials, _ = page.run(tune_few, model=model, broken=False)
+        assert trials and all(trial.right for trial in trials)
+        found = page.run(kept)
+    finally:
+        page.run("import js\ndel js.navigator.storage.getDirectory")  # the browser's own is the prototype's
+    if storage is None:
+        assert found is None
+    else:
+        (choices,) = found["devices"].values()
+        assert {trial.shape.key for trial in trials} <= set(choices)
+
+
+def test_what_was_kept_is_used_where_nothing_is_timed_and_only_for_the_same_kernels(page: Page, model: bytes) -> None:
+    trials, chosen = page.run(tune_few, model=model, broken=True)  # the only other variant is chosen
+    (variant,) = {chosen[trial.shape] for trial in trials}
+    wanted = (variant.workgroup, variant.lanes, variant.rows)
+
+    def used(tune):
+        _, timed, found = page.run(load, model=model, tune=tune)
+        assert timed == []
+        return {v[2:] for v in found}
+
+    assert used("auto") == {wanted} != used("off")
+
+    async def another_release():
+        from llamaweb.gpu.storage import load_json, save_json
+        from llamaweb.gpu.tuning import FILE
+
+        await save_json(FILE, {**await load_json(FILE), "kernels": "of another release"})
+
+    page.run(another_release)
+    assert used("auto") == used("off")
 
 
 def test_an_unknown_mode_is_refused(page: Page, model: bytes) -> None:

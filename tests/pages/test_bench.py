@@ -44,6 +44,11 @@ def test_bench_gives_medians_all_repetitions_memory_and_a_profile_and_keeps_the_
     (newer,) = json.loads(output.read_text())["results"]
     assert "profile" not in newer
 
+    done = bench(model, *SIZES, "--type-v", "f32", "--output", output)
+    assert done.returncode == 0, done.stderr
+    both = json.loads(output.read_text())["results"]
+    assert newer in both and sorted(r.get("type_v", "") for r in both) == ["", "f32"]
+
 
 def test_the_peer_is_timed_on_the_same_file_in_the_same_browser(tmp_path: Path) -> None:
     model = tmp_path / "tiny.gguf"

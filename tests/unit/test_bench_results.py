@@ -94,6 +94,7 @@ def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None
     readme.write_text(README)
     results.add(path, sample(floor_ratio=0.89, peer=peer))
     results.add(path, sample(depth=4096))
+    results.add(path, sample(type_k="q8_0", type_v="f16", decode_per_second=750.0))  # beside that with f16 caches
     results.add(path, loading())
     results.add(path, loading(type_k="q8_0", files=3))
     results.add(path, fusions())
@@ -117,6 +118,7 @@ def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None
     assert memory[:3] == ["f16", "2,048", "667.6"] and memory[-6:] == ["732.4", "0.685", "40.0", "400", "0.90", "2.35"]
     assert "| synthetic-llama-3.2-1b-Q4_0, 3 files | q8_0 |" in text
     assert "| synthetic-llama-3.2-1b-Q4_0 | norm | 115 | 600 | 0.75 | 1,250 |" in text
+    assert "| synthetic-llama-3.2-1b-Q4_0, cache in q8_0/f16 | 0 | 512 / 128 | 6,543 | 750 |" in text
     assert tables.main([*arguments, "--check"]) == 0
 
 
@@ -152,7 +154,14 @@ def test_a_person_sees_speeds_kernels_and_what_failed() -> None:
         "0.89 of the yardstick",
     ):
         assert told in text, told
+    assert "cache" not in text and "with a cache in q8_0/f16" in bench_text(sample(type_k="q8_0", type_v="f16"))
     assert json.dumps(sample())  # the sample is what JSON can hold
+
+
+def test_a_device_that_cannot_run_the_yardstick_is_told() -> None:
+    text = bench_text(sample(floor=None, floor_ratio=None))
+    assert "The yardstick needs subgroups" in text
+    assert "yardstick" not in bench_text(sample())
 
 
 def test_what_tuning_tried_is_a_table_a_person_can_read() -> None:
@@ -175,3 +184,9 @@ def test_what_tuning_tried_is_a_table_a_person_can_read() -> None:
     assert row[5:10] == ["7.4", "5.7", "20.9", "4", "1"]
     assert "64, 32 lanes, 4 rows, packed dot" in " ".join(row)
     assert attention in text and tile["variant"] in text and "…" not in text  # nothing is cut off
+
+
+def test_what_tuning_tried_is_told_without_a_default_and_without_a_choice() -> None:
+    wrong = {"variant": "a tile", "microseconds": 7.4, "right": False, "default": False, "chosen": False}
+    text = tune_text({"adapter": "a GPU", "trials": [{"shape": "mul_mat f16 64x64 store", **wrong}]})
+    assert "none is right" in text and "a tile" not in text

@@ -41,6 +41,11 @@ WRONG = [
     (["tokenize"], "required: --file"),
     (["tokenize", "--file", "/"], "/ is a folder; give the path of a text file"),
     (["perplexity", "--file", os.devnull], "The text is empty; give one of at least two tokens"),
+    (["bench", "--loading", "--peer", "wllama"], "leave out --peer"),
+    (["tune", "--type-k", "q5_0"], "invalid choice: 'q5_0' (choose from"),
+    (["bench", "--loading", "--profile"], "leave out --profile"),
+    (["bench", "synthetic:huge"], "no synthetic model 'huge'; there are tiny, "),
+    (["bench", "synthetic:tiny:Q9"], "no synthetic weights in 'Q9'; there are F32, "),
     (["serve", "--port", "70000"], "'70000' is not a whole number from 0 to 65535"),
     (["inspect", "http://[bad/x"], "http://[bad/x is not an address (Invalid IPv6 URL); check it."),
     (["inspect", "http://host:port/x"], "cannot be reached"),
@@ -65,6 +70,12 @@ def test_with_json_a_mistake_is_one_object_on_standard_output(
 ) -> None:
     assert main([*arguments, "--json"]) == 1
     assert sentence in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_help_tells_every_kind_of_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "a GGUF file, an address, smollm2 or gemma3 (smollm2); or random weights: synthetic:SHAPE:FORMAT" in told
 
 
 def test_an_error_keeps_its_type_in_json(

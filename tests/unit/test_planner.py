@@ -25,6 +25,7 @@ from llamaweb.planner.memory import align
 from llamaweb.planner.plan import Ring
 from llamaweb.planner.report import describe
 from tests.headers import LLAMA_1B, LLAMA_7B, SMOLLM2, TINY, WIDE, gemma3_header, llama_header
+from tests.shaders import type_bytes, workgroup_bytes
 
 ANY = DeviceProfile()
 _LARGE = {"max_buffer_size": 1 << 33, "max_storage_buffer_binding_size": 1 << 32}
@@ -181,7 +182,7 @@ def test_bindings_lie_inside_their_regions_aligned_and_within_limits(name: str) 
         for slot, binding in zip(dispatch.kernel.slots, dispatch.bindings, strict=True):
             where = f"{label}: {slot.name}"
             assert binding.offset % profile.min_storage_buffer_offset_alignment == 0, where
-            assert binding.size >= _type_bytes(slot.type, {}) and binding.size % 4 == 0, where
+            assert binding.size >= type_bytes(slot.type, {}) and binding.size % 4 == 0, where
             assert binding.offset >= 0 and binding.offset + binding.size <= sizes[binding.region], where
             assert binding.size <= profile.max_storage_buffer_binding_size, where
     assert all(size <= profile.max_buffer_size and size % 4 == 0 for size in plan.regions.values())
@@ -231,7 +232,7 @@ def test_kernels_fit_the_workgroup_memory_and_size_of_every_device() -> None:
     assert len(kernels) > 100
     for kernel in kernels:
         shader = wgsl(kernel)
-        assert _workgroup_bytes(shader) <= ANY.max_compute_workgroup_storage_size, kernel
+        assert workgroup_bytes(shader) <= ANY.max_compute_workgroup_storage_size, kernel
         (size,) = re.findall(r"@workgroup_size\(([\d, ]+)\)", shader)
         invocations = 1
         for n in size.split(","):
@@ -247,24 +248,6 @@ def test_a_device_without_subgroups_gets_no_kernel_that_needs_them() -> None:
         plan = plan_model(file, replace(ANY, **_LARGE), **options)
         assert not any("subgroup" in wgsl(d.kernel).split("\n@", 1)[1] for _, d in each_dispatch(plan))
         assert not any("enable subgroups" in wgsl(d.kernel) for _, d in each_dispatch(plan))
-
-
-def _type_bytes(type: str, structs: dict[str, str]) -> int:
-    """What a type of WGSL takes; the fields of structs are of one alignment."""
-    array = re.fullmatch(r"array<(.+), (\d+)u?>", type)
-    if array:
-        return _type_bytes(array[1], structs) * int(array[2])
-    if type in structs:
-        return sum(_type_bytes(t, structs) for t in re.findall(r"\w+: (.+?)(?:, (?=\w+:)|$)", structs[type]))
-    return {"u32": 4, "f32": 4, "i32": 4, "vec2": 8, "vec3": 16, "vec4": 16, "atomic": 4}[type.split("<")[0]]
-
-
-def _workgroup_bytes(shader: str) -> int:
-    """What the declarations of var<workgroup> take."""
-    structs = {name: fields.strip() for name, fields in re.findall(r"struct (\w+) \{([^}]+)\}", shader)}
-    types = re.findall(r"var<workgroup> \w+: ([^;]+);", shader)
-    assert types or "var<workgroup>" not in shader
-    return sum(align(_type_bytes(type, structs), 16) for type in types)
 
 
 @BY_CASE

@@ -111,6 +111,20 @@ def test_rates_stand_beside_the_devices_peaks() -> None:
         assert found["of_peak_flops"] == pytest.approx(k.flops / (k.us * 1e-6) / 1e13)
 
 
+def test_a_profile_prints_as_a_table_a_person_can_read() -> None:
+    phase = profiled([10.0] * plan().dispatches_per_token, 1000.0)
+    title, empty, head, rule, *rows, end, summary, _ = str(
+        Profile("a GPU", "timestamps", Peaks(1e12, 1e13, 2.0), (phase,))
+    ).split("\n")
+    assert "decode: a token behind 7, by timestamps (device: 1,000.0 GB/s" in title and "between two" in summary
+    assert empty == end == "" and set(rule) == {" ", "─"}
+    assert len(rows) == len(phase.kernels)
+    # Numbers end where the names of their columns do.
+    assert all(
+        row[: head.index("count") + 5].endswith(str(k.count)) for row, k in zip(rows, phase.kernels, strict=True)
+    )
+
+
 def test_shapes_tell_products_apart() -> None:
     shapes = {shape(d.kernel) for d in plan().phases["decode"].dispatches}
     assert {"128×256", "128×384 swiglu", "192×128 add", "4/2 heads of 32"} <= shapes

@@ -11,7 +11,7 @@ import js
 import numpy as np
 from pyodide.ffi import JsException, to_js
 
-from llamaweb.errors import KernelError
+from llamaweb.errors import KernelError, KernelWarning
 from llamaweb.gpu.device import Device, Reading
 from llamaweb.gpu.javascript import js_file, js_object
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
@@ -49,7 +49,7 @@ class Pipelines:
                 if kernel not in plain:
                     raise
                 if kernel.template not in {k.template for k in refused}:
-                    warnings.warn(f"{error}; its plain variant is used instead.", RuntimeWarning, stacklevel=1)
+                    warnings.warn(f"{error}; its plain variant is used instead.", KernelWarning, stacklevel=1)
                 refused.add(kernel)
                 self._pipelines[plain[kernel]] = await self._compile(plain[kernel])
             finished += 1

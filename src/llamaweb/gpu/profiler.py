@@ -9,7 +9,7 @@ from typing import Any
 import js
 import numpy as np
 
-from llamaweb.errors import ContextError
+from llamaweb.errors import ContextError, LlamaWebError
 from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.javascript import now_ms
 from llamaweb.gpu.timer import Timer
@@ -34,6 +34,11 @@ class Profiler:
         """Of one batch of up to `n_prompt` tokens, and of a token on the average of `n_generate`, both behind `depth`
         tokens; a count of 0 leaves its phase out."""
         plan = self._executor.plan
+        if min(n_prompt, n_generate, depth) < 0 or self._repetitions < 1:
+            raise LlamaWebError(
+                f"There is no profile of {n_prompt} and {n_generate} tokens behind {depth} in {self._repetitions} "
+                "repetitions; give counts of 0 or more, and at least one repetition."
+            )
         n_tokens = min(n_prompt, plan.n_ubatch)
         if depth + max(n_tokens, n_generate) > plan.n_ctx:
             raise ContextError(

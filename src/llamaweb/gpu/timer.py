@@ -12,10 +12,11 @@ from llamaweb.kernels.io import TIMER_BYTES
 _WARM_MS = 1000.0  # of work before anything is timed: an H100 needs most of a second from 345 MHz to 1980
 _LONG_ENOUGH_MS = 5.0  # of one measurement
 _MOST_DISPATCHES = 4096  # of one measurement
+_LEAST_US = 1e-3  # what a clock gives that does not tick in between
 
 
 class Timer:
-    """Times dispatches on one device; `source` says how: "timestamps" or "batches"."""
+    """Times dispatches on one device; `source` says how: "timestamps", or "batches" where it has none of any use."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -33,8 +34,8 @@ class Timer:
         self, steps: Any, n_tokens: int = 1, *, repetitions: int = 3, about: float = 0.0, reset: Callable[[], None]
     ) -> float:
         """Microseconds of one run of `steps` (a JavaScript array of prepared dispatches) behind another one: the least
-        of the repetitions. `reset` is called before each, and sets the batch that the dispatches read. about: the
-        microseconds that a run is known to take; otherwise they are found out first."""
+        of the repetitions, never zero. `reset` is called before each, and sets the batch that the dispatches read.
+        about: the microseconds that a run is known to take; otherwise they are found out first."""
         most = max(_MOST_DISPATCHES // max(int(steps.length), 1), 1)
         known = about > 0
         repeats = min(int(1.2e3 * _LONG_ENOUGH_MS / about) + 1, most) if known else 1
@@ -45,7 +46,10 @@ class Timer:
             if not known and ms < _LONG_ENOUGH_MS and 2 * repeats <= most:
                 repeats = min(max(2 * repeats, int(1.2 * repeats * _LONG_ENOUGH_MS / max(ms, 0.01))), most)
                 continue
-            each = 1e3 * ms / repeats
+            if ms <= 0 and self.source == "timestamps":  # WebGPU lets a device set its clock back, or leave it at zero
+                self.source = "batches"
+                continue
+            each = max(1e3 * ms / repeats, _LEAST_US)
             least = min(least, each) if least else each
             repetitions -= 1
         self._device.check()

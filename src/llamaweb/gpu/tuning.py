@@ -18,6 +18,7 @@ from llamaweb.gpu.timer import Timer
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.mul_mat import PLAIN
+from llamaweb.kernels.template import edition
 from llamaweb.kernels.tuner import (
     CHECKED_AT_ONCE,
     CHECKED_TOKENS,
@@ -26,7 +27,9 @@ from llamaweb.kernels.tuner import (
     Shape,
     Trial,
     Variant,
+    alike,
     candidates,
+    checked_tokens,
     choose,
     finalists,
     from_json,
@@ -34,7 +37,7 @@ from llamaweb.kernels.tuner import (
 )
 from llamaweb.planner.plan import LONG_CONTEXT, Binding, Dispatch, ModelPlan
 
-_FILE = "llamaweb-tuning.json"
+FILE = "llamaweb-tuning.json"
 _FINALISTS = 3  # of each shape are timed once more beside the default,
 _ROUNDS = 3  # … so many times
 _NMSE = 1e-6  # between a variant's result and the plain one's
@@ -56,8 +59,8 @@ async def tuned(
     replan gives the same plan with other variants. Mode "full" times everything anew. Trials are what was timed.
     """
     profile = executor.device.profile
-    kept = await load_json(_FILE) or {}
-    mine = kept.get(profile.name, {}) if isinstance(kept, dict) else {}
+    kept = await _kept()
+    mine = _dict(kept.get(profile.name))
     products = _products(executor.plan)
     choices = {} if mode == "full" else from_json(mine, list(products), profile)
     missing = [shape for shape in products if shape not in choices]
@@ -69,8 +72,29 @@ async def tuned(
     finally:
         trying.close()
     choices |= choose(trials)
-    await save_json(_FILE, {**kept, profile.name: {**mine, **to_json(choices)}})
+    devices = {**kept, profile.name: {**mine, **to_json(choices)}}
+    await save_json(FILE, {"kernels": edition(), "devices": devices})
     return choices, trials
+
+
+async def kept_choices(executor: Executor) -> dict[Shape, Variant]:
+    """What tuning has found on the executor's device before for the kernels of its plan; nothing is timed."""
+    kept = await _kept()
+    if not kept:
+        return {}
+    profile = executor.device.profile
+    return from_json(kept.get(profile.name), list(_products(executor.plan)), profile)
+
+
+async def _kept() -> dict[str, Any]:
+    """By device, what is in the browser's storage of these very kernels."""
+    stored = _dict(await load_json(FILE))
+    return _dict(stored.get("devices")) if stored.get("kernels") == edition() else {}
+
+
+def _dict(stored: Any) -> dict[str, Any]:
+    """What is damaged is as if it were not there."""
+    return stored if isinstance(stored, dict) else {}
 
 
 def _products(plan: ModelPlan) -> dict[Shape, list[Place]]:
@@ -224,7 +248,7 @@ class _Trials:
     async def _same(self, entry: _Entry, place: Place, plain: Place) -> bool:
         """Whether a place's result is the plain one's."""
         shape = entry.shape
-        n_tokens = min(shape.n_tokens, CHECKED_TOKENS)
+        n_tokens = checked_tokens(shape.n_tokens, place[-1].token_tile)
         # A token's attention reads what it has written for those before it.
         runs = min(self._executor.plan.n_ctx, CHECKED_TOKENS) if shape.op == "flash_attn_vec" else 1
         seed = int(self._random.integers(1 << 32))
@@ -235,7 +259,7 @@ class _Trials:
             error += float(np.sum((found - wanted) ** 2, dtype=np.float64))
             norm += float(np.sum(wanted**2, dtype=np.float64))
         limit = _NMSE_QUANTIZED if place[0].kernel.template == "quantize" else _NMSE
-        return error <= limit * norm
+        return alike(error, norm, limit)
 
     async def _results(
         self, place: Place, shape: Shape, n_tokens: int, runs: int, seed: int

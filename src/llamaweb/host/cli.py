@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from llamaweb.errors import HostError, LlamaWebError
 from llamaweb.host.commands import COMMANDS
-from llamaweb.host.models import DEFAULT, PACKAGED
+from llamaweb.host.models import DEFAULT, PACKAGED, RANDOM
 from llamaweb.host.output import Output
 from llamaweb.kernels.cache import CACHE_FORMATS
 
@@ -119,7 +119,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--output", type=Path, metavar="FILE", help="put the result into this file of results, too")
     _context(bench)
 
-    _command(commands, "tune", "time every kernel variant on this device and keep the fastest", browser=True)
+    tune = _command(commands, "tune", "time every kernel variant on this device and keep the fastest", browser=True)
+    _context(tune)
 
     tokenize = _command(commands, "tokenize", "the token ids of a file's bytes")
     _file(tokenize)
@@ -141,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str, help: str, browser: bool = False) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help, description=f"{help[:1].upper()}{help[1:]}.")
-    models = f"a GGUF file, an address, {' or '.join(PACKAGED)} ({DEFAULT})"
+    models = f"a GGUF file, an address, {' or '.join(PACKAGED)} ({DEFAULT}); or random weights: {RANDOM}"
     parser.add_argument("model", nargs="?", default=DEFAULT, metavar="MODEL", help=models)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     if browser:

@@ -60,10 +60,10 @@ async def perplexity(args: argparse.Namespace, out: Output) -> None:
 
 
 async def tune(args: argparse.Namespace, out: Output) -> None:
-    """Time every variant of the model's matrix-vector products and keep the fastest."""
+    """Time every variant of the model's products and attention, and keep the fastest."""
     from llamaweb.host.tables import tune_text
 
-    result = await _in_page("tune", args, {}, out)
+    result = await _in_page("tune", args, _context(args), out)
     out.result(result, tune_text(result))
 
 
@@ -73,13 +73,16 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
     from llamaweb.host.peer import bench_wllama, ensure_wllama
     from llamaweb.host.tables import bench_text, fusions_text, loading_text
 
+    others = [name for name in ("loading", "fusions", "profile", "peer") if getattr(args, name)]
+    if len(others) > 1 and others[0] in ("loading", "fusions"):
+        raise HostError(f"--{others[0]} is a measurement of its own; leave out --{' and --'.join(others[1:])}.")
     if args.output:
         results.read(args.output)  # what cannot be written to is told before the measuring
     for kind, text in (("loading", loading_text), ("fusions", fusions_text)):
         if getattr(args, kind):
             params = {name: getattr(args, name) for name in ("gen_tokens", "reps", "depth")} | _context(args)
             async with _model_page(args, out) as (page, model):
-                result = await page.call(f"bench_{kind}", {**params, "model": model}, out.event)
+                result = await _call(page, f"bench_{kind}", {**params, "model": model}, out)
             types = {name: params[name] for name in ("type_k", "type_v")}
             result = {"kind": kind, "model": Path(model).name, **types, **result}
             if args.output:
@@ -88,10 +91,11 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
             return
     names = ("prompt_tokens", "gen_tokens", "reps", "depth", "profile", "floor")
     params = {name: getattr(args, name) for name in names} | _context(args)
+    resolve(args.model, out.report)  # what is wrong with the model is told before a peer is fetched
     folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
-        result = await page.call("bench", {**params, "model": model}, out.event)
-        result = {"model": Path(model).name, **result}
+        result = await _call(page, "bench", {**params, "model": model}, out)
+        result = {"model": Path(model).name, **_unusual_cache(args), **result}
         if args.peer:
             out.report(f"Measuring {args.peer}")
             params["context"] = result["context"]
@@ -161,7 +165,22 @@ async def _in_page(
         params["model"] = model
         if text is not None:
             params["file"] = page.server.file_url("text")
-        return await page.call(command, params, out.event)
+        return await _call(page, command, params, out)
+
+
+async def _call(page: PageSession, command: str, params: dict[str, Any], out: Output) -> dict[str, Any]:
+    """The page's result; its browser is told what tuning found in those before it, and tells the next ones."""
+    from llamaweb.host import tuning
+
+    before = tuning.load()
+
+    def take(event: dict[str, Any]) -> None:
+        if event["event"] != "tuning":
+            out.event(event)
+        elif event["kept"] not in (None, before):
+            tuning.save(event["kept"])
+
+    return await page.call(command, {**params, "tuning": before}, take)
 
 
 @asynccontextmanager
@@ -223,6 +242,12 @@ def _context(args: argparse.Namespace) -> dict[str, Any]:
     """The context, the formats of its cache and the budget, as the page's commands take them."""
     same = {name: getattr(args, name) for name in ("context", "type_k", "type_v")}
     return {**same, "memory_budget": args.budget}
+
+
+def _unusual_cache(args: argparse.Namespace) -> dict[str, str]:
+    """Formats of the cache that tell a result from another one's: f16 goes without saying."""
+    types = {name: getattr(args, name) for name in ("type_k", "type_v")}
+    return types if set(types.values()) != {"f16"} else {}
 
 
 def _write(path: Path, text: str) -> None:

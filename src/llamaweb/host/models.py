@@ -16,6 +16,7 @@ from llamaweb.host import fetch
 from llamaweb.host.report import Report, silent
 
 DEFAULT = "smollm2"
+RANDOM = "synthetic:SHAPE:FORMAT, as synthetic:llama-3.2-1b:Q4_0"
 MAGIC = b"GGUF"
 
 

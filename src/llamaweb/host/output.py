@@ -37,13 +37,15 @@ class Output:
         self._label = label
 
     def event(self, event: dict[str, Any]) -> None:
-        """A progress or text event of the page."""
+        """An event of the page: progress, text or a warning."""
         if event["event"] == "text":
             self.text(event["text"])
         elif event["event"] == "progress":
             phase = event["phase"]
             label = _PHASES.get(phase, phase.capitalize())
             self.report(label, event.get("done", 0), event.get("total", 0), event.get("unit", ""))
+        elif event["event"] == "warning":
+            self.note(event["message"])
 
     def text(self, piece: str) -> None:
         """A piece of the answer, at once."""

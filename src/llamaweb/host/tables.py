@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from llamaweb.host.output import megabytes, memory_line
+from llamaweb.text_table import profile_text, text_table
 
 
 def bench_text(result: dict[str, Any]) -> str:
@@ -17,13 +13,17 @@ def bench_text(result: dict[str, Any]) -> str:
     lines = [_speeds(result)]
     if result.get("profile"):
         lines.append(profile_text(result["profile"]))
-    lines.append(f"{result['model']} on {result['adapter']}, {result['runtime']}; loaded in {_seconds(result)} s")
+    cache = f" with a cache in {result['type_k']}/{result['type_v']}" if "type_k" in result else ""
+    on = f"{result['adapter']}, {result['runtime']}"
+    lines.append(f"{result['model']}{cache} on {on}; loaded in {_seconds(result)} s")
     lines.append(f"{memory_line(result['memory'])}; {result['dispatches_per_token']} dispatches a token")
     if result.get("floor_ratio"):
         lines.append(f"Decoding runs at {result['floor_ratio']:.2f} of the yardstick")
+    elif "floor" in result:
+        lines.append("The yardstick needs subgroups, which this device does not have")
     if peer := result.get("peer"):
-        on = "GPU" if peer.get("on_gpu") else f"CPU, {peer.get('threads')} threads"
-        lines.append(f"{peer['engine']}: {peer.get('error') or 'on the ' + on}")
+        where = "GPU" if peer.get("on_gpu") else f"CPU, {peer.get('threads')} threads"
+        lines.append(f"{peer['engine']}: {peer.get('error') or 'on the ' + where}")
     return "\n".join(lines)
 
 
@@ -44,71 +44,56 @@ def loading_text(result: dict[str, Any]) -> str:
 
 def fusions_text(result: dict[str, Any]) -> str:
     """The whole result of a bench of fusions."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("without", "dispatches", "tokens/s", "of all fused", "GPU µs a token", "left out"):
-        table.add_column(name, justify="left" if name in ("without", "left out") else "right", no_wrap=True)
+    names = ("without", "dispatches", "tokens/s", "of all fused", "GPU µs a token", "what is left out")
+    columns = {name: "<" if name in ("without", "what is left out") else ">" for name in names}
     whole = result["fusions"][0]
-    for each in result["fusions"]:
-        table.add_row(
+    rows = [
+        [
             each["left_out"] or "(all fused)",
             str(each["dispatches_per_token"]),
             f"{each['decode_per_second']:,.1f}",
             f"{each['decode_per_second'] / whole['decode_per_second']:.2f}",
             f"{each['gpu_us']:,.0f}",
             each["what"],
-        )
+        ]
+        for each in result["fusions"]
+    ]
     behind = f" behind {result['depth']}" if result["depth"] else ""
     return (
-        f"Decoding {result['gen_tokens']} tokens{behind} without each fusion, with default kernels:\n{_text(table)}\n"
-        f"{result['model']} on {result['adapter']}, {result['runtime']}"
+        f"Decoding {result['gen_tokens']} tokens{behind} without each fusion, with default kernels:\n"
+        f"{text_table(columns, rows)}\n{result['model']} on {result['adapter']}, {result['runtime']}"
     )
 
 
 def tune_text(result: dict[str, Any]) -> str:
     """What was tried for each shape: the default, the fastest and the slowest variant, and what was chosen."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("kernel", "default µs", "chosen µs", "worst µs", "tried", "wrong", "chosen variant"):
-        table.add_column(name, justify="left" if name.startswith(("kernel", "chosen v")) else "right", no_wrap=True)
+    names = ("kernel", "default µs", "chosen µs", "worst µs", "tried", "wrong", "chosen variant")
+    columns = {name: "<" if name.startswith(("kernel", "chosen v")) else ">" for name in names}
+    rows = []
     by_shape: dict[str, list[dict[str, Any]]] = {}
     for trial in result["trials"]:
         by_shape.setdefault(trial["shape"], []).append(trial)
     for shape, trials in by_shape.items():
-        default = next(t for t in trials if t["default"])
-        chosen = next(t for t in trials if t["chosen"])
-        times = [t["microseconds"] for t in trials]
-        table.add_row(
-            shape,
-            *(f"{us:,.1f}" for us in (default["microseconds"], chosen["microseconds"], max(times))),
-            str(len(trials)),
-            str(sum(not t["right"] for t in trials)),
-            chosen["variant"],
-        )
-    return f"Kernels on {result['adapter']}, each at best:\n{_text(table)}"
-
-
-def profile_text(profile: dict[str, Any]) -> str:
-    """A profile's report, a table for each phase."""
-    peaks = profile["peaks"]
-    of_device = (
-        f"device: {peaks['bytes_per_second'] / 1e9:,.1f} GB/s, {peaks['flops_per_second'] / 1e9:,.0f} GFLOP/s, "
-        f"{peaks['dispatch_us']:,.1f} µs an empty dispatch"
-    )
-    return "\n".join(_phase(phase, profile["source"], of_device) for phase in profile["phases"])
+        # A default that does not compile was not timed, and of variants that are all wrong none is chosen.
+        default, chosen = (next((t for t in trials if t[name]), None) for name in ("default", "chosen"))
+        worst = max(trials, key=lambda t: t["microseconds"])
+        times = [f"{trial['microseconds']:,.1f}" if trial else "" for trial in (default, chosen, worst)]
+        counts = [str(len(trials)), str(sum(not t["right"] for t in trials))]
+        rows.append([shape, *times, *counts, chosen["variant"] if chosen else "none is right"])
+    return f"Kernels on {result['adapter']}, each at best:\n{text_table(columns, rows)}"
 
 
 def _speeds(result: dict[str, Any]) -> str:
     n_prompt, n_generated, depth = result["prompt_tokens"], result["gen_tokens"], result["depth"]
     behind = f" behind {depth}" if depth else ""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("", f"prefill of {n_prompt}", f"decode of {n_generated}"):
-        table.add_column(name, justify="left" if not name else "right")
-    table.add_row("llamaweb", _rate(result, "prefill"), _rate(result, "decode"))
+    columns = {"": "<", f"prefill of {n_prompt}": ">", f"decode of {n_generated}": ">"}
+    rows = [["llamaweb", _rate(result, "prefill"), _rate(result, "decode")]]
     if floor := result.get("floor"):
-        table.add_row("yardstick", "", f"{floor['per_second']:,.1f}")
+        rows.append(["yardstick", "", f"{floor['per_second']:,.1f}"])
     peer = result.get("peer")
     if peer and "error" not in peer:
-        table.add_row(peer["engine"], _rate(peer, "prefill"), _rate(peer, "decode"))
-    return f"Tokens a second{behind}: median (all repetitions)\n{_text(table)}"
+        rows.append([peer["engine"], _rate(peer, "prefill"), _rate(peer, "decode")])
+    return f"Tokens a second{behind}: median (all repetitions)\n{text_table(columns, rows)}"
 
 
 def _rate(result: dict[str, Any], what: str) -> str:
@@ -116,42 +101,5 @@ def _rate(result: dict[str, Any], what: str) -> str:
     return f"{result[f'{what}_per_second']:,.1f} ({each})"
 
 
-def _phase(phase: dict[str, Any], source: str, of_device: str) -> str:
-    tokens = f"{phase['n_tokens']} tokens" if phase["n_tokens"] > 1 else "a token"
-    title = f"{phase['phase']}: {tokens} behind {phase['n_past']}, by {source} ({of_device})"
-    summary = (
-        f"{phase['dispatches']} dispatches take {phase['dispatch_us']:,.0f} µs one kind after the other, "
-        f"{phase['pass_us']:,.0f} µs in order, the whole {phase['whole_us']:,.0f} µs: "
-        f"{phase['gap_us']:,.2f} µs between two"
-    )
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("kernel", "format", "shape"):
-        table.add_column(name, no_wrap=True)
-    for name in ("count", "µs", "each", "share", "GB/s", "of peak", "GFLOP/s", "of peak"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for k in phase["kernels"]:
-        seconds = k["us"] / 1e6
-        table.add_row(
-            k["kernel"],
-            k["format"],
-            k["shape"],
-            str(k["count"]),
-            f"{k['us']:,.0f}",
-            f"{k['us'] / k['count']:,.1f}",
-            f"{k['share']:.1%}",
-            f"{k['bytes'] / seconds / 1e9:,.1f}",
-            f"{k['of_peak_bytes']:.0%}",
-            *((f"{k['flops'] / seconds / 1e9:,.1f}", f"{k['of_peak_flops']:.0%}") if k["flops"] else ("", "")),
-        )
-    return f"{title}\n{_text(table)}\n{summary}\n"
-
-
 def _seconds(result: dict[str, Any]) -> str:
     return f"{result['load_ms'] / 1e3:.1f}"
-
-
-def _text(table: Table) -> str:
-    console = Console(file=io.StringIO(), width=160, color_system=None)
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())

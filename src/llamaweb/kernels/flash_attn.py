@@ -87,7 +87,8 @@ def candidates(head_dim: int, n_head: int, n_tokens: int, profile: DeviceProfile
         each = product((64, 32, 16, 8), (4, 2), (8, 16), (4, 2))
         grid = [(q, wk * keys, q // tokens, wk) for q, tokens, wk, keys in each if 32 <= q // tokens * wk <= 256]
         found += [replace(v, ahead=False) for v in found] + _deepest(grid, head_dim, profile)
-    return list(dict.fromkeys([first, *found]))
+    # What any device runs is there for a device on which all others are wrong.
+    return list(dict.fromkeys([first, *found, default(head_dim, n_head, n_tokens, DeviceProfile())]))
 
 
 def _deepest(tiles: Iterable[tuple[int, int, int, int]], head_dim: int, profile: DeviceProfile) -> list[FlashAttn]:

@@ -11,7 +11,8 @@ from llamaweb.kernels.formats import BLOCK, Format
 from llamaweb.kernels.kernel import BATCH, BIAS, GLU, NORM, Launch, arena, is_cpu, kernel, spread, weight
 from llamaweb.profile import DeviceProfile
 
-_PACKED_CHUNK = 192  # blocks of activations in workgroup memory: at most 80 bytes each, of 16 KiB
+_PACKED_CHUNK = 192  # blocks of activations in workgroup memory …
+_PACKED_BYTES = 80  # … of at most so many bytes each, of 16 KiB
 _MOST_HELD = 8  # blocks of weights of an invocation at once: with more there are no registers for them
 
 
@@ -32,13 +33,21 @@ class MulMatVec:
 
     def __str__(self) -> str:
         blocks = f" × {self.blocks} blocks" if self.blocks > 1 else ""
-        packed = ", packed dot" if self.packed else ""
-        return f"workgroup {self.workgroup}, {self.lanes} lanes, {self.rows} rows{blocks}{packed}"
+        how = ", packed dot" if self.packed else "" if self.subgroup else ", shared memory"
+        return f"workgroup {self.workgroup}, {self.lanes} lanes, {self.rows} rows{blocks}{how}"
+
+    def bytes(self, k: int) -> int:
+        """Workgroup memory, at most: partial sums of rows and norms, and the activations of a packed dot."""
+        sums = self.workgroup // (self.subgroup or 1)
+        partial = 0 if self.lanes == self.subgroup else (self.rows + 1) * sums
+        whole = sum(-(-4 * numbers // 16) * 16 for numbers in (partial, sums, sums))
+        return whole + (_PACKED_BYTES * min(k // BLOCK, _PACKED_CHUNK) if self.packed else 0)
 
     def valid(self, k: int, epilogue: str, profile: DeviceProfile) -> bool:
         """Whether the kernel can be made of it for a device, and each of its lanes has blocks to ask for."""
         return (
             self.lanes <= self.workgroup <= profile.max_compute_invocations_per_workgroup
+            and self.bytes(k) <= profile.max_compute_workgroup_storage_size
             and self.rows * self.blocks <= _MOST_HELD
             and (self.blocks == 1 or self.lanes * self.blocks <= k // BLOCK)
             and (self.rows % 2 == 0 or epilogue not in GLU)
@@ -153,7 +162,10 @@ def candidates(format: Format, k: int, n: int, epilogue: str, profile: DevicePro
         if (v := MulMatVec(workgroup, lanes, rows, size, p, blocks)).valid(k, epilogue, profile)
         and (mode == "full" or _promising(v, units))
     ]
-    return list(dict.fromkeys([default(format, k, n, epilogue, profile), *grid]))
+    first = default(format, k, n, epilogue, profile)
+    # Subgroups need not be the fastest way to add up: the default through workgroup memory, and what any device runs.
+    shared = [replace(first, subgroup=0, packed=False), default(format, k, n, epilogue, DeviceProfile())]
+    return list(dict.fromkeys([first, *grid, *(v for v in shared if v.valid(k, epilogue, profile))]))
 
 
 def _promising(v: MulMatVec, units: Sequence[int]) -> bool:

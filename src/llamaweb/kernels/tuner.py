@@ -5,6 +5,7 @@ A choice is kept by adapter and by what it was made for: the kernel, the format 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from llamaweb.kernels.mul_mat_vec import MulMatVec
 from llamaweb.profile import DeviceProfile
 
 GAIN = 0.97  # a variant is taken if it needs less than this share of the default's time: timings have noise
-CHECKED_TOKENS = 67  # of a batch, or one after another, whose result is compared with the plain variant's
+CHECKED_TOKENS = 67  # of a batch, at least, or one after another, whose result is compared with the plain variant's
 CHECKED_AT_ONCE = 8  # … of which so many are read at a time
 MODES = ("auto", "off", "full")
 # What has variants, by phase; attention of one token does not read the same way when it is split.
@@ -127,16 +128,29 @@ def finalists(trials: Sequence[Trial], count: int) -> list[list[int]]:
 
 
 def choose(trials: Iterable[Trial]) -> dict[Shape, Variant]:
-    """The fastest right variant of each shape, where it beats the default by more than noise."""
-    by_shape: dict[Shape, list[Trial]] = {}
+    """The fastest right variant of each shape, or the default if that is right and slower by no more than noise. A
+    shape of which nothing was right has no choice; a default that does not compile was not even tried."""
+    right: dict[Shape, list[Trial]] = {}
     for trial in trials:
-        by_shape.setdefault(trial.shape, []).append(trial)
+        if trial.right:
+            right.setdefault(trial.shape, []).append(trial)
     chosen = {}
-    for shape, tried in by_shape.items():
-        default = next(t for t in tried if t.default)
-        best = min((t for t in tried if t.right), key=lambda t: t.microseconds, default=default)
+    for shape, tried in right.items():
+        best = min(tried, key=lambda t: t.microseconds)
+        default = next((t for t in tried if t.default), best)
         chosen[shape] = (best if best.microseconds < GAIN * default.microseconds else default).variant
     return chosen
+
+
+def checked_tokens(n_tokens: int, tile: int) -> int:
+    """Of a batch of `n_tokens`: more than a tile of them, so that a whole one and the beginning of another are seen."""
+    return min(n_tokens, max(CHECKED_TOKENS, tile + 3))
+
+
+def alike(error: float, norm: float, limit: float) -> bool:
+    """Whether a sum of squared errors is within `limit` of the sum of squares that it should be small beside. Where
+    that is zero, nothing was compared: two kernels that compute nothing are equal, and neither is right."""
+    return 0 < norm < math.inf and error <= limit * norm
 
 
 def to_json(choices: Choices) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from llamaweb.errors import LlamaWebError
+from llamaweb.errors import HostError, LlamaWebError
 from llamaweb.host import fetch
 from llamaweb.host.bridge import PageSession
 from llamaweb.host.report import Report, silent
@@ -19,7 +19,10 @@ _MEMBERS = ("index.js", "wasm/wllama.wasm")
 
 
 def ensure_wllama(report: Report = silent) -> Path:
-    """The folder that the peer's page is served from: the page, and wllama as npm has it, fetched once."""
+    """The folder that the peer's page is served from: the page, and wllama as npm has it, fetched once.
+
+    Raises HostError if it cannot be fetched.
+    """
     folder = fetch.cache_root() / f"wllama-{VERSION}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +30,10 @@ def ensure_wllama(report: Report = silent) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wllama-") as name:
             stage = Path(name, "stage")
             (stage / "wasm").mkdir(parents=True)
-            tarball = fetch.npm_pack(f"@wllama/wllama@{VERSION}", SHA256, Path(name))
+            try:
+                tarball = fetch.npm_pack(f"@wllama/wllama@{VERSION}", SHA256, Path(name))
+            except HostError as error:
+                raise HostError(f"{str(error).rstrip('.')}; check the network, or leave out --peer.") from error
             fetch.unpack_members(tarball, {f"package/esm/{member}": stage / member for member in _MEMBERS})
             stage.rename(folder)
     shutil.copy(Path(__file__).with_name("wllama.html"), folder)

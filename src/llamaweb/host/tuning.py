@@ -1,0 +1,34 @@
+"""What tuning found, kept between browsers that the command line starts: each has an empty storage of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from llamaweb.host import fetch
+
+
+def load() -> Any:
+    """What was saved, as a page keeps it; None if there is nothing of any use."""
+    try:
+        return json.loads(_path().read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def save(kept: Any) -> None:
+    """Puts it in the place of what was there; where nothing can be written, nothing happens."""
+    path = _path()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".tuning-", delete=False) as file:
+            file.write(json.dumps(kept))
+        os.replace(file.name, path)
+
+
+def _path() -> Path:
+    return fetch.cache_root() / "tuning.json"

@@ -1,0 +1,80 @@
+"""Commands of the page, without one: what they say beside their result."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import warnings
+from typing import Any
+
+import pytest
+
+from llamaweb.host.output import Output
+from tests.no_page import no_page
+
+REFUSED = "The kernel mul_mat (k=64) does not compile here: no; its plain variant is used instead."
+
+
+def events_of(command: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """A command's events where a model loads with a warning of ours, and one of somebody else's."""
+    events: list[dict[str, Any]] = []
+    stored: dict[str, Any] = {}
+
+    async def save(name: str, value: Any) -> None:
+        assert not stored, "it is written once"
+        stored[name] = value
+
+    async def kept(name: str) -> Any:
+        return stored.get(name)
+
+    class Model:
+        trials: tuple = ()
+        file = type("File", (), {"metadata": {}})
+        plan = type("Plan", (), {"n_ctx": 64})
+        memory = adapter = dispatches_per_token = None
+
+        async def __aenter__(self) -> Model:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+    with no_page():
+        page = importlib.import_module("llamaweb.page")
+        errors = importlib.import_module("llamaweb.errors")
+
+        async def load(*_: Any, **options: Any) -> Model:
+            for name in stored:
+                stored[name] = {"was": stored[name]}  # as a load that tunes
+            warnings.warn(REFUSED, errors.KernelWarning, stacklevel=1)
+            warnings.warn("something of a library's own", RuntimeWarning, stacklevel=1)
+            return Model()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(page.Llama, "load", load)
+            patch.setattr(page, "save_json", save)
+            patch.setattr(page, "load_json", kept)
+            asyncio.run(page.handle(command, params, events.append))
+    return events
+
+
+def test_a_kernel_that_gave_way_is_told_beside_the_commands_result(capsys: pytest.CaptureFixture[str]) -> None:
+    warning, result = events_of("tune", {"model": "a.gguf"})
+    assert warning == {"event": "warning", "message": REFUSED} and result["event"] == "result"
+    Output().event(warning)
+    told = capsys.readouterr()
+    assert told.err == REFUSED + "\n" and told.out == ""
+
+
+def test_the_chat_page_is_told_with_the_loaded_model() -> None:
+    (result,) = events_of("load", {"model": "a.gguf"})
+    assert result["warnings"] == [REFUSED]
+
+
+@pytest.mark.parametrize(("before", "after"), [({"a": 1}, {"was": {"a": 1}}), (None, None)])
+def test_what_tuning_found_elsewhere_is_there_when_the_model_loads_and_is_told_in_the_end(
+    before: Any, after: Any
+) -> None:
+    _, told, result = events_of("tune", {"model": "a.gguf", "tuning": before})
+    assert told == {"event": "tuning", "kept": after}
+    assert result["event"] == "result"
