@@ -9,11 +9,11 @@ from functools import partial
 from llamaweb.chat import check_chat
 from llamaweb.errors import ModelChangedError
 from llamaweb.gpu.device import Device
-from llamaweb.gpu.executor import Executor
+from llamaweb.gpu.executor import Executor, Pipelines
 from llamaweb.gpu.javascript import now_ms
 from llamaweb.gpu.sources import StreamingSource
 from llamaweb.gpu.tuning import kept_choices, tuned
-from llamaweb.gpu.upload import upload
+from llamaweb.gpu.upload import Repacking, upload
 from llamaweb.kernels.tuner import Shape, Trial, Variant, worth_tuning
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.model.shards import read_model
@@ -69,7 +69,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         return lambda done, total: report(meter.progress(done, total))
 
     opened = [source]
-    device = executor = None
+    device = executor = repacking = None
     try:
         file, sources = await read_model(source, lambda done: report(Progress("header", done, 0, "B")), opened.append)
         if before and not file.same_as(before):
@@ -79,8 +79,11 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
             )
         if options.chat:
             check_chat(file.metadata)
-        tokenizer = load_tokenizer(file.metadata)
         device = await Device.open()
+        pipelines = Pipelines(device)
+        repacking = Repacking(pipelines, file)
+        await repacking.begun()
+        tokenizer = load_tokenizer(file.metadata)
         tunes = worth_tuning(device.profile, options.tune)
         replan = partial(
             plan_model,
@@ -95,10 +98,10 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
             tuned=tunes,
             unfused=options.unfused,
         )
-        executor = Executor(device, replan())
+        executor = Executor(device, replan(), pipelines)
         await executor.allocate()
         before_weights = now_ms()
-        await upload(executor, file, sources, report_of("weights", "B"))
+        await upload(executor, file, sources, repacking, report_of("weights", "B"))
         weights_ms = now_ms() - before_weights
         trials: list[Trial] = []
         choices: dict[Shape, Variant] = {}
@@ -112,6 +115,8 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         await executor.prepare(report_of("pipelines"))
         await _close(opened)
     except BaseException:
+        if repacking:
+            repacking.close()
         if executor:
             executor.close()
         if device:

@@ -108,10 +108,11 @@ class Pipelines:
 class Executor:
     """Buffers and prepared dispatches of one plan."""
 
-    def __init__(self, device: Device, plan: ModelPlan) -> None:
+    def __init__(self, device: Device, plan: ModelPlan, pipelines: Pipelines | None = None) -> None:
+        """pipelines: of the device, where some are compiled already."""
         self.device = device
         self.plan = plan
-        self.pipelines = Pipelines(device)
+        self.pipelines = pipelines or Pipelines(device)
         self.buffers: dict[str, Any] = {}
         self._replay = js_file("replay.js")(device.handle)
         self._steps: dict[str, Any] = {}
@@ -196,12 +197,15 @@ class Executor:
         return words[:, 0].copy().view(np.float32), words[:, 1].copy()
 
     async def read(self, binding: Binding) -> bytes:
-        """A copy of any range, through a buffer made for it: for tests and debugging."""
+        """A copy of any range."""
+        return (await self.copy(binding)).to_bytes()
+
+    async def copy(self, binding: Binding) -> Any:
+        """A copy of any range, outside of Python's memory: a Uint8Array, read through a buffer made for it."""
         slot = self.device.buffer("read", binding.size, "MAP_READ", "COPY_DST")
         try:
             buffer = self.buffers[binding.region]
-            data = await Reading(self.device, self._replay.readBytes(buffer, binding.offset, binding.size, slot))
-            return data.to_bytes()
+            return await Reading(self.device, self._replay.readBytes(buffer, binding.offset, binding.size, slot))
         finally:
             self.device.destroy(slot)
 

@@ -254,18 +254,17 @@ class _Trials:
         seed = int(self._random.integers(1 << 32))
         expected = [rows async for rows in self._results(plain, shape, n_tokens, runs, seed)]
         error = norm = 0.0
-        async for found in self._results(place, shape, n_tokens, runs, seed):
-            wanted = expected.pop(0)
+        async for rows in self._results(place, shape, n_tokens, runs, seed):
+            wanted, found = _values(expected.pop(0)), _values(rows)
             error += float(np.sum((found - wanted) ** 2, dtype=np.float64))
             norm += float(np.sum(wanted**2, dtype=np.float64))
         limit = _NMSE_QUANTIZED if place[0].kernel.template == "quantize" else _NMSE
         return alike(error, norm, limit)
 
-    async def _results(
-        self, place: Place, shape: Shape, n_tokens: int, runs: int, seed: int
-    ) -> AsyncIterator[np.ndarray]:
-        """What the last of `runs` gives, each of `n_tokens` behind those before, some tokens at a time: a whole batch
-        would stay in Python's memory, which never shrinks. Inputs are random, the same for the same seed."""
+    async def _results(self, place: Place, shape: Shape, n_tokens: int, runs: int, seed: int) -> AsyncIterator[Any]:
+        """What the last of `runs` gives, each of `n_tokens` behind those before, as JavaScript's arrays of some tokens:
+        a whole batch would stay in Python's memory, which never shrinks. Inputs are random, the same for the same
+        seed."""
         executor, random = self._executor, np.random.default_rng(seed)
         source, result = _source(place), _slots(place[-1])["y"]
         x, y = ([_rows(binding, shape.n_tokens, part) for part in _parts(n_tokens)] for binding in (source, result))
@@ -276,8 +275,13 @@ class _Trials:
             self._write_batch(i, n_tokens)
             self._replay.run(self._steps(place), 0, len(place), n_tokens)
         for rows in y:
-            found = np.frombuffer(await executor.read(rows), np.float32)
-            yield np.where(found < _NO_SCORE, np.float32(0), found)
+            yield await executor.copy(rows)
+
+
+def _values(rows: Any) -> np.ndarray:
+    """float32, but for scores of what a split does not have."""
+    found = np.frombuffer(rows.to_bytes(), np.float32)
+    return np.where(found < _NO_SCORE, np.float32(0), found)
 
 
 def _parts(n_tokens: int) -> list[range]:

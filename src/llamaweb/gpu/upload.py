@@ -17,10 +17,11 @@ from pyodide.ffi import JsException
 
 from llamaweb.errors import ModelFileError
 from llamaweb.gpu.blob_source import read_error
-from llamaweb.gpu.executor import Executor
+from llamaweb.gpu.executor import Executor, Pipelines
 from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.sources import StreamingSource
 from llamaweb.kernels import library
+from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.kernel import Launch
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 from llamaweb.planner.plan import Binding, Dispatch, WeightPlan
@@ -28,6 +29,7 @@ from llamaweb.rope import phases
 
 CHUNK = 8 << 20  # bytes in one piece
 _IN_FLIGHT = 32 << 20  # bytes that WebGPU may be behind
+_BEGUN_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,31 @@ class _Part:
     first: int = 0
 
 
+class Repacking:
+    """The kernels that bring weights into their planes. They compile from the time that the header is read, while
+    Python has the vocabulary and the plan to make and the first bytes come."""
+
+    def __init__(self, pipelines: Pipelines, file: GGUFFile) -> None:
+        """Raises UnsupportedError for a tensor of an unknown format."""
+        formats = dict.fromkeys(format_of(tensor.type, tensor.name) for tensor in file.tensors.values())
+        launches = [library.lane_order(), *(library.repack(format, 1) for format in formats if format.repacked)]
+        self.compiled = asyncio.ensure_future(pipelines.compile([launch.kernel for launch in launches]))
+
+    async def begun(self) -> None:
+        """Waits until the browser has what there is to compile."""
+        await asyncio.wait([self.compiled], timeout=_BEGUN_S)
+
+    def close(self) -> None:
+        """Where a load breaks off before the kernels are awaited, what becomes of them does not matter."""
+        self.compiled.cancel()
+        self.compiled.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+
 async def upload(
     executor: Executor,
     file: GGUFFile,
     sources: Sequence[StreamingSource],
+    repacking: Repacking,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Fills the weights' regions from the model's files, each read once from its first tensor to its end.
@@ -54,20 +77,17 @@ async def upload(
         executor.write(binding, codebook.data())
     factors = {table.rope.factors for table in executor.plan.rope_tables if table.rope.factors}
     parts = _parts(executor.plan.weights, file) + [_Part(file.tensors[name]) for name in factors]
-    uploader = _Uploader(executor)
+    uploader = _Uploader(executor, repacking)
     behind = 0
-    try:
-        for shard, source in enumerate(sources):
-            own = sorted((p for p in parts if p.tensor.shard == shard), key=lambda part: part.tensor.offset)
+    for shard, source in enumerate(sources):
+        own = sorted((p for p in parts if p.tensor.shard == shard), key=lambda part: part.tensor.offset)
 
-            def report(at: int, behind: int = behind) -> None:
-                if progress:
-                    progress(behind + at, file.size)
+        def report(at: int, behind: int = behind) -> None:
+            if progress:
+                progress(behind + at, file.size)
 
-            await _read(uploader, source, own, report)
-            behind += await source.size()
-    finally:
-        uploader.close()
+        await _read(uploader, source, own, report)
+        behind += await source.size()
     await executor.idle()
     for table in executor.plan.rope_tables:
         values = np.frombuffer(uploader.values[table.rope.factors], "<f4") if table.rope.factors else None
@@ -128,8 +148,9 @@ def _launch(weight: WeightPlan) -> Launch | None:
 
 
 class _Uploader:
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, repacking: Repacking) -> None:
         self._executor = executor
+        self._repacking = repacking
         self._handle = executor.device.handle
         self._staging = executor.plan.regions["arena"]
         self._launches = {w: launch for w in executor.plan.weights if (launch := _launch(w))}
@@ -138,14 +159,6 @@ class _Uploader:
         self._unsent = 0
         self.values: dict[str, bytes] = {}  # of tensors without a weight, by name
         self._run = js_file("replay.js")(self._handle).run
-        # The kernels compile while the first bytes come.
-        kernels = [launch.kernel for launch in self._launches.values()]
-        self._prepared = asyncio.ensure_future(executor.pipelines.compile(kernels))
-
-    def close(self) -> None:
-        """Where a load broke off before the kernels were awaited, what became of them does not matter."""
-        self._prepared.cancel()
-        self._prepared.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def chunk(self, part: _Part) -> int:
         """Bytes a piece: whole units of blocks, that fit the staging buffer where they are to be repacked."""
@@ -163,7 +176,7 @@ class _Uploader:
         if part.weight is None:
             self.values[part.tensor.name] = self.values.get(part.tensor.name, b"") + data.subarray(0, size).to_bytes()
             return
-        await self._prepared
+        await self._repacking.compiled
         self._write(part, part.weight, done, size, data)
         self._unsent += size
         if self._unsent >= CHUNK:
