@@ -211,3 +211,37 @@ def test_what_a_hub_does_not_have_is_told_with_what_it_has(page: Page, hub: str,
     arguments, kind, sentence = REFUSED[how]
     with pytest.raises(kind, match=sentence):
         page.run(pretrained, endpoint=hub, **arguments)
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 40, (3, 1, 7, 2, 64, 5), (4, 8, 4096), (4099,)], ids=str)
+def test_chunks_of_any_size_reach_the_gpu_whole(page: Page, sizes: tuple[int, ...]) -> None:
+    async def written(chunks, first, second):
+        from pyodide.code import run_js
+        from pyodide.ffi import to_js
+
+        from llamaweb.gpu.device import Device
+        from llamaweb.gpu.javascript import js_file
+
+        reader = "(all) => ({read: async () => ({done: !all.length, value: all.shift()}), cancel: async () => {}})"
+        stream = js_file("stream.js")(run_js(reader)(to_js(chunks)))
+        device = await Device.open()
+        buffer, slot = (
+            device.buffer("x", 8192, "COPY_SRC", "COPY_DST"),
+            device.buffer("y", 8192, "MAP_READ", "COPY_DST"),
+        )
+        queue = device.handle.queue
+        counts = [await stream.write(queue, buffer, 4, first), await stream.skip(2)]
+        counts += [await stream.write(queue, buffer, 4096, second)]
+        data = await js_file("replay.js")(device.handle).readBytes(buffer, 0, 8192, slot)
+        device.close()
+        return counts, data.to_bytes()
+
+    data = bytes((7 * i + i // 251) % 255 + 1 for i in range(sum(sizes)))
+    chunks = [data[sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(len(sizes))]
+    first = len(data) // 2 + 1
+    rest = len(data) - first - 2
+    counts, found = page.run(written, chunks=chunks, first=first, second=rest + 9)
+    assert counts == [first, 2, rest]
+    padded = -len(data[:first]) % 4
+    assert found[: 4 + first + padded] == bytes(4) + data[:first] + bytes(padded)
+    assert found[4096 : 4096 + rest + 4] == data[first + 2 :] + bytes(4)

@@ -1,35 +1,56 @@
-// Cuts the chunks of a reader, as a ReadableStream gives one, into pieces of asked-for sizes, in one reused buffer: the bytes stay in JavaScript.
-(reader, capacity) => {
-  const buffer = new Uint8Array(capacity);
+// Cuts the chunks of a reader, as a ReadableStream gives one, into pieces of asked-for sizes: the bytes stay in JavaScript.
+(reader) => {
   let rest = new Uint8Array(0);
   const next = async () => {
     const { done, value } = await reader.read();
     rest = done ? null : value;
     return !done;
   };
+  // The next bytes of at most n, or null at the stream's end
+  const take = async (n) => {
+    if (rest === null || (rest.length === 0 && !(await next()))) return null;
+    const part = rest.subarray(0, n);
+    rest = rest.subarray(part.length);
+    return part;
+  };
   return {
-    buffer,
-    // Fills the buffer's first n bytes; resolves to how many the stream still had.
-    fill: async (n) => {
-      let at = 0;
-      while (at < n) {
-        if (rest === null || (rest.length === 0 && !(await next()))) break;
-        const part = rest.subarray(0, n - at);
-        buffer.set(part, at);
-        rest = rest.subarray(part.length);
-        at += part.length;
+    // Writes the next n bytes into a GPU buffer, from its byte `at` on, which is a multiple of 4, with zeros behind them
+    // up to the next one. Resolves to how many the stream still had.
+    write: async (queue, buffer, at, n) => {
+      const word = new Uint8Array(4); // bytes of a chunk's end that fill no word yet: what is written comes in words
+      let held = 0;
+      let done = 0;
+      for (let part; done < n && (part = await take(n - done)); ) {
+        done += part.length;
+        if (held) {
+          const first = part.subarray(0, 4 - held);
+          word.set(first, held);
+          held += first.length;
+          part = part.subarray(first.length);
+          if (held < 4) continue;
+          queue.writeBuffer(buffer, at, word);
+          at += 4;
+        }
+        held = part.length % 4;
+        const whole = part.length - held;
+        if (whole) queue.writeBuffer(buffer, at, part, 0, whole);
+        word.set(part.subarray(whole));
+        at += whole;
       }
-      return at;
+      if (held) queue.writeBuffer(buffer, at, word.fill(0, held));
+      return done;
+    },
+    // The next n bytes, or fewer at the stream's end
+    read: async (n) => {
+      const found = new Uint8Array(n);
+      let at = 0;
+      for (let part; at < n && (part = await take(n - at)); at += part.length) found.set(part, at);
+      return found.subarray(0, at);
     },
     // Passes over n bytes; resolves to how many the stream still had.
     skip: async (n) => {
       let at = 0;
-      while (at < n) {
-        if (rest === null || (rest.length === 0 && !(await next()))) break;
-        const part = Math.min(rest.length, n - at);
-        rest = rest.subarray(part);
-        at += part;
-      }
+      for (let part; at < n && (part = await take(n - at)); ) at += part.length;
       return at;
     },
     cancel: async () => reader.cancel(),

@@ -99,32 +99,59 @@ async def _read(
 ) -> None:
     """Reads one file; to its end, so that a source which keeps it has all of it."""
     at, end = parts[0].tensor.offset if parts else 0, await source.size()
-    reader = js_file("stream.js")(await source.stream(at), CHUNK)
+    reader = _Reader(js_file("stream.js")(await source.stream(at)), source.name)
     try:
         for part in parts:
-            await _expect(reader.skip, part.tensor.offset - at, source.name)
+            await reader.skip(part.tensor.offset - at)
             done = 0
             step = uploader.chunk(part)
             while done < part.tensor.nbytes:
                 size = min(step, part.tensor.nbytes - done)
-                await _expect(reader.fill, size, source.name)
-                await uploader.put(part, done, size, reader.buffer)
+                await uploader.put(part, done, size, reader)
                 done += size
                 report(part.tensor.offset + done)
             at = part.tensor.offset + part.tensor.nbytes
-        await _expect(reader.skip, end - at, source.name)
+        await reader.skip(end - at)
         report(end)
     finally:
-        await reader.cancel()
+        await reader.close()
 
 
-async def _expect(take: Any, n: int, name: str) -> None:
-    try:
-        found = await take(n)
-    except JsException as error:
-        raise read_error(error, name) from None
-    if found != n:
-        raise ModelFileError(f"{name} ended {n - found} bytes early; fetch it again.")
+class _Reader:
+    """stream.js over one file; raises ModelFileError where that breaks off."""
+
+    def __init__(self, stream: Any, name: str) -> None:
+        self._stream = stream
+        self._name = name
+
+    async def skip(self, n: int) -> None:
+        await self._expect(self._stream.skip(n), n)
+
+    async def write(self, queue: Any, buffer: Any, at: int, n: int) -> None:
+        """Into a GPU buffer, in whole words."""
+        await self._expect(self._stream.write(queue, buffer, at, n), n)
+
+    async def read(self, n: int) -> bytes:
+        try:
+            found = (await self._stream.read(n)).to_bytes()
+        except JsException as error:
+            raise read_error(error, self._name) from None
+        self._check(len(found), n)
+        return bytes(found)
+
+    async def close(self) -> None:
+        await self._stream.cancel()
+
+    async def _expect(self, promise: Any, n: int) -> None:
+        try:
+            found = await promise
+        except JsException as error:
+            raise read_error(error, self._name) from None
+        self._check(found, n)
+
+    def _check(self, found: int, n: int) -> None:
+        if found != n:
+            raise ModelFileError(f"{self._name} ended {n - found} bytes early; fetch it again.")
 
 
 def _parts(weights: tuple[WeightPlan, ...], file: GGUFFile) -> list[_Part]:
@@ -170,14 +197,14 @@ class _Uploader:
         unit = format.unit * format.block_bytes
         return min(CHUNK, self._staging) // unit * unit
 
-    async def put(self, part: _Part, done: int, size: int, data: Any) -> None:
-        """Puts the first `size` bytes of `data`, bytes `done` and on of the tensor, in their place; waits where the
-        GPU is behind."""
+    async def put(self, part: _Part, done: int, size: int, reader: _Reader) -> None:
+        """Puts the next `size` bytes, bytes `done` and on of the tensor, in their place; waits where the GPU is
+        behind."""
         if part.weight is None:
-            self.values[part.tensor.name] = self.values.get(part.tensor.name, b"") + data.subarray(0, size).to_bytes()
+            self.values[part.tensor.name] = self.values.get(part.tensor.name, b"") + await reader.read(size)
             return
         await self._repacking.compiled
-        self._write(part, part.weight, done, size, data)
+        await self._write(part, part.weight, done, size, reader)
         self._unsent += size
         if self._unsent >= CHUNK:
             there = self._executor.device.wait(self._handle.queue.onSubmittedWorkDone())
@@ -187,15 +214,14 @@ class _Uploader:
             await self._sent.popleft()[1]
             self._executor.device.check()
 
-    def _write(self, part: _Part, weight: WeightPlan, done: int, size: int, data: Any) -> None:
+    async def _write(self, part: _Part, weight: WeightPlan, done: int, size: int, reader: _Reader) -> None:
         queue, buffers, format = self._handle.queue, self._executor.buffers, weight.format
-        padded = -(-size // 4) * 4
         if weight not in self._launches:
             plane = weight.planes[0]
             at = plane.offset + part.first * format.block_bytes // format.block_size + done
-            queue.writeBuffer(buffers[plane.region], at, data, 0, padded)
+            await reader.write(queue, buffers[plane.region], at, size)
             return
-        queue.writeBuffer(buffers["arena"], 0, data, 0, padded)
+        await reader.write(queue, buffers["arena"], 0, size)
         if weight.lane_order:
             self._executor.write_io(0, np.array([size // 16], np.uint32))
             self._dispatch(weight, (-(-size // 16 // 64), 1, 1))
