@@ -124,7 +124,7 @@ def _peer(result: Result) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     used = [i for i, name in enumerate(header) if i == 0 or any(row[i] for row in rows)]
-    rule = ["---" if i == 0 or name == "peer" else "---:" for i, name in enumerate(header)]
+    rule = ["---" if i == 0 or name in ("peer", "left out") else "---:" for i, name in enumerate(header)]
     return "\n".join("| " + " | ".join(row[i] for i in used) + " |" for row in (header, rule, *rows))
 
 
