@@ -64,11 +64,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let r = local / WK;
   let c = local % WK;
 {% endif %}
-  let h = group.x;
+  let h = group.x{{ " + %du" % (first_kv * (n_head // n_head_kv)) if first_kv }};
   let n_tokens = batch[{{ io.n_tokens }}u];
   let n_past = batch[{{ io.n_past }}u];
   let t0 = ((n_tokens - 1u) / BQ - group.y) * BQ;  // the last tokens first: they have the most to do
-  let head = (h / {{ n_head // n_head_kv }}u) * {{ n_ctx }}u;  // rows before this head's
+  let head = (group.x / {{ n_head // n_head_kv }}u) * {{ n_ctx }}u;  // rows before this head's
   for (var i = local; i < BQ * D4; i += WG) {
     let t = i / D4;
     var q = vec4<f32>(0.0);

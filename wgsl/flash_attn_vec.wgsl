@@ -76,7 +76,7 @@ fn {{ name }}(lane: u32, value: f32, i: u32) -> f32 {
 
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let h = group.x * HEADS;
+  let h = group.x * HEADS{{ " + %du" % (first_kv * (n_head // n_head_kv)) if first_kv }};
   let kv = h / {{ n_head // n_head_kv }}u;
   let position = batch[{{ io.n_past }}u];
 {% if window %}
@@ -92,7 +92,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let begin = oldest;
   let end = position + 1u;
 {% endif %}
-  let rows = kv * {{ n_ctx }}u;  // before this head's
+  let rows = {{ "(kv - %du)" % first_kv if first_kv else "kv" }} * {{ n_ctx }}u;  // before this head's
 {% if rotated %}
   for (var i = lane; i < HEADS * D4; i += WG) {
     let at = h * D + 4u * i;

@@ -1,5 +1,5 @@
 // For each token and head of qkv: norms and rotates q in place, writes the normed and rotated k and v to the layer's
-// cache. One workgroup a token and head; heads in the order q, k, v.
+// cache. One workgroup a token and head; heads in the order q, k, v, of those whose cache is bound.
 {% import "common/cache.wgsl" as cache %}
 {% import "cache/" ~ type_k ~ ".wgsl" as k %}
 {% import "cache/" ~ type_v ~ ".wgsl" as v %}
@@ -17,7 +17,17 @@ var<workgroup> partial: array<f32, {{ workgroup }}>;
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let t = group.y;
+{% if kv_heads == n_head_kv %}
   let h = group.x;
+{% else %}
+{% set queries = kv_heads * (n_head // n_head_kv) %}
+  var h = group.x + {{ first_kv * (n_head // n_head_kv) }}u;
+  if (group.x >= {{ queries + kv_heads }}u) {
+    h = group.x - {{ queries + kv_heads }}u + {{ n_head + n_head_kv + first_kv }}u;
+  } else if (group.x >= {{ queries }}u) {
+    h = group.x - {{ queries }}u + {{ n_head + first_kv }}u;
+  }
+{% endif %}
   let position = batch[{{ io.n_past }}u] + t;
   let base = t * {{ (n_head + 2 * n_head_kv) * head_dim }}u + h * D;
   for (var i = lane; i < D; i += {{ workgroup }}u) { head[i] = qkv[base + i]; }
@@ -47,7 +57,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (h < {{ n_head }}u) {
     for (var i = lane; i < D; i += {{ workgroup }}u) { qkv[base + i] = head[i]; }
   } else if (h < {{ n_head + n_head_kv }}u) {
-    let row = (h - {{ n_head }}u) * {{ n_ctx }}u + cache_row(position);
+    let row = (h - {{ n_head + first_kv }}u) * {{ n_ctx }}u + cache_row(position);
     for (var i = lane; i < {{ head_dim // k_unit }}u; i += {{ workgroup }}u) {
       let scales = k_put(row, i, i * {{ k_unit }}u, true);
 {% if k_unit > 8 %}
@@ -55,7 +65,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endif %}
     }
   } else {
-    let row = (h - {{ n_head + n_head_kv }}u) * {{ n_ctx }}u + cache_row(position);
+    let row = (h - {{ n_head + n_head_kv + first_kv }}u) * {{ n_ctx }}u + cache_row(position);
     for (var i = lane; i < {{ head_dim // v_unit }}u; i += {{ workgroup }}u) {
       let scales = v_put(row, i, i * {{ v_unit }}u, true);
 {% if v_unit > 8 %}

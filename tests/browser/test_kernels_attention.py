@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from attention_bench import NAN, NEOX, NORM, Heads, attended, caches, normal, rotated
+from attention_bench import NAN, NEOX, NORM, Heads, attended, caches, normal, rng, rotated
 from kernel_bench import Bench, Case, batch, guarded, in_lane_order, poisoned, result, rms_normed
 
 from llamaweb.kernels import library
+from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat
 from llamaweb.kernels.flash_attn import FlashAttn, default
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.profile import DeviceProfile
@@ -322,3 +323,47 @@ def test_heads_are_normed_before_they_are_rotated(bench: Bench, subgroups: bool)
             else:
                 y = attended(q, found["k_cache"][:, : n_past + 1], found["v_cache"][:, : n_past + 1], heads.scale)
                 assert nmse(result(found["y"], *y.shape), y) <= 1e-9
+
+
+@pytest.mark.parametrize("shares", [((0, 1), (1, 1), (2, 1)), ((0, 2), (2, 1))], ids=str)
+@pytest.mark.parametrize("type", ["f16", "q8_0"])
+def test_attention_over_a_cache_in_pieces_is_that_over_the_whole(
+    bench: Bench, type: str, shares: Sequence[tuple[int, int]]
+) -> None:
+    heads, format = Heads(64, 6, 3, Rope("neox", 48), n_ctx=120), CACHE_FORMATS[type]
+    plain = heads.attention(type_k=format, type_v=format)
+    for n_past, n_tokens in ((0, 1), (77, 1), (0, 19), (77, 33)):
+        qkv = guarded(normal(n_tokens, heads.rows, heads.head_dim))
+        size = n_tokens * heads.n_head * heads.head_dim
+        filled = {name: rng.integers(0, 60, plain.cache_bytes(format), np.uint8) for name in ("k_cache", "v_cache")}
+
+        def run(attention: library.Attention, state: dict[str, np.ndarray], n_tokens: int = n_tokens) -> None:
+            """Both kernels of a batch, or that of a token, over `state`."""
+            launches = [library.rope_kv(attention, 40), library.flash_attn(attention, 40, bench.profile)]
+            if n_tokens == 1:
+                launches = [library.flash_attn_vec(attention, bench.profile, variant=FlashAttnVec(64, heads=2))]
+            for launch in launches:
+                slots = {slot.name for slot in launch.kernel.slots}
+                case = Case(launch, {name: value for name, value in state.items() if name in slots}, n_tokens)
+                state |= bench.run([case])[0]
+
+        common = {"phases": phases(heads.rope), "batch": batch(n_tokens, n_past)}
+        whole = {"qkv": qkv, "y": poisoned(size), **filled, **common}
+        run(plain, whole)
+        parts = {"qkv": qkv, "y": poisoned(size), **common}
+        for bound in shares:
+            attention = replace(plain, bound=bound)
+            cut = {name: piece_of(cache, format, heads, bound) for name, cache in filled.items()}
+            parts |= cut
+            run(attention, parts)
+            for name in cut:
+                np.testing.assert_array_equal(parts[name], piece_of(whole[name], format, heads, bound))
+        np.testing.assert_array_equal(result(parts["y"], size), result(whole["y"], size))
+
+
+def piece_of(cache: np.ndarray, format: CacheFormat, heads: Heads, bound: tuple[int, int]) -> np.ndarray:
+    """The bytes of some key-value heads: their values, then their scales."""
+    data, (first, count) = cache.view(np.uint8).reshape(-1), bound
+    quants = 4 * format.scales_at(heads.head_dim, heads.n_head_kv * heads.n_ctx)
+    parts = [part.reshape(heads.n_head_kv, -1) for part in (data[:quants], data[quants:])]
+    return np.concatenate([part[first : first + count].reshape(-1) for part in parts])

@@ -13,13 +13,18 @@ TOKENS = [int(token) for token in np.random.RandomState(8).randint(3, 290, 24)]
 # Every piece is a kernel to compile: limits are no smaller than it takes to split all that is large.
 CASES: dict[str, tuple[Tiny, int]] = {
     "f32, biased": (TinyLlama(n_layer=1, bias=True), 24 << 10),
+    "f32, many heads": (TinyLlama(n_layer=1, n_head=6, n_head_kv=3, n_embd=96, head_dim=16), 24 << 10),
     "mixed": (TinyLlama(type="Q4_0", types={"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "token_embd*": "Q8_0"}), 10 << 10),
     "superblocks": (TinyLlama(n_layer=1, n_embd=256, n_ff=512, type="Q4_K", types={"*attn*": "Q6_K"}), 48 << 10),
     "gemma3, biased": (TinyGemma3(n_layer=2, type="Q8_0", bias=True), 10 << 10),
 }
 
 
-async def forward(data, tokens, limit):
+# A context whose keys, of three heads or of two, are more than a binding, and of one head are not
+LONG = {"f32, many heads": 500, "gemma3, biased": 130}
+
+
+async def forward(data, tokens, limit, n_ctx):
     """Logits behind a prompt and behind a token after it, log-probabilities, and facts of the plan."""
     import dataclasses
 
@@ -39,7 +44,7 @@ async def forward(data, tokens, limit):
 
     Device.open = limited if limit else opened
     try:
-        llm = await Llama.load(data, n_ctx=60, n_ubatch=6, logits_all=True, tune="off")
+        llm = await Llama.load(data, n_ctx=n_ctx, n_ubatch=6, logits_all=True, tune="off")
     finally:
         Device.open = opened
     rows = []
@@ -49,7 +54,8 @@ async def forward(data, tokens, limit):
         rows.append(np.frombuffer(await llm._executor.read(llm.plan.logits[phase]), np.float32))
     log_p, top = await llm.log_probabilities(tokens)
     buffers = {region: int(buffer.size) for region, buffer in llm._executor.buffers.items()}
-    facts = (buffers, llm.dispatches_per_token, llm.memory["total"] == llm._executor.device.live_bytes)
+    pieces = {dict(d.kernel.constants).get("first_kv", 0) for d in llm.plan.phases["prefill"].dispatches}
+    facts = (buffers, llm.dispatches_per_token, llm.memory["total"] == llm._executor.device.live_bytes, len(pieces))
     await llm.close()
     return np.stack(rows), log_p, top, facts
 
@@ -58,10 +64,12 @@ async def forward(data, tokens, limit):
 def test_numbers_of_split_tensors_are_the_unsplit_ones(page: Page, name: str) -> None:
     spec, limit = CASES[name]
     data = tiny_llama(spec) if isinstance(spec, TinyLlama) else tiny_gemma3(spec)
-    *whole, (buffers, dispatches, _) = page.run(forward, data=data, tokens=TOKENS, limit=0)
-    *split, (pieces, more, counted) = page.run(forward, data=data, tokens=TOKENS, limit=limit)
+    same = {"data": data, "tokens": TOKENS, "n_ctx": LONG.get(name, 60)}
+    *whole, (buffers, dispatches, _, caches) = page.run(forward, limit=0, **same)
+    *split, (pieces, more, counted, parts) = page.run(forward, limit=limit, **same)
     for a, b in zip(whole, split, strict=True):
         np.testing.assert_array_equal(a, b)
     assert counted and max(pieces.values()) <= limit
     assert max(buffers.values()) > limit and len(pieces) > len(buffers) and more > dispatches
-    assert ("kv.1" in pieces) == (name == "mixed")
+    assert ("kv.1" in pieces) == (name == "mixed" or name in LONG)
+    assert caches == 1 and (parts > 1) == (name in LONG)

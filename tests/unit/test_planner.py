@@ -351,6 +351,31 @@ def test_weights_go_on_in_a_further_buffer_where_one_is_full() -> None:
     assert all(plan.regions[region] <= 32 << 20 for region in buffers)
 
 
+@pytest.mark.parametrize("n_head_kv", [4, 6, 7])
+@pytest.mark.parametrize("type", ["f16", "q8_0"])
+def test_a_cache_that_a_binding_does_not_hold_lies_in_pieces_of_its_heads(n_head_kv: int, type: str) -> None:
+    shape = {**TINY, "n_head": 2 * n_head_kv, "n_head_kv": n_head_kv, "head_dim": 32, "n_ctx": 1 << 16}
+    whole = plan_model(llama_header(**shape), DESKTOP, n_ctx=40_000, type_k=type, type_v=type)
+    most = whole.memory["kv"] // whole_layers(whole) // 2 // 2  # half of a layer's keys
+    profile = replace(DESKTOP, max_storage_buffer_binding_size=most // 4 * 4)
+    plan = plan_model(llama_header(**shape), profile, n_ctx=40_000, type_k=type, type_v=type)
+    for name, phase in plan.phases.items():
+        found: dict[str, list[tuple[int, int]]] = {}
+        for d in phase.dispatches:
+            c = dict(d.kernel.constants)
+            if "first_kv" in c and d.kernel.template != "flash_attn_reduce":
+                found.setdefault(f"{d.kernel.template} {d.label}", []).append((c["first_kv"], c["kv_heads"]))
+            assert all(b.size <= most for b in d.bindings if b.region.startswith("kv."))
+        each = 2 if n_head_kv == 4 else 3
+        expected = [(first, min(each, n_head_kv - first)) for first in range(0, n_head_kv, each)]
+        assert found and all(pieces == expected for pieces in found.values()), (name, found)
+    assert plan.memory["kv"] < 1.001 * whole.memory["kv"] + 4096
+
+
+def whole_layers(plan: ModelPlan) -> int:
+    return sum(d.kernel.template == "flash_attn_vec" for d in plan.phases["decode"].dispatches)
+
+
 def test_the_io_region_holds_a_whole_batch_with_its_targets_and_results() -> None:
     for name in CASES:
         plan = planned(name)

@@ -108,9 +108,9 @@ def _products(plan: ModelPlan) -> dict[Shape, list[Place]]:
             if d.kernel.template == "quantize":
                 before[slots["y"]] = d
             elif d.kernel.template == "rope_kv":  # q, and the keys and values of the batch
-                before["flash_attn"] = d
+                before[slots["k_cache"]] = d
             elif (shape := Shape.of(d.kernel, phase.n_tokens if phase else 1)) and shape.op in ops:
-                first = before.get(slots.get("x_q8", shape.op))
+                first = before.get(slots.get("x_q8") or slots.get("k_cache"))
                 found.setdefault(shape, []).append((first, d) if first else (d,))
     return found
 

@@ -90,7 +90,8 @@ def glu(kind: str, n: int, n_tokens: int) -> Launch:
 class Attention:
     """What the attention kernels of a layer share. n_ctx: rows of the cache for a head; ring: they hold the last
     positions only. window: how many of the last tokens one sees; 0: all. head_eps: of the norm of each head of q and k;
-    None: there is none. type_k, type_v: the cache."""
+    None: there is none. type_k, type_v: the cache. bound: the first key-value head whose cache is bound, and how many
+    there are; the kernels work for these alone. None: all."""
 
     rope: Rope
     head_dim: int
@@ -103,6 +104,12 @@ class Attention:
     head_eps: float | None = None
     type_k: CacheFormat = CACHE_FORMATS["f16"]
     type_v: CacheFormat = CACHE_FORMATS["f16"]
+    bound: tuple[int, int] | None = None
+
+    @property
+    def kv_heads(self) -> int:
+        """Key-value heads whose cache is bound."""
+        return self.bound[1] if self.bound else self.n_head_kv
 
     @property
     def group(self) -> int:
@@ -110,11 +117,11 @@ class Attention:
         return self.n_head // self.n_head_kv
 
     def cache_bytes(self, format: CacheFormat) -> int:
-        return format.bytes(self.head_dim, self.n_head_kv * self.n_ctx)
+        return format.bytes(self.head_dim, self.kv_heads * self.n_ctx)
 
     @property
     def constants(self) -> dict[str, Any]:
-        rows = self.n_head_kv * self.n_ctx
+        rows = self.kv_heads * self.n_ctx
         return {
             "mode": self.rope.mode,
             "n_dims": self.rope.n_dims,
@@ -122,6 +129,8 @@ class Attention:
             "head_dim": self.head_dim,
             "n_head": self.n_head,
             "n_head_kv": self.n_head_kv,
+            "first_kv": self.bound[0] if self.bound else 0,
+            "kv_heads": self.kv_heads,
             "n_ctx": self.n_ctx,
             "scale": self.scale,
             "window": self.window,
@@ -145,7 +154,7 @@ def rope_kv(attention: Attention, n_tokens: int) -> Launch:
     cache = [arena("k_cache", "u32"), arena("v_cache", "u32")]
     slots = [arena("qkv", "f32"), PHASES, BATCH, *attention.head_norm, *cache]
     shader = kernel("rope_kv", slots, workgroup=32, **attention.constants)
-    return Launch(shader, (attention.n_head + 2 * attention.n_head_kv, n_tokens, 1), 1)
+    return Launch(shader, (attention.kv_heads * (attention.group + 2), n_tokens, 1), 1)
 
 
 def flash_attn_vec(
@@ -184,7 +193,7 @@ def flash_attn_vec(
         least = vec_variants.default(head_dim, 1, 1, any_device)
         same: dict[str, Any] = {"splits": splits, "y_lanes": y_lanes, "rotated": rotated}
         plain = flash_attn_vec(attention, any_device, variant=least, **same)
-    return Launch(shader, (attention.n_head // v.heads, splits, 1), plain=plain)
+    return Launch(shader, (attention.kv_heads * attention.group // v.heads, splits, 1), plain=plain)
 
 
 def attention_splits(n_head: int, profile: DeviceProfile) -> int:
@@ -223,7 +232,7 @@ def flash_attn(
     )
     least = tiles.default(head_dim, n_head, n_tokens, DeviceProfile())
     plain = flash_attn(attention, n_tokens, profile, variant=least) if v != least else None
-    return Launch(shader, (n_head, -(-n_tokens // v.queries), 1), v.queries, plain)
+    return Launch(shader, (attention.kv_heads * attention.group, -(-n_tokens // v.queries), 1), v.queries, plain)
 
 
 def sample(n: int) -> Launch:

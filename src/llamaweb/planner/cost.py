@@ -84,5 +84,6 @@ def _flops(kernel: Kernel, c: dict, tokens: int, n_past: int) -> int:
     if kernel.template.startswith("flash_attn") and any(slot.name == "k_cache" for slot in kernel.slots):
         window = c.get("window") or n_past + tokens
         seen = sum(min(n_past + i + 1, window) for i in range(tokens))
-        return 4 * int(c["head_dim"]) * int(c["n_head"]) * seen  # a product with K and one with V
+        heads = int(c["kv_heads"]) * int(c["n_head"]) // int(c["n_head_kv"])  # of the part of the cache that is bound
+        return 4 * int(c["head_dim"]) * heads * seen  # a product with K and one with V
     return 0

@@ -1,9 +1,10 @@
-"""Where the cached keys and values of each layer lie: side by side, in a further buffer where one is full."""
+"""Where the cached keys and values of each layer lie: side by side, in a further buffer where one is full, and in
+pieces of some heads each where a binding does not hold a layer's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llamaweb.kernels.cache import Cache
 from llamaweb.planner.memory import align
@@ -12,27 +13,52 @@ from llamaweb.profile import DeviceProfile
 
 
 @dataclass(frozen=True)
+class CachePiece:
+    """Keys and values of a layer's key-value heads `first` and on, `heads` of them."""
+
+    first: int
+    heads: int
+    keys: Binding
+    values: Binding
+
+
+@dataclass(frozen=True)
 class CacheLayout:
-    """Of each layer: its cache, where its keys lie and where its values. regions: the buffers, in bytes."""
+    """Of each layer: its cache, and the pieces it lies in. regions: the buffers, in bytes."""
 
     caches: tuple[Cache, ...]
-    keys: tuple[Binding, ...]
-    values: tuple[Binding, ...]
+    pieces: tuple[tuple[CachePiece, ...], ...]
     regions: dict[str, int]
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest of them: it is bound as one range."""
-        return max(binding.size for binding in (*self.keys, *self.values))
+        """Bytes of the largest range that is bound."""
+        return max(b.size for pieces in self.pieces for piece in pieces for b in (piece.keys, piece.values))
 
 
 def lay_out_caches(caches: Sequence[Cache], profile: DeviceProfile) -> CacheLayout:
     regions = {"kv.0": 0}
-    placed: list[Binding] = []
-    for size in (size for cache in caches for size in cache.bytes):
+
+    def place(size: int) -> Binding:
         region, at = f"kv.{len(regions) - 1}", regions[f"kv.{len(regions) - 1}"]
         if at and at + size > profile.max_buffer_size:
             region, at = f"kv.{len(regions)}", 0
-        placed.append(Binding(region, at, size))
         regions[region] = align(at + size, profile.min_storage_buffer_offset_alignment)
-    return CacheLayout(tuple(caches), tuple(placed[::2]), tuple(placed[1::2]), regions)
+        return Binding(region, at, size)
+
+    most = min(profile.max_storage_buffer_binding_size, profile.max_buffer_size)
+    pieces = []
+    for cache in caches:
+        parts = []
+        for first, heads in _shares(cache, most):
+            keys, values = replace(cache, n_head_kv=heads).bytes
+            parts.append(CachePiece(first, heads, place(keys), place(values)))
+        pieces.append(tuple(parts))
+    return CacheLayout(tuple(caches), tuple(pieces), regions)
+
+
+def _shares(cache: Cache, most: int) -> list[tuple[int, int]]:
+    """The first head and the number of heads of each piece: as few pieces as bindings of `most` bytes allow, alike."""
+    held = max(most // max(replace(cache, n_head_kv=1).bytes), 1)
+    each = -(-cache.n_head_kv // -(-cache.n_head_kv // held))
+    return [(first, min(each, cache.n_head_kv - first)) for first in range(0, cache.n_head_kv, each)]

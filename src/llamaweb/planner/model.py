@@ -13,6 +13,7 @@ from llamaweb.kernels.tuner import Choices
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.budget import fit
 from llamaweb.planner.fusion import FUSIONS, Step, Value
+from llamaweb.planner.kv import CachePiece
 from llamaweb.planner.layout import Layout
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase, WeightPlan
 from llamaweb.planner.sizes import Options, Sizes
@@ -103,21 +104,21 @@ class _Planner:
         return Phase(steps.steps[0].values["y"].n_tokens, tuple(d for group in dispatches for d in group), head)
 
     def _dispatches(self, step: Step, arena: Mapping[Value, Binding]) -> list[Dispatch]:
-        """One, or one for each piece of the step's weight; none for what no chosen kernel needs."""
+        """One, or one for each piece of the step's weight or cache; none for what no chosen kernel needs."""
         if not step.params.get("used", True):
             return []
         values = {slot: arena[value] for slot, value in step.values.items()} | {"batch": self._io}
-        if "rope" in step.params:
-            layer = step.params["layer"]
-            values |= {"k_cache": self._caches.keys[layer], "v_cache": self._caches.values[layer]}
+        caches = self._caches.pieces[step.params["layer"]] if "rope" in step.params else (None,)
         found = []
         for weight, bound in self._weights.place(step):
-            launch = self._launch(step, weight)
-            bindings = tuple({**values, **bound}[slot.name] for slot in launch.kernel.slots)
-            found.append(_dispatch(step.name, launch, bindings))
+            for cache in caches:
+                launch = self._launch(step, weight, cache)
+                cached = {"k_cache": cache.keys, "v_cache": cache.values} if cache else {}
+                bindings = tuple({**values, **bound, **cached}[slot.name] for slot in launch.kernel.slots)
+                found.append(_dispatch(step.name, launch, bindings))
         return found
 
-    def _launch(self, step: Step, weight: WeightPlan | None) -> Launch:
+    def _launch(self, step: Step, weight: WeightPlan | None, cache: CachePiece | None) -> Launch:
         p = step.params
         if weight:
             k, n, format, offset = weight.row, weight.rows, weight.format, p.get("offset", 0) + weight.first
@@ -169,9 +170,9 @@ class _Planner:
             case "glu":
                 return library.glu(p["kind"], y_row, n_tokens)
             case "rope_kv":
-                return library.rope_kv(self._attention(p), n_tokens)
+                return library.rope_kv(self._attention(p, cache), n_tokens)
             case "flash_attn_vec":
-                attention, splits = self._attention(p), p.get("splits", 1)
+                attention, splits = self._attention(p, cache), p.get("splits", 1)
                 chosen = self._variants.attention_vec(attention, splits)
                 options: dict[str, Any] = {"splits": splits, "y_lanes": y_lanes, "variant": chosen}
                 options["rotated"] = p.get("rotated", False)
@@ -179,7 +180,7 @@ class _Planner:
             case "flash_attn_reduce":
                 return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=y_lanes)
             case "flash_attn":
-                attention = self._attention(p)
+                attention = self._attention(p, cache)
                 tile = self._variants.attention(attention, n_tokens)
                 return library.flash_attn(attention, n_tokens, self._profile, variant=tile)
             case "sample":
@@ -189,11 +190,12 @@ class _Planner:
                 return library.cross_entropy(step.values["logits"].row, n_tokens, targets, results)
         raise UnsupportedError(f"There is no kernel for {step.op}.")
 
-    def _attention(self, params: Mapping[str, Any]) -> library.Attention:
+    def _attention(self, params: Mapping[str, Any], piece: CachePiece | None) -> library.Attention:
         names = ("rope", "head_dim", "n_head", "n_head_kv", "scale", "window", "head_eps")
         same = {name: params[name] for name in names}
         cache = self._caches.caches[params["layer"]]
-        return library.Attention(n_ctx=cache.rows, ring=cache.ring, type_k=cache.k, type_v=cache.v, **same)
+        bound = (piece.first, piece.heads) if piece else None
+        return library.Attention(n_ctx=cache.rows, ring=cache.ring, type_k=cache.k, type_v=cache.v, bound=bound, **same)
 
 
 def _dispatch(label: str, launch: Launch, bindings: tuple[Binding, ...]) -> Dispatch:
