@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny.gguf"
     path.write_bytes(tiny_llama(TinyLlama(type="Q4_0")))
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C reaches what is started here, too, where the tests run in the background and a shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -147,9 +156,10 @@ def test_a_model_at_an_address_is_inspected_and_run_from_there(model: Path) -> N
             assert found["metadata"]["general.architecture"] == "llama"
             port = url.rpartition(":")[2]
             assert f"Port {port} is in use" in sentence("serve", model, "--port", port)
-        finally:
             server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 130
+            assert server.wait(30) == 130
+        finally:
+            server.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
