@@ -163,9 +163,9 @@ def test_the_cache_goes_on_in_further_buffers() -> None:
     assert len(buffers) == 4 and sum(buffers) == plan.memory["kv"] == 64 * MIB
 
 
-def test_a_row_or_a_cache_that_no_binding_holds_is_refused() -> None:
+def test_a_row_or_a_heads_cache_that_no_binding_holds_is_refused() -> None:
     with pytest.raises(MemoryBudgetError, match="no context fits"):
         plan_model(llama_header(**TINY, type="F32"), limited(128))
-    with pytest.raises(MemoryBudgetError, match=r"cached keys takes 4096 bytes.* binding of .* holds 4000"):
-        profile = replace(limited(16 << 10), max_storage_buffer_binding_size=4000)
+    with pytest.raises(MemoryBudgetError, match=r"cached keys takes 2048 bytes.* binding of .* holds 2000"):
+        profile = replace(limited(16 << 10), max_storage_buffer_binding_size=2000)
         plan_model(llama_header(**TINY), profile, n_ctx=64, n_ubatch=1)
