@@ -9,6 +9,8 @@ from llamaweb.bench import bench
 from llamaweb.llama import Llama
 from llamaweb.planner import FUSIONS
 
+FUSION_PROMPT = 2  # tokens
+
 Load = Callable[..., Awaitable[Llama]]
 
 
@@ -34,8 +36,8 @@ async def bench_fusions(
         async with await load(unfused=[name] if name else [], tune="off") as llm:
             if name and llm.dispatches_per_token == found[0]["dispatches_per_token"]:
                 continue  # it is not in this model
-            speed = await bench(llm, prompt_tokens=2, gen_tokens=gen_tokens, reps=reps, depth=depth)
-            profile = (await llm.profile(n_prompt=2, n_generate=gen_tokens, depth=depth)).report()
+            speed = await bench(llm, prompt_tokens=FUSION_PROMPT, gen_tokens=gen_tokens, reps=reps, depth=depth)
+            profile = (await llm.profile(n_prompt=FUSION_PROMPT, n_generate=gen_tokens, depth=depth)).report()
             found.append(
                 {
                     "left_out": name,

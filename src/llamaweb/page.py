@@ -15,7 +15,7 @@ from typing import Any
 from llamaweb import cache
 from llamaweb.bench import bench, floor, with_floor
 from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError
-from llamaweb.fusion_bench import bench_fusions
+from llamaweb.fusion_bench import FUSION_PROMPT, bench_fusions
 from llamaweb.gpu.storage import load_json, save_json
 from llamaweb.gpu.tuning import FILE as TUNING
 from llamaweb.gpu.url_source import UrlSource
@@ -69,15 +69,11 @@ async def _perplexity(params: dict[str, Any], emit: Emit, file: Any) -> dict[str
 
 async def _bench(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
     sizes = {name: params[name] for name in ("prompt_tokens", "gen_tokens", "depth")}
-    needed = sum(sizes.values())
-    context = params.get("context")
-    if context is None and needed > USUAL_CONTEXT:
-        context = needed
 
     def progress(done: int, total: int) -> None:
         emit({"event": "progress", "phase": "repetitions", "done": done, "total": total, "unit": ""})
 
-    async with await _load_model({**params, "context": context}, emit, file) as llm:
+    async with await _load_model(_with_room(params, sum(sizes.values())), emit, file) as llm:
         result = {**await bench(llm, **sizes, reps=params["reps"], progress=progress), **_facts(llm)}
         if params.get("profile"):
             n_generate = min(sizes["gen_tokens"], 32)
@@ -86,14 +82,22 @@ async def _bench(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any
     return with_floor(result, await floor(llm.file)) if params.get("floor") else result
 
 
+def _with_room(params: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """The same with a context of `tokens`, where none is asked for and the usual one is too short."""
+    short = params.get("context") is None and tokens > USUAL_CONTEXT
+    return {**params, "context": tokens} if short else params
+
+
 async def _bench_fusions(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
+    sizes = {name: params[name] for name in ("gen_tokens", "depth", "reps")}
+    params = _with_room(params, sizes["depth"] + FUSION_PROMPT + sizes["gen_tokens"])
+
     def progress(done: int, total: int) -> None:
         emit({"event": "progress", "phase": "fusions", "done": done, "total": total, "unit": ""})
 
     async def load(**options: Any) -> Llama:
         return await _load_model(params, lambda event: None, file, **options)
 
-    sizes = {name: params[name] for name in ("gen_tokens", "depth", "reps")}
     return await bench_fusions(load, **sizes, progress=progress)
 
 

@@ -89,11 +89,12 @@ def test_loading_is_measured_beside_a_plain_loop_and_an_empty_page(tmp_path: Pat
 
 def test_each_fusion_is_measured_beside_all_of_them(tmp_path: Path) -> None:
     model, output = tmp_path / "tiny.gguf", tmp_path / "results.json"
-    model.write_bytes(tiny_llama(TinyLlama(n_layer=4, type="Q4_0")))
-    done = bench(model, "--fusions", "--gen-tokens", 24, "--reps", 3, "--context", 64, "--output", output, "--json")
+    model.write_bytes(tiny_llama(TinyLlama(n_layer=4, type="Q4_0", n_ctx=4096)))
+    sizes = ("--depth", 2030, "--gen-tokens", 24, "--reps", 3)  # more than the usual context
+    done = bench(model, "--fusions", *sizes, "--output", output, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert json.loads(output.read_text())["results"] == [result]
+    assert json.loads(output.read_text())["results"] == [result] and result["context"] == 2030 + 2 + 24
     by_name = {each["left_out"]: each for each in result["fusions"]}
     layers = {name: (each["dispatches_per_token"] - 3) / 4 for name, each in by_name.items()}
     assert layers == {None: 5, "norm": 7.25, "residual": 7, "glu": 6, "siblings": 9, "attention": 6}
