@@ -40,7 +40,6 @@ class DeviceProfile:
     subgroup_matrices: tuple[SubgroupMatrix, ...] = ()
 
 
-# What `inspect` plans for where no device is given: a desktop GPU's usual limits.
 DESKTOP = DeviceProfile(
     name="a desktop GPU",
     max_buffer_size=4 << 30,
@@ -49,3 +48,6 @@ DESKTOP = DeviceProfile(
     subgroup_size=32,
     packed_dot=True,
 )
+
+# What `inspect` plans for, by name: a desktop GPU's usual limits, or what a phone may have no more than.
+PROFILES = {"desktop": DESKTOP, "any": DeviceProfile()}

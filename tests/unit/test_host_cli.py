@@ -261,3 +261,18 @@ def test_that_a_model_has_no_chat_template_is_said_before_a_browser_starts(
     assert main(["run", str(path), *more, "--json"]) == 1
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["type"] == "UnsupportedError" and "has no chat template" in error["message"]
+
+
+def test_inspect_plans_for_the_device_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(tiny_llama())
+    found = {}
+    for device in ("desktop", "any"):
+        assert main(["inspect", str(model), "--device", device, "--plan", "--json"]) == 0
+        found[device] = json.loads(capsys.readouterr().out)
+        assert found[device]["device"] == device
+    assert found["desktop"]["plan"] != found["any"]["plan"]
+    assert main(["inspect", str(model), "--device", "any"]) == 0
+    assert "On any WebGPU device, a context of" in capsys.readouterr().out
+    assert main(["inspect", str(model), "--device", "toaster"]) == 1
+    assert "invalid choice: 'toaster'" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from llamaweb.host.commands import COMMANDS
 from llamaweb.host.models import DEFAULT, PACKAGED, RANDOM
 from llamaweb.host.output import Output
 from llamaweb.kernels.cache import CACHE_FORMATS
+from llamaweb.profile import PROFILES
 
 
 class Usage(HostError):
@@ -132,6 +133,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     inspect = _command(commands, "inspect", "metadata, memory and plan, from the header alone")
     _context(inspect)
+    inspect.add_argument(
+        "--device", choices=PROFILES, default="desktop", help="whose limits to plan for; any: what WebGPU promises"
+    )
     inspect.add_argument("--plan", action="store_true", help="list every dispatch")
     inspect.add_argument("--svg", type=Path, metavar="FILE", help="draw what lies where in memory, and when")
 

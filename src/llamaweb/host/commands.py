@@ -117,28 +117,29 @@ async def tokenize(args: argparse.Namespace, out: Output) -> None:
 async def inspect(args: argparse.Namespace, out: Output) -> None:
     """What the model is, and what it will need; needs no browser and reads only the header."""
     from llamaweb.kernels.tuner import worth_tuning
-    from llamaweb.planner import DESKTOP, plan_model
+    from llamaweb.planner import PROFILES, plan_model
     from llamaweb.planner.picture import picture
     from llamaweb.planner.report import describe
     from llamaweb.planner.sizes import Options, Sizes
 
     header = await _header(args.model, out)
+    profile = PROFILES[args.device]
     plan = plan_model(
         header,
-        DESKTOP,
+        profile,
         n_ctx=args.context,
         memory_budget=args.budget,
         type_k=args.type_k,
         type_v=args.type_v,
-        tuned=worth_tuning(DESKTOP, "auto"),
+        tuned=worth_tuning(profile, "auto"),
     )
     report = describe(plan, dispatches=args.plan)
     if args.svg:
         options = Options(type_k=args.type_k, type_v=args.type_v)
-        layouts = Sizes(header, DESKTOP, options).layouts(plan.n_ctx, plan.n_ubatch)
+        layouts = Sizes(header, profile, options).layouts(plan.n_ctx, plan.n_ubatch)
         _write(args.svg, picture(plan, layouts, _short(_plain(header.metadata.get("general.name") or ""))))
     metadata = {key: _plain(value) for key, value in header.metadata.items()}
-    out.result({"metadata": metadata, **report}, _inspection(metadata, report))
+    out.result({"metadata": metadata, "device": args.device, **report}, _inspection(metadata, profile.name, report))
 
 
 async def serve(args: argparse.Namespace, out: Output) -> None:
@@ -268,10 +269,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _inspection(metadata: dict[str, Any], report: dict[str, Any]) -> str:
+def _inspection(metadata: dict[str, Any], device: str, report: dict[str, Any]) -> str:
     lines = [f"{key}: {_short(value)}" for key, value in metadata.items()]
     batches = f"in batches of {report['ubatch']}"
-    lines += ["", f"For a context of {report['context']} tokens {batches}: {memory_line(report['memory'])}"]
+    lines += ["", f"On {device}, a context of {report['context']} tokens {batches}: {memory_line(report['memory'])}"]
     if report["budget"] is not None:
         left = megabytes(report["budget"] - report["memory"]["peak"])
         lines.append(f"At most {megabytes(report['memory']['peak'])} at any time; {left} of the budget are left")

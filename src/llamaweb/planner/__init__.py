@@ -3,11 +3,12 @@
 from llamaweb.planner.fusion import FUSIONS
 from llamaweb.planner.model import USUAL_CONTEXT, plan_model
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase
-from llamaweb.profile import DESKTOP, DeviceProfile
+from llamaweb.profile import DESKTOP, PROFILES, DeviceProfile
 
 __all__ = [
     "DESKTOP",
     "FUSIONS",
+    "PROFILES",
     "USUAL_CONTEXT",
     "Binding",
     "DeviceProfile",
