@@ -8,7 +8,7 @@ from typing import Any
 
 from llamaweb.bench import made_up_prompt, runtime
 from llamaweb.gpu.device import Device
-from llamaweb.gpu.javascript import empty_heap_bytes, js_file, js_object, now_ms
+from llamaweb.gpu.javascript import empty_heap_bytes, js_file, js_object, measured, now_ms
 from llamaweb.llama import Llama
 
 Load = Callable[..., Awaitable[Llama]]
@@ -72,7 +72,8 @@ async def _plain(urls: Sequence[str]) -> float:
     """Milliseconds."""
     device = await Device.open()
     try:
-        return float(await js_file("plain_load.js")(device.handle)(js_object(list(urls))))
+        loop = js_file("plain_load.js")(device.handle)
+        return float(await measured("A plain loop of fetch and writeBuffer", loop(js_object(list(urls)))))
     finally:
         device.close()
 

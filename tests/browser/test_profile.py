@@ -119,3 +119,20 @@ def test_decoding_keeps_up_with_the_yardstick_of_its_shape(page: Page, data: byt
     assert min(result["decode_all"]) <= result["decode_per_second"] <= max(result["decode_all"])
     assert result["floor"]["dispatches"] == 2 * 5 + 2
     assert result["floor_ratio"] > 0.15, result  # 0.41
+
+
+def test_a_measurement_that_fails_is_one_sentence(page: Page) -> None:
+    async def failing():
+        import js
+
+        from llamaweb.errors import LlamaWebError
+        from llamaweb.loading_bench import bench_loading
+
+        try:
+            await bench_loading(None, [f"{js.location.origin}/no-such.gguf"])
+        except LlamaWebError as error:
+            return str(error)
+
+    sentence = page.run(failing)
+    assert sentence.startswith("A plain loop of fetch and writeBuffer could not be measured (")
+    assert "/no-such.gguf answered 404" in sentence

@@ -11,7 +11,7 @@ from typing import Any
 
 import js
 from pyodide.code import run_js
-from pyodide.ffi import can_run_sync, run_sync, to_js
+from pyodide.ffi import JsException, can_run_sync, run_sync, to_js
 
 from llamaweb.errors import LlamaWebError
 
@@ -44,6 +44,14 @@ async def take(promise: Awaitable[Any], give_back: Callable[[Any], Any]) -> Any:
     except asyncio.CancelledError:
         task.add_done_callback(late)
         raise
+
+
+async def measured(what: str, promise: Awaitable[Any]) -> Any:
+    """The promise's value, which is a measurement of `what`."""
+    try:
+        return await promise
+    except JsException as error:
+        raise LlamaWebError(f"{what} could not be measured ({error}); reload the page and try again.") from None
 
 
 def wasm_heap_bytes() -> int:
