@@ -210,6 +210,7 @@
       cancelled.abort();
       for (const { chunks } of ranges.splice(0)) for (const chunk of chunks) hold(-chunk.length);
     };
+    more(); // whoever opens it may have something to do before he reads
     return { read, cancel };
   }
 

@@ -13,32 +13,55 @@
     rest = rest.subarray(part.length);
     return part;
   };
-  return {
-    // Writes the next n bytes into a GPU buffer, from its byte `at` on, which is a multiple of 4, with zeros behind them
-    // up to the next one. Resolves to how many the stream still had.
-    write: async (queue, buffer, at, n) => {
-      const word = new Uint8Array(4); // bytes of a chunk's end that fill no word yet: what is written comes in words
-      let held = 0;
-      let done = 0;
-      for (let part; done < n && (part = await take(n - done)); ) {
-        done += part.length;
-        if (held) {
-          const first = part.subarray(0, 4 - held);
-          word.set(first, held);
-          held += first.length;
-          part = part.subarray(first.length);
-          if (held < 4) continue;
-          queue.writeBuffer(buffer, at, word);
-          at += 4;
-        }
-        held = part.length % 4;
-        const whole = part.length - held;
-        if (whole) queue.writeBuffer(buffer, at, part, 0, whole);
-        word.set(part.subarray(whole));
-        at += whole;
+  // Writes the next n bytes into a GPU buffer, from its byte `at` on, which is a multiple of 4, with zeros behind them
+  // up to the next one. Resolves to how many the stream still had.
+  const write = async (queue, buffer, at, n) => {
+    const word = new Uint8Array(4); // bytes of a chunk's end that fill no word yet: what is written comes in words
+    let held = 0;
+    let done = 0;
+    for (let part; done < n && (part = await take(n - done)); ) {
+      done += part.length;
+      if (held) {
+        const first = part.subarray(0, 4 - held);
+        word.set(first, held);
+        held += first.length;
+        part = part.subarray(first.length);
+        if (held < 4) continue;
+        queue.writeBuffer(buffer, at, word);
+        at += 4;
       }
-      if (held) queue.writeBuffer(buffer, at, word.fill(0, held));
-      return done;
+      held = part.length % 4;
+      const whole = part.length - held;
+      if (whole) queue.writeBuffer(buffer, at, part, 0, whole);
+      word.set(part.subarray(whole));
+      at += whole;
+    }
+    if (held) queue.writeBuffer(buffer, at, word.fill(0, held));
+    return done;
+  };
+  // Passes over n bytes; resolves to how many the stream still had.
+  const skip = async (n) => {
+    let at = 0;
+    for (let part; at < n && (part = await take(n - at)); ) at += part.length;
+    return at;
+  };
+  return {
+    // Passes over `skip` bytes and writes `size` bytes into `buffer` from `at` on, for each of the pieces; where one has
+    // a step, `words` are written into `io` and the step is run (replay.js) with as many workgroups.
+    // Resolves to how many of all these bytes the stream still had.
+    place: async (queue, run, pieces) => {
+      let passed = 0;
+      for (const piece of pieces) {
+        passed += await skip(piece.skip);
+        const size = await write(queue, piece.buffer, piece.at, piece.size);
+        passed += size;
+        if (size < piece.size) break;
+        if (!piece.step) continue;
+        const [x, y, z] = piece.workgroups;
+        queue.writeBuffer(piece.io, 0, new Uint32Array(piece.words));
+        run([{ ...piece.step, x, y, z }], 0, 1, 1);
+      }
+      return passed;
     },
     // The next n bytes, or fewer at the stream's end
     read: async (n) => {
@@ -47,12 +70,7 @@
       for (let part; at < n && (part = await take(n - at)); at += part.length) found.set(part, at);
       return found.subarray(0, at);
     },
-    // Passes over n bytes; resolves to how many the stream still had.
-    skip: async (n) => {
-      let at = 0;
-      for (let part; at < n && (part = await take(n - at)); ) at += part.length;
-      return at;
-    },
+    skip,
     cancel: async () => reader.cancel(),
   };
 }

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import js
 import numpy as np
 from pyodide.ffi import JsException
 
 from llamaweb.errors import ModelFileError
 from llamaweb.gpu.blob_source import read_error
 from llamaweb.gpu.executor import Executor, Pipelines
-from llamaweb.gpu.javascript import js_file
+from llamaweb.gpu.javascript import js_file, js_object
 from llamaweb.gpu.sources import StreamingSource
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import format_of
@@ -40,6 +39,27 @@ class _Part:
     tensor: TensorInfo
     weight: WeightPlan | None = None
     first: int = 0
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What is written at once: some bytes of a part, `done` bytes of it being written before."""
+
+    part: _Part
+    done: int
+    size: int
+
+    @property
+    def weight(self) -> WeightPlan | None:
+        return self.part.weight
+
+    @property
+    def begin(self) -> int:
+        return self.part.tensor.offset + self.done
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.size
 
 
 class Repacking:
@@ -101,20 +121,26 @@ async def _read(
     at, end = parts[0].tensor.offset if parts else 0, await source.size()
     reader = _Reader(js_file("stream.js")(await source.stream(at)), source.name)
     try:
-        for part in parts:
-            await reader.skip(part.tensor.offset - at)
-            done = 0
-            step = uploader.chunk(part)
-            while done < part.tensor.nbytes:
-                size = min(step, part.tensor.nbytes - done)
-                await uploader.put(part, done, size, reader)
-                done += size
-                report(part.tensor.offset + done)
-            at = part.tensor.offset + part.tensor.nbytes
+        for pieces in _together(piece for part in parts for piece in uploader.pieces(part)):
+            await uploader.put(pieces, at, reader)
+            at = pieces[-1].end
+            report(at)
         await reader.skip(end - at)
         report(end)
     finally:
         await reader.close()
+
+
+def _together(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    """Pieces for the GPU that follow each other, as many as make up a CHUNK: Python is asked once for all of them."""
+    group: list[_Piece] = []
+    for piece in pieces:
+        if group and (group[0].weight is None or piece.weight is None or piece.end - group[0].begin > CHUNK):
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
 
 
 class _Reader:
@@ -127,9 +153,9 @@ class _Reader:
     async def skip(self, n: int) -> None:
         await self._expect(self._stream.skip(n), n)
 
-    async def write(self, queue: Any, buffer: Any, at: int, n: int) -> None:
-        """Into a GPU buffer, in whole words."""
-        await self._expect(self._stream.write(queue, buffer, at, n), n)
+    async def place(self, queue: Any, run: Any, placements: Any, n: int) -> None:
+        """The next n bytes, as stream.js has them placed."""
+        await self._expect(self._stream.place(queue, run, placements), n)
 
     async def read(self, n: int) -> bytes:
         try:
@@ -183,59 +209,58 @@ class _Uploader:
         self._launches = {w: launch for w in executor.plan.weights if (launch := _launch(w))}
         self._steps: dict[WeightPlan, Any] = {}
         self._sent: deque[tuple[int, Awaitable[Any]]] = deque()  # bytes, and word that the GPU has them
-        self._unsent = 0
         self.values: dict[str, bytes] = {}  # of tensors without a weight, by name
         self._run = js_file("replay.js")(self._handle).run
 
-    def chunk(self, part: _Part) -> int:
-        """Bytes a piece: whole units of blocks, that fit the staging buffer where they are to be repacked."""
-        if part.weight is None:
-            return CHUNK
-        format = part.weight.format
-        if part.weight not in self._launches or part.weight.lane_order:
-            return CHUNK
-        unit = format.unit * format.block_bytes
-        return min(CHUNK, self._staging) // unit * unit
+    def pieces(self, part: _Part) -> Iterator[_Piece]:
+        """Whole units of blocks, that fit the staging buffer where they are to be repacked."""
+        step = CHUNK
+        if part.weight in self._launches and not part.weight.lane_order:
+            unit = part.weight.format.unit * part.weight.format.block_bytes
+            step = min(CHUNK, self._staging) // unit * unit
+        for done in range(0, part.tensor.nbytes, step):
+            yield _Piece(part, done, min(step, part.tensor.nbytes - done))
 
-    async def put(self, part: _Part, done: int, size: int, reader: _Reader) -> None:
-        """Puts the next `size` bytes, bytes `done` and on of the tensor, in their place; waits where the GPU is
+    async def put(self, pieces: Sequence[_Piece], at: int, reader: _Reader) -> None:
+        """Puts pieces, which the reader comes to from byte `at` of the file on, in their place; waits where the GPU is
         behind."""
-        if part.weight is None:
-            self.values[part.tensor.name] = self.values.get(part.tensor.name, b"") + await reader.read(size)
+        first, end = pieces[0], pieces[-1].end
+        if first.weight is None:
+            await reader.skip(first.begin - at)
+            self.values[first.part.tensor.name] = self.values.get(first.part.tensor.name, b"") + await reader.read(
+                first.size
+            )
             return
         await self._repacking.compiled
-        await self._write(part, part.weight, done, size, reader)
-        self._unsent += size
-        if self._unsent >= CHUNK:
-            there = self._executor.device.wait(self._handle.queue.onSubmittedWorkDone())
-            self._sent.append((self._unsent, there))
-            self._unsent = 0
+        placements = []
+        before = at
+        for piece in pieces:
+            placements.append({"skip": piece.begin - before, "size": piece.size, **self._placement(piece)})
+            before = piece.end
+        await reader.place(self._handle.queue, self._run, js_object(placements), end - at)
+        there = self._executor.device.wait(self._handle.queue.onSubmittedWorkDone())
+        self._sent.append((end - first.begin, there))
         while sum(size for size, _ in self._sent) > _IN_FLIGHT:
             await self._sent.popleft()[1]
             self._executor.device.check()
 
-    async def _write(self, part: _Part, weight: WeightPlan, done: int, size: int, reader: _Reader) -> None:
-        queue, buffers, format = self._handle.queue, self._executor.buffers, weight.format
+    def _placement(self, piece: _Piece) -> dict[str, Any]:
+        """Where stream.js writes a piece, and what it runs then."""
+        part, weight, done, size = piece.part, piece.weight, piece.done, piece.size
+        assert weight is not None
+        format, buffers = weight.format, self._executor.buffers
         if weight not in self._launches:
             plane = weight.planes[0]
             at = plane.offset + part.first * format.block_bytes // format.block_size + done
-            await reader.write(queue, buffers[plane.region], at, size)
-            return
-        await reader.write(queue, buffers["arena"], 0, size)
+            return {"buffer": buffers[plane.region], "at": at}
         if weight.lane_order:
-            self._executor.write_io(0, np.array([size // 16], np.uint32))
-            self._dispatch(weight, (-(-size // 16 // 64), 1, 1))
-            return
-        blocks = size // format.block_bytes
-        first = part.first // format.block_size + done // format.block_bytes
-        units = -(-blocks // format.unit)
-        self._executor.write_io(0, np.array([units, first], np.uint32))
-        self._dispatch(weight, library.repack(format, units).workgroups)
-
-    def _dispatch(self, weight: WeightPlan, workgroups: tuple[int, int, int]) -> None:
-        step = self._step(weight)
-        step[0].x, step[0].y, _ = workgroups
-        self._run(step, 0, 1, 1)
+            words, workgroups = [size // 16], (-(-size // 16 // 64), 1, 1)
+        else:
+            units = -(-size // format.block_bytes // format.unit)
+            words = [units, part.first // format.block_size + done // format.block_bytes]
+            workgroups = library.repack(format, units).workgroups
+        step = {"step": self._step(weight), "io": buffers["io"], "words": words, "workgroups": workgroups}
+        return {"buffer": buffers["arena"], "at": 0, **step}
 
     def _step(self, weight: WeightPlan) -> Any:
         if weight not in self._steps:
@@ -244,5 +269,5 @@ class _Uploader:
             bindings = (staging, Binding("io", 0, 256), *weight.planes)
             dispatch = Dispatch("+".join(weight.names), launch.kernel, bindings, launch.workgroups)
             ranges = [(self._executor.buffers[b.region], b) for b in bindings]
-            self._steps[weight] = js.Array.of(self._executor.pipelines.step(launch.kernel, ranges, dispatch))
+            self._steps[weight] = self._executor.pipelines.step(launch.kernel, ranges, dispatch)
         return self._steps[weight]
