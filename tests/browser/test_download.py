@@ -51,6 +51,13 @@ async def read(url, offset=100_000, patience=None, header=50_000):
         await source.close()
 
 
+NO_BUFFERS = """
+globalThis.getReader = ReadableStream.prototype.getReader;
+ReadableStream.prototype.getReader = function (options) {
+  if (options) throw new TypeError("not a stream of bytes");
+  return getReader.call(this);
+};
+"""
 WHOLE = hashlib.sha256(DATA[:50_000] + DATA[100_000:]).hexdigest()
 
 PLAYS_ALONG: dict[str, dict[str, Any]] = {
@@ -81,6 +88,16 @@ def test_every_byte_comes_in_order_in_spite_of(page: Page, server: UnreliableSer
     if keys.get("ranges", True):
         assert peak <= 3 * 300_000 + 200_000
         assert not any(re.search("-$", request) for request in server.files[file].requests)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_every_byte_comes_where_readers_do_not_take_buffers(page: Page, server: UnreliableServer, ranges: bool) -> None:
+    page.run("from pyodide.code import run_js\nrun_js(script)", script=NO_BUFFERS)
+    try:
+        found, _, _, _ = page.run(read, url=server.url("plain.gguf", DATA, Fault(after=150_000), ranges=ranges))
+    finally:
+        page.run("from pyodide.code import run_js\nrun_js('ReadableStream.prototype.getReader = getReader')")
+    assert found == WHOLE
 
 
 def test_a_range_goes_on_from_its_last_byte(page: Page, server: UnreliableServer) -> None:

@@ -28,7 +28,7 @@ class Patience:
     delay: int = 500
     enough: int = 64 << 10
     stall: int = 30_000
-    range: int = 12 << 20
+    range: int = 16 << 20
     parallel: int = 3
     first: int = FIRST_READ
 
