@@ -100,8 +100,8 @@ class Llama:
         for name, value, known in (("tune", tune, MODES), ("recover", recover, RECOVERS)):
             if value not in known:
                 raise LlamaWebError(f"{name} is {value!r}; it must be one of: {', '.join(known)}.")
-        source = open_source(model, cache=cache, sha256=sha256)
         options = LoadOptions(n_ctx, n_ubatch, memory_budget, logits_all, type_k, type_v, tune, unfused, chat, progress)
+        source = open_source(model, cache=cache, sha256=sha256)
         loaded = await load_model(source, options)
         fresh, same = source.again(), replace(options, n_ctx=loaded.executor.plan.n_ctx)
         return cls(loaded, lambda before: load_model(fresh.again(), same, before), recover)

@@ -18,6 +18,7 @@ from llamaweb.kernels.tuner import Shape, Trial, Variant, worth_tuning
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.model.shards import read_model
 from llamaweb.planner import plan_model
+from llamaweb.planner.budget import asked
 from llamaweb.progress import Meter, Progress
 from llamaweb.tokenizer import Tokenizer, load_tokenizer
 
@@ -36,6 +37,9 @@ class LoadOptions:
     unfused: Collection[str] = ()
     chat: bool = False
     progress: Callable[[Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        asked(self.n_ctx, self.n_ubatch, self.memory_budget)  # before anything is fetched
 
 
 @dataclass(frozen=True)
