@@ -115,8 +115,12 @@ class Device:
                 if error and found is None:  # JavaScript null is falsy, and not None
                     found = (scope, error.message)
         if found:
-            reason = "The GPU is out of memory" if found[0] == "out-of-memory" else "WebGPU refused the work"
-            raise GPUError(f"{reason} while {what}: {found[1]}")
+            if found[0] != "out-of-memory":
+                raise GPUError(f"WebGPU refused the work while {what}: {found[1]}")
+            raise GPUError(
+                f"The GPU is out of memory while {what}; load the model with a smaller n_ctx, or with a memory_budget "
+                f"that its context is fitted to ({found[1].splitlines()[0]})."
+            )
         self.check()
 
     def close(self) -> None:
