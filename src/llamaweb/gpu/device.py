@@ -78,6 +78,10 @@ class Device:
     def lost(self) -> bool:
         return isinstance(self._error, DeviceLostError)
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def check(self) -> None:
         """Raises what has gone wrong on the device since the last check."""
         if self._error is not None:
