@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from llamaweb.chat import check_chat
-from llamaweb.errors import ModelChangedError
+from llamaweb.errors import DeviceLostError, ModelChangedError
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Executor, Pipelines
 from llamaweb.gpu.javascript import now_ms
@@ -118,7 +118,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
             executor.plan = replan(choices=choices)
         await executor.prepare(report_of("pipelines"))
         await _close(opened)
-    except BaseException:
+    except BaseException as error:
         if repacking:
             repacking.close()
         if executor:
@@ -126,6 +126,11 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         if device:
             device.close()
         await _close(opened)
+        if isinstance(error, DeviceLostError) and device and executor:
+            raise DeviceLostError(
+                f"The GPU device was lost ({device.loss}) while a model of {executor.plan.memory['total']} bytes was "
+                "loaded; load it again, with a smaller n_ctx or a memory_budget if that happens again."
+            ) from error
         raise
     return Loaded(file, tokenizer, executor, trials, now_ms() - begin, weights_ms)
 

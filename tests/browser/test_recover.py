@@ -140,6 +140,9 @@ return said, [device.live_bytes for device in devices]
     said, left = page.run(HEAD + work + "\nfinally:\n    tuning.candidates = kept\n", model=model)
     assert set(said) == {"opened", "weights", "tuning", "pipelines"} and left == [0] * 4
     assert all("was lost" in (sentence or "") for sentence in said.values()), said
+    assert all(
+        "with a smaller n_ctx or a memory_budget" in said[moment] for moment in ("weights", "tuning", "pipelines")
+    )
 
 
 @pytest.mark.parametrize("told", ["a version", "nothing"])

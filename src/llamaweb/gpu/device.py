@@ -35,6 +35,7 @@ class Device:
         self.handle = handle
         self.profile = profile
         self.live_bytes = self.peak_bytes = 0
+        self.loss = ""  # why the device was lost
         self._error: GPUError | None = None
         self._closed = False
         self._on_error = create_proxy(self._uncaptured)
@@ -139,8 +140,9 @@ class Device:
 
     def _lost(self, info: Any) -> None:
         if not self._closed:
+            self.loss = str(info.message)
             self._error = DeviceLostError(
-                f"The GPU device was lost ({info.message}); load the model again, or call recover()."
+                f"The GPU device was lost ({self.loss}); load the model again, or call recover()."
             )
 
 
