@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llamaweb.chat import render_chat
-from llamaweb.errors import LlamaWebError
+from llamaweb.errors import GPUError, LlamaWebError
 from llamaweb.generation import Generator, held_back, stop_at
 from llamaweb.gpu.hub import hub_source
 from llamaweb.gpu.javascript import now_ms, wasm_heap_bytes
@@ -100,8 +100,8 @@ class Llama:
         for name, value, known in (("tune", tune, MODES), ("recover", recover, RECOVERS)):
             if value not in known:
                 raise LlamaWebError(f"{name} is {value!r}; it must be one of: {', '.join(known)}.")
-        source = open_source(model, cache=cache, sha256=sha256)
         options = LoadOptions(n_ctx, n_ubatch, memory_budget, logits_all, type_k, type_v, tune, unfused, chat, progress)
+        source = open_source(model, cache=cache, sha256=sha256)
         loaded = await load_model(source, options)
         fresh, same = source.again(), replace(options, n_ctx=loaded.executor.plan.n_ctx)
         return cls(loaded, lambda before: load_model(fresh.again(), same, before), recover)
@@ -273,11 +273,16 @@ class Llama:
             await self._load_again()
 
     async def _ready(self) -> None:
-        """Before a call that needs the GPU: a lost device is replaced, if that was asked for."""
-        if self._recovers and self._executor.device.lost and not self._closed:
-            async with self._recovering:
-                if self._executor.device.lost:  # still, after another call's recovery
-                    await self._load_again()
+        """Before a call that needs the GPU: a recovery that is under way is waited for, and a lost device is replaced,
+        if that was asked for."""
+        async with self._recovering:
+            device = self._executor.device
+            if self._closed or not (device.lost or device.closed):
+                return
+            if self._recovers:
+                await self._load_again()
+            elif device.closed and not device.lost:
+                raise GPUError("The model could not be loaded again when it was tried; call recover() once more.")
 
     async def _load_again(self) -> None:
         if self._closed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from llamaweb.chat import check_chat
-from llamaweb.errors import ModelChangedError
+from llamaweb.errors import DeviceLostError, ModelChangedError
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Executor, Pipelines
 from llamaweb.gpu.javascript import now_ms
@@ -18,6 +18,7 @@ from llamaweb.kernels.tuner import Shape, Trial, Variant, worth_tuning
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.model.shards import read_model
 from llamaweb.planner import plan_model
+from llamaweb.planner.budget import asked
 from llamaweb.progress import Meter, Progress
 from llamaweb.tokenizer import Tokenizer, load_tokenizer
 
@@ -36,6 +37,9 @@ class LoadOptions:
     unfused: Collection[str] = ()
     chat: bool = False
     progress: Callable[[Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        asked(self.n_ctx, self.n_ubatch, self.memory_budget)  # before anything is fetched
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
             executor.plan = replan(choices=choices)
         await executor.prepare(report_of("pipelines"))
         await _close(opened)
-    except BaseException:
+    except BaseException as error:
         if repacking:
             repacking.close()
         if executor:
@@ -122,6 +126,11 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         if device:
             device.close()
         await _close(opened)
+        if isinstance(error, DeviceLostError) and device and executor:
+            raise DeviceLostError(
+                f"The GPU device was lost ({device.loss}) while a model of {executor.plan.memory['total']} bytes was "
+                "loaded; load it again, with a smaller n_ctx or a memory_budget if that happens again."
+            ) from error
         raise
     return Loaded(file, tokenizer, executor, trials, now_ms() - begin, weights_ms)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from browser_page import Page
 
-from llamaweb.errors import MemoryBudgetError
+from llamaweb.errors import GPUError, MemoryBudgetError
 from llamaweb.planner import plan_model
 from tests.headers import TINY, llama_header
 from tests.tiny import Tiny, TinyGemma3, TinyLlama, tiny_gemma3, tiny_llama
@@ -181,6 +181,24 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_fetched(page: Page) -> 
 
     error = page.run(load, model=tiny_llama(TinyLlama()))
     assert isinstance(error, MemoryBudgetError) and "budget is 100000" in str(error)
+
+
+@pytest.mark.parametrize("value", ["2GB", 0])
+def test_a_budget_that_is_none_is_refused_before_anything_is_fetched(page: Page, value: object) -> None:
+    with pytest.raises(MemoryBudgetError, match="memory_budget is"):
+        counted(page, "await Llama.load('https://not.there/m.gguf', memory_budget=value)", value=value)
+
+
+def test_more_than_the_device_has_is_refused_with_what_to_do_and_given_back(page: Page) -> None:
+    work = """
+try:
+    await Llama.load(model, n_ctx=0, n_ubatch=1, tune="off")
+except LlamaWebError as error:
+    return error, [(count.live, count.device.live_bytes) for count in made]
+"""
+    error, left = counted(page, work, model=tiny_llama(TinyLlama(n_layer=40, n_ctx=1 << 27)))
+    assert isinstance(error, GPUError) and left == [(0, 0)]
+    assert "out of memory while allocating" in str(error) and "smaller n_ctx, or with a memory_budget" in str(error)
 
 
 def test_loading_and_closing_twenty_times_leaves_nothing(page: Page) -> None:

@@ -140,6 +140,9 @@ return said, [device.live_bytes for device in devices]
     said, left = page.run(HEAD + work + "\nfinally:\n    tuning.candidates = kept\n", model=model)
     assert set(said) == {"opened", "weights", "tuning", "pipelines"} and left == [0] * 4
     assert all("was lost" in (sentence or "") for sentence in said.values()), said
+    assert all(
+        "with a smaller n_ctx or a memory_budget" in said[moment] for moment in ("weights", "tuning", "pipelines")
+    )
 
 
 @pytest.mark.parametrize("told", ["a version", "nothing"])
@@ -200,3 +203,45 @@ return said, llm._executor.device.live_bytes
 """
     said, left = page.run(HEAD + work, model=model, prompt=PROMPT)
     assert len(said) == 2 and all("was closed" in sentence for sentence in said) and left == 0
+
+
+@pytest.mark.parametrize("recover", ["auto", "off"])
+def test_a_recovery_that_failed_is_tried_again_and_one_under_way_is_waited_for(
+    page: Page, model: bytes, recover: str
+) -> None:
+    work = """
+import asyncio
+
+llm = await Llama.load(model, recover=recover, **OPTIONS)
+await take(llm, prompt, 6)
+right, opened, said = llm.tokens, Device.open, []
+
+async def open():
+    device = await opened()
+    device.handle.destroy()
+    return device
+
+Device.open = open
+try:
+    said.append(await lost(llm.recover()))  # of a device that was sound
+finally:
+    Device.open = opened
+if recover == "off":
+    try:
+        await take(llm, prompt, 2)
+    except LlamaWebError as error:
+        said.append(str(error))
+    await llm.recover()
+await take(llm, prompt, 6)
+found = [llm.tokens]
+recovering = asyncio.ensure_future(llm.recover())
+await asyncio.sleep(0)
+await take(llm, prompt, 6)
+await recovering
+device = llm._executor.device
+await llm.close()
+return said, [right] * 2 == [*found, llm.tokens], device.live_bytes
+"""
+    said, same, left = page.run(HEAD + work, model=model, prompt=PROMPT, recover=recover)
+    assert "was lost" in said[0] and same and left == 0
+    assert recover == "auto" or "call recover() once more" in said[1]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llamaweb.errors import MemoryBudgetError
+from llamaweb.errors import ContextError, MemoryBudgetError
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner import DESKTOP, DeviceProfile, ModelPlan, plan_model
 from llamaweb.planner.budget import LEAST_BATCH, LEAST_CONTEXT
@@ -73,6 +73,25 @@ def test_without_a_budget_the_device_decides_on_the_context_and_the_batch() -> N
     assert LEAST_BATCH < batch < 8192 and batch % LEAST_BATCH == 0
     with pytest.raises(MemoryBudgetError, match="cached keys takes"):
         plan_model(file, LEAST, n_ctx=plan.n_ctx + 1)
+
+
+@pytest.mark.parametrize("value", ["2GB", "2000000000", 0, -1, 2.5, float("nan"), float("inf"), True, [1]])
+def test_a_budget_that_is_no_whole_number_of_bytes_is_refused(value: Any) -> None:
+    with pytest.raises(MemoryBudgetError, match=rf"memory_budget is {re.escape(repr(value))}; it must be"):
+        plan_model(MODELS["tiny"], memory_budget=value)
+
+
+@pytest.mark.parametrize("value", ["2048", 2048.5, float("nan"), True, [1]])
+def test_a_context_or_a_batch_that_is_no_whole_number_is_refused(value: Any) -> None:
+    for name in ("n_ctx", "n_ubatch"):
+        with pytest.raises(ContextError, match=rf"{name} is {re.escape(repr(value))}; it must be"):
+            plan_model(MODELS["tiny"], **{name: value})
+
+
+def test_a_number_may_be_a_float_that_is_whole() -> None:
+    plan = plan_model(MODELS["tiny"], n_ctx=100.0, n_ubatch=8.0, memory_budget=2e9)
+    assert (plan.n_ctx, plan.n_ubatch, plan.memory_budget) == (100, 8, 2_000_000_000)
+    assert all(isinstance(number, int) for number in (plan.n_ctx, plan.n_ubatch, plan.memory_budget))
 
 
 def test_nothing_asked_for_is_2048_tokens_or_the_models_own() -> None:

@@ -33,6 +33,7 @@ WRONG = [
     (["run", "--top-p", "1.5"], "'1.5' is not a number from 0 to 1"),
     (["run", "no-such.gguf", "-p", "x"], "no file no-such.gguf"),
     (["run", "--budget", "plenty"], "'plenty' is not a size; give bytes, or a number like 900M, 2G or 1.5GiB"),
+    (["run", "--budget", "2.5"], "'2.5' is not a size; give bytes"),
     (["inspect", "--budget", "0"], "'0' is no memory at all"),
     (["inspect", "no-such.gguf"], "no file no-such.gguf"),
     (["inspect", __file__], "is not a GGUF file"),

@@ -57,6 +57,32 @@ def test_values_go_into_a_gap_that_fits() -> None:
     assert offsets[3] == offsets[1]
 
 
+KIB = 1024
+# Of one layer each, as (KiB, first step, last step), beside a residual stream that lives throughout.
+INTERLOCKED = {
+    "wide norms": [
+        *[(7680, 1, 3), (2560, 2, 5), (1536, 5, 6), (7680, 6, 7)],
+        *[(7680, 8, 10), (7168, 9, 11), (3584, 11, 12), (7680, 12, 13)],
+    ],
+    "narrow heads": [
+        *[(2030, 1, 2), (870, 2, 4), (580, 4, 6), (163, 5, 6), (2030, 6, 7)],
+        *[(2030, 8, 9), (870, 9, 10), (2030, 10, 11)],
+    ],
+}
+
+
+@pytest.mark.parametrize("name", INTERLOCKED)
+@pytest.mark.parametrize("n_layer", [1, 3])
+def test_layers_whose_values_interlock_keep_to_the_bound(name: str, n_layer: int) -> None:
+    layer = INTERLOCKED[name]
+    step = max(last for _, _, last in layer) + 1
+    largest = max(size for size, _, _ in layer)
+    values = [Lifetime(KIB * largest, 0, n_layer * step)]
+    for at in range(0, n_layer * step, step):
+        values += [Lifetime(KIB * size, at + first, at + last) for size, first, last in layer]
+    assert plan_arena(values, 256)[1] <= 1.05 * lower_bound(values)
+
+
 def test_nothing_takes_no_space() -> None:
     assert plan_arena([], 256) == ([], 0)
     assert lower_bound([]) == 0

@@ -80,13 +80,22 @@ def test_all_is_inside_of_the_picture(name: str) -> None:
         assert 0 <= float(text.get("x", "")) <= width and 0 <= float(text.get("y", "")) <= height
 
 
+def test_a_name_of_any_characters_is_drawn() -> None:
+    _, _, svg = drawn(HEADERS["tiny"], "a\x00b\x1b[1m \ufffe\ud800<&> 名")
+    assert titles(svg)[0] == "Memory plan of ab[1m <&> 名"
+
+
 def test_inspect_writes_the_picture_beside_its_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, svg = tmp_path / "tiny.gguf", tmp_path / "plan.svg"
-    model.write_bytes(tiny_llama())
+    model.write_bytes(tiny_llama().replace(b"general.name", b"general.nick"))
     assert main(["inspect", str(model), "--context", "100", "--budget", "1M", "--svg", str(svg), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["budget"] == 1_000_000 and answer["memory"]["peak"] <= answer["budget"]
     text = svg.read_text()
-    assert "context of 100 tokens" in text and Xml.fromstring(text).tag == SVG + "svg"
+    assert (
+        "context of 100 tokens" in text
+        and "Memory plan of tiny.gguf" in text
+        and Xml.fromstring(text).tag == SVG + "svg"
+    )
     assert main(["inspect", str(model), "--svg", str(tmp_path / "no" / "plan.svg")]) == 1
     assert "cannot be written" in capsys.readouterr().err

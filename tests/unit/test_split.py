@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from llamaweb.errors import MemoryBudgetError
+from llamaweb.kernels.cache import Cache, cache_format
 from llamaweb.kernels.kernel import GLU
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, plan_model
+from llamaweb.planner.kv import lay_out_caches
 from tests.headers import LLAMA_1B, LLAMA_7B, SMOLLM2, TINY, WIDE, gemma3_header, llama_header
 
 MIB = 1 << 20
@@ -161,6 +163,14 @@ def test_the_cache_goes_on_in_further_buffers() -> None:
     plan = planned("1B in 16 MiB")
     buffers = [size for region, size in plan.regions.items() if region.startswith("kv.")]
     assert len(buffers) == 4 and sum(buffers) == plan.memory["kv"] == 64 * MIB
+
+
+def test_a_cache_fills_a_buffer_to_its_last_byte() -> None:
+    f16 = cache_format("f16", head_dim=16)
+    cache = Cache(f16, f16, n_head_kv=1, head_dim=16, n_ctx=100)  # keys of 3,200 bytes, values in the next 256 behind
+    whole = 3328 + 3200
+    assert lay_out_caches([cache], limited(whole)).regions == {"kv.0": whole}
+    assert lay_out_caches([cache], limited(whole - 4)).regions == {"kv.0": 3200, "kv.1": 3200}
 
 
 def test_a_row_or_a_heads_cache_that_no_binding_holds_is_refused() -> None:

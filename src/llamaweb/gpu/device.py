@@ -35,6 +35,7 @@ class Device:
         self.handle = handle
         self.profile = profile
         self.live_bytes = self.peak_bytes = 0
+        self.loss = ""  # why the device was lost
         self._error: GPUError | None = None
         self._closed = False
         self._on_error = create_proxy(self._uncaptured)
@@ -78,6 +79,10 @@ class Device:
     def lost(self) -> bool:
         return isinstance(self._error, DeviceLostError)
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def check(self) -> None:
         """Raises what has gone wrong on the device since the last check."""
         if self._error is not None:
@@ -115,8 +120,12 @@ class Device:
                 if error and found is None:  # JavaScript null is falsy, and not None
                     found = (scope, error.message)
         if found:
-            reason = "The GPU is out of memory" if found[0] == "out-of-memory" else "WebGPU refused the work"
-            raise GPUError(f"{reason} while {what}: {found[1]}")
+            if found[0] != "out-of-memory":
+                raise GPUError(f"WebGPU refused the work while {what}: {found[1]}")
+            raise GPUError(
+                f"The GPU is out of memory while {what}; load the model with a smaller n_ctx, or with a memory_budget "
+                f"that its context is fitted to ({found[1].splitlines()[0]})."
+            )
         self.check()
 
     def close(self) -> None:
@@ -131,8 +140,9 @@ class Device:
 
     def _lost(self, info: Any) -> None:
         if not self._closed:
+            self.loss = str(info.message)
             self._error = DeviceLostError(
-                f"The GPU device was lost ({info.message}); load the model again, or call recover()."
+                f"The GPU device was lost ({self.loss}); load the model again, or call recover()."
             )
 
 

@@ -205,7 +205,7 @@ def _prompt(text: str) -> str:
 
 def _size(text: str) -> int:
     """Bytes of a size as a person writes it: 900M and 900MB are millions, 900MiB is 900 times 2 to the 20th."""
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?(?:([KMGT])(i?)B?|B)?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9}(?= ?[KMGT]))?) ?(?:([KMGT])(i?)B?|B)?", text.strip(), re.IGNORECASE)
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; give bytes, or a number like 900M, 2G or 1.5GiB")
     number, unit, binary = found.groups()

@@ -137,7 +137,8 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
     if args.svg:
         options = Options(type_k=args.type_k, type_v=args.type_v)
         layouts = Sizes(header, profile, options).layouts(plan.n_ctx, plan.n_ubatch)
-        _write(args.svg, picture(plan, layouts, _short(_plain(header.metadata.get("general.name") or ""))))
+        name = header.metadata.get("general.name") or Path(args.model).name
+        _write(args.svg, picture(plan, layouts, _short(_plain(name))))
     metadata = {key: _plain(value) for key, value in header.metadata.items()}
     out.result({"metadata": metadata, "device": args.device, **report}, _inspection(metadata, profile.name, report))
 

@@ -4,13 +4,38 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from operator import index
+from typing import Any
 
-from llamaweb.errors import MemoryBudgetError, UnsupportedError
+from llamaweb.errors import ContextError, MemoryBudgetError, UnsupportedError
 from llamaweb.planner.sizes import Sizes
 
 LEAST_BATCH = 32  # tokens: smaller batches save little memory, and make reading a prompt slow
 LEAST_CONTEXT = 256  # tokens: what is not worth having without being asked for
 _SMALLER_CACHES = ("q8_0", "q4_0")
+
+
+def asked(n_ctx: Any, n_ubatch: Any, memory_budget: Any) -> tuple[int | None, int, int | None]:
+    """What a person asks for, as whole numbers; a float may be one, as 2e9. Raises ContextError or MemoryBudgetError
+    for what is none."""
+    told = "it must be a whole number of"
+    context, batch, budget = (_whole(value) for value in (n_ctx, n_ubatch, memory_budget))
+    if n_ctx is not None and context is None:
+        raise ContextError(f"n_ctx is {n_ctx!r}; {told} tokens, or 0 for as many as fit.")
+    if batch is None:
+        raise ContextError(f"n_ubatch is {n_ubatch!r}; {told} tokens.")
+    if memory_budget is not None and (budget is None or budget < 1):
+        raise MemoryBudgetError(f"memory_budget is {memory_budget!r}; {told} bytes, as 2_000_000_000, or None.")
+    return context, batch, budget
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        return None
+    try:
+        return index(int(value) if isinstance(value, float) else value)
+    except TypeError:
+        return None
 
 
 def fit(sizes: Sizes, n_ctx: int, n_ubatch: int) -> tuple[int, int]:

@@ -40,10 +40,11 @@ def lay_out_caches(caches: Sequence[Cache], profile: DeviceProfile) -> CacheLayo
     regions = {"kv.0": 0}
 
     def place(size: int) -> Binding:
-        region, at = f"kv.{len(regions) - 1}", regions[f"kv.{len(regions) - 1}"]
+        region = f"kv.{len(regions) - 1}"
+        at = align(regions[region], profile.min_storage_buffer_offset_alignment)
         if at and at + size > profile.max_buffer_size:
             region, at = f"kv.{len(regions)}", 0
-        regions[region] = align(at + size, profile.min_storage_buffer_offset_alignment)
+        regions[region] = at + size
         return Binding(region, at, size)
 
     most = min(profile.max_storage_buffer_binding_size, profile.max_buffer_size)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_NEAR = 1.05  # times the lower bound
+_ROUNDS = 16  # of placing first what came to lie on top
+
 
 @dataclass(frozen=True)
 class Lifetime:
@@ -20,26 +23,35 @@ def plan_arena(values: Sequence[Lifetime], alignment: int) -> tuple[list[int], i
 
     Each in turn at the lowest offset that is free for its whole life (Pisarchyk and Lee, 2020). Largest first is good
     for most graphs; longest-lived first keeps what lives throughout, the residual stream, out of the others' way; size
-    times life is between the two; what is aligned comes first, as only the last value needs no padding behind it.
+    times life is between the two; as they are made, each leaves room for the next; what is aligned comes first, as only
+    the last value needs no padding behind it. Where none of these comes near the lower bound, what lies on top is
+    placed first the next time, for some rounds. What is more than 5 % above it then are arenas of some dozen kB, for
+    alignment, and lives that interlock.
     """
     bound = lower_bound(values)
     by_size = sorted(range(len(values)), key=lambda i: (-values[i].size, values[i].first))
     by_life = sorted(by_size, key=lambda i: values[i].first - values[i].last)
     by_area = sorted(by_size, key=lambda i: -values[i].size * (values[i].last - values[i].first + 1))
-    orders = (
-        by_size,
-        by_life,
-        by_area,
-        *(sorted(order, key=lambda i: values[i].size % alignment) for order in (by_size, by_life, by_area)),
-    )
-    best: tuple[list[int], int] | None = None
-    for order in orders:
-        found = _place(values, order, alignment)
-        best = found if best is None or found[1] < best[1] else best
+    as_made = sorted(by_life, key=lambda i: values[i].first)
+    orders = [by_size, by_life, by_area, as_made, sorted(as_made, key=lambda i: values[i].first - values[i].last)]
+    orders += [sorted(order, key=lambda i: values[i].size % alignment) for order in orders]
+    best = _place(values, by_size, alignment)
+    for order in orders[1:]:
         if best[1] == bound:
-            break
-    assert best
+            return best
+        best = min(best, _place(values, order, alignment), key=_size)
+    for order in orders:
+        for _ in range(_ROUNDS):
+            if best[1] <= _NEAR * bound:
+                return best
+            offsets, size = _place(values, order, alignment)
+            best = min(best, (offsets, size), key=_size)
+            order = sorted(order, key=lambda i: offsets[i] + values[i].size < size)
     return best
+
+
+def _size(placed: tuple[list[int], int]) -> int:
+    return placed[1]
 
 
 def _place(values: Sequence[Lifetime], order: Sequence[int], alignment: int) -> tuple[list[int], int]:

@@ -11,7 +11,7 @@ from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Launch
 from llamaweb.kernels.tuner import Choices
 from llamaweb.model.gguf_file import GGUFFile
-from llamaweb.planner.budget import fit
+from llamaweb.planner.budget import asked, fit
 from llamaweb.planner.fusion import FUSIONS, Step, Value
 from llamaweb.planner.kv import CachePiece
 from llamaweb.planner.layout import Layout
@@ -47,6 +47,7 @@ def plan_model(
     """
     if unknown := sorted(set(unfused) - set(FUSIONS)):
         raise UnsupportedError(f"There is no fusion {unknown[0]!r} to leave out; there are {', '.join(FUSIONS)}.")
+    n_ctx, n_ubatch, memory_budget = asked(n_ctx, n_ubatch, memory_budget)
     options = Options(memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused))
     sizes = Sizes(file, profile, options, choices)
     n_ctx = min(USUAL_CONTEXT, sizes.n_ctx_train) if n_ctx is None else n_ctx

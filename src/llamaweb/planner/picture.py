@@ -41,6 +41,7 @@ class _Part:
 
 def picture(plan: ModelPlan, layouts: dict[str, Layout], name: str = "") -> str:
     """An SVG document. layouts: the phases of the plan, whose values are drawn over their steps."""
+    name = "".join(c for c in name if c.isprintable())  # XML has no other characters
     svg = Xml.Element("svg", xmlns="http://www.w3.org/2000/svg", role="img")
     Xml.SubElement(svg, "title").text = f"Memory plan of {name or 'a model'}"
     Xml.SubElement(svg, "style").text = _STYLE
@@ -49,7 +50,7 @@ def picture(plan: ModelPlan, layouts: dict[str, Layout], name: str = "") -> str:
     _text(svg, _MARGIN, y, f"{name or 'Model'}: {_size(memory['total'])} on the GPU", "title")
     y += 22
     told = f"context of {plan.n_ctx} tokens, batches of {plan.n_ubatch}; at most {_size(memory['peak'])} at any time"
-    _text(svg, _MARGIN, y, told, "quiet")
+    _text(svg, _MARGIN, y, f"{told}; point at a part for its name, bytes and steps", "quiet")
     y = _legend(svg, y + 26)
     y = _bars(svg, plan, y + 30)
     for phase in ("prefill", "evaluate", "decode", "decode_long"):
