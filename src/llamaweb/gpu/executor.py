@@ -27,6 +27,7 @@ class Pipelines:
         self._device = device
         self._layouts: dict[tuple[str, ...], Any] = {}
         self._pipelines: dict[Kernel, Any] = {}
+        self._step = js_file("step.js")(device.handle)
 
     async def compile(
         self,
@@ -92,17 +93,12 @@ class Pipelines:
 
     def step(self, kernel: Kernel, bindings: list[tuple[Any, Binding]], dispatch: Dispatch | None = None) -> Any:
         """A prepared dispatch for replay.js; `bindings` are buffers with the ranges to bind."""
-        entries = [
-            {"binding": i, "resource": {"buffer": buffer, "offset": b.offset, "size": b.size}}
-            for i, (buffer, b) in enumerate(bindings)
-        ]
-        label = dispatch.label if dispatch else kernel.template
-        group = self._device.handle.createBindGroup(
-            js_object({"label": f"{kernel.template} {label}", "layout": self._layout(kernel), "entries": entries})
-        )
-        x, y, z = dispatch.workgroups if dispatch else (1, 1, 1)
+        buffers = to_js([buffer for buffer, _ in bindings])
+        ranges = to_js([at for _, b in bindings for at in (b.offset, b.size)])
+        label = f"{kernel.template} {dispatch.label if dispatch else kernel.template}"
+        workgroups = dispatch.workgroups if dispatch else (1, 1, 1)
         tile = dispatch.token_tile if dispatch else 0
-        return js_object({"pipeline": self._pipelines[kernel], "group": group, "x": x, "y": y, "z": z, "tile": tile})
+        return self._step(label, self._layout(kernel), self._pipelines[kernel], buffers, ranges, *workgroups, tile)
 
 
 class Executor:
