@@ -15,10 +15,12 @@ from browser_page import Page
 from unreliable_server import Fault, UnreliableServer
 
 import llamaweb
-from llamaweb.errors import CacheError, DownloadError
+from llamaweb.errors import CacheError, DownloadError, ModelFileError
 
 SIZE = 2_000_003
-DATA = np.random.RandomState(4).bytes(SIZE)
+DATA = b"GGUF" + np.random.RandomState(4).bytes(SIZE - 4)
+OTHER = DATA[:4] + DATA[:3:-1]
+PAGE = b"<!doctype html><title>Log in</title>"
 SHA256 = hashlib.sha256(DATA).hexdigest()
 ETAG = {"ETag": '"one"'}
 
@@ -140,10 +142,9 @@ def test_what_a_page_wrote_before_it_was_closed_is_there(page: Page, server: Unr
 def test_a_file_that_has_changed_since_is_fetched_anew(page: Page, server: UnreliableServer, stop: int | None) -> None:
     url = server.url("model.gguf", DATA, headers=ETAG)
     page.run(load, url=url, stop=stop)
-    other = DATA[::-1]
-    server.url("model.gguf", other, headers={"ETag": '"two"'})
+    server.url("model.gguf", OTHER, headers={"ETag": '"two"'})
     found, _, [model] = page.run(load, url=url)
-    assert found == hashlib.sha256(other).hexdigest() and model["etag"] == '"two"'
+    assert found == hashlib.sha256(OTHER).hexdigest() and model["etag"] == '"two"'
     server.files["model.gguf"].always = Fault()
     assert page.run(load, url=url)[0] == found
 
@@ -151,8 +152,40 @@ def test_a_file_that_has_changed_since_is_fetched_anew(page: Page, server: Unrel
 def test_a_beginning_whose_server_names_no_version_is_not_trusted(page: Page, server: UnreliableServer) -> None:
     url = server.url("model.gguf", DATA)
     page.run(load, url=url, stop=900_000)
-    other = server.url("model.gguf", DATA[::-1])
-    assert page.run(load, url=other)[0] == hashlib.sha256(DATA[::-1]).hexdigest()
+    other = server.url("model.gguf", OTHER)
+    assert page.run(load, url=other)[0] == hashlib.sha256(OTHER).hexdigest()
+
+
+@pytest.mark.parametrize("stop", [900_000, None])
+def test_a_page_that_asks_for_a_login_is_not_kept_nor_displaces_what_is(
+    page: Page, server: UnreliableServer, stop: int | None
+) -> None:
+    models = "from llamaweb import cache\nreturn [(model.url, model.stored) for model in await cache.list()]"
+    url = server.url("model.gguf", PAGE, headers={"ETag": '"page"'})
+    with pytest.raises(ModelFileError, match="is cut off"):
+        page.run(load, url=url)
+    assert page.run(models) == []
+    server.url("model.gguf", DATA, headers=ETAG)
+    _, _, [model] = page.run(load, url=url, stop=stop)
+    server.url("model.gguf", PAGE, headers={"ETag": '"page"'})
+    if stop:
+        with pytest.raises(ModelFileError, match="is cut off"):
+            page.run(load, url=url)
+    else:
+        assert page.run(load, url=url)[0] == SHA256
+    assert page.run(models) == [(url, model["stored"])]
+
+
+def test_an_address_that_is_another_one_the_next_time_is_not_kept(page: Page) -> None:
+    async def blob(source, data):
+        import js
+        from pyodide.ffi import to_js
+
+        scope = {}
+        exec(source, scope)
+        return await scope["load"](js.URL.createObjectURL(js.Blob.new(to_js([to_js(data)]))))
+
+    assert page.run(blob, source=inspect.getsource(load), data=DATA) == (SHA256, [], [])
 
 
 @pytest.mark.parametrize("told", ["given", "by the server"])

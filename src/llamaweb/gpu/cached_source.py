@@ -17,6 +17,7 @@ from llamaweb.gpu.blob_source import BlobSource, read_error
 from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.model_cache import CachedModel
 from llamaweb.gpu.url_source import Told, UrlSource
+from llamaweb.model.gguf_file import MAGIC
 from llamaweb.model.source import check_range
 
 ANSWER_SECONDS = 5  # that a server has to tell whether a file has changed, before it is taken as it is
@@ -25,6 +26,7 @@ ANSWER_SECONDS = 5  # that a server has to tell whether a file has changed, befo
 class CachedSource:
     """A URL's file: from the cache where it is there in whole, else from its server and into the cache on the way.
 
+    Only models are kept, and only of addresses that are so the next time: no blob: or data:.
     checksums: the SHA-256 of files, by URL. keep=False leaves the cache alone. ask=False takes what is there in whole
     without asking the server whether it has changed. Raises DownloadError, also for content that is not of its
     checksum; warns with CacheWarning where the file cannot be kept.
@@ -37,7 +39,7 @@ class CachedSource:
         self._remote = remote
         self._checksums = checksums
         self._sha256 = checksums.get(remote.url)
-        self._keep = keep and model_cache.available()
+        self._keep = keep and self.url.startswith("http") and model_cache.available()
         self._ask = ask
         self._local: BlobSource | UrlSource | None = None  # what can be read as it is
         self._size: int | None = None
@@ -113,16 +115,21 @@ class CachedSource:
         return await self._unchanged(model)
 
     async def _unchanged(self, model: CachedModel) -> bool:
-        """Whether the server has the same file; True where it does not answer, as without a network."""
+        """Whether the server has the same file; True where it does not answer with one, as without a network."""
         try:
-            told = await asyncio.wait_for(self._remote.told(), ANSWER_SECONDS)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return not await self._sends_model() or (await self._remote.told()).fits(model)
         except (DownloadError, TimeoutError):
             return True
-        return told.fits(model)
+
+    async def _sends_model(self) -> bool:
+        """Whether what the server sends begins as a model; a page that asks for a login does not, and is not kept."""
+        length = min(len(MAGIC), await self._remote.size())
+        return await self._remote.read(0, length) == MAGIC
 
     async def _open(self, told: Told) -> None:
         self._sha256 = self._sha256 or told.sha256
-        if self._keep:
+        if self._keep and await self._sends_model():
             try:
                 async with model_cache.opening:
                     self._writer = await self._write(told)

@@ -288,7 +288,7 @@
         if (piece.length) found.set(piece, Math.max(0, at - from));
         at += chunk.length;
       }
-      if (told.ranged && end >= Math.min(first, told.size)) {
+      if (told.ranged && to >= Math.min(first, told.size)) {
         // Whoever wants them once more asks for them: the headers of many files would add up.
         hold(-end);
         [kept, forward] = [[], null];
