@@ -214,6 +214,18 @@ def test_content_of_another_checksum_is_an_error_and_not_kept(page: Page, server
     assert page.run(load, url=url, sha256=SHA256, keep=keep)[0] == SHA256
 
 
+def test_an_address_whose_signature_changes_is_one_file_which_is_kept_without_it(
+    page: Page, server: UnreliableServer
+) -> None:
+    url = server.url("a model.gguf", DATA, headers=ETAG)
+    assert page.run(load, url=f"{url}?v=1&X-Amz-Signature=a&X-Amz-Date=1#x")[0] == SHA256
+    server.files.clear()
+    found, _, [model] = page.run(load, url=f"{url}?v=1&X-Amz-Signature=b&X-Amz-Date=2")
+    assert found == SHA256 and model["url"] == f"{server.base}/a%20model.gguf?v=1"
+    page.run("from llamaweb import cache\nawait cache.remove(url)", url=f"{url}?v=1&X-Amz-Signature=c")
+    assert page.run("from llamaweb import cache\nreturn await cache.size()") == 0
+
+
 def with_quota(quota: int) -> str:
     return f"""
         from pyodide.code import run_js

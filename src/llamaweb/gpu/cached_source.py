@@ -18,7 +18,7 @@ from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.model_cache import CachedModel
 from llamaweb.gpu.url_source import Told, UrlSource
 from llamaweb.model.gguf_file import MAGIC
-from llamaweb.model.source import check_range
+from llamaweb.model.source import check_range, lasting_url
 
 ANSWER_SECONDS = 5  # that a server has to tell whether a file has changed, before it is taken as it is
 
@@ -26,7 +26,7 @@ ANSWER_SECONDS = 5  # that a server has to tell whether a file has changed, befo
 class CachedSource:
     """A URL's file: from the cache where it is there in whole, else from its server and into the cache on the way.
 
-    Only models are kept, and only of addresses that are so the next time: no blob: or data:.
+    Only models are kept, under an address that is so the next time: without a signature, no blob: or data:.
     checksums: the SHA-256 of files, by URL. keep=False leaves the cache alone. ask=False takes what is there in whole
     without asking the server whether it has changed. Raises DownloadError, also for content that is not of its
     checksum; warns with CacheWarning where the file cannot be kept.
@@ -35,7 +35,7 @@ class CachedSource:
     def __init__(
         self, remote: UrlSource, checksums: Mapping[str, str] = {}, keep: bool = True, ask: bool = True
     ) -> None:
-        self.name, self.url = remote.name, remote.url
+        self.name, self.url = remote.name, lasting_url(remote.url)
         self._remote = remote
         self._checksums = checksums
         self._sha256 = checksums.get(remote.url)

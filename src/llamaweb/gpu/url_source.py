@@ -62,7 +62,7 @@ class UrlSource:
         patience: Patience = Patience(),
         before: Told | None = None,
     ) -> None:
-        self.url = _absolute(url)
+        self.url = absolute(url)
         self.name = file_name(self.url)
         self._headers = dict(headers)
         self._patience = patience
@@ -112,7 +112,8 @@ class UrlSource:
             raise read_error(error, self.name) from None
 
 
-def _absolute(url: str) -> str:
+def absolute(url: str) -> str:
+    """The address as the browser writes it; raises DownloadError for what is none."""
     try:
         base = (js.location.href,) if hasattr(js, "location") else ()
         return str(js.URL.new(url, *base).href)
