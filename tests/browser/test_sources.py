@@ -54,6 +54,11 @@ def test_a_url_of_any_shard_loads_the_whole_model_and_again_from_the_cache(
     assert page.run(tokens, model=shards[0]) == expected
 
 
+def test_a_list_of_urls_needs_no_common_folder(page: Page, server: UnreliableServer, expected: list[int]) -> None:
+    urls = [f"{server.url(f'{n}/{file}', SHARDS[file])}?sig={n}" for n, file in enumerate(SHARDS)]
+    assert page.run(tokens, model=urls[::-1], cache=False) == expected
+
+
 def test_files_that_were_chosen_together_are_one_model(page: Page, expected: list[int]) -> None:
     assert page.run(tokens, model=None, files=dict(reversed(SHARDS.items()))) == expected
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamaweb.model.source import lasting_url
+from llamaweb.model.source import file_name, lasting_url, sibling_url
 
 BASE = "https://example.org/a%20b.gguf"
 
@@ -25,3 +25,9 @@ BASE = "https://example.org/a%20b.gguf"
 )
 def test_what_signs_an_address_for_a_while_is_no_part_of_it(query: str, lasting: str) -> None:
     assert lasting_url(BASE + query) == BASE + lasting
+
+
+def test_a_sibling_has_the_address_of_its_like() -> None:
+    url = "https://example.org/x/a%2Fb%20c-1.gguf?y=%2F"
+    assert file_name(url) == "a/b c-1.gguf"
+    assert sibling_url(url, "a/b c-2.gguf") == url.replace("-1", "-2")

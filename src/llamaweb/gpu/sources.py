@@ -57,8 +57,13 @@ def _together(models: list[Any], cache: bool) -> StreamingSource:
         isinstance(model, str) or hasattr(model, "name") for model in models
     ):
         raise ModelFileError("The files of one model are all addresses, or all files of the page; give them alike.")
-    by_name = {file_name(model) if isinstance(model, str) else str(model.name): model for model in models}
-    name = first_shard(list(by_name))
-    if isinstance(by_name[name], str):
-        return open_source(by_name[name], cache=cache)  # it finds the others itself
-    return BlobSource(by_name[name], name, by_name)
+    by_name: dict[str, Any] = {}
+    for model in models:
+        name = file_name(model) if isinstance(model, str) else str(model.name)
+        if name in by_name:
+            raise ModelFileError(f"Two of the files are named {name}; give each file of one model once.")
+        by_name[name] = model
+    first = first_shard(list(by_name))
+    if isinstance(by_name[first], str):
+        return CachedSource(UrlSource(by_name[first], beside=by_name), keep=cache)
+    return BlobSource(by_name[first], first, by_name)

@@ -52,8 +52,9 @@ class Told:
 
 
 class UrlSource:
-    """A file at a URL; `headers` go with every request; `before` is what its server told when it was loaded earlier.
-    Raises DownloadError, and ModelChangedError for a file that is not the one of before."""
+    """A file at a URL; `headers` go with every request; `before` is what its server told when it was loaded earlier;
+    `beside` are the addresses, by name, of siblings that are not in the same folder. Raises DownloadError, and
+    ModelChangedError for a file that is not the one of before."""
 
     def __init__(
         self,
@@ -61,12 +62,14 @@ class UrlSource:
         headers: Mapping[str, str] = {},
         patience: Patience = Patience(),
         before: Told | None = None,
+        beside: Mapping[str, str] = {},
     ) -> None:
         self.url = absolute(url)
         self.name = file_name(self.url)
         self._headers = dict(headers)
         self._patience = patience
         self.before = before
+        self._beside = beside
         self.download: Any = js_file("download.js")(
             self.url, self.name, js_object(self._headers), js_object(asdict(patience))
         )
@@ -97,13 +100,14 @@ class UrlSource:
         return self.download.open(offset)
 
     def sibling(self, name: str) -> Self:
-        return type(self)(sibling_url(self.url, name), self._headers, self._patience)
+        url = self._beside.get(name) or sibling_url(self.url, name)
+        return type(self)(url, self._headers, self._patience, beside=self._beside)
 
     async def close(self) -> None:
         self.download.close()
 
     def again(self) -> Self:
-        return type(self)(self.url, self._headers, self._patience, self._told or self.before)
+        return type(self)(self.url, self._headers, self._patience, self._told or self.before, self._beside)
 
     async def _await(self, promise: Any) -> Any:
         try:

@@ -86,9 +86,10 @@ def _merged(shards: Sequence[tuple[Source, GGUFFile]]) -> GGUFFile:
     for number, (source, header) in enumerate(shards):
         told = [_number(source, header, key, -1) for key in ("split.no", "split.count", "split.tensors.count")]
         if told != [number, len(shards), total]:
+            says = f"part {told[0] + 1} of {told[1]} with {told[2]} tensors in all" if told[1] > 1 else "a whole model"
             raise ModelFileError(
-                f"{source.name} is not of this model: it says it is part {told[0] + 1} of {told[1]} with {told[2]} "
-                f"tensors in all, not {number + 1} of {len(shards)} with {total}; fetch it again."
+                f"{source.name} is not of this model: it says it is {says}, not part {number + 1} of {len(shards)} "
+                f"with {total}; fetch it again."
             )
         for info in header.tensors.values():
             if info.name in tensors:

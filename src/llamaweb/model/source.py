@@ -80,7 +80,7 @@ def file_name(url: str) -> str:
 def sibling_url(url: str, name: str) -> str:
     """The address of the file `name` in the same folder."""
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=f"{parts.path.rsplit('/', 1)[0]}/{quote(name)}"))
+    return urlunsplit(parts._replace(path=f"{parts.path.rsplit('/', 1)[0]}/{quote(name, safe='')}"))
 
 
 def lasting_url(url: str) -> str:
