@@ -191,6 +191,17 @@ def test_a_pattern_names_one_file_of_a_hub_which_loads_again_without_it(
     assert page.run(pretrained, endpoint=hub.upper() + "/", filename="*q8_0.gguf")[0] == expected
 
 
+def test_a_hub_at_an_address_beyond_ascii_has_its_checksums_and_is_found_without_the_network(
+    page: Page, server: UnreliableServer, hub: str, expected: list[int]
+) -> None:
+    endpoint = hub.replace("127.0.0.1", "Bücher.localhost")
+    found, verified = page.run(pretrained, endpoint=endpoint, filename="*q8_0.gguf")
+    written = hub.replace("127.0.0.1", "xn--bcher-kva.localhost")
+    assert found == expected and verified[f"{written}/{REPO}/resolve/main/a/tiny-q8_0.gguf"]
+    server.files.clear()
+    assert page.run(pretrained, endpoint=endpoint, filename="*q8_0.gguf")[0] == expected
+
+
 @pytest.mark.parametrize("pattern", ["*-of-00003.gguf", "tiny-00001-of-*.gguf"])
 def test_a_pattern_names_one_set_of_shards(page: Page, hub: str, expected: list[int], pattern: str) -> None:
     found, verified = page.run(pretrained, endpoint=hub, filename=pattern)
@@ -206,6 +217,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         DownloadError,
         "no/such cannot be listed: .* answered 404",
     ),
+    "no address": (
+        {"filename": "*", "endpoint": "http://[x"},
+        DownloadError,
+        r"'http://\[x/.*' is not an address; give one that begins with https://",
+    ),
     "no name": ({"filename": "*", "repo_id": "a b"}, ModelFileError, "'a b' is no repository's name"),
     "damaged": ({"filename": "*f16.gguf"}, ModelFileError, "tiny-f16.gguf is cut off"),
 }
@@ -215,7 +231,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 def test_what_a_hub_does_not_have_is_told_with_what_it_has(page: Page, hub: str, how: str) -> None:
     arguments, kind, sentence = REFUSED[how]
     with pytest.raises(kind, match=sentence):
-        page.run(pretrained, endpoint=hub, **arguments)
+        page.run(pretrained, **{"endpoint": hub, **arguments})
 
 
 @pytest.mark.parametrize("sizes", [(1,) * 40, (3, 1, 7, 2, 64, 5), (4, 8, 4096), (4099,)], ids=str)

@@ -23,7 +23,7 @@
 
   const RETRIED = new Set([408, 425, 429, 500, 502, 503, 504]);
   const REMEDIES = {
-    401: "it is private or needs a token; ask for access, or give a token",
+    401: "it is private or needs a token, or is not there; check the address, ask for access, or give a token",
     403: "it is private or needs a token; ask for access, or give a token",
     404: "check the address",
   };

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from llamaweb.errors import DownloadError, ModelFileError
 from llamaweb.gpu import model_cache
 from llamaweb.gpu.cached_source import CachedSource
-from llamaweb.gpu.url_source import UrlSource
+from llamaweb.gpu.url_source import UrlSource, absolute
 from llamaweb.model.hub import HubFile, Repository, choose, files
 
 
@@ -23,7 +23,7 @@ async def hub_source(repository: Repository, filename: str, token: str | None, c
         if not found:
             raise DownloadError(f"The files of {repository.repo_id} cannot be listed: {error}") from None
     chosen = choose(repository, found, filename)
-    checksums = {repository.url(file.path): file.sha256 for file in found if file.sha256}
+    checksums = {absolute(repository.url(file.path)): file.sha256 for file in found if file.sha256}
     return CachedSource(UrlSource(repository.url(chosen.path), headers), checksums, cache)
 
 
@@ -40,6 +40,6 @@ async def _cached(repository: Repository) -> list[HubFile]:
     """The repository's files that are in the cache in whole."""
     if not model_cache.available():
         return []
-    start = repository.files_url
+    start = absolute(repository.files_url)
     whole = [model for model in await model_cache.models() if model.complete and model.url.startswith(start)]
     return [HubFile(unquote(model.url.removeprefix(start)), model.sha256) for model in whole]
