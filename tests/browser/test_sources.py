@@ -54,6 +54,30 @@ def test_a_url_of_any_shard_loads_the_whole_model_and_again_from_the_cache(
     assert page.run(tokens, model=shards[0]) == expected
 
 
+def test_a_kept_file_with_a_damaged_header_is_given_up_and_fetched_anew(
+    page: Page, server: UnreliableServer, expected: list[int], shards: list[str]
+) -> None:
+    async def damage(url):
+        from llamaweb.gpu import model_cache
+
+        writer = await model_cache.writer(url, False)
+        data = writer.read(0, writer.size())
+        await writer.close()
+        data[30] = 255
+        writer = await model_cache.writer(url, True)
+        writer.append(data)
+        await writer.close()
+
+    stored = "from llamaweb import cache\nreturn {model.url for model in await cache.list()}"
+    page.run(tokens, model=shards[0])
+    page.run(damage, url=shards[1])
+    with pytest.raises(ModelFileError, match=r"and tiny-00002-of-00003\.gguf cannot be read: .* is damaged: .* again"):
+        page.run(tokens, model=shards[0])
+    kept = page.run(stored)
+    assert {shards[0], shards[2]} <= kept and shards[1] not in kept
+    assert page.run(tokens, model=shards[0]) == expected
+
+
 def test_a_list_of_urls_needs_no_common_folder(page: Page, server: UnreliableServer, expected: list[int]) -> None:
     urls = [f"{server.url(f'{n}/{file}', SHARDS[file])}?sig={n}" for n, file in enumerate(SHARDS)]
     assert page.run(tokens, model=urls[::-1], cache=False) == expected

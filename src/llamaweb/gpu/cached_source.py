@@ -29,8 +29,11 @@ class CachedSource:
     Only models are kept, under an address that is so the next time: without a signature, no blob: or data:.
     checksums: the SHA-256 of files, by URL. keep=False leaves the cache alone. ask=False takes what is there in whole
     without asking the server whether it has changed. Raises DownloadError, also for content that is not of its
-    checksum; warns with CacheWarning where the file cannot be kept.
+    checksum; warns with CacheWarning where the file cannot be kept. What is kept of a file that turns out not to be
+    sound is removed, and fetched anew the next time.
     """
+
+    sound = True
 
     def __init__(
         self, remote: UrlSource, checksums: Mapping[str, str] = {}, keep: bool = True, ask: bool = True
@@ -84,6 +87,8 @@ class CachedSource:
                 await self._writer.close()
             if self._keeper and self._release:
                 await self._settle()
+            elif self._release and not self.sound:  # a tab that reads it, too, finds it damaged as well
+                await model_cache.discard(self.url)
         except JsException as error:
             self._warn(f"the browser's storage does not take it ({error}).")
         finally:
@@ -181,7 +186,7 @@ class CachedSource:
     async def _settle(self) -> None:
         """Notes in the cache what came of the load."""
         state = self._keeper.state
-        if state.bad:
+        if state.bad or not self.sound:
             await model_cache.discard(self.url)
         elif state.verified and (model := await model_cache.find(self.url)):
             await model_cache.put(replace(model, verified=True))

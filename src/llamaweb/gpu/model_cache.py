@@ -133,7 +133,7 @@ async def remove(url: str) -> None:
 
 
 async def discard(url: str) -> None:
-    """Removes a file whose exclusive lock the caller has."""
+    """Removes a file whose lock the caller has."""
     await opfs().remove(key(url))
     await opfs().remove(f"{key(url)}.json")
 

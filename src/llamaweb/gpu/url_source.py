@@ -56,6 +56,8 @@ class UrlSource:
     `beside` are the addresses, by name, of siblings that are not in the same folder. Raises DownloadError, and
     ModelChangedError for a file that is not the one of before."""
 
+    sound = True
+
     def __init__(
         self,
         url: str,

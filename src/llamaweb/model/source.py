@@ -21,6 +21,7 @@ class Source(Protocol):
     """Random access to the bytes of one file. `sibling` opens another file of the same place."""
 
     name: str
+    sound: bool  # False once the file was found damaged, so that whoever keeps it gives it up
 
     async def size(self) -> int:
         """Length of the file in bytes."""
@@ -34,6 +35,8 @@ class Source(Protocol):
 
 class BytesSource:
     """A file held in memory."""
+
+    sound = True
 
     def __init__(self, data: bytes, name: str = "bytes") -> None:
         self.name = name
@@ -52,6 +55,8 @@ class BytesSource:
 
 class FileSource:
     """A file on this machine's disk."""
+
+    sound = True
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
