@@ -149,10 +149,29 @@ def test_a_file_that_has_changed_since_is_fetched_anew(page: Page, server: Unrel
     assert page.run(load, url=url)[0] == found
 
 
-def test_a_beginning_whose_server_names_no_version_is_not_trusted(page: Page, server: UnreliableServer) -> None:
+@pytest.mark.parametrize("stop", [900_000, None])
+def test_what_a_server_names_no_version_of_is_known_by_its_begin_and_end(
+    page: Page, server: UnreliableServer, stop: int | None
+) -> None:
     url = server.url("model.gguf", DATA)
-    page.run(load, url=url, stop=900_000)
-    other = server.url("model.gguf", OTHER)
+    _, _, [model] = page.run(load, url=url, stop=stop)
+    server.files["model.gguf"].requests.clear()
+    assert page.run(load, url=url)[0] == SHA256
+    begins = [int(request.split("=")[1].split("-")[0]) for request in server.files["model.gguf"].requests]
+    assert begins[:2] == [0, model["stored"] - (64 << 10)] and all(begin >= model["stored"] for begin in begins[2:])
+    page.run("from llamaweb import cache\nawait cache.clear()")
+    page.run(load, url=url, stop=stop)
+    for other in (DATA[:500_000] + OTHER[500_000:], OTHER[:500_000] + DATA[500_000:], DATA):  # of one size
+        server.url("model.gguf", other)
+        assert page.run(load, url=url)[0] == hashlib.sha256(other).hexdigest()
+
+
+def test_a_beginning_from_a_server_without_versions_and_ranges_is_not_trusted(
+    page: Page, server: UnreliableServer
+) -> None:
+    _, _, [model] = page.run(load, url=server.url("model.gguf", DATA, ranges=False, pace=0.01), stop=900_000)
+    assert model["stored"] < SIZE
+    other = server.url("model.gguf", OTHER, ranges=False)
     assert page.run(load, url=other)[0] == hashlib.sha256(OTHER).hexdigest()
 
 

@@ -36,7 +36,7 @@ def gives(value: Any) -> Any:
 
 
 def remote(size: int = SIZE) -> Any:
-    told = SimpleNamespace(size=size, etag='"1"', modified=None, sha256=None, fits=lambda model: True)
+    told = SimpleNamespace(size=size, etag='"1"', modified=None, sha256=None, ranged=True, fits=lambda model: True)
     return SimpleNamespace(
         name="model.gguf",
         url=URL,

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pyodide.ffi import JsException
 
-from llamaweb.errors import CacheWarning, DownloadError
+from llamaweb.errors import CacheWarning, ModelFileError
 from llamaweb.gpu import model_cache
 from llamaweb.gpu.blob_source import BlobSource, read_error
 from llamaweb.gpu.javascript import js_file
@@ -20,6 +20,7 @@ from llamaweb.gpu.url_source import Told, UrlSource
 from llamaweb.model.gguf_file import MAGIC
 from llamaweb.model.source import check_range, lasting_url
 
+ENDS = 64 << 10  # bytes of a file's begin and end by which it is known where its server names no version
 ANSWER_SECONDS = 5  # that a server has to tell whether a file has changed, before it is taken as it is
 
 
@@ -123,9 +124,22 @@ class CachedSource:
         """Whether the server has the same file; True where it does not answer with one, as without a network."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return not await self._sends_model() or (await self._remote.told()).fits(model)
-        except (DownloadError, TimeoutError):
+                if not await self._sends_model():
+                    return True
+                told = await self._remote.told()
+                known = not told.ranged or _versioned(told, model)
+                return told.fits(model) and (known or await self._alike(model.size))
+        except (ModelFileError, TimeoutError):
             return True
+
+    async def _alike(self, end: int) -> bool:
+        """Whether the kept file begins, and ends at byte `end`, as the server's does, which names no version of it."""
+        file = BlobSource(await model_cache.opfs().file(model_cache.key(self.url)), self.name)
+        length = min(end, ENDS)
+        for at in (0, end - length):
+            if await file.read(at, length) != await self._remote.read(at, length):
+                return False
+        return True
 
     async def _sends_model(self) -> bool:
         """Whether what the server sends begins as a model; a page that asks for a login does not, and is not kept."""
@@ -157,7 +171,7 @@ class CachedSource:
         if not self._release:
             return None  # another tab is at it; this one loads for itself
         model = await model_cache.find(self.url)
-        same = model is not None and self._goes_on(model, told)
+        same = model is not None and await self._goes_on(model, told)
         if not same:
             await model_cache.discard(self.url)
         figures = await model_cache.make_room(told.size - (model.stored if model and same else 0), self.url)
@@ -173,15 +187,13 @@ class CachedSource:
         await model_cache.opfs().persist()
         return await model_cache.writer(self.url, not same)
 
-    def _goes_on(self, model: CachedModel, told: Told) -> bool:
-        """Whether what is there is surely the beginning of the same file."""
+    async def _goes_on(self, model: CachedModel, told: Told) -> bool:
+        """Whether what is there is the beginning of the same file."""
         if model.size != told.size or model.stored > model.size:
             return False
         if self._sha256 and model.sha256:
             return self._sha256 == model.sha256
-        if told.etag and model.etag:
-            return told.etag == model.etag
-        return bool(told.modified) and told.modified == model.modified
+        return told.fits(model) and (_versioned(told, model) or (told.ranged and await self._alike(model.stored)))
 
     async def _settle(self) -> None:
         """Notes in the cache what came of the load."""
@@ -203,6 +215,11 @@ class CachedSource:
 
     def _warn(self, reason: str) -> None:
         warnings.warn(f"{self.name} is not kept in the browser's storage: {reason}", CacheWarning, stacklevel=2)
+
+
+def _versioned(told: Told, model: CachedModel) -> bool:
+    """Whether there is more than the size to tell versions of a file apart."""
+    return any(getattr(told, name) and getattr(model, name) for name in ("sha256", "etag", "modified"))
 
 
 def _size(count: int) -> str:

@@ -35,12 +35,14 @@ class Patience:
 
 @dataclass(frozen=True)
 class Told:
-    """What a server tells of a file: bytes, ETag, Last-Modified, SHA-256 in hex; None where it does not."""
+    """What a server tells of a file: bytes, ETag, Last-Modified, SHA-256 in hex; None where it does not. ranged: it
+    sends any part of it."""
 
     size: int
     etag: str | None
     modified: str | None
     sha256: str | None
+    ranged: bool = True
 
     def fits(self, other: Any) -> bool:
         """Whether `other`, which has the same fields, may be of the same file: as far as both tell."""
@@ -82,7 +84,7 @@ class UrlSource:
         if self._told is None:
             answer = await self._await(self.download.start())
             sha256 = _sha256(answer.digest, answer.linked)
-            told = Told(int(answer.size), answer.etag or None, answer.modified or None, sha256)
+            told = Told(int(answer.size), answer.etag or None, answer.modified or None, sha256, bool(answer.ranged))
             if self.before and not self.before.fits(told):
                 raise ModelChangedError(
                     f"{self.name} has changed on its server since it was loaded; load it anew with Llama.load."
