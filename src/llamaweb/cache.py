@@ -32,9 +32,15 @@ async def remove(model: CachedModel | str) -> None:
 
 
 async def clear() -> None:
-    """Removes all files; CacheError for one that is being loaded."""
+    """Removes all files; CacheError where one of them is being loaded, which stays."""
+    busy = None
     for model in await list():
-        await model_cache.remove(model.url)
+        try:
+            await model_cache.remove(model.url)
+        except CacheError as error:
+            busy = error
+    if busy:
+        raise busy
 
 
 async def list() -> Sequence[CachedModel]:

@@ -358,21 +358,25 @@ def test_what_nobody_knows_what_it_is_is_removed_when_it_is_seen_but_not_from_un
     assert found == [([url], {locked}), ([url], set())]
 
 
-def test_a_model_that_is_being_loaded_is_not_removed(page: Page, server: UnreliableServer) -> None:
+def test_a_model_that_is_being_loaded_is_not_removed_with_the_others(page: Page, server: UnreliableServer) -> None:
     page.run(load, url=server.url("model.gguf", DATA, headers=ETAG))
-    with pytest.raises(CacheError, match="is being loaded, perhaps in another tab"):
-        page.run(
-            """
-            from llamaweb import cache
-            from llamaweb.gpu import model_cache
-            release = await model_cache.lock(url, "shared")
-            try:
-                await cache.remove(url)
-            finally:
-                release()
-            """,
-            url=f"{server.base}/model.gguf",
-        )
+    page.run(load, url=server.url("other.gguf", DATA, headers=ETAG))
+    page.run(load, url=f"{server.base}/model.gguf")
+    for remove in ("remove(url)", "clear()"):
+        with pytest.raises(CacheError, match=r"model\.gguf is being loaded, perhaps in another tab"):
+            page.run(
+                f"""
+                from llamaweb import cache
+                from llamaweb.gpu import model_cache
+                release = await model_cache.lock(url, "shared")
+                try:
+                    await cache.{remove}
+                finally:
+                    release()
+                """,
+                url=f"{server.base}/model.gguf",
+            )
+    assert page.run("from llamaweb import cache\nreturn [m.name for m in await cache.list()]") == ["model.gguf"]
 
 
 def test_on_the_main_thread_a_file_is_kept_when_it_is_closed_and_goes_on(page: Page) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from typing import Any
 
 import pytest
 from browser_page import Page
-from unreliable_server import UnreliableServer
+from unreliable_server import Fault, UnreliableServer
 
 from llamaweb.errors import DownloadError, ModelFileError
 from tests.splits import split
@@ -224,6 +225,24 @@ def test_a_hub_at_an_address_beyond_ascii_has_its_checksums_and_is_found_without
     assert found == expected and verified[f"{written}/{REPO}/resolve/main/a/tiny-q8_0.gguf"]
     server.files.clear()
     assert page.run(pretrained, endpoint=endpoint, filename="*q8_0.gguf")[0] == expected
+
+
+@pytest.mark.parametrize("answer", ["a login", "an error", "silence"])
+def test_a_kept_model_of_a_hub_that_does_not_answer_as_one_loads_soon_and_another_is_an_error(
+    page: Page, server: UnreliableServer, hub: str, expected: list[int], answer: str
+) -> None:
+    page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")
+    listing = server.files[f"api/models/{REPO}/revision/main"]
+    if answer == "a login":
+        listing.data = b"<!doctype html><title>Log in</title>"
+    else:
+        listing.always = Fault(401) if answer == "an error" else Fault(then="stall")
+    begin = time.monotonic()
+    assert page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")[0] == expected
+    assert time.monotonic() - begin < 20
+    if answer != "silence":
+        with pytest.raises(DownloadError, match=rf"The files of {REPO} cannot be listed: .*(401|JSON)"):
+            page.run(pretrained, endpoint=hub, filename="*f16.gguf")
 
 
 @pytest.mark.parametrize("pattern", ["*-of-00003.gguf", "tiny-00001-of-*.gguf"])

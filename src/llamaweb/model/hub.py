@@ -62,13 +62,18 @@ def files(repository: Repository, listing: Any) -> list[HubFile]:
         ) from None
 
 
+def fit(found: Sequence[HubFile], pattern: str) -> list[HubFile]:
+    """The files that the pattern fits, or the one of that name: a name may hold what patterns are made of."""
+    named = [file for file in found if file.path == pattern]
+    return named or [file for file in found if fnmatch.fnmatchcase(file.path, pattern)]
+
+
 def choose(repository: Repository, found: Sequence[HubFile], pattern: str) -> HubFile:
     """The one file that the pattern (a path, or of fnmatch over it) fits, or the first of the one set of shards.
 
     Raises ModelFileError, with what fits or what there is, if that is not so.
     """
-    named = [file for file in found if file.path == pattern]  # a name may hold what patterns are made of
-    fitting = named or [file for file in found if fnmatch.fnmatchcase(file.path, pattern)]
+    fitting = fit(found, pattern)
     if not fitting:
         there = [file.path for file in found if file.path.endswith(".gguf")]
         have = f"it has {_listed(there)}" if there else "it has no GGUF files"
