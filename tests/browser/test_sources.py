@@ -177,6 +177,27 @@ def test_a_load_that_is_cancelled_at_any_point_gives_all_gpu_memory_back(page: P
         assert (most > 0) == (phase != "header")
 
 
+def test_a_file_that_is_gone_while_it_is_read_is_told_in_a_sentence(page: Page) -> None:
+    async def gone(data):
+        import js
+        from pyodide.code import run_js
+        from pyodide.ffi import to_js
+
+        from llamaweb import Llama
+        from llamaweb.gpu.blob_source import BlobSource
+
+        class Gone(BlobSource):
+            async def stream(self, offset):
+                return run_js("new ReadableStream({ start: (c) => c.error(new TypeError('gone')) }).getReader()")
+
+        await Llama.load(Gone(js.Blob.new(to_js([to_js(data)])), "model.gguf"), n_ctx=32, n_ubatch=4, tune="off")
+
+    with pytest.raises(
+        ModelFileError, match=r"^model\.gguf cannot be read to its end \(TypeError: gone\); give it again"
+    ):
+        page.run(gone, data=MODEL)
+
+
 REPO = "some-owner/some-model-GGUF"
 
 
