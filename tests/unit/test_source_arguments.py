@@ -39,6 +39,11 @@ def test_a_list_of_things_that_are_no_files_of_one_model_is_refused(gpu: Any, mo
         gpu("sources").open_source(models)
 
 
+def test_an_address_that_is_empty_is_refused(gpu: Any) -> None:
+    with pytest.raises(ModelFileError, match="address of the model is empty; give a URL"):
+        gpu("sources").open_source(" ")
+
+
 @pytest.mark.parametrize(
     "models",
     [

@@ -35,6 +35,8 @@ def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) ->
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ModelFileError(f"{short(sha256)} is no SHA-256; give its 64 digits in hex, or leave sha256 out.")
     if isinstance(model, str):
+        if not model.strip():  # it would be the page's own
+            raise ModelFileError("The address of the model is empty; give a URL.")
         source = UrlSource(model)
         return CachedSource(source, {source.url: sha256.lower()} if sha256 else {}, cache)
     if sha256:
