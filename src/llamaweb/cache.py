@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from llamaweb.errors import CacheError
 from llamaweb.gpu import model_cache
 from llamaweb.gpu.model_cache import CachedModel
+from llamaweb.gpu.url_source import absolute
+from llamaweb.model.source import lasting_url
 
 
 async def size() -> int:
@@ -21,17 +23,24 @@ async def size() -> int:
 
 
 async def remove(model: CachedModel | str) -> None:
-    """Removes a file, given as `list` gives it or by its URL; CacheError if there is none, or while it is loaded."""
-    url = model if isinstance(model, str) else model.url
+    """Removes a file, given as `list` gives it or by the URL that was given to load it; CacheError if there is none, or
+    while it is loaded."""
+    url = lasting_url(absolute(model)) if isinstance(model, str) else model.url
     if not any(found.url == url for found in await list()):
         raise CacheError(f"{url} is not in the cache; llamaweb.cache.list() tells what is.")
     await model_cache.remove(url)
 
 
 async def clear() -> None:
-    """Removes all files; CacheError for one that is being loaded."""
+    """Removes all files; CacheError where one of them is being loaded, which stays."""
+    busy = None
     for model in await list():
-        await model_cache.remove(model.url)
+        try:
+            await model_cache.remove(model.url)
+        except CacheError as error:
+            busy = error
+    if busy:
+        raise busy
 
 
 async def list() -> Sequence[CachedModel]:

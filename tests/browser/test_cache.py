@@ -15,10 +15,12 @@ from browser_page import Page
 from unreliable_server import Fault, UnreliableServer
 
 import llamaweb
-from llamaweb.errors import CacheError, DownloadError
+from llamaweb.errors import CacheError, DownloadError, ModelFileError
 
 SIZE = 2_000_003
-DATA = np.random.RandomState(4).bytes(SIZE)
+DATA = b"GGUF" + np.random.RandomState(4).bytes(SIZE - 4)
+OTHER = DATA[:4] + DATA[:3:-1]
+PAGE = b"<!doctype html><title>Log in</title>"
 SHA256 = hashlib.sha256(DATA).hexdigest()
 ETAG = {"ETag": '"one"'}
 
@@ -140,19 +142,69 @@ def test_what_a_page_wrote_before_it_was_closed_is_there(page: Page, server: Unr
 def test_a_file_that_has_changed_since_is_fetched_anew(page: Page, server: UnreliableServer, stop: int | None) -> None:
     url = server.url("model.gguf", DATA, headers=ETAG)
     page.run(load, url=url, stop=stop)
-    other = DATA[::-1]
-    server.url("model.gguf", other, headers={"ETag": '"two"'})
+    server.url("model.gguf", OTHER, headers={"ETag": '"two"'})
     found, _, [model] = page.run(load, url=url)
-    assert found == hashlib.sha256(other).hexdigest() and model["etag"] == '"two"'
+    assert found == hashlib.sha256(OTHER).hexdigest() and model["etag"] == '"two"'
     server.files["model.gguf"].always = Fault()
     assert page.run(load, url=url)[0] == found
 
 
-def test_a_beginning_whose_server_names_no_version_is_not_trusted(page: Page, server: UnreliableServer) -> None:
+@pytest.mark.parametrize("stop", [900_000, None])
+def test_what_a_server_names_no_version_of_is_known_by_its_begin_and_end(
+    page: Page, server: UnreliableServer, stop: int | None
+) -> None:
     url = server.url("model.gguf", DATA)
-    page.run(load, url=url, stop=900_000)
-    other = server.url("model.gguf", DATA[::-1])
-    assert page.run(load, url=other)[0] == hashlib.sha256(DATA[::-1]).hexdigest()
+    _, _, [model] = page.run(load, url=url, stop=stop)
+    server.files["model.gguf"].requests.clear()
+    assert page.run(load, url=url)[0] == SHA256
+    begins = [int(request.split("=")[1].split("-")[0]) for request in server.files["model.gguf"].requests]
+    assert begins[:2] == [0, model["stored"] - (64 << 10)] and all(begin >= model["stored"] for begin in begins[2:])
+    page.run("from llamaweb import cache\nawait cache.clear()")
+    page.run(load, url=url, stop=stop)
+    for other in (DATA[:500_000] + OTHER[500_000:], OTHER[:500_000] + DATA[500_000:], DATA):  # of one size
+        server.url("model.gguf", other)
+        assert page.run(load, url=url)[0] == hashlib.sha256(other).hexdigest()
+
+
+def test_a_beginning_from_a_server_without_versions_and_ranges_is_not_trusted(
+    page: Page, server: UnreliableServer
+) -> None:
+    _, _, [model] = page.run(load, url=server.url("model.gguf", DATA, ranges=False, pace=0.01), stop=900_000)
+    assert model["stored"] < SIZE
+    other = server.url("model.gguf", OTHER, ranges=False)
+    assert page.run(load, url=other)[0] == hashlib.sha256(OTHER).hexdigest()
+
+
+@pytest.mark.parametrize("stop", [900_000, None])
+def test_a_page_that_asks_for_a_login_is_not_kept_nor_displaces_what_is(
+    page: Page, server: UnreliableServer, stop: int | None
+) -> None:
+    models = "from llamaweb import cache\nreturn [(model.url, model.stored) for model in await cache.list()]"
+    url = server.url("model.gguf", PAGE, headers={"ETag": '"page"'})
+    with pytest.raises(ModelFileError, match="is cut off"):
+        page.run(load, url=url)
+    assert page.run(models) == []
+    server.url("model.gguf", DATA, headers=ETAG)
+    _, _, [model] = page.run(load, url=url, stop=stop)
+    server.url("model.gguf", PAGE, headers={"ETag": '"page"'})
+    if stop:
+        with pytest.raises(ModelFileError, match="is cut off"):
+            page.run(load, url=url)
+    else:
+        assert page.run(load, url=url)[0] == SHA256
+    assert page.run(models) == [(url, model["stored"])]
+
+
+def test_an_address_that_is_another_one_the_next_time_is_not_kept(page: Page) -> None:
+    async def blob(source, data):
+        import js
+        from pyodide.ffi import to_js
+
+        scope = {}
+        exec(source, scope)
+        return await scope["load"](js.URL.createObjectURL(js.Blob.new(to_js([to_js(data)]))))
+
+    assert page.run(blob, source=inspect.getsource(load), data=DATA) == (SHA256, [], [])
 
 
 @pytest.mark.parametrize("told", ["given", "by the server"])
@@ -179,6 +231,18 @@ def test_content_of_another_checksum_is_an_error_and_not_kept(page: Page, server
     assert page.run("from llamaweb import cache\nreturn list(await cache.list())") == []
     server.url("model.gguf", DATA, headers=ETAG)
     assert page.run(load, url=url, sha256=SHA256, keep=keep)[0] == SHA256
+
+
+def test_an_address_whose_signature_changes_is_one_file_which_is_kept_without_it(
+    page: Page, server: UnreliableServer
+) -> None:
+    url = server.url("a model.gguf", DATA, headers=ETAG)
+    assert page.run(load, url=f"{url}?v=1&X-Amz-Signature=a&X-Amz-Date=1#x")[0] == SHA256
+    server.files.clear()
+    found, _, [model] = page.run(load, url=f"{url}?v=1&X-Amz-Signature=b&X-Amz-Date=2")
+    assert found == SHA256 and model["url"] == f"{server.base}/a%20model.gguf?v=1"
+    page.run("from llamaweb import cache\nawait cache.remove(url)", url=f"{url}?v=1&X-Amz-Signature=c")
+    assert page.run("from llamaweb import cache\nreturn await cache.size()") == 0
 
 
 def with_quota(quota: int) -> str:
@@ -294,21 +358,25 @@ def test_what_nobody_knows_what_it_is_is_removed_when_it_is_seen_but_not_from_un
     assert found == [([url], {locked}), ([url], set())]
 
 
-def test_a_model_that_is_being_loaded_is_not_removed(page: Page, server: UnreliableServer) -> None:
+def test_a_model_that_is_being_loaded_is_not_removed_with_the_others(page: Page, server: UnreliableServer) -> None:
     page.run(load, url=server.url("model.gguf", DATA, headers=ETAG))
-    with pytest.raises(CacheError, match="is being loaded, perhaps in another tab"):
-        page.run(
-            """
-            from llamaweb import cache
-            from llamaweb.gpu import model_cache
-            release = await model_cache.lock(url, "shared")
-            try:
-                await cache.remove(url)
-            finally:
-                release()
-            """,
-            url=f"{server.base}/model.gguf",
-        )
+    page.run(load, url=server.url("other.gguf", DATA, headers=ETAG))
+    page.run(load, url=f"{server.base}/model.gguf")
+    for remove in ("remove(url)", "clear()"):
+        with pytest.raises(CacheError, match=r"model\.gguf is being loaded, perhaps in another tab"):
+            page.run(
+                f"""
+                from llamaweb import cache
+                from llamaweb.gpu import model_cache
+                release = await model_cache.lock(url, "shared")
+                try:
+                    await cache.{remove}
+                finally:
+                    release()
+                """,
+                url=f"{server.base}/model.gguf",
+            )
+    assert page.run("from llamaweb import cache\nreturn [m.name for m in await cache.list()]") == ["model.gguf"]
 
 
 def test_on_the_main_thread_a_file_is_kept_when_it_is_closed_and_goes_on(page: Page) -> None:

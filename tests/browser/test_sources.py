@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from typing import Any
 
 import pytest
 from browser_page import Page
-from unreliable_server import UnreliableServer
+from unreliable_server import Fault, UnreliableServer
 
 from llamaweb.errors import DownloadError, ModelFileError
 from tests.splits import split
@@ -52,6 +53,35 @@ def test_a_url_of_any_shard_loads_the_whole_model_and_again_from_the_cache(
     for name in SHARDS:
         del server.files[f"models/{name}"]
     assert page.run(tokens, model=shards[0]) == expected
+
+
+def test_a_kept_file_with_a_damaged_header_is_given_up_and_fetched_anew(
+    page: Page, server: UnreliableServer, expected: list[int], shards: list[str]
+) -> None:
+    async def damage(url):
+        from llamaweb.gpu import model_cache
+
+        writer = await model_cache.writer(url, False)
+        data = writer.read(0, writer.size())
+        await writer.close()
+        data[30] = 255
+        writer = await model_cache.writer(url, True)
+        writer.append(data)
+        await writer.close()
+
+    stored = "from llamaweb import cache\nreturn {model.url for model in await cache.list()}"
+    page.run(tokens, model=shards[0])
+    page.run(damage, url=shards[1])
+    with pytest.raises(ModelFileError, match=r"and tiny-00002-of-00003\.gguf cannot be read: .* is damaged: .* again"):
+        page.run(tokens, model=shards[0])
+    kept = page.run(stored)
+    assert {shards[0], shards[2]} <= kept and shards[1] not in kept
+    assert page.run(tokens, model=shards[0]) == expected
+
+
+def test_a_list_of_urls_needs_no_common_folder(page: Page, server: UnreliableServer, expected: list[int]) -> None:
+    urls = [f"{server.url(f'{n}/{file}', SHARDS[file])}?sig={n}" for n, file in enumerate(SHARDS)]
+    assert page.run(tokens, model=urls[::-1], cache=False) == expected
 
 
 def test_files_that_were_chosen_together_are_one_model(page: Page, expected: list[int]) -> None:
@@ -147,6 +177,27 @@ def test_a_load_that_is_cancelled_at_any_point_gives_all_gpu_memory_back(page: P
         assert (most > 0) == (phase != "header")
 
 
+def test_a_file_that_is_gone_while_it_is_read_is_told_in_a_sentence(page: Page) -> None:
+    async def gone(data):
+        import js
+        from pyodide.code import run_js
+        from pyodide.ffi import to_js
+
+        from llamaweb import Llama
+        from llamaweb.gpu.blob_source import BlobSource
+
+        class Gone(BlobSource):
+            async def stream(self, offset):
+                return run_js("new ReadableStream({ start: (c) => c.error(new TypeError('gone')) }).getReader()")
+
+        await Llama.load(Gone(js.Blob.new(to_js([to_js(data)])), "model.gguf"), n_ctx=32, n_ubatch=4, tune="off")
+
+    with pytest.raises(
+        ModelFileError, match=r"^model\.gguf cannot be read to its end \(TypeError: gone\); give it again"
+    ):
+        page.run(gone, data=MODEL)
+
+
 REPO = "some-owner/some-model-GGUF"
 
 
@@ -186,6 +237,35 @@ def test_a_pattern_names_one_file_of_a_hub_which_loads_again_without_it(
     assert page.run(pretrained, endpoint=hub.upper() + "/", filename="*q8_0.gguf")[0] == expected
 
 
+def test_a_hub_at_an_address_beyond_ascii_has_its_checksums_and_is_found_without_the_network(
+    page: Page, server: UnreliableServer, hub: str, expected: list[int]
+) -> None:
+    endpoint = hub.replace("127.0.0.1", "Bücher.localhost")
+    found, verified = page.run(pretrained, endpoint=endpoint, filename="*q8_0.gguf")
+    written = hub.replace("127.0.0.1", "xn--bcher-kva.localhost")
+    assert found == expected and verified[f"{written}/{REPO}/resolve/main/a/tiny-q8_0.gguf"]
+    server.files.clear()
+    assert page.run(pretrained, endpoint=endpoint, filename="*q8_0.gguf")[0] == expected
+
+
+@pytest.mark.parametrize("answer", ["a login", "an error", "silence"])
+def test_a_kept_model_of_a_hub_that_does_not_answer_as_one_loads_soon_and_another_is_an_error(
+    page: Page, server: UnreliableServer, hub: str, expected: list[int], answer: str
+) -> None:
+    page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")
+    listing = server.files[f"api/models/{REPO}/revision/main"]
+    if answer == "a login":
+        listing.data = b"<!doctype html><title>Log in</title>"
+    else:
+        listing.always = Fault(401) if answer == "an error" else Fault(then="stall")
+    begin = time.monotonic()
+    assert page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")[0] == expected
+    assert time.monotonic() - begin < 20
+    if answer != "silence":
+        with pytest.raises(DownloadError, match=rf"The files of {REPO} cannot be listed: .*(401|JSON)"):
+            page.run(pretrained, endpoint=hub, filename="*f16.gguf")
+
+
 @pytest.mark.parametrize("pattern", ["*-of-00003.gguf", "tiny-00001-of-*.gguf"])
 def test_a_pattern_names_one_set_of_shards(page: Page, hub: str, expected: list[int], pattern: str) -> None:
     found, verified = page.run(pretrained, endpoint=hub, filename=pattern)
@@ -201,6 +281,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         DownloadError,
         "no/such cannot be listed: .* answered 404",
     ),
+    "no address": (
+        {"filename": "*", "endpoint": "http://[x"},
+        DownloadError,
+        r"'http://\[x/.*' is not an address; give one that begins with https://",
+    ),
     "no name": ({"filename": "*", "repo_id": "a b"}, ModelFileError, "'a b' is no repository's name"),
     "damaged": ({"filename": "*f16.gguf"}, ModelFileError, "tiny-f16.gguf is cut off"),
 }
@@ -210,7 +295,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 def test_what_a_hub_does_not_have_is_told_with_what_it_has(page: Page, hub: str, how: str) -> None:
     arguments, kind, sentence = REFUSED[how]
     with pytest.raises(kind, match=sentence):
-        page.run(pretrained, endpoint=hub, **arguments)
+        page.run(pretrained, **{"endpoint": hub, **arguments})
 
 
 @pytest.mark.parametrize("sizes", [(1,) * 40, (3, 1, 7, 2, 64, 5), (4, 8, 4096), (4099,)], ids=str)

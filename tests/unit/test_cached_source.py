@@ -36,9 +36,15 @@ def gives(value: Any) -> Any:
 
 
 def remote(size: int = SIZE) -> Any:
-    told = SimpleNamespace(size=size, etag='"1"', modified=None, sha256=None, fits=lambda model: True)
+    told = SimpleNamespace(size=size, etag='"1"', modified=None, sha256=None, ranged=True, fits=lambda model: True)
     return SimpleNamespace(
-        name="model.gguf", url=URL, told=gives(told), size=gives(size), close=gives(None), download=None
+        name="model.gguf",
+        url=URL,
+        told=gives(told),
+        size=gives(size),
+        close=gives(None),
+        download=None,
+        read=gives(b"GGUF"),
     )
 
 

@@ -9,7 +9,7 @@ from llamaweb.model.hub import HubFile, Repository, choose, files
 
 REPO = Repository("owner/name-GGUF")
 SHARDS = [HubFile(f"q8/m-{n:05}-of-00003.gguf") for n in (1, 2, 3)]
-FILES = [HubFile("README.md"), HubFile("m-q4_0.gguf", "ab"), HubFile("m-q4_1.gguf"), *SHARDS]
+FILES = [HubFile("README.md"), HubFile("m-q4_0.gguf", "ab"), HubFile("m-q4_1.gguf"), *SHARDS, HubFile("[q4].gguf")]
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ FILES = [HubFile("README.md"), HubFile("m-q4_0.gguf", "ab"), HubFile("m-q4_1.ggu
         ("q8/*", SHARDS[0].path),
         ("*00001-of*", SHARDS[0].path),
         ("*.md", "README.md"),
+        ("[q4].gguf", "[q4].gguf"),
     ],
 )
 def test_a_pattern_chooses_one_file_or_one_set_of_shards(pattern: str, path: str) -> None:
@@ -29,8 +30,11 @@ def test_a_pattern_chooses_one_file_or_one_set_of_shards(pattern: str, path: str
 @pytest.mark.parametrize(
     ("pattern", "sentence"),
     [
-        ("*q4*", r"2 files of owner/name-GGUF fit '\*q4\*': m-q4_0\.gguf, m-q4_1\.gguf; choose one model"),
-        ("*.gguf", r"5 files of owner/name-GGUF fit"),
+        (
+            "*q4*",
+            r"3 files of owner/name-GGUF fit '\*q4\*': m-q4_0\.gguf, m-q4_1\.gguf, \[q4\]\.gguf; choose one model",
+        ),
+        ("*.gguf", r"6 files of owner/name-GGUF fit"),
         ("*Q4_0.gguf", r"No file of owner/name-GGUF fits '\*Q4_0\.gguf'; it has m-q4_0\.gguf, m-q4_1\.gguf, q8/m-0"),
     ],
 )
@@ -50,28 +54,6 @@ def test_addresses_are_the_hubs() -> None:
     assert repository.listing_url == "https://huggingface.co/api/models/owner/name/revision/refs%2Fpr%2F1?blobs=true"
     assert repository.url("a b/c.gguf") == "https://huggingface.co/owner/name/resolve/refs%2Fpr%2F1/a%20b/c.gguf"
     assert Repository("o/n", endpoint="http://x/").url("y") == "http://x/o/n/resolve/main/y"
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "base"),
-    [
-        ("https://Hub.Example:443", "https://hub.example"),
-        ("HTTP://LOCALHOST:80/", "http://localhost"),
-        ("http://localhost:8080/Hub/", "http://localhost:8080/Hub"),
-        ("http://x:443", "http://x:443"),
-        ("http://[::1]:80", "http://[::1]"),
-        ("https://huggingface.co", "https://huggingface.co"),
-    ],
-)
-def test_addresses_are_as_a_browser_writes_them(endpoint: str, base: str) -> None:
-    repository = Repository("o/n", endpoint=endpoint)
-    assert repository.url("y") == f"{base}/o/n/resolve/main/y"
-    assert repository.listing_url == f"{base}/api/models/o/n/revision/main?blobs=true"
-
-
-def test_an_endpoint_that_is_none_is_refused() -> None:
-    with pytest.raises(ModelFileError, match=r"'http://\[x' is no hub's address \(.*\); check the endpoint"):
-        Repository("o/n", endpoint="http://[x")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b/c", "../x", "a/..%2f", "/a"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,3 +71,39 @@ def test_a_storage_that_is_refused_is_told_in_a_sentence(model_cache: Any, monke
         asyncio.run(model_cache.listed())
     monkeypatch.setattr(model_cache, "available", lambda: False)
     assert asyncio.run(model_cache.listed()) == []
+
+
+URL = "https://example.org/model.gguf"
+FACTS = {"url": URL, "name": "model.gguf", "size": 100, "etag": '"1"', "used": 1.5}
+
+
+def found(model_cache: Any, monkeypatch: pytest.MonkeyPatch, text: str) -> Any:
+    """What is known of a file of which the JSON file says `text`."""
+
+    async def file(name: str) -> Any:
+        async def read() -> str:
+            return text
+
+        return SimpleNamespace(size=100, text=read)
+
+    monkeypatch.setattr(model_cache, "opfs", lambda: SimpleNamespace(file=file))
+    return asyncio.run(model_cache.find(URL))
+
+
+def test_a_file_that_a_later_version_kept_is_known(model_cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = found(model_cache, monkeypatch, json.dumps({**FACTS, "format": 3, "stored": 7}))
+    assert (model.url, model.size, model.etag, model.stored) == (URL, 100, '"1"', 100)
+
+
+DAMAGED = [
+    *("", "\0\0", "[]", "5", "null", '"url"', json.dumps(FACTS)[:40], '{"url": "x"}'),
+    *(json.dumps({**FACTS, **wrong}) for wrong in ({"url": 5}, {"name": None}, {"size": "big"}, {"used": "x"})),
+    *(json.dumps({**FACTS, **wrong}) for wrong in ({"etag": 5}, {"sha256": []}, {"url": "https://example.org/b"})),
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_file_of_which_damaged_facts_are_told_is_not_known(
+    model_cache: Any, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    assert found(model_cache, monkeypatch, text) is None

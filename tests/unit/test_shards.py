@@ -70,7 +70,14 @@ def test_a_file_of_another_place_in_the_row_is_named(folder: Path) -> None:
 def test_a_file_of_another_model_is_named(folder: Path) -> None:
     other = split(tiny_llama(TinyLlama(n_layer=3)), 3, "tiny")
     (folder / "tiny-00003-of-00003.gguf").write_bytes(other["tiny-00003-of-00003.gguf"])
-    with pytest.raises(ModelFileError, match=r"tiny-00003-of-00003\.gguf is not of this model.*, not 3 of"):
+    with pytest.raises(ModelFileError, match=r"tiny-00003-of-00003\.gguf is not of this model.*, not part 3 of"):
+        read(folder / "tiny-00001-of-00003.gguf")
+
+
+def test_a_whole_model_among_the_files_is_named(folder: Path) -> None:
+    (folder / "tiny-00003-of-00003.gguf").write_bytes(MODEL)
+    sentence = r"tiny-00003-of-00003\.gguf is not of this model: it says it is a whole model, not part 3 of 3 with \d+;"
+    with pytest.raises(ModelFileError, match=sentence):
         read(folder / "tiny-00001-of-00003.gguf")
 
 

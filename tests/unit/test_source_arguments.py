@@ -39,6 +39,23 @@ def test_a_list_of_things_that_are_no_files_of_one_model_is_refused(gpu: Any, mo
         gpu("sources").open_source(models)
 
 
+def test_an_address_that_is_empty_is_refused(gpu: Any) -> None:
+    with pytest.raises(ModelFileError, match="address of the model is empty; give a URL"):
+        gpu("sources").open_source(" ")
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        ["https://example.org/a.gguf?part=1", "https://example.net/a.gguf"],
+        [SimpleNamespace(name="a.gguf"), SimpleNamespace(name="b.gguf"), SimpleNamespace(name="a.gguf")],
+    ],
+)
+def test_two_files_of_one_name_are_refused(gpu: Any, models: list) -> None:
+    with pytest.raises(ModelFileError, match=r"Two of the files are named a\.gguf; give each file of one model once\."):
+        gpu("sources").open_source(models)
+
+
 def test_a_digest_that_is_none_is_not_believed(gpu: Any) -> None:
     sha256 = gpu("url_source")._sha256
     digest = base64.b64encode(bytes(range(32))).decode()

@@ -16,6 +16,8 @@ class BlobSource:
     """A File, a Blob or the handle of a file; `beside` are the files that were given with it, by name, which the other
     parts of a split model are looked for in."""
 
+    sound = True
+
     def __init__(self, blob: Any, name: str | None = None, beside: Mapping[str, Any] = {}) -> None:
         self.name = name or str(getattr(blob, "name", None) or "the file")
         self._handle = blob if hasattr(blob, "getFile") else None

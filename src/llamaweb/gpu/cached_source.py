@@ -11,33 +11,39 @@ from typing import Any, Self
 
 from pyodide.ffi import JsException
 
-from llamaweb.errors import CacheWarning, DownloadError
+from llamaweb.errors import CacheWarning, ModelFileError
 from llamaweb.gpu import model_cache
 from llamaweb.gpu.blob_source import BlobSource, read_error
 from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.model_cache import CachedModel
 from llamaweb.gpu.url_source import Told, UrlSource
-from llamaweb.model.source import check_range
+from llamaweb.model.gguf_file import MAGIC
+from llamaweb.model.source import check_range, lasting_url
 
+ENDS = 64 << 10  # bytes of a file's begin and end by which it is known where its server names no version
 ANSWER_SECONDS = 5  # that a server has to tell whether a file has changed, before it is taken as it is
 
 
 class CachedSource:
     """A URL's file: from the cache where it is there in whole, else from its server and into the cache on the way.
 
+    Only models are kept, under an address that is so the next time: without a signature, no blob: or data:.
     checksums: the SHA-256 of files, by URL. keep=False leaves the cache alone. ask=False takes what is there in whole
     without asking the server whether it has changed. Raises DownloadError, also for content that is not of its
-    checksum; warns with CacheWarning where the file cannot be kept.
+    checksum; warns with CacheWarning where the file cannot be kept. What is kept of a file that turns out not to be
+    sound is removed, and fetched anew the next time.
     """
+
+    sound = True
 
     def __init__(
         self, remote: UrlSource, checksums: Mapping[str, str] = {}, keep: bool = True, ask: bool = True
     ) -> None:
-        self.name, self.url = remote.name, remote.url
+        self.name, self.url = remote.name, lasting_url(remote.url)
         self._remote = remote
         self._checksums = checksums
         self._sha256 = checksums.get(remote.url)
-        self._keep = keep and model_cache.available()
+        self._keep = keep and self.url.startswith("http") and model_cache.available()
         self._ask = ask
         self._local: BlobSource | UrlSource | None = None  # what can be read as it is
         self._size: int | None = None
@@ -82,6 +88,8 @@ class CachedSource:
                 await self._writer.close()
             if self._keeper and self._release:
                 await self._settle()
+            elif self._release and not self.sound:  # a tab that reads it, too, finds it damaged as well
+                await model_cache.discard(self.url)
         except JsException as error:
             self._warn(f"the browser's storage does not take it ({error}).")
         finally:
@@ -113,16 +121,34 @@ class CachedSource:
         return await self._unchanged(model)
 
     async def _unchanged(self, model: CachedModel) -> bool:
-        """Whether the server has the same file; True where it does not answer, as without a network."""
+        """Whether the server has the same file; True where it does not answer with one, as without a network."""
         try:
-            told = await asyncio.wait_for(self._remote.told(), ANSWER_SECONDS)
-        except (DownloadError, TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                if not await self._sends_model():
+                    return True
+                told = await self._remote.told()
+                known = not told.ranged or _versioned(told, model)
+                return told.fits(model) and (known or await self._alike(model.size))
+        except (ModelFileError, TimeoutError):
             return True
-        return told.fits(model)
+
+    async def _alike(self, end: int) -> bool:
+        """Whether the kept file begins, and ends at byte `end`, as the server's does, which names no version of it."""
+        file = BlobSource(await model_cache.opfs().file(model_cache.key(self.url)), self.name)
+        length = min(end, ENDS)
+        for at in (0, end - length):
+            if await file.read(at, length) != await self._remote.read(at, length):
+                return False
+        return True
+
+    async def _sends_model(self) -> bool:
+        """Whether what the server sends begins as a model; a page that asks for a login does not, and is not kept."""
+        length = min(len(MAGIC), await self._remote.size())
+        return await self._remote.read(0, length) == MAGIC
 
     async def _open(self, told: Told) -> None:
         self._sha256 = self._sha256 or told.sha256
-        if self._keep:
+        if self._keep and await self._sends_model():
             try:
                 async with model_cache.opening:
                     self._writer = await self._write(told)
@@ -145,7 +171,7 @@ class CachedSource:
         if not self._release:
             return None  # another tab is at it; this one loads for itself
         model = await model_cache.find(self.url)
-        same = model is not None and self._goes_on(model, told)
+        same = model is not None and await self._goes_on(model, told)
         if not same:
             await model_cache.discard(self.url)
         figures = await model_cache.make_room(told.size - (model.stored if model and same else 0), self.url)
@@ -161,20 +187,18 @@ class CachedSource:
         await model_cache.opfs().persist()
         return await model_cache.writer(self.url, not same)
 
-    def _goes_on(self, model: CachedModel, told: Told) -> bool:
-        """Whether what is there is surely the beginning of the same file."""
+    async def _goes_on(self, model: CachedModel, told: Told) -> bool:
+        """Whether what is there is the beginning of the same file."""
         if model.size != told.size or model.stored > model.size:
             return False
         if self._sha256 and model.sha256:
             return self._sha256 == model.sha256
-        if told.etag and model.etag:
-            return told.etag == model.etag
-        return bool(told.modified) and told.modified == model.modified
+        return told.fits(model) and (_versioned(told, model) or (told.ranged and await self._alike(model.stored)))
 
     async def _settle(self) -> None:
         """Notes in the cache what came of the load."""
         state = self._keeper.state
-        if state.bad:
+        if state.bad or not self.sound:
             await model_cache.discard(self.url)
         elif state.verified and (model := await model_cache.find(self.url)):
             await model_cache.put(replace(model, verified=True))
@@ -191,6 +215,11 @@ class CachedSource:
 
     def _warn(self, reason: str) -> None:
         warnings.warn(f"{self.name} is not kept in the browser's storage: {reason}", CacheWarning, stacklevel=2)
+
+
+def _versioned(told: Told, model: CachedModel) -> bool:
+    """Whether there is more than the size to tell versions of a file apart."""
+    return any(getattr(told, name) and getattr(model, name) for name in ("sha256", "etag", "modified"))
 
 
 def _size(count: int) -> str:

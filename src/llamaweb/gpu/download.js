@@ -25,7 +25,7 @@
   const HANDED = 1 << 20; // most bytes of a range that are handed over at once
   const RETRIED = new Set([408, 425, 429, 500, 502, 503, 504]);
   const REMEDIES = {
-    401: "it is private or needs a token; ask for access, or give a token",
+    401: "it is private or needs a token, or is not there; check the address, ask for access, or give a token",
     403: "it is private or needs a token; ask for access, or give a token",
     404: "check the address",
   };
@@ -45,7 +45,7 @@
   function note(response, size) {
     const now = {
       size,
-      etag: response.headers.get("ETag"),
+      etag: response.headers.get("ETag")?.replace(/^W\//, "") ?? null, // of one file some answers may be weak
       modified: response.headers.get("Last-Modified"),
       digest: response.headers.get("Repr-Digest"),
       linked: response.headers.get("X-Linked-ETag"),
@@ -130,7 +130,8 @@
         const most = told || error.status ? attempts : Math.min(attempts, 2);
         if (failures >= most) {
           const times = failures === 1 ? "" : ` after ${failures} attempts`;
-          throw failed(`${url} cannot be read${times} (${error.message}); check the address and the network.`);
+          const check = told || error.status ? " and the network" : ", the network, and that its server allows other sites (CORS)";
+          throw failed(`${url} cannot be read${times} (${error.message}); check the address${check}.`);
         }
         if (moved) continue;
         await pause(Math.max(delay * 2 ** (failures - 1), Math.min(error.after ?? 0, 60_000)), over);
@@ -315,7 +316,7 @@
         if (piece.length) found.set(piece, Math.max(0, at - from));
         at += chunk.length;
       }
-      if (told.ranged && end >= Math.min(first, told.size)) {
+      if (told.ranged && to >= Math.min(first, told.size)) {
         // Whoever wants them once more asks for them: the headers of many files would add up.
         hold(-end);
         [kept, forward] = [[], null];
@@ -330,25 +331,31 @@
     close: () => closing.abort(),
   };
 
-  // All of the first answer; what has come is handed over to the browser, which may put it on the disk.
+  // All of the file, from its start again after a break: nobody knows how much is to come. What has come is handed over
+  // to the browser, which may put it on the disk.
   async function blob() {
-    const { request, response } = inHand;
-    const blobs = [];
-    let chunks = [];
-    let size = 0;
-    try {
-      const reader = response.body.getReader();
-      for (let next; !(next = await patiently(reader.read(), request)).done; ) {
-        chunks.push(next.value);
-        size += next.value.length;
-        if (size < range) continue;
-        blobs.push(new Blob(chunks));
-        [chunks, size] = [[], 0];
+    const { signal } = opening;
+    const wholes = persist(async function* () {
+      const { request, response } = inHand ?? (await ask(0, first, signal));
+      inHand = null;
+      const blobs = [];
+      let chunks = [];
+      let size = 0;
+      try {
+        const reader = response.body.getReader();
+        for (let next; !(next = await patiently(reader.read(), request)).done; ) {
+          chunks.push(next.value);
+          size += next.value.length;
+          if (size < range) continue;
+          blobs.push(new Blob(chunks));
+          [chunks, size] = [[], 0];
+        }
+      } finally {
+        request.abort();
       }
-      return new Blob([...blobs, ...chunks]);
-    } catch (error) {
-      throw failed(`${url} cannot be read (${error.message}); check the address and the network.`);
-    }
+      yield new Blob([...blobs, ...chunks]);
+    }, signal);
+    return (await wholes.next()).value;
   }
 
   async function sizeByHead() {

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import unquote
 
+from pyodide.ffi import JsException
+
 from llamaweb.errors import DownloadError, ModelFileError
 from llamaweb.gpu import model_cache
-from llamaweb.gpu.cached_source import CachedSource
-from llamaweb.gpu.url_source import UrlSource
-from llamaweb.model.hub import HubFile, Repository, choose, files
+from llamaweb.gpu.cached_source import ANSWER_SECONDS, CachedSource
+from llamaweb.gpu.url_source import UrlSource, absolute
+from llamaweb.model.hub import HubFile, Repository, choose, files, fit
 
 
 async def hub_source(repository: Repository, filename: str, token: str | None, cache: bool) -> CachedSource:
     """The source of the repository's file that `filename` fits, checked by the hub's checksums; see `choose`."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    kept = await _cached(repository) if cache else []
+    if not fit(kept, filename):
+        kept = []
     try:
-        found = files(repository, await _json(UrlSource(repository.listing_url, headers)))
-    except DownloadError as error:
-        found = await _cached(repository) if cache else []
-        if not found:
+        async with asyncio.timeout(ANSWER_SECONDS if kept else None):
+            found = files(repository, await _json(UrlSource(repository.listing_url, headers)))
+    except (ModelFileError, TimeoutError) as error:
+        if not kept:
             raise DownloadError(f"The files of {repository.repo_id} cannot be listed: {error}") from None
+        found = kept
     chosen = choose(repository, found, filename)
-    checksums = {repository.url(file.path): file.sha256 for file in found if file.sha256}
+    checksums = {absolute(repository.url(file.path)): file.sha256 for file in found if file.sha256}
     return CachedSource(UrlSource(repository.url(chosen.path), headers), checksums, cache)
 
 
@@ -37,9 +44,11 @@ async def _json(source: UrlSource) -> Any:
 
 
 async def _cached(repository: Repository) -> list[HubFile]:
-    """The repository's files that are in the cache in whole."""
-    if not model_cache.available():
+    """The repository's files that are in the cache in whole; none where the browser refuses its storage."""
+    start = absolute(repository.files_url)
+    try:
+        models = await model_cache.models() if model_cache.available() else []
+    except JsException:
         return []
-    start = repository.files_url
-    whole = [model for model in await model_cache.models() if model.complete and model.url.startswith(start)]
+    whole = [model for model in models if model.complete and model.url.startswith(start)]
     return [HubFile(unquote(model.url.removeprefix(start)), model.sha256) for model in whole]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pyodide.ffi import JsException
@@ -133,7 +133,7 @@ async def remove(url: str) -> None:
 
 
 async def discard(url: str) -> None:
-    """Removes a file whose exclusive lock the caller has."""
+    """Removes a file whose lock the caller has."""
     await opfs().remove(key(url))
     await opfs().remove(f"{key(url)}.json")
 
@@ -189,11 +189,22 @@ async def _read(store: Any, name: str) -> CachedModel | None:
     file, facts = await store.file(name), await store.file(f"{name}.json")
     if not file or not facts:
         return None
-    text = await facts.text()
+    model = _told(await facts.text(), int(file.size))
+    return model if model and key(model.url) == name else None
+
+
+def _told(text: str, stored: int) -> CachedModel | None:
+    """What a JSON file tells, None if it is damaged; what a later version of this package may add is passed over."""
     try:
-        return CachedModel(**json.loads(text), stored=int(file.size))
+        found = json.loads(text)
+        known = {field.name: found[field.name] for field in fields(CachedModel) if field.name in found}
+        model = CachedModel(**{**known, "stored": stored})
     except (ValueError, TypeError):
         return None
+    optional = (model.etag, model.modified, model.sha256)
+    sound = isinstance(model.url, str) and isinstance(model.name, str) and isinstance(model.size, int)
+    sound = sound and isinstance(model.used, (int, float)) and all(isinstance(fact, str | None) for fact in optional)
+    return model if sound else None
 
 
 async def _clean(store: Any, stem: str, names: Sequence[str]) -> None:

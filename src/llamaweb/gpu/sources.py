@@ -35,6 +35,8 @@ def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) ->
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ModelFileError(f"{short(sha256)} is no SHA-256; give its 64 digits in hex, or leave sha256 out.")
     if isinstance(model, str):
+        if not model.strip():  # it would be the page's own
+            raise ModelFileError("The address of the model is empty; give a URL.")
         source = UrlSource(model)
         return CachedSource(source, {source.url: sha256.lower()} if sha256 else {}, cache)
     if sha256:
@@ -57,8 +59,13 @@ def _together(models: list[Any], cache: bool) -> StreamingSource:
         isinstance(model, str) or hasattr(model, "name") for model in models
     ):
         raise ModelFileError("The files of one model are all addresses, or all files of the page; give them alike.")
-    by_name = {file_name(model) if isinstance(model, str) else str(model.name): model for model in models}
-    name = first_shard(list(by_name))
-    if isinstance(by_name[name], str):
-        return open_source(by_name[name], cache=cache)  # it finds the others itself
-    return BlobSource(by_name[name], name, by_name)
+    by_name: dict[str, Any] = {}
+    for model in models:
+        name = file_name(model) if isinstance(model, str) else str(model.name)
+        if name in by_name:
+            raise ModelFileError(f"Two of the files are named {name}; give each file of one model once.")
+        by_name[name] = model
+    first = first_shard(list(by_name))
+    if isinstance(by_name[first], str):
+        return CachedSource(UrlSource(by_name[first], beside=by_name), keep=cache)
+    return BlobSource(by_name[first], first, by_name)

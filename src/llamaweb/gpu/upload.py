@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -166,7 +167,8 @@ class _Reader:
         return bytes(found)
 
     async def close(self) -> None:
-        await self._stream.cancel()
+        with suppress(JsException):  # of a stream that failed, which was told
+            await self._stream.cancel()
 
     async def _expect(self, promise: Any, n: int) -> None:
         try:

@@ -35,12 +35,14 @@ class Patience:
 
 @dataclass(frozen=True)
 class Told:
-    """What a server tells of a file: bytes, ETag, Last-Modified, SHA-256 in hex; None where it does not."""
+    """What a server tells of a file: bytes, ETag, Last-Modified, SHA-256 in hex; None where it does not. ranged: it
+    sends any part of it."""
 
     size: int
     etag: str | None
     modified: str | None
     sha256: str | None
+    ranged: bool = True
 
     def fits(self, other: Any) -> bool:
         """Whether `other`, which has the same fields, may be of the same file: as far as both tell."""
@@ -52,8 +54,11 @@ class Told:
 
 
 class UrlSource:
-    """A file at a URL; `headers` go with every request; `before` is what its server told when it was loaded earlier.
-    Raises DownloadError, and ModelChangedError for a file that is not the one of before."""
+    """A file at a URL; `headers` go with every request; `before` is what its server told when it was loaded earlier;
+    `beside` are the addresses, by name, of siblings that are not in the same folder. Raises DownloadError, and
+    ModelChangedError for a file that is not the one of before."""
+
+    sound = True
 
     def __init__(
         self,
@@ -61,12 +66,14 @@ class UrlSource:
         headers: Mapping[str, str] = {},
         patience: Patience = Patience(),
         before: Told | None = None,
+        beside: Mapping[str, str] = {},
     ) -> None:
-        self.url = _absolute(url)
+        self.url = absolute(url)
         self.name = file_name(self.url)
         self._headers = dict(headers)
         self._patience = patience
         self.before = before
+        self._beside = beside
         self.download: Any = js_file("download.js")(
             self.url, self.name, js_object(self._headers), js_object(asdict(patience))
         )
@@ -77,7 +84,7 @@ class UrlSource:
         if self._told is None:
             answer = await self._await(self.download.start())
             sha256 = _sha256(answer.digest, answer.linked)
-            told = Told(int(answer.size), answer.etag or None, answer.modified or None, sha256)
+            told = Told(int(answer.size), answer.etag or None, answer.modified or None, sha256, bool(answer.ranged))
             if self.before and not self.before.fits(told):
                 raise ModelChangedError(
                     f"{self.name} has changed on its server since it was loaded; load it anew with Llama.load."
@@ -97,13 +104,14 @@ class UrlSource:
         return self.download.open(offset)
 
     def sibling(self, name: str) -> Self:
-        return type(self)(sibling_url(self.url, name), self._headers, self._patience)
+        url = self._beside.get(name) or sibling_url(self.url, name)
+        return type(self)(url, self._headers, self._patience, beside=self._beside)
 
     async def close(self) -> None:
         self.download.close()
 
     def again(self) -> Self:
-        return type(self)(self.url, self._headers, self._patience, self._told or self.before)
+        return type(self)(self.url, self._headers, self._patience, self._told or self.before, self._beside)
 
     async def _await(self, promise: Any) -> Any:
         try:
@@ -112,7 +120,8 @@ class UrlSource:
             raise read_error(error, self.name) from None
 
 
-def _absolute(url: str) -> str:
+def absolute(url: str) -> str:
+    """The address as the browser writes it; raises DownloadError for what is none."""
     try:
         base = (js.location.href,) if hasattr(js, "location") else ()
         return str(js.URL.new(url, *base).href)

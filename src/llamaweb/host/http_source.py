@@ -16,6 +16,8 @@ from llamaweb.model.source import file_name, sibling_url
 class HTTPSource:
     """The `Source` of one address; the server must answer ranged requests."""
 
+    sound = True
+
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self.name = file_name(url)
         self._url = url

@@ -20,6 +20,7 @@ from llamaweb.errors import ModelFileError, UnsupportedError, short
 from llamaweb.model.source import Source
 from llamaweb.strings import Strings, StringsBuilder
 
+MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMS = 4
 
@@ -148,7 +149,7 @@ async def read_header(source: Source, progress: Callable[[int], None] | None = N
 
 async def _version(cursor: _Cursor) -> int:
     magic = await cursor.take(min(4, cursor.size), "the magic")
-    if magic != b"GGUF":
+    if magic != MAGIC:
         raise ModelFileError(f"{cursor.source.name} is not a GGUF file: it starts with {magic!r}; give a GGUF model.")
     version = await cursor.u32("the version")
     if version not in VERSIONS:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from llamaweb.errors import ModelFileError, short
 from llamaweb.model.shards import shard_names
@@ -37,7 +37,7 @@ class Repository:
     def __post_init__(self) -> None:
         if not _REPO.fullmatch(self.repo_id):
             raise ModelFileError(f"{short(self.repo_id)} is no repository's name; give one like 'owner/name'.")
-        object.__setattr__(self, "endpoint", _endpoint(self.endpoint))
+        object.__setattr__(self, "endpoint", self.endpoint.rstrip("/"))
 
     @property
     def listing_url(self) -> str:
@@ -52,16 +52,6 @@ class Repository:
         return self.files_url + quote(path)
 
 
-def _endpoint(url: str) -> str:
-    """As browsers write it, so that checksums and cached files are found by their addresses; raises ModelFileError."""
-    try:
-        parts = urlsplit(url.rstrip("/"))
-    except ValueError as error:
-        raise ModelFileError(f"{short(url)} is no hub's address ({error}); check the endpoint.") from None
-    host = parts.netloc.lower().removesuffix({"http": ":80", "https": ":443"}.get(parts.scheme, ""))
-    return parts._replace(netloc=host).geturl()
-
-
 def files(repository: Repository, listing: Any) -> list[HubFile]:
     """The files that the hub's answer to `listing_url` tells; raises ModelFileError for another answer."""
     try:
@@ -72,12 +62,18 @@ def files(repository: Repository, listing: Any) -> list[HubFile]:
         ) from None
 
 
+def fit(found: Sequence[HubFile], pattern: str) -> list[HubFile]:
+    """The files that the pattern fits, or the one of that name: a name may hold what patterns are made of."""
+    named = [file for file in found if file.path == pattern]
+    return named or [file for file in found if fnmatch.fnmatchcase(file.path, pattern)]
+
+
 def choose(repository: Repository, found: Sequence[HubFile], pattern: str) -> HubFile:
-    """The one file that the pattern (of fnmatch, over the whole path) fits, or the first of the one set of shards.
+    """The one file that the pattern (a path, or of fnmatch over it) fits, or the first of the one set of shards.
 
     Raises ModelFileError, with what fits or what there is, if that is not so.
     """
-    fitting = [file for file in found if fnmatch.fnmatchcase(file.path, pattern)]
+    fitting = fit(found, pattern)
     if not fitting:
         there = [file.path for file in found if file.path.endswith(".gguf")]
         have = f"it has {_listed(there)}" if there else "it has no GGUF files"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from llamaweb.errors import ModelFileError, short
+from llamaweb.errors import DownloadError, ModelFileError, short
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo, read_header
 from llamaweb.model.source import Source
 
@@ -47,7 +47,7 @@ async def read_model(
     The others are `source`'s siblings, and `opened` is told each before it is read. Raises ModelFileError if one is
     missing or of another model, and what `read_header` raises; none is read any more then.
     """
-    header = await read_header(source, progress)
+    header = await _header(source, progress)
     count = _number(source, header, "split.count", 1)
     if count <= 1:
         return header, [source]
@@ -68,11 +68,19 @@ async def read_model(
     return _merged(shards), [source for source, _ in shards]
 
 
+async def _header(source: Source, progress: Callable[[int], None] | None = None) -> GGUFFile:
+    try:
+        return await read_header(source, progress)
+    except ModelFileError as error:
+        source.sound = isinstance(error, DownloadError)
+        raise
+
+
 async def _open(source: S, names: list[str], number: int, opened: Callable[[S], None]) -> tuple[S, GGUFFile]:
     try:
         shard = source.sibling(names[number])
         opened(shard)
-        return shard, await read_header(shard)
+        return shard, await _header(shard)
     except ModelFileError as error:
         raise ModelFileError(
             f"{source.name} is one of {len(names)} files, and {names[number]} cannot be read: {error}"
@@ -86,9 +94,10 @@ def _merged(shards: Sequence[tuple[Source, GGUFFile]]) -> GGUFFile:
     for number, (source, header) in enumerate(shards):
         told = [_number(source, header, key, -1) for key in ("split.no", "split.count", "split.tensors.count")]
         if told != [number, len(shards), total]:
+            says = f"part {told[0] + 1} of {told[1]} with {told[2]} tensors in all" if told[1] > 1 else "a whole model"
             raise ModelFileError(
-                f"{source.name} is not of this model: it says it is part {told[0] + 1} of {told[1]} with {told[2]} "
-                f"tensors in all, not {number + 1} of {len(shards)} with {total}; fetch it again."
+                f"{source.name} is not of this model: it says it is {says}, not part {number + 1} of {len(shards)} "
+                f"with {total}; fetch it again."
             )
         for info in header.tensors.values():
             if info.name in tensors:

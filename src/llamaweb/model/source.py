@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Protocol, Self
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from llamaweb.errors import ModelFileError
 
+# Of addresses signed for S3 and what is like it, for Google's and Azure's storage, and for CloudFront.
+_SIGNATURES = ("x-amz-signature", "x-goog-signature", "signature", "sig")
+_SIGNING = re.compile(
+    r"x-amz-.*|x-goog-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"
+    r"|sig|sv|ss|srt|sr|st|se|sp|spr|sip|skoid|sktid|skt|ske|sks|skv"
+)
+
 
 class Source(Protocol):
     """Random access to the bytes of one file. `sibling` opens another file of the same place."""
 
     name: str
+    sound: bool  # False once the file was found damaged, so that whoever keeps it gives it up
 
     async def size(self) -> int:
         """Length of the file in bytes."""
@@ -26,6 +35,8 @@ class Source(Protocol):
 
 class BytesSource:
     """A file held in memory."""
+
+    sound = True
 
     def __init__(self, data: bytes, name: str = "bytes") -> None:
         self.name = name
@@ -44,6 +55,8 @@ class BytesSource:
 
 class FileSource:
     """A file on this machine's disk."""
+
+    sound = True
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
@@ -72,7 +85,16 @@ def file_name(url: str) -> str:
 def sibling_url(url: str, name: str) -> str:
     """The address of the file `name` in the same folder."""
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=f"{parts.path.rsplit('/', 1)[0]}/{quote(name)}"))
+    return urlunsplit(parts._replace(path=f"{parts.path.rsplit('/', 1)[0]}/{quote(name, safe='')}"))
+
+
+def lasting_url(url: str) -> str:
+    """The address as it is at every visit: without its fragment, and without what signs it for a while."""
+    parts = urlsplit(url)
+    named = [(pair, pair.partition("=")[0].lower()) for pair in parts.query.split("&")]
+    signed = any(name in _SIGNATURES for _, name in named)
+    query = "&".join(pair for pair, name in named if not (signed and _SIGNING.fullmatch(name)))
+    return urlunsplit(parts._replace(query=query, fragment=""))
 
 
 def check_range(name: str, offset: int, length: int, size: int) -> None:
