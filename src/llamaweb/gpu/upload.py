@@ -32,13 +32,23 @@ _IN_FLIGHT = 32 << 20  # bytes that WebGPU may be behind
 _BEGUN_S = 0.01
 
 
+@dataclass
+class _Target:
+    """A weight and the kernel that puts it in its place, None where the file's bytes are its plane; and this kernel's
+    step, once there is one."""
+
+    weight: WeightPlan
+    launch: Launch | None
+    step: Any = None
+
+
 @dataclass(frozen=True)
 class _Part:
     """A tensor of the file, or some of its rows, and where it goes: `first` is its first weight in the stacked one.
-    Without a weight, its values are for Python."""
+    Without a target, its values are for Python."""
 
     tensor: TensorInfo
-    weight: WeightPlan | None = None
+    target: _Target | None = None
     first: int = 0
 
 
@@ -49,10 +59,6 @@ class _Piece:
     part: _Part
     done: int
     size: int
-
-    @property
-    def weight(self) -> WeightPlan | None:
-        return self.part.weight
 
     @property
     def begin(self) -> int:
@@ -136,7 +142,7 @@ def _together(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
     """Pieces for the GPU that follow each other, as many as make up a CHUNK: Python is asked once for all of them."""
     group: list[_Piece] = []
     for piece in pieces:
-        if group and (group[0].weight is None or piece.weight is None or piece.end - group[0].begin > CHUNK):
+        if group and (None in (group[0].part.target, piece.part.target) or piece.end - group[0].begin > CHUNK):
             yield group
             group = []
         group.append(piece)
@@ -185,12 +191,12 @@ class _Reader:
 def _parts(weights: tuple[WeightPlan, ...], file: GGUFFile) -> list[_Part]:
     parts = []
     for weight in weights:
-        first = 0
+        target, first = _Target(weight, _launch(weight)), 0
         block, block_bytes = weight.format.block_size, weight.format.block_bytes
         for part in weight.slices:
             whole = file.tensors[part.name]
             at = whole.offset + part.first // block * block_bytes
-            parts.append(_Part(replace(whole, offset=at, nbytes=part.count // block * block_bytes), weight, first))
+            parts.append(_Part(replace(whole, offset=at, nbytes=part.count // block * block_bytes), target, first))
             first += part.count
     return parts
 
@@ -208,17 +214,15 @@ class _Uploader:
         self._repacking = repacking
         self._handle = executor.device.handle
         self._staging = executor.plan.regions["arena"]
-        self._launches = {w: launch for w in executor.plan.weights if (launch := _launch(w))}
-        self._steps: dict[WeightPlan, Any] = {}
         self._sent: deque[tuple[int, Awaitable[Any]]] = deque()  # bytes, and word that the GPU has them
         self.values: dict[str, bytes] = {}  # of tensors without a weight, by name
         self._run = js_file("replay.js")(self._handle).run
 
     def pieces(self, part: _Part) -> Iterator[_Piece]:
         """Whole units of blocks, that fit the staging buffer where they are to be repacked."""
-        step = CHUNK
-        if part.weight in self._launches and not part.weight.lane_order:
-            unit = part.weight.format.unit * part.weight.format.block_bytes
+        step, target = CHUNK, part.target
+        if target and target.launch and not target.weight.lane_order:
+            unit = target.weight.format.unit * target.weight.format.block_bytes
             step = min(CHUNK, self._staging) // unit * unit
         for done in range(0, part.tensor.nbytes, step):
             yield _Piece(part, done, min(step, part.tensor.nbytes - done))
@@ -227,7 +231,7 @@ class _Uploader:
         """Puts pieces, which the reader comes to from byte `at` of the file on, in their place; waits where the GPU is
         behind."""
         first, end = pieces[0], pieces[-1].end
-        if first.weight is None:
+        if first.part.target is None:
             await reader.skip(first.begin - at)
             self.values[first.part.tensor.name] = self.values.get(first.part.tensor.name, b"") + await reader.read(
                 first.size
@@ -248,28 +252,27 @@ class _Uploader:
 
     def _placement(self, piece: _Piece) -> dict[str, Any]:
         """Where stream.js writes a piece, and what it runs then."""
-        part, weight, done, size = piece.part, piece.weight, piece.done, piece.size
-        assert weight is not None
-        format, buffers = weight.format, self._executor.buffers
-        if weight not in self._launches:
+        target, first, done, size = piece.part.target, piece.part.first, piece.done, piece.size
+        assert target
+        weight, buffers = target.weight, self._executor.buffers
+        format = weight.format
+        if not target.launch:
             plane = weight.planes[0]
-            at = plane.offset + part.first * format.block_bytes // format.block_size + done
+            at = plane.offset + first * format.block_bytes // format.block_size + done
             return {"buffer": buffers[plane.region], "at": at}
         if weight.lane_order:
             words, workgroups = [size // 16], (-(-size // 16 // 64), 1, 1)
         else:
             units = -(-size // format.block_bytes // format.unit)
-            words = [units, part.first // format.block_size + done // format.block_bytes]
+            words = [units, first // format.block_size + done // format.block_bytes]
             workgroups = library.repack(format, units).workgroups
-        step = {"step": self._step(weight), "io": buffers["io"], "words": words, "workgroups": workgroups}
+        target.step = target.step or self._step(weight, target.launch)
+        step = {"step": target.step, "io": buffers["io"], "words": words, "workgroups": workgroups}
         return {"buffer": buffers["arena"], "at": 0, **step}
 
-    def _step(self, weight: WeightPlan) -> Any:
-        if weight not in self._steps:
-            launch = self._launches[weight]
-            staging = Binding("arena", 0, min(CHUNK, self._staging) // 4 * 4)
-            bindings = (staging, Binding("io", 0, 256), *weight.planes)
-            dispatch = Dispatch("+".join(weight.names), launch.kernel, bindings, launch.workgroups)
-            ranges = [(self._executor.buffers[b.region], b) for b in bindings]
-            self._steps[weight] = self._executor.pipelines.step(launch.kernel, ranges, dispatch)
-        return self._steps[weight]
+    def _step(self, weight: WeightPlan, launch: Launch) -> Any:
+        staging = Binding("arena", 0, min(CHUNK, self._staging) // 4 * 4)
+        bindings = (staging, Binding("io", 0, 256), *weight.planes)
+        dispatch = Dispatch("+".join(weight.names), launch.kernel, bindings, launch.workgroups)
+        ranges = [(self._executor.buffers[b.region], b) for b in bindings]
+        return self._executor.pipelines.step(launch.kernel, ranges, dispatch)
