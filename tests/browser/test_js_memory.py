@@ -35,8 +35,8 @@ from llamaweb.llama import Llama
 state = builtins.stopping = SimpleNamespace(stopped=asyncio.Event(), go=asyncio.Event(), stops=list(stops), put=0)
 put = upload._Uploader.put
 
-async def put_and_stop(self, pieces, at, reader):
-    await put(self, pieces, at, reader)
+async def put_and_stop(self, pieces, *rest):
+    await put(self, pieces, *rest)
     state.put += sum(piece.size for piece in pieces)
     if state.stops and state.put >= state.stops[0]:
         state.stops.pop(0)

@@ -1,6 +1,7 @@
 // Cuts the chunks of a reader, as a ReadableStream gives one, into pieces of asked-for sizes: the bytes stay in JavaScript.
 (reader) => {
   let rest = new Uint8Array(0);
+  let passed = 0; // bytes taken
   const next = async () => {
     const { done, value } = await reader.read();
     rest = done ? null : value;
@@ -11,6 +12,7 @@
     if (rest === null || (rest.length === 0 && !(await next()))) return null;
     const part = rest.subarray(0, n);
     rest = rest.subarray(part.length);
+    passed += part.length;
     return part;
   };
   // Writes the next n bytes into a GPU buffer, from its byte `at` on, which is a multiple of 4, with zeros behind them
@@ -50,19 +52,18 @@
     // a step, `words` are written into `io` and the step is run (replay.js) with as many workgroups.
     // Resolves to how many of all these bytes the stream still had.
     place: async (queue, run, pieces) => {
-      let passed = 0;
+      const before = passed;
       for (const piece of pieces) {
-        passed += await skip(piece.skip);
-        const size = await write(queue, piece.buffer, piece.at, piece.size);
-        passed += size;
-        if (size < piece.size) break;
+        await skip(piece.skip);
+        if ((await write(queue, piece.buffer, piece.at, piece.size)) < piece.size) break;
         if (!piece.step) continue;
         const [x, y, z] = piece.workgroups;
         queue.writeBuffer(piece.io, 0, new Uint32Array(piece.words));
         run([{ ...piece.step, x, y, z }], 0, 1, 1);
       }
-      return passed;
+      return passed - before;
     },
+    passed: () => passed,
     // The next n bytes, or fewer at the stream's end
     read: async (n) => {
       const found = new Uint8Array(n);

@@ -30,6 +30,7 @@ from llamaweb.rope import phases
 CHUNK = 8 << 20  # bytes in one piece
 _IN_FLIGHT = 32 << 20  # bytes that WebGPU may be behind
 _BEGUN_S = 0.01
+_TOLD_S = 0.25  # between two words of progress, where bytes come slowly
 
 
 @dataclass
@@ -129,7 +130,7 @@ async def _read(
     reader = _Reader(js_file("stream.js")(await source.stream(at)), source.name)
     try:
         for pieces in _together(piece for part in parts for piece in uploader.pieces(part)):
-            await uploader.put(pieces, at, reader)
+            await uploader.put(pieces, at, reader, report)
             at = pieces[-1].end
             report(at)
         await reader.skip(end - at)
@@ -160,9 +161,16 @@ class _Reader:
     async def skip(self, n: int) -> None:
         await self._expect(self._stream.skip(n), n)
 
-    async def place(self, queue: Any, run: Any, placements: Any, n: int) -> None:
-        """The next n bytes, as stream.js has them placed."""
-        await self._expect(self._stream.place(queue, run, placements), n)
+    async def place(self, queue: Any, run: Any, placements: Any, n: int, report: Callable[[int], None]) -> None:
+        """The next n bytes, as stream.js has them placed; report(how many of them) now and then."""
+        before = self._stream.passed()
+        placing = asyncio.ensure_future(self._expect(self._stream.place(queue, run, placements), n))
+        try:
+            while not (await asyncio.wait([placing], timeout=_TOLD_S))[0]:
+                report(self._stream.passed() - before)
+            await placing
+        finally:
+            placing.cancel()
 
     async def read(self, n: int) -> bytes:
         try:
@@ -227,9 +235,9 @@ class _Uploader:
         for done in range(0, part.tensor.nbytes, step):
             yield _Piece(part, done, min(step, part.tensor.nbytes - done))
 
-    async def put(self, pieces: Sequence[_Piece], at: int, reader: _Reader) -> None:
+    async def put(self, pieces: Sequence[_Piece], at: int, reader: _Reader, report: Callable[[int], None]) -> None:
         """Puts pieces, which the reader comes to from byte `at` of the file on, in their place; waits where the GPU is
-        behind."""
+        behind. report(byte of the file) now and then."""
         first, end = pieces[0], pieces[-1].end
         if first.part.target is None:
             await reader.skip(first.begin - at)
@@ -243,7 +251,8 @@ class _Uploader:
         for piece in pieces:
             placements.append({"skip": piece.begin - before, "size": piece.size, **self._placement(piece)})
             before = piece.end
-        await reader.place(self._handle.queue, self._run, js_object(placements), end - at)
+        queue, placed = self._handle.queue, js_object(placements)
+        await reader.place(queue, self._run, placed, end - at, lambda n: report(at + n))
         there = self._executor.device.wait(self._handle.queue.onSubmittedWorkDone())
         self._sent.append((end - first.begin, there))
         while sum(size for size, _ in self._sent) > _IN_FLIGHT:
