@@ -131,10 +131,10 @@ def test_progress_tells_bytes_rate_and_time_left(page: Page, server: UnreliableS
         await llm.close()
         return [p for p in told if p.phase == "weights"]
 
-    told = page.run(progress, url=server.url("model.gguf", MODEL, pace=0.05))
+    told = page.run(progress, url=server.url("model.gguf", MODEL, pace=0.5))
     assert (told[-1].done, told[-1].total, told[-1].unit) == (len(MODEL), len(MODEL), "B")
     assert [p.done for p in told] == sorted(p.done for p in told)
-    assert len(told) >= 4 * 0.05 * len(MODEL) / (64 << 10) / 2  # four times a second, or half as often
+    assert len(told) > 5  # in a second and a half
     middle = told[len(told) // 2]
     assert middle.rate > 0 and middle.seconds_left == pytest.approx((middle.total - middle.done) / middle.rate)
 
@@ -171,7 +171,7 @@ def test_a_load_that_is_cancelled_at_any_point_gives_all_gpu_memory_back(page: P
         release()
         return task.cancelled(), most, sum(device.live_bytes for device in devices)
 
-    url = server.url("model.gguf", MODEL, headers={"ETag": '"1"'}, pace=0.05)
+    url = server.url("model.gguf", MODEL, headers={"ETag": '"1"'}, pace=0.3)
     for phase, done in (("header", 0), ("weights", 0), ("weights", len(MODEL) // 2), ("pipelines", 2)):
         was_cancelled, most, left = page.run(cancelled, url=url, after=(phase, done))
         assert was_cancelled and left == 0
