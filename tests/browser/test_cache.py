@@ -31,6 +31,12 @@ def empty(page: Page) -> Iterator[None]:
     yield
 
 
+NO_HANDLES = """
+globalThis.createSyncAccessHandle = FileSystemFileHandle.prototype.createSyncAccessHandle;
+FileSystemFileHandle.prototype.createSyncAccessHandle = async () => { throw new TypeError("mode is not known"); };
+"""
+
+
 async def load(url, sha256=None, stop=None, offset=70_000, keep=True):
     """As a model is loaded: a header, then the rest, cancelled after `stop` bytes. What came, warnings, the cache."""
     import asyncio
@@ -81,6 +87,40 @@ def test_a_file_is_kept_and_read_without_the_network_the_next_time(page: Page, s
     assert (found, warned) == (SHA256, [])
     assert len(server.files["model.gguf"].requests) > asked  # it was asked whether the file has changed
     assert page.run("from llamaweb import cache\nreturn await cache.size()") == SIZE
+
+
+@pytest.mark.parametrize("handles", [True, False])
+def test_a_kept_file_is_read_by_two_at_once_and_can_be_removed_then(
+    page: Page, server: UnreliableServer, handles: bool
+) -> None:
+    async def twice(url, offset):
+        from llamaweb import cache
+        from llamaweb.gpu.cached_source import CachedSource
+        from llamaweb.gpu.url_source import UrlSource
+
+        sources = [CachedSource(UrlSource(url)) for _ in range(2)]
+        readers = [await source.stream(offset) for source in sources]
+        found = [[await source.read(1, 70_001)] for source in sources]
+        for read, reader in zip(found, readers, strict=True):
+            while not (chunk := await reader.read()).done:
+                read.append(chunk.value.to_bytes())
+        quick = [hasattr(source._local._blob, "close") for source in sources]
+        for source in sources:
+            await source.close()
+        await cache.remove(url)
+        return [(read[0], b"".join(read[1:])) for read in found], quick
+
+    url = server.url("model.gguf", DATA, headers=ETAG)
+    page.run(load, url=url)
+    if not handles:
+        page.run("from pyodide.code import run_js\nrun_js(script)", script=NO_HANDLES)
+    try:
+        found, quick = page.run(twice, url=url, offset=333)
+    finally:
+        back = "FileSystemFileHandle.prototype.createSyncAccessHandle = createSyncAccessHandle"
+        page.run("from pyodide.code import run_js\nrun_js(script)", script="" if handles else back)
+    assert found == [(DATA[1:70_002], DATA[333:])] * 2
+    assert quick == [handles] * 2
 
 
 @pytest.mark.parametrize("ranges", [True, False])

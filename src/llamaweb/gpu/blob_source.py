@@ -44,7 +44,9 @@ class BlobSource:
         return type(self)(self._beside[name], name, self._beside)
 
     async def close(self) -> None:
-        pass
+        close = getattr(self._blob, "close", None)  # of a file of the browser's storage, see opfs.js
+        if close:
+            close()
 
     def again(self) -> Self:
         return type(self)(self._handle or self._blob, self.name, self._beside)

@@ -81,6 +81,8 @@ class CachedSource:
 
     async def close(self) -> None:
         await self._remote.close()
+        if self._local:
+            await self._local.close()
         if self._hash:
             self._hash.close()
         try:
@@ -103,13 +105,15 @@ class CachedSource:
         if not model or not model.complete or not await self._current(model):
             return None
         self._release = await model_cache.lock(self.url, "shared")
-        file = await model_cache.opfs().file(model_cache.key(self.url)) if self._release else None
-        if not file or int(file.size) != model.size:
+        file = await model_cache.file(self.url, self.name) if self._release else None
+        if not file or await file.size() != model.size:
+            if file:
+                await file.close()
             self._give_back()
             return None
         with suppress(JsException):  # a full disk does not take that it was used now, and is read all the same
             await model_cache.put(model)
-        return BlobSource(file, self.name)
+        return file
 
     async def _current(self, model: CachedModel) -> bool:
         if self._sha256:  # known by its content

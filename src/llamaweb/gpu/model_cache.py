@@ -17,6 +17,7 @@ from typing import Any
 from pyodide.ffi import JsException
 
 from llamaweb.errors import CacheError
+from llamaweb.gpu.blob_source import BlobSource
 from llamaweb.gpu.javascript import js_file, take
 
 FOLDER = "llamaweb-models"
@@ -75,6 +76,12 @@ async def lock(url: str, mode: str) -> Any:
 async def writer(url: str, fresh: bool) -> Any:
     """Writes a URL's file on, or `fresh` from its start; see opfs.js."""
     return await take(opfs().writer(key(url), fresh), lambda writer: writer.close())
+
+
+async def file(url: str, name: str) -> BlobSource | None:
+    """A URL's file, to be read and closed; None if it is not there."""
+    blob = await take(opfs().open(key(url)), lambda blob: getattr(blob, "close", bool)())
+    return BlobSource(blob, name) if blob else None
 
 
 async def find(url: str) -> CachedModel | None:

@@ -6,6 +6,7 @@
     if (error.name === "NotFoundError") return undefined;
     throw error;
   };
+  const PIECE = 1 << 20; // bytes read at once
   const inWorker = () => typeof FileSystemFileHandle.prototype.createSyncAccessHandle === "function";
 
   // Where there are synchronous handles (in a worker), every byte is in the file at once.
@@ -31,6 +32,33 @@
       close: async () => access.close(),
     };
   }
+
+  // Bytes `from` to `to` of a file as a Blob has them, read through one buffer by a synchronous handle: that takes a
+  // tenth of a Blob's time. What a reader gives holds until its next read.
+  const blob = (access, from, to) => ({
+    size: to - from,
+    slice: (begin = 0, end = to - from) => blob(access, from + begin, Math.min(from + end, to)),
+    async arrayBuffer() {
+      const found = new Uint8Array(to - from);
+      access.read(found, { at: from });
+      return found.buffer;
+    },
+    stream: () => ({
+      getReader() {
+        const buffer = new Uint8Array(Math.min(PIECE, to - from));
+        let at = from;
+        return {
+          async read() {
+            const size = access.read(buffer.subarray(0, to - at), { at });
+            at += size;
+            return size ? { done: false, value: buffer.subarray(0, size) } : { done: true };
+          },
+          async cancel() {},
+        };
+      },
+    }),
+    close: () => access.close(),
+  });
 
   // On a page's main thread: what is written is in the file when it is closed, and until then in a copy of it.
   async function streamWriter(handle, fresh) {
@@ -67,6 +95,14 @@
     async writer(name, fresh) {
       const handle = await (await folder()).getFileHandle(name, { create: true });
       return inWorker() ? syncWriter(handle, fresh) : streamWriter(handle, fresh);
+    },
+    // A file to be read, and closed where it can be; undefined if there is none. Where there are no synchronous handles,
+    // or none that tabs share, it is a File.
+    async open(name) {
+      const handle = await (await folder()).getFileHandle(name).catch(absent);
+      if (!handle) return undefined;
+      const access = inWorker() && (await handle.createSyncAccessHandle({ mode: "read-only" }).catch(() => null));
+      return access ? blob(access, 0, access.getSize()) : handle.getFile();
     },
     file: async (name) => (await folder()).getFileHandle(name).then((handle) => handle.getFile(), absent),
     async put(name, text) {
