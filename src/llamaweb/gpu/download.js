@@ -6,7 +6,7 @@
 // Ranges are requested with nothing but `Range`, which needs no CORS preflight (If-Range would, and content networks
 // refuse it); that the file is still the same is seen from the size, ETag and Last-Modified of every answer instead.
 // The HTTP cache is passed by: it would keep a second copy, and slows ranges down to a third.
-(url, name, headers, { attempts, delay, enough, stall, range, parallel, first }) => {
+(url, name, headers, { attempts, delay, enough, stall, range, parallel, first }, through) => {
   const closing = new AbortController();
   const opening = new AbortController(); // of the first answer
   let told = null; // {size, etag, modified, digest, linked, ranged} of the first answer; size is null if it does not say
@@ -21,7 +21,6 @@
   const changed = () => failed(`${name} changed on the server while loading; load it again.`);
   const hold = (n) => (peak = Math.max(peak, (held += n)));
 
-  const BUFFER = 256 << 10; // bytes that are read at once
   const HANDED = 1 << 20; // most bytes of a range that are handed over at once
   const RETRIED = new Set([408, 425, 429, 500, 502, 503, 504]);
   const REMEDIES = {
@@ -139,24 +138,6 @@
     }
   }
 
-  // Reads a body through one buffer, where the browser can: a fresh one for every chunk takes half as long again. What
-  // it gives holds until the next is asked for.
-  function through(body) {
-    let buffer = new ArrayBuffer(BUFFER);
-    let reader;
-    try {
-      reader = body.getReader({ mode: "byob" });
-    } catch {
-      reader = body.getReader();
-      return () => reader.read();
-    }
-    return async () => {
-      const answer = await reader.read(new Uint8Array(buffer));
-      buffer = answer.value?.buffer;
-      return answer;
-    };
-  }
-
   // The bytes from `from` to `to`, chunk by chunk, however often the connection breaks. A chunk holds until the next.
   async function* bytes(from, to, signal) {
     yield* persist(async function* (state) {
@@ -164,10 +145,10 @@
         const answer = from === 0 && inHand ? inHand : await ask(from, to, signal);
         inHand = inHand === answer ? null : inHand;
         let { skip } = answer;
-        const read = through(answer.response.body);
+        const reader = through(answer.response.body);
         try {
           for (;;) {
-            const { done, value } = await patiently(read(), answer.request);
+            const { done, value } = await patiently(reader.read(), answer.request);
             if (done) break;
             const start = Math.min(skip, value.length);
             skip -= start;

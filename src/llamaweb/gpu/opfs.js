@@ -44,7 +44,8 @@
       return found.buffer;
     },
     stream: () => ({
-      getReader() {
+      getReader(options) {
+        if (options) throw new TypeError("it has a buffer of its own");
         const buffer = new Uint8Array(Math.min(PIECE, to - from));
         let at = from;
         return {

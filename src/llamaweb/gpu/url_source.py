@@ -75,7 +75,7 @@ class UrlSource:
         self.before = before
         self._beside = beside
         self.download: Any = js_file("download.js")(
-            self.url, self.name, js_object(self._headers), js_object(asdict(patience))
+            self.url, self.name, js_object(self._headers), js_object(asdict(patience)), js_file("through.js")
         )
         self._told: Told | None = None
 
