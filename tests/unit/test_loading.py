@@ -39,6 +39,16 @@ class FakeGPU:
         self.open = False
 
 
+class FakeRepacking:
+    """Compiles nothing."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    async def begun(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Shard(BytesSource):
     """A file of the split model that says whether it is open; `closes` is awaited when it is closed."""
 
@@ -73,6 +83,7 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     async def uploads(*_: Any) -> None: ...
 
     replaced = {"Device": types.SimpleNamespace(open=opens), "Executor": FakeGPU, "upload": uploads}
+    replaced |= {"Pipelines": lambda _: None, "Repacking": FakeRepacking}
     replaced |= {"now_ms": lambda: 0.0, "worth_tuning": lambda *_: False, "plan_model": lambda *_, **__: None}
     for name, value in replaced.items():
         monkeypatch.setattr(module, name, value)
