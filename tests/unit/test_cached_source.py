@@ -52,7 +52,8 @@ def storage(cached: Any, monkeypatch: pytest.MonkeyPatch, stored: int, released:
     """A storage that has `stored` bytes of the model; `parts` of it are otherwise."""
     model = cached.CachedModel(URL, "model.gguf", SIZE, '"1"', stored=stored)
     writer = SimpleNamespace(close=parts.pop("close", gives(None)))
-    opfs = {"file": gives(SimpleNamespace(size=stored)), "persist": gives(True), "writer": gives(writer)}
+    file = SimpleNamespace(size=stored, close=lambda: released.append("file"))
+    opfs = {"file": gives(file), "open": gives(file), "persist": gives(True), "writer": gives(writer)}
     replaced = {
         "available": lambda: True,
         "find": gives(model),
@@ -77,7 +78,7 @@ def test_a_whole_file_is_read_from_a_full_disk(cached: Any, monkeypatch: pytest.
         return found
 
     assert asyncio.run(size()) == SIZE
-    assert isinstance(source._local, cached.BlobSource) and released == [URL]
+    assert isinstance(source._local, cached.BlobSource) and released == ["file", URL]
 
 
 def test_a_file_that_does_not_close_is_told_and_unlocked(cached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,19 +97,19 @@ def test_a_file_that_does_not_close_is_told_and_unlocked(cached: Any, monkeypatc
     assert released == [URL] and not cached.model_cache._coming
 
 
-@pytest.mark.parametrize("what", ["lock", "writer"])
+@pytest.mark.parametrize("what", ["lock", "writer", "file"])
 def test_what_comes_after_the_wait_for_it_was_cancelled_is_given_back(
     cached: Any, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     given_back: list[str] = []
-    thing = SimpleNamespace(close=lambda: given_back.append("writer"))
+    thing = SimpleNamespace(close=lambda: given_back.append(what))
     answer = (lambda: given_back.append("lock")) if what == "lock" else thing
 
     async def cancelled() -> None:
         promise = asyncio.get_running_loop().create_future()
-        opfs = SimpleNamespace(**{what: lambda *_: promise})
+        opfs = SimpleNamespace(**{"open" if what == "file" else what: lambda *_: promise})
         monkeypatch.setattr(cached.model_cache, "opfs", lambda: opfs)
-        argument = "exclusive" if what == "lock" else True
+        argument = {"lock": "exclusive", "writer": True, "file": "model.gguf"}[what]
         waiting = asyncio.ensure_future(getattr(cached.model_cache, what)(URL, argument))
         await asyncio.sleep(0)
         waiting.cancel()
