@@ -81,6 +81,28 @@ def test_a_whole_file_is_read_from_a_full_disk(cached: Any, monkeypatch: pytest.
     assert isinstance(source._local, cached.BlobSource) and released == ["file", URL]
 
 
+def test_a_kept_file_is_closed_where_the_load_is_cancelled_while_it_is_noted(
+    cached: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[str] = []
+
+    async def never(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    storage(cached, monkeypatch, SIZE, released, put=never)
+
+    async def cancelled() -> None:
+        source = cached.CachedSource(remote())
+        waiting = asyncio.ensure_future(source.size())
+        await asyncio.wait([waiting], timeout=0.1)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await source.close()
+
+    asyncio.run(cancelled())
+    assert released == ["file", URL]
+
+
 def test_a_file_that_does_not_close_is_told_and_unlocked(cached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     released: list[str] = []
     storage(cached, monkeypatch, 10, released, close=full)

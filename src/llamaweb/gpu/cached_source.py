@@ -81,11 +81,11 @@ class CachedSource:
 
     async def close(self) -> None:
         await self._remote.close()
-        if self._local:
-            await self._local.close()
         if self._hash:
             self._hash.close()
         try:
+            if self._local:
+                await self._local.close()
             if self._writer:
                 await self._writer.close()
             if self._keeper and self._release:
@@ -106,6 +106,7 @@ class CachedSource:
             return None
         self._release = await model_cache.lock(self.url, "shared")
         file = await model_cache.file(self.url, self.name) if self._release else None
+        self._local = file  # so that it is closed with this, should the load be cancelled now
         if not file or await file.size() != model.size:
             if file:
                 await file.close()
@@ -138,8 +139,10 @@ class CachedSource:
 
     async def _alike(self, end: int) -> bool:
         """Whether the kept file begins, and ends at byte `end`, as the server's does, which names no version of it."""
-        file = BlobSource(await model_cache.opfs().file(model_cache.key(self.url)), self.name)
-        length = min(end, ENDS)
+        blob = await model_cache.opfs().file(model_cache.key(self.url))
+        if not blob:  # removed by another tab
+            return False
+        file, length = BlobSource(blob, self.name), min(end, ENDS)
         for at in (0, end - length):
             if await file.read(at, length) != await self._remote.read(at, length):
                 return False
