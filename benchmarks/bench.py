@@ -12,11 +12,11 @@ from pathlib import Path
 import js
 
 from llamaweb import Llama
-from llamaweb.bench import bench, floor, with_floor
 from llamaweb.errors import LlamaWebError
 from llamaweb.host import results, synthetic
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import FileSource
+from llamaweb.page.bench import bench, floor, with_floor
 
 output, folder, donor, *rest = [str(a) for a in js.arguments]
 n_prompt, n_generate, reps = map(int, rest[:3])

@@ -1,4 +1,4 @@
-// Commands of llamaweb.page, called from a page: Python runs in worker.js, this end waits for what it answers.
+// Commands of llamaweb.page.commands, called from a page: Python runs in worker.js, this end waits for what it answers.
 
 export class EngineError extends Error {
   constructor({ type, message }) {

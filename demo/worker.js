@@ -1,4 +1,4 @@
-// Python in a worker: loads Pyodide and llamaweb, then hands commands to llamaweb.worker.
+// Python in a worker: loads Pyodide and llamaweb, then hands commands to llamaweb.page.worker.
 //
 // in:  {id, command, params, file}   file: the Files of a model of the page, for commands that load one
 //      {id, cancel: true}
@@ -12,7 +12,7 @@ async function start() {
   const { loadPyodide } = await import(indexURL + "pyodide.mjs");
   const pyodide = await loadPyodide({ indexURL, packages: ["numpy", "gguf", "jinja2"] });
   pyodide.unpackArchive(await wheel, "wheel");
-  return pyodide.pyimport("llamaweb.worker");
+  return pyodide.pyimport("llamaweb.page.worker");
 }
 
 const post = (json) => self.postMessage(JSON.parse(json));

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llamaweb.errors import CacheError
-from llamaweb.gpu import model_cache
-from llamaweb.gpu.model_cache import CachedModel
-from llamaweb.gpu.url_source import absolute
+from llamaweb.files import model_cache
+from llamaweb.files.model_cache import CachedModel
+from llamaweb.files.url_source import absolute
 from llamaweb.model.source import lasting_url
 
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from llamaweb.chat import render_chat
 from llamaweb.errors import GPUError, LlamaWebError
+from llamaweb.files.hub import hub_source
+from llamaweb.files.sources import open_source
 from llamaweb.generation import Generator, held_back, stop_at
-from llamaweb.gpu.hub import hub_source
-from llamaweb.gpu.javascript import now_ms, wasm_heap_bytes
 from llamaweb.gpu.profiler import Profiler
-from llamaweb.gpu.sources import open_source
+from llamaweb.javascript import now_ms, wasm_heap_bytes
 from llamaweb.kernels.tuner import MODES
 from llamaweb.loading import Loaded, LoadOptions
 from llamaweb.loading import load as load_model

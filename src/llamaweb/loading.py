@@ -8,12 +8,12 @@ from functools import partial
 
 from llamaweb.chat import check_chat
 from llamaweb.errors import DeviceLostError, ModelChangedError
+from llamaweb.files.sources import StreamingSource
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Executor, Pipelines
-from llamaweb.gpu.javascript import now_ms
-from llamaweb.gpu.sources import StreamingSource
 from llamaweb.gpu.tuning import kept_choices, tuned
 from llamaweb.gpu.upload import Repacking, upload
+from llamaweb.javascript import now_ms
 from llamaweb.kernels.tuner import Shape, Trial, Variant, worth_tuning
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.model.shards import read_model

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from llamaweb import llama
-from llamaweb.gpu.javascript import wait
+from llamaweb.javascript import wait
 from llamaweb.profiling import Profile
 
 

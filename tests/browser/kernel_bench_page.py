@@ -11,8 +11,8 @@ from pyodide.ffi import to_js
 
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Pipelines
-from llamaweb.gpu.javascript import js_file
 from llamaweb.gpu.timer import Timer
+from llamaweb.javascript import js_file
 from llamaweb.kernels.kernel import Launch
 from llamaweb.planner.plan import Binding, Dispatch
 from llamaweb.profile import DeviceProfile
@@ -84,7 +84,7 @@ def _pipelines(device: Device) -> Pipelines:
 
 @cache
 def _replay(device: Device) -> Any:
-    return js_file("replay.js")(device.handle)
+    return js_file("gpu/replay.js")(device.handle)
 
 
 async def _run(device: Device, launch: Launch, slots: dict[str, np.ndarray], n_tokens: int) -> dict[str, np.ndarray]:

@@ -47,9 +47,9 @@ async def load(url, sha256=None, stop=None, offset=70_000, keep=True):
     from pyodide.ffi import JsException
 
     from llamaweb import cache
-    from llamaweb.gpu.blob_source import read_error
-    from llamaweb.gpu.cached_source import CachedSource
-    from llamaweb.gpu.url_source import Patience, UrlSource
+    from llamaweb.files.blob_source import read_error
+    from llamaweb.files.cached_source import CachedSource
+    from llamaweb.files.url_source import Patience, UrlSource
 
     patience = Patience(delay=20, stall=1000, range=300_000, parallel=2, first=100_000)
     source = CachedSource(UrlSource(url, patience=patience), {url: sha256} if sha256 else {}, keep)
@@ -95,8 +95,8 @@ def test_a_kept_file_is_read_by_two_at_once_and_can_be_removed_then(
 ) -> None:
     async def twice(url, offset):
         from llamaweb import cache
-        from llamaweb.gpu.cached_source import CachedSource
-        from llamaweb.gpu.url_source import UrlSource
+        from llamaweb.files.cached_source import CachedSource
+        from llamaweb.files.url_source import UrlSource
 
         sources = [CachedSource(UrlSource(url)) for _ in range(2)]
         readers = [await source.stream(offset) for source in sources]
@@ -144,11 +144,11 @@ def test_what_a_page_wrote_before_it_was_closed_is_there(page: Page, server: Unr
         import js
         from pyodide.ffi import to_js
 
-        import llamaweb.gpu
-        from llamaweb.gpu import model_cache
+        import llamaweb
+        from llamaweb.files import model_cache
 
         await model_cache.put(model_cache.CachedModel(url, "model.gguf", size, etag=etag))
-        text = (Path(llamaweb.gpu.__path__[0]) / "opfs.js").read_text()
+        text = (Path(llamaweb.__path__[0]) / "files" / "opfs.js").read_text()
         script = f"""
             onmessage = async ({{data}}) => {{
                 const opfs = ({text.strip()})({model_cache.FOLDER!r});
@@ -372,7 +372,7 @@ def test_what_nobody_knows_what_it_is_is_removed_when_it_is_seen_but_not_from_un
         from pyodide.ffi import to_js
 
         from llamaweb import cache
-        from llamaweb.gpu import model_cache
+        from llamaweb.files import model_cache
 
         scope = {}
         exec(source, scope)
@@ -407,7 +407,7 @@ def test_a_model_that_is_being_loaded_is_not_removed_with_the_others(page: Page,
             page.run(
                 f"""
                 from llamaweb import cache
-                from llamaweb.gpu import model_cache
+                from llamaweb.files import model_cache
                 release = await model_cache.lock(url, "shared")
                 try:
                     await cache.{remove}
@@ -420,7 +420,7 @@ def test_a_model_that_is_being_loaded_is_not_removed_with_the_others(page: Page,
 
 
 def test_on_the_main_thread_a_file_is_kept_when_it_is_closed_and_goes_on(page: Page) -> None:
-    opfs = Path(llamaweb.__file__).with_name("gpu").joinpath("opfs.js").read_text().strip()
+    opfs = Path(llamaweb.__file__).with_name("files").joinpath("opfs.js").read_text().strip()
     script = f"""
         const done = arguments[0];
         (async () => {{
@@ -452,11 +452,11 @@ def test_sha256_of_every_length_around_a_block(page: Page) -> None:
     async def digests(data, lengths):
         from pyodide.ffi import to_js
 
-        from llamaweb.gpu.javascript import js_file
+        from llamaweb.javascript import js_file
 
         found = []
         for length in lengths:
-            hash = js_file("sha256.js")()
+            hash = js_file("files/sha256.js")()
             for at in range(0, length, 37):
                 await hash.update(to_js(data[at : min(length, at + 37)]))
             found.append(await hash.digest())

@@ -91,9 +91,9 @@ def test_a_binding_that_webgpu_refuses_is_named_by_its_dispatch(page: Page, mode
     async def prepare(model):
         from dataclasses import replace
 
+        from llamaweb.files.sources import open_source
         from llamaweb.gpu.device import Device
         from llamaweb.gpu.executor import Executor
-        from llamaweb.gpu.sources import open_source
         from llamaweb.model.gguf_file import read_header
         from llamaweb.planner import plan_model
 

@@ -27,8 +27,8 @@ async def read(url, offset=100_000, patience=None, header=50_000):
 
     from pyodide.ffi import JsException
 
-    from llamaweb.gpu.blob_source import read_error
-    from llamaweb.gpu.url_source import Patience, UrlSource
+    from llamaweb.files.blob_source import read_error
+    from llamaweb.files.url_source import Patience, UrlSource
 
     fast = {"delay": 20, "stall": 1000, "range": 300_000, "parallel": 3, "first": 200_000}
     source = UrlSource(url, patience=Patience(**{**fast, **(patience or {})}))
@@ -156,7 +156,7 @@ def test_retry_after_is_waited_for(page: Page, server: UnreliableServer) -> None
     async def seconds(url):
         import time
 
-        from llamaweb.gpu.url_source import Patience, UrlSource
+        from llamaweb.files.url_source import Patience, UrlSource
 
         begin = time.perf_counter()
         source = UrlSource(url, patience=Patience(delay=10))

@@ -33,7 +33,7 @@ def test_a_vocabulary_of_128k_tokens_is_ready_in_1500_ms(page: Page, large_vocab
     async def read(url):
         import time
 
-        from llamaweb.gpu.sources import open_source
+        from llamaweb.files.sources import open_source
         from llamaweb.model.gguf_file import read_header
 
         start = time.perf_counter()

@@ -29,7 +29,7 @@ BEGIN = """
 import asyncio, builtins
 from types import SimpleNamespace
 from llamaweb.gpu import upload
-from llamaweb.gpu.javascript import wasm_heap_bytes
+from llamaweb.javascript import wasm_heap_bytes
 from llamaweb.llama import Llama
 
 state = builtins.stopping = SimpleNamespace(stopped=asyncio.Event(), go=asyncio.Event(), stops=list(stops), put=0)
@@ -132,7 +132,7 @@ def test_headers_of_many_files_do_not_add_up(
     page.run(
         """
         import builtins
-        from llamaweb.gpu.sources import open_source
+        from llamaweb.files.sources import open_source
         from llamaweb.model.gguf_file import FIRST_READ
 
         builtins.headers = [open_source(url, cache=keep) for url in urls]

@@ -177,7 +177,7 @@ def test_a_model_without_a_chat_template_is_refused_for_chat_before_its_weights_
 ) -> None:
     async def phases(command, data):
         from llamaweb.errors import UnsupportedError
-        from llamaweb.page import handle
+        from llamaweb.page.commands import handle
 
         events = []
         try:

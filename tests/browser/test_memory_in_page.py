@@ -155,7 +155,7 @@ def test_a_budget_is_kept_at_every_moment_tuning_and_profiling_included(page: Pa
 def test_what_does_not_fit_is_refused_before_a_weight_is_fetched(page: Page) -> None:
     async def load(model):
         from llamaweb.errors import MemoryBudgetError
-        from llamaweb.gpu.sources import open_source
+        from llamaweb.files.sources import open_source
         from llamaweb.llama import Llama
 
         source, read = open_source(model), []

@@ -106,8 +106,8 @@ def test_tokens_in_a_batch_are_cheaper_than_one_by_one(profiles: dict[str, dict[
 
 def test_decoding_keeps_up_with_the_yardstick_of_its_shape(page: Page, data: bytes) -> None:
     async def benched(data):
-        from llamaweb.bench import bench, floor, with_floor
         from llamaweb.llama import Llama
+        from llamaweb.page.bench import bench, floor, with_floor
 
         llm = await Llama.load(data, n_ctx=128)
         result = await bench(llm, prompt_tokens=16, gen_tokens=24, reps=3, depth=5)
@@ -126,7 +126,7 @@ def test_a_measurement_that_fails_is_one_sentence(page: Page) -> None:
         import js
 
         from llamaweb.errors import LlamaWebError
-        from llamaweb.loading_bench import bench_loading
+        from llamaweb.page.loading_bench import bench_loading
 
         try:
             await bench_loading(None, [f"{js.location.origin}/no-such.gguf"])

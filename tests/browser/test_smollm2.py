@@ -30,7 +30,7 @@ def loaded(page: Page) -> Iterator[dict]:
         import builtins
 
         import llamaweb
-        from llamaweb.gpu.javascript import wasm_heap_bytes
+        from llamaweb.javascript import wasm_heap_bytes
 
         before = wasm_heap_bytes()
         seen = []

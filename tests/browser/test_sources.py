@@ -59,7 +59,7 @@ def test_a_kept_file_with_a_damaged_header_is_given_up_and_fetched_anew(
     page: Page, server: UnreliableServer, expected: list[int], shards: list[str]
 ) -> None:
     async def damage(url):
-        from llamaweb.gpu import model_cache
+        from llamaweb.files import model_cache
 
         writer = await model_cache.writer(url, False)
         data = writer.read(0, writer.size())
@@ -144,8 +144,8 @@ def test_a_load_that_is_cancelled_at_any_point_gives_all_gpu_memory_back(page: P
         import asyncio
 
         from llamaweb import Llama
+        from llamaweb.files.model_cache import lock
         from llamaweb.gpu.device import Device
-        from llamaweb.gpu.model_cache import lock
 
         devices, opened = [], Device.open
 
@@ -185,7 +185,7 @@ def test_a_file_that_is_gone_while_it_is_read_is_told_in_a_sentence(page: Page) 
         from pyodide.ffi import to_js
 
         from llamaweb import Llama
-        from llamaweb.gpu.blob_source import BlobSource
+        from llamaweb.files.blob_source import BlobSource
 
         class Gone(BlobSource):
             async def stream(self, offset):
@@ -306,10 +306,10 @@ def test_chunks_of_any_size_reach_the_gpu_whole(page: Page, sizes: tuple[int, ..
         from pyodide.ffi import to_js
 
         from llamaweb.gpu.device import Device
-        from llamaweb.gpu.javascript import js_file, js_object
+        from llamaweb.javascript import js_file, js_object
 
         reader = "(all) => ({read: async () => ({done: !all.length, value: all.shift()}), cancel: async () => {}})"
-        stream = js_file("stream.js")(run_js(reader)(to_js(chunks)))
+        stream = js_file("gpu/stream.js")(run_js(reader)(to_js(chunks)))
         device = await Device.open()
         buffer, slot = (
             device.buffer("x", 8192, "COPY_SRC", "COPY_DST"),
@@ -320,7 +320,7 @@ def test_chunks_of_any_size_reach_the_gpu_whole(page: Page, sizes: tuple[int, ..
         counts = [await stream.place(queue, None, pieces)]
         pieces = js_object([{"skip": 2, "buffer": buffer, "at": 4096, "size": second}])
         counts += [await stream.place(queue, None, pieces)]
-        data = await js_file("replay.js")(device.handle).readBytes(buffer, 0, 8192, slot)
+        data = await js_file("gpu/replay.js")(device.handle).readBytes(buffer, 0, 8192, slot)
         device.close()
         return counts, data.to_bytes()
 

@@ -166,7 +166,7 @@ def test_a_storage_that_is_damaged_or_refused_does_not_stop_tuning(
         device.close()
 
     async def kept():
-        from llamaweb.gpu.storage import load_json
+        from llamaweb.files.storage import load_json
 
         return await load_json("llamaweb-tuning.json")
 
@@ -197,7 +197,7 @@ def test_what_was_kept_is_used_where_nothing_is_timed_and_only_for_the_same_kern
     assert used("auto") == {wanted} != used("off")
 
     async def another_release():
-        from llamaweb.gpu.storage import load_json, save_json
+        from llamaweb.files.storage import load_json, save_json
         from llamaweb.gpu.tuning import FILE
 
         await save_json(FILE, {**await load_json(FILE), "kernels": "of another release"})

@@ -47,7 +47,7 @@ END = "import builtins\nreturn await builtins.tab_load"
 STORED = """
 import hashlib
 from llamaweb import cache
-from llamaweb.gpu import model_cache
+from llamaweb.files import model_cache
 file = await model_cache.opfs().file(model_cache.key(url))
 digest = hashlib.sha256((await file.arrayBuffer()).to_bytes()).hexdigest()
 return [(model.stored, model.size, model.verified) for model in await cache.list()], digest

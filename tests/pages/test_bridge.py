@@ -69,7 +69,7 @@ def in_page(use: Callable[[PageSession], Awaitable[Any]]) -> Any:
 def test_events_pass_in_order_and_errors_come_out_as_they_were(
     monkeypatch: pytest.MonkeyPatch, drivers: list[Any]
 ) -> None:
-    use_wheel(monkeypatch, "llamaweb/page.py", STAND_IN)
+    use_wheel(monkeypatch, "llamaweb/page/commands.py", STAND_IN)
     events: list[dict[str, Any]] = []
 
     async def use(page: PageSession) -> Any:
@@ -85,7 +85,7 @@ def test_events_pass_in_order_and_errors_come_out_as_they_were(
 
 
 def test_what_no_page_can_read_is_an_error_and_not_silence(monkeypatch: pytest.MonkeyPatch, drivers: list[Any]) -> None:
-    use_wheel(monkeypatch, "llamaweb/page.py", STAND_IN)
+    use_wheel(monkeypatch, "llamaweb/page/commands.py", STAND_IN)
 
     async def use(page: PageSession) -> Any:
         with pytest.raises(ValueError, match="not JSON compliant"):
@@ -104,7 +104,7 @@ def test_what_no_page_can_read_is_an_error_and_not_silence(monkeypatch: pytest.M
 
 
 def test_a_browser_that_dies_is_one_sentence(monkeypatch: pytest.MonkeyPatch, drivers: list[Any]) -> None:
-    use_wheel(monkeypatch, "llamaweb/page.py", STAND_IN)
+    use_wheel(monkeypatch, "llamaweb/page/commands.py", STAND_IN)
 
     async def use(page: PageSession) -> Any:
         return await page.call("sleep", {}, lambda event: drivers[0].quit())
@@ -116,14 +116,14 @@ def test_a_browser_that_dies_is_one_sentence(monkeypatch: pytest.MonkeyPatch, dr
 def test_python_that_does_not_start_in_the_page_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, drivers: list[Any]
 ) -> None:
-    use_wheel(monkeypatch, "llamaweb/worker.py", "raise ImportError('the wheel is broken')")
+    use_wheel(monkeypatch, "llamaweb/page/worker.py", "raise ImportError('the wheel is broken')")
     with pytest.raises(PageError, match="Python did not start in the page: ImportError: the wheel is broken"):
         in_page(lambda page: asyncio.sleep(0))
     assert drivers[0].service.process.poll() is not None
 
 
 def test_cancelling_closes_the_browser(monkeypatch: pytest.MonkeyPatch, drivers: list[Any]) -> None:
-    use_wheel(monkeypatch, "llamaweb/page.py", STAND_IN)
+    use_wheel(monkeypatch, "llamaweb/page/commands.py", STAND_IN)
 
     async def use(page: PageSession) -> Any:
         task = asyncio.current_task()

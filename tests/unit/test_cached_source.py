@@ -19,9 +19,9 @@ URL = "https://example.org/model.gguf"
 
 @pytest.fixture
 def cached() -> Iterator[Any]:
-    """llamaweb.gpu.cached_source."""
+    """llamaweb.files.cached_source."""
     with no_page.no_page():
-        yield importlib.import_module("llamaweb.gpu.cached_source")
+        yield importlib.import_module("llamaweb.files.cached_source")
 
 
 async def full(*_: Any) -> None:

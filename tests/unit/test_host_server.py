@@ -75,7 +75,7 @@ def test_the_configuration_names_a_wheel_that_holds_the_package_and_its_wgsl(vis
         assert config["model"] == {"name": "a model.gguf", "url": "model/a%20model.gguf"}
         data = await (await session.get(f"{server.url}/{config['wheel']}")).read()
         names = zipfile.ZipFile(io.BytesIO(data)).namelist()
-        assert {"llamaweb/__init__.py", "llamaweb/worker.py"} <= set(names)
+        assert {"llamaweb/__init__.py", "llamaweb/page/worker.py"} <= set(names)
         assert any(name.startswith("llamaweb/wgsl/") and name.endswith(".wgsl") for name in names)
         assert not any(name.startswith("llamaweb/host/") for name in names)
 

@@ -18,9 +18,9 @@ FREE = 1000
 
 @pytest.fixture
 def model_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """llamaweb.gpu.model_cache with files "a" to "d" of 100 bytes, the last used first; "c" is in use."""
+    """llamaweb.files.model_cache with files "a" to "d" of 100 bytes, the last used first; "c" is in use."""
     with no_page():
-        module = importlib.import_module("llamaweb.gpu.model_cache")
+        module = importlib.import_module("llamaweb.files.model_cache")
     module.removed, module.locked = [], ["c"]
 
     async def models() -> list:

@@ -40,7 +40,7 @@ def events_of(command: str, params: dict[str, Any]) -> list[dict[str, Any]]:
             pass
 
     with no_page():
-        page = importlib.import_module("llamaweb.page")
+        page = importlib.import_module("llamaweb.page.commands")
         errors = importlib.import_module("llamaweb.errors")
 
         async def load(*_: Any, **options: Any) -> Model:

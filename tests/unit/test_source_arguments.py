@@ -15,16 +15,16 @@ from tests.no_page import no_page
 
 
 @pytest.fixture
-def gpu() -> Iterator[Any]:
-    """Modules of llamaweb.gpu by name."""
+def files() -> Iterator[Any]:
+    """Modules of llamaweb.files by name."""
     with no_page():
-        yield lambda name: importlib.import_module(f"llamaweb.gpu.{name}")
+        yield lambda name: importlib.import_module(f"llamaweb.files.{name}")
 
 
 @pytest.mark.parametrize("sha256", ["abc", "g" * 64, "sha256:" + "0" * 64])
-def test_a_checksum_that_is_none_is_refused_before_the_download(gpu: Any, sha256: str) -> None:
+def test_a_checksum_that_is_none_is_refused_before_the_download(files: Any, sha256: str) -> None:
     with pytest.raises(ModelFileError, match=r"is no SHA-256; give its 64 digits"):
-        gpu("sources").open_source("https://example.org/model.gguf", sha256=sha256)
+        files("sources").open_source("https://example.org/model.gguf", sha256=sha256)
 
 
 @pytest.mark.parametrize(
@@ -34,14 +34,14 @@ def test_a_checksum_that_is_none_is_refused_before_the_download(gpu: Any, sha256
         [b"GGUF", b"GGUF"],
     ],
 )
-def test_a_list_of_things_that_are_no_files_of_one_model_is_refused(gpu: Any, models: list) -> None:
+def test_a_list_of_things_that_are_no_files_of_one_model_is_refused(files: Any, models: list) -> None:
     with pytest.raises(ModelFileError, match=r"all addresses, or all files of the page"):
-        gpu("sources").open_source(models)
+        files("sources").open_source(models)
 
 
-def test_an_address_that_is_empty_is_refused(gpu: Any) -> None:
+def test_an_address_that_is_empty_is_refused(files: Any) -> None:
     with pytest.raises(ModelFileError, match="address of the model is empty; give a URL"):
-        gpu("sources").open_source(" ")
+        files("sources").open_source(" ")
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_an_address_that_is_empty_is_refused(gpu: Any) -> None:
         [SimpleNamespace(name="a.gguf"), SimpleNamespace(name="b.gguf"), SimpleNamespace(name="a.gguf")],
     ],
 )
-def test_two_files_of_one_name_are_refused(gpu: Any, models: list) -> None:
+def test_two_files_of_one_name_are_refused(files: Any, models: list) -> None:
     with pytest.raises(ModelFileError, match=r"Two of the files are named a\.gguf; give each file of one model once\."):
-        gpu("sources").open_source(models)
+        files("sources").open_source(models)
 
 
-def test_a_digest_that_is_none_is_not_believed(gpu: Any) -> None:
-    sha256 = gpu("url_source")._sha256
+def test_a_digest_that_is_none_is_not_believed(files: Any) -> None:
+    sha256 = files("url_source")._sha256
     digest = base64.b64encode(bytes(range(32))).decode()
     assert sha256(f"sha-512=:AAAA:, sha-256=:{digest}:", None) == bytes(range(32)).hex()
     for damaged in ("A", "AAAA", digest[:-1], digest[4:], digest + "="):

@@ -32,7 +32,7 @@ class Clock:
 
         def file(name: str) -> Any:
             timer = SimpleNamespace(run=self.run, close=lambda: None)
-            return lambda *_: timer if name == "timer.js" else SimpleNamespace(run=replayed)
+            return lambda *_: timer if name == "gpu/timer.js" else SimpleNamespace(run=replayed)
 
         async def done(promise: Any = None) -> Any:
             return await promise if promise else None

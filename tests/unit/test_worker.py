@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from llamaweb import worker
 from llamaweb.errors import ContextError
+from llamaweb.page import worker
 
 
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """A stand-in for llamaweb.page; tests set its `handle`."""
-    module = types.ModuleType("llamaweb.page")
-    monkeypatch.setitem(sys.modules, "llamaweb.page", module)
+    """A stand-in for llamaweb.page.commands; tests set its `handle`."""
+    module = types.ModuleType("llamaweb.page.commands")
+    monkeypatch.setitem(sys.modules, "llamaweb.page.commands", module)
     return module
 
 

@@ -1,1 +1,1 @@
-"""The GPU and the page: the only folder that touches JavaScript. Import its modules inside Pyodide alone."""
+"""The GPU alone: device, executor, upload, tuning, timer, profiler. Import its modules inside Pyodide alone."""

@@ -11,7 +11,7 @@ import js
 from pyodide.ffi import JsException, create_proxy
 
 from llamaweb.errors import DeviceLostError, GPUError, NoWebGPUError
-from llamaweb.gpu.javascript import js_file, js_object
+from llamaweb.javascript import js_file, js_object
 from llamaweb.profile import DeviceProfile, SubgroupMatrix
 
 _LIMITS = (
@@ -152,7 +152,7 @@ class Reading:
     def __init__(self, device: Device, promise: Any) -> None:
         self._device = device
         self._promise = promise
-        js_file("overheard.js")(promise)
+        js_file("gpu/overheard.js")(promise)
 
     def __await__(self) -> Generator[Any, None, Any]:
         try:

@@ -13,7 +13,7 @@ from pyodide.ffi import JsException, to_js
 
 from llamaweb.errors import KernelError, KernelWarning
 from llamaweb.gpu.device import Device, Reading
-from llamaweb.gpu.javascript import js_file, js_object
+from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.template import wgsl
@@ -27,7 +27,7 @@ class Pipelines:
         self._device = device
         self._layouts: dict[tuple[str, ...], Any] = {}
         self._pipelines: dict[Kernel, Any] = {}
-        self._step = js_file("step.js")(device.handle)
+        self._step = js_file("gpu/step.js")(device.handle)
 
     async def compile(
         self,
@@ -110,7 +110,7 @@ class Executor:
         self.plan = plan
         self.pipelines = pipelines or Pipelines(device)
         self.buffers: dict[str, Any] = {}
-        self._replay = js_file("replay.js")(device.handle)
+        self._replay = js_file("gpu/replay.js")(device.handle)
         self._steps: dict[str, Any] = {}
         self._token_slots: list[Any] = []
         self._result_slot: Any = None

@@ -11,8 +11,8 @@ import numpy as np
 
 from llamaweb.errors import ContextError, LlamaWebError
 from llamaweb.gpu.executor import Executor
-from llamaweb.gpu.javascript import now_ms
 from llamaweb.gpu.timer import Timer
+from llamaweb.javascript import now_ms
 from llamaweb.kernels import peaks
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
 from llamaweb.kernels.kernel import Kernel, Launch

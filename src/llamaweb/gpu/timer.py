@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llamaweb.gpu.device import Device
-from llamaweb.gpu.javascript import js_file, now_ms
+from llamaweb.javascript import js_file, now_ms
 from llamaweb.kernels.io import TIMER_BYTES
 
 _WARM_MS = 1000.0  # of work before anything is timed: an H100 needs most of a second from 345 MHz to 1980
@@ -27,8 +27,8 @@ class Timer:
             half = TIMER_BYTES // 2
             self._buffers.append(device.buffer("timestamps", half, "QUERY_RESOLVE", "COPY_SRC"))
             self._buffers.append(device.buffer("timestamps read", half, "COPY_DST", "MAP_READ"))
-        self._timer = js_file("timer.js")(device.handle, *self._buffers)
-        self._replay = js_file("replay.js")(device.handle)
+        self._timer = js_file("gpu/timer.js")(device.handle, *self._buffers)
+        self._replay = js_file("gpu/replay.js")(device.handle)
 
     async def time(
         self, steps: Any, n_tokens: int = 1, *, repetitions: int = 3, about: float = 0.0, reset: Callable[[], None]

@@ -11,10 +11,10 @@ import js
 import numpy as np
 
 from llamaweb.errors import KernelError
+from llamaweb.files.storage import load_json, save_json
 from llamaweb.gpu.executor import Executor
-from llamaweb.gpu.javascript import js_file
-from llamaweb.gpu.storage import load_json, save_json
 from llamaweb.gpu.timer import Timer
+from llamaweb.javascript import js_file
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.mul_mat import PLAIN
@@ -144,7 +144,7 @@ class _Trials:
         self._executor = executor
         self._replan = replan
         self._mode = mode
-        self._replay = js_file("replay.js")(executor.device.handle)
+        self._replay = js_file("gpu/replay.js")(executor.device.handle)
         self._timer = Timer(executor.device)
         self._random = np.random.default_rng(0)
         self._plain: dict[Shape, list[Place]] = {}

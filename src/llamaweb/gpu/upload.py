@@ -16,10 +16,10 @@ import numpy as np
 from pyodide.ffi import JsException
 
 from llamaweb.errors import ModelFileError
-from llamaweb.gpu.blob_source import read_error
+from llamaweb.files.blob_source import read_error
+from llamaweb.files.sources import StreamingSource
 from llamaweb.gpu.executor import Executor, Pipelines
-from llamaweb.gpu.javascript import js_file, js_object
-from llamaweb.gpu.sources import StreamingSource
+from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.kernel import Launch
@@ -127,7 +127,7 @@ async def _read(
 ) -> None:
     """Reads one file; to its end, so that a source which keeps it has all of it."""
     at, end = parts[0].tensor.offset if parts else 0, await source.size()
-    reader = _Reader(js_file("stream.js")(await source.stream(at)), source.name)
+    reader = _Reader(js_file("gpu/stream.js")(await source.stream(at)), source.name)
     try:
         for pieces in _together(piece for part in parts for piece in uploader.pieces(part)):
             await uploader.put(pieces, at, reader, report)
@@ -224,7 +224,7 @@ class _Uploader:
         self._staging = executor.plan.regions["arena"]
         self._sent: deque[tuple[int, Awaitable[Any]]] = deque()  # bytes, and word that the GPU has them
         self.values: dict[str, bytes] = {}  # of tensors without a weight, by name
-        self._run = js_file("replay.js")(self._handle).run
+        self._run = js_file("gpu/replay.js")(self._handle).run
 
     def pieces(self, part: _Part) -> Iterator[_Piece]:
         """Whole units of blocks, that fit the staging buffer where they are to be repacked."""

@@ -1,4 +1,4 @@
-"""The page as the command line sees it: a headless browser that runs commands of `llamaweb.page`."""
+"""The page as the command line sees it: a headless browser that runs commands of `llamaweb.page.commands`."""
 
 from __future__ import annotations
 

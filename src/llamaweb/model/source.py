@@ -1,4 +1,4 @@
-"""Where a model's bytes come from. In the browser `llamaweb.gpu.sources` adds URLs and files of the page."""
+"""Where a model's bytes come from. In the browser `llamaweb.files.sources` adds URLs and files of the page."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import js
 from pyodide.ffi import JsException, to_js
 
 from llamaweb.errors import DownloadError, ModelFileError
-from llamaweb.gpu.javascript import js_file
+from llamaweb.javascript import js_file
 from llamaweb.model.source import check_range
 
 
@@ -37,7 +37,7 @@ class BlobSource:
         return buffer.to_bytes()
 
     async def stream(self, offset: int) -> Any:
-        return js_file("through.js")((await self._file()).slice(offset).stream())
+        return js_file("files/through.js")((await self._file()).slice(offset).stream())
 
     def sibling(self, name: str) -> Self:
         if name not in self._beside:

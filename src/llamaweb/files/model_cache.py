@@ -17,8 +17,8 @@ from typing import Any
 from pyodide.ffi import JsException
 
 from llamaweb.errors import CacheError
-from llamaweb.gpu.blob_source import BlobSource
-from llamaweb.gpu.javascript import js_file, take
+from llamaweb.files.blob_source import BlobSource
+from llamaweb.javascript import js_file, take
 
 FOLDER = "llamaweb-models"
 MARGIN = 16 << 20  # bytes that stay free for what a page keeps besides
@@ -61,7 +61,7 @@ def key(url: str) -> str:
 
 
 def opfs() -> Any:
-    return js_file("opfs.js")(FOLDER)
+    return js_file("files/opfs.js")(FOLDER)
 
 
 def available() -> bool:

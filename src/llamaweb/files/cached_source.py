@@ -12,11 +12,11 @@ from typing import Any, Self
 from pyodide.ffi import JsException
 
 from llamaweb.errors import CacheWarning, ModelFileError
-from llamaweb.gpu import model_cache
-from llamaweb.gpu.blob_source import BlobSource, read_error
-from llamaweb.gpu.javascript import js_file
-from llamaweb.gpu.model_cache import CachedModel
-from llamaweb.gpu.url_source import Told, UrlSource
+from llamaweb.files import model_cache
+from llamaweb.files.blob_source import BlobSource, read_error
+from llamaweb.files.model_cache import CachedModel
+from llamaweb.files.url_source import Told, UrlSource
+from llamaweb.javascript import js_file
 from llamaweb.model.gguf_file import MAGIC
 from llamaweb.model.source import check_range, lasting_url
 
@@ -167,8 +167,8 @@ class CachedSource:
         if not self._writer and not self._sha256:
             self._local = self._remote
             return
-        self._hash = js_file("sha256.js")() if self._sha256 else None
-        self._keeper = js_file("keeper.js")(
+        self._hash = js_file("files/sha256.js")() if self._sha256 else None
+        self._keeper = js_file("files/keeper.js")(
             self._remote.download, self.name, told.size, self._writer, self._hash, self._sha256
         )
 

@@ -13,16 +13,16 @@ from dataclasses import asdict
 from typing import Any
 
 from llamaweb import cache
-from llamaweb.bench import bench, floor, with_floor
 from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError
-from llamaweb.fusion_bench import FUSION_PROMPT, bench_fusions
-from llamaweb.gpu.storage import load_json, save_json
+from llamaweb.files.storage import load_json, save_json
+from llamaweb.files.url_source import UrlSource
 from llamaweb.gpu.tuning import FILE as TUNING
-from llamaweb.gpu.url_source import UrlSource
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama
-from llamaweb.loading_bench import bench_loading
 from llamaweb.model.shards import shard_names
+from llamaweb.page.bench import bench, floor, with_floor
+from llamaweb.page.fusion_bench import FUSION_PROMPT, bench_fusions
+from llamaweb.page.loading_bench import bench_loading
 from llamaweb.planner import USUAL_CONTEXT
 from llamaweb.progress import Progress
 

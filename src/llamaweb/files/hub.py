@@ -10,9 +10,9 @@ from urllib.parse import unquote
 from pyodide.ffi import JsException
 
 from llamaweb.errors import DownloadError, ModelFileError
-from llamaweb.gpu import model_cache
-from llamaweb.gpu.cached_source import ANSWER_SECONDS, CachedSource
-from llamaweb.gpu.url_source import UrlSource, absolute
+from llamaweb.files import model_cache
+from llamaweb.files.cached_source import ANSWER_SECONDS, CachedSource
+from llamaweb.files.url_source import UrlSource, absolute
 from llamaweb.model.hub import HubFile, Repository, choose, files, fit
 
 

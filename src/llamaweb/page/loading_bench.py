@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from llamaweb.bench import made_up_prompt, runtime
-from llamaweb.gpu.device import Device
-from llamaweb.gpu.javascript import empty_heap_bytes, js_file, js_object, measured, now_ms
+from llamaweb.gpu.yardstick import plain_load
+from llamaweb.javascript import empty_heap_bytes, now_ms
 from llamaweb.llama import Llama
+from llamaweb.page.bench import made_up_prompt, runtime
 
 Load = Callable[..., Awaitable[Llama]]
 
@@ -33,7 +33,7 @@ async def bench_loading(
     plain, ours = [], []
     result: dict[str, Any] = {}
     for i in range(reps):
-        plain.append(await _plain(urls))
+        plain.append(await plain_load(urls))
         progress(2 * i + 1, steps)
         async with await load(cache=False) as llm:
             ours.append(llm.timings["weights_ms"])
@@ -66,16 +66,6 @@ async def bench_loading(
         "load_ratio": statistics.median(plain) / statistics.median(ours),
         "first_token_ms": first_token_ms,
     }
-
-
-async def _plain(urls: Sequence[str]) -> float:
-    """Milliseconds."""
-    device = await Device.open()
-    try:
-        loop = js_file("plain_load.js")(device.handle)
-        return float(await measured("A plain loop of fetch and writeBuffer", loop(js_object(list(urls)))))
-    finally:
-        device.close()
 
 
 async def _first_token(llm: Llama, prompt_tokens: int) -> None:

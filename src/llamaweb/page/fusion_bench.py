@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from llamaweb.bench import bench
 from llamaweb.llama import Llama
+from llamaweb.page.bench import bench
 from llamaweb.planner import FUSIONS
 
 FUSION_PROMPT = 2  # tokens

@@ -6,9 +6,9 @@ import re
 from typing import Any, Protocol, Self
 
 from llamaweb.errors import ModelFileError, short
-from llamaweb.gpu.blob_source import BlobSource, bytes_source
-from llamaweb.gpu.cached_source import CachedSource
-from llamaweb.gpu.url_source import UrlSource
+from llamaweb.files.blob_source import BlobSource, bytes_source
+from llamaweb.files.cached_source import CachedSource
+from llamaweb.files.url_source import UrlSource
 from llamaweb.model.shards import first_shard
 from llamaweb.model.source import Source, file_name
 

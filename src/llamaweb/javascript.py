@@ -1,4 +1,4 @@
-"""Small bridges between Python and JavaScript."""
+"""The FFI's small helpers: what `gpu` and `files` share of JavaScript. Import it inside Pyodide alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def js_object(value: Any) -> Any:
 
 @cache
 def js_file(name: str) -> Any:
-    """The value of a JavaScript file of this folder: one expression."""
+    """The value of a JavaScript file of the package, named from its top: one expression."""
     return run_js((Path(__file__).parent / name).read_text())
 
 

@@ -16,7 +16,7 @@ _tasks: dict[int, asyncio.Task[None]] = {}
 
 
 def start(number: int, command: str, params: str, post: Callable[[str], Any], file: Any = None) -> None:
-    """Begin `command` of llamaweb.page; `params` and what `post` gets are JSON, `{"id": number, "event": {...}}`.
+    """Begin `command` of `page.commands`; `params` and what `post` gets are JSON, `{"id": number, "event": {...}}`.
 
     The last event is a result or an error; whatever Python raises becomes an error event.
     """
@@ -46,7 +46,7 @@ async def _run(number: int, command: str, params: dict[str, Any], post: Callable
         emit({"event": "error", "type": kind, "message": message})
 
     try:
-        from llamaweb.page import handle
+        from llamaweb.page.commands import handle
 
         await handle(command, params, emit, file)
     except asyncio.CancelledError:

@@ -8,7 +8,7 @@ from typing import Any
 import js
 from pyodide.ffi import JsException
 
-from llamaweb.gpu.javascript import js_object
+from llamaweb.javascript import js_object
 
 
 async def load_json(name: str) -> Any:

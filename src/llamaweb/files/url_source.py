@@ -12,8 +12,8 @@ import js
 from pyodide.ffi import JsException
 
 from llamaweb.errors import DownloadError, ModelChangedError
-from llamaweb.gpu.blob_source import read_error
-from llamaweb.gpu.javascript import js_file, js_object
+from llamaweb.files.blob_source import read_error
+from llamaweb.javascript import js_file, js_object
 from llamaweb.model.gguf_file import FIRST_READ
 from llamaweb.model.source import check_range, file_name, sibling_url
 
@@ -74,8 +74,8 @@ class UrlSource:
         self._patience = patience
         self.before = before
         self._beside = beside
-        self.download: Any = js_file("download.js")(
-            self.url, self.name, js_object(self._headers), js_object(asdict(patience)), js_file("through.js")
+        self.download: Any = js_file("files/download.js")(
+            self.url, self.name, js_object(self._headers), js_object(asdict(patience)), js_file("files/through.js")
         )
         self._told: Told | None = None
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llamaweb.architectures import architecture
-from llamaweb.gpu.javascript import js_file, js_object, measured, user_agent
+from llamaweb.gpu import yardstick
+from llamaweb.javascript import user_agent
 from llamaweb.llama import Llama
 from llamaweb.model.gguf_file import GGUFFile
 
@@ -79,8 +80,7 @@ async def floor(file: GGUFFile) -> dict[str, Any] | None:
         "heads": hp.n_head * hp.head_dim,
         "vocab": hp.n_vocab,
     }
-    found = await measured("The yardstick", js_file("floor.js")(js_object(shape)))
-    return found.to_py() if found else None
+    return await yardstick.floor(shape)
 
 
 def with_floor(result: dict[str, Any], found: dict[str, Any] | None) -> dict[str, Any]:
