@@ -76,6 +76,26 @@ async def load(url, sha256=None, stop=None, offset=70_000, keep=True):
     return digest.hexdigest(), [str(w.message) for w in caught], models
 
 
+def test_nobody_waits_until_a_person_allows_storage(page: Page, server: UnreliableServer) -> None:
+    async def opened(url):
+        import asyncio
+
+        from pyodide.code import run_js
+
+        from llamaweb.files.cached_source import CachedSource
+        from llamaweb.files.url_source import UrlSource
+
+        run_js("navigator.storage.persist = () => new Promise(() => { globalThis.asked = true; })")
+        source = CachedSource(UrlSource(url))
+        try:
+            return await asyncio.wait_for(source.size(), 30), run_js("globalThis.asked")
+        finally:
+            run_js("delete navigator.storage.persist")
+            await source.close()
+
+    assert page.run(opened, url=server.url("model.gguf", DATA, headers=ETAG)) == (SIZE, True)
+
+
 def test_a_file_is_kept_and_read_without_the_network_the_next_time(page: Page, server: UnreliableServer) -> None:
     url = server.url("model.gguf", DATA, headers=ETAG)
     found, warned, [model] = page.run(load, url=url)

@@ -53,7 +53,7 @@ def storage(cached: Any, monkeypatch: pytest.MonkeyPatch, stored: int, released:
     model = cached.CachedModel(URL, "model.gguf", SIZE, '"1"', stored=stored)
     writer = SimpleNamespace(close=parts.pop("close", gives(None)))
     file = SimpleNamespace(size=stored, close=lambda: released.append("file"))
-    opfs = {"file": gives(file), "open": gives(file), "persist": gives(True), "writer": gives(writer)}
+    opfs = {"file": gives(file), "open": gives(file), "persist": lambda: None, "writer": gives(writer)}
     replaced = {
         "available": lambda: True,
         "find": gives(model),

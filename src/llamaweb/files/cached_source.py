@@ -191,7 +191,7 @@ class CachedSource:
             return None
         facts = CachedModel(self.url, self.name, told.size, told.etag, told.modified, self._sha256)
         await model_cache.put(facts)
-        await model_cache.opfs().persist()
+        model_cache.opfs().persist()
         return await model_cache.writer(self.url, not same)
 
     async def _goes_on(self, model: CachedModel, told: Told) -> bool:

@@ -123,6 +123,10 @@
         navigator.locks.request(name, { mode, ifAvailable: true }, held).catch(reject);
       }),
     estimate: () => navigator.storage.estimate(),
-    persist: async () => Boolean(await navigator.storage.persist?.()),
+    // Asks that what is kept stays; a page can, a worker cannot. The browser remembers the answer, and nobody waits for
+    // it: Firefox asks a person, who may never say a word.
+    persist() {
+      navigator.storage.persist?.().catch((error) => console.info(`The browser may clear its storage: ${error}`));
+    },
   };
 }
