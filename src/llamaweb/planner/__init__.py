@@ -1,7 +1,7 @@
 """The planner: from a GGUF header and a device profile to the plan. Pure; it never sees a GPU."""
 
 from llamaweb.planner.fusion import FUSIONS
-from llamaweb.planner.model import USUAL_CONTEXT, plan_model
+from llamaweb.planner.model import USUAL_CONTEXT, Planner, plan_model
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase
 from llamaweb.profile import DESKTOP, PROFILES, DeviceProfile
 
@@ -15,5 +15,6 @@ __all__ = [
     "Dispatch",
     "ModelPlan",
     "Phase",
+    "Planner",
     "plan_model",
 ]

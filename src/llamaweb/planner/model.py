@@ -2,124 +2,160 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from llamaweb.errors import ContextError, UnsupportedError
 from llamaweb.kernels import library, mul_mat, mul_mat_vec
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Launch
-from llamaweb.kernels.tuner import Choices
+from llamaweb.kernels.mul_mat import MulMat
+from llamaweb.kernels.tuner import Choices, Variant
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.budget import asked, fit
-from llamaweb.planner.fusion import FUSIONS, Step, Value
+from llamaweb.planner.fusion import FUSIONS, Step, Steps, Value
 from llamaweb.planner.kv import CachePiece
-from llamaweb.planner.layout import Layout
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase, WeightPlan
 from llamaweb.planner.sizes import Options, Sizes
+from llamaweb.planner.variants import Variants
 from llamaweb.profile import DESKTOP, DeviceProfile
 
 USUAL_CONTEXT = 2048  # tokens, where none is asked for
 
 
 def plan_model(
-    file: GGUFFile,
-    profile: DeviceProfile = DESKTOP,
-    *,
-    n_ctx: int | None = None,
-    n_ubatch: int = 512,
-    memory_budget: int | None = None,
-    logits_all: bool = False,
-    type_k: str = "f16",
-    type_v: str = "f16",
-    tuned: bool = False,
-    unfused: Collection[str] = (),
-    choices: Choices | None = None,
+    file: GGUFFile, profile: DeviceProfile = DESKTOP, *, choices: Choices | None = None, **options: Any
 ) -> ModelPlan:
-    """The plan for a model out of its header alone.
-
-    n_ctx: tokens the cache holds; None: 2,048, or the model's own where that is less; 0: as many as fit, up to the
-    model's own. n_ubatch: most tokens of a prefill batch; fewer are taken where the device or the budget asks for it.
-    memory_budget: bytes that all GPU buffers together may take at any time. logits_all: add the phase "evaluate", which
-    gives the log-probability of every token. type_k, type_v: formats of the cache (kernels/cache.py). tuned: count
-    what timing kernels takes while the model loads. unfused: names of FUSIONS that are left out. choices: kernel
-    variants that tuning found. Raises UnsupportedError, ContextError or MemoryBudgetError, which says what would fit.
-    """
-    if unknown := sorted(set(unfused) - set(FUSIONS)):
-        raise UnsupportedError(f"There is no fusion {unknown[0]!r} to leave out; there are {', '.join(FUSIONS)}.")
-    n_ctx, n_ubatch, memory_budget = asked(n_ctx, n_ubatch, memory_budget)
-    options = Options(memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused))
-    sizes = Sizes(file, profile, options, choices)
-    n_ctx = min(USUAL_CONTEXT, sizes.n_ctx_train) if n_ctx is None else n_ctx
-    if n_ctx < 0 or n_ubatch < 1:
-        raise ContextError(f"A context of {n_ctx} tokens in batches of {n_ubatch} is empty; ask for at least 1.")
-    if n_ctx > sizes.n_ctx_train:
-        raise ContextError(
-            f"A context of {n_ctx} tokens is longer than the model's; ask for {sizes.n_ctx_train} or less."
-        )
-    n_ubatch = max(n_ubatch, 2) if logits_all else n_ubatch  # "evaluate" takes two tokens or more
-    n_ubatch = min(n_ubatch, profile.max_compute_workgroups_per_dimension)
-    return _Planner(sizes, *fit(sizes, n_ctx, n_ubatch)).plan()
+    """The plan for a model out of its header alone; options and errors are `Planner`'s. choices: kernel variants that
+    tuning found."""
+    return Planner(file, profile, **options).plan(choices or {})
 
 
-class _Planner:
-    """Binds what is laid out."""
+class Planner:
+    """Plans one model on one device: sizes and places are found once, and bound to any choice of kernel variants."""
 
-    def __init__(self, sizes: Sizes, n_ctx: int, n_ubatch: int) -> None:
+    def __init__(
+        self,
+        file: GGUFFile,
+        profile: DeviceProfile = DESKTOP,
+        *,
+        n_ctx: int | None = None,
+        n_ubatch: int = 512,
+        memory_budget: int | None = None,
+        logits_all: bool = False,
+        type_k: str = "f16",
+        type_v: str = "f16",
+        tuned: bool = False,
+        unfused: Collection[str] = (),
+    ) -> None:
+        """n_ctx: tokens the cache holds; None: 2,048, or the model's own where that is less; 0: as many as fit, up to
+        the model's own. n_ubatch: most tokens of a prefill batch; fewer are taken where the device or the budget asks
+        for it. memory_budget: bytes that all GPU buffers together may take at any time. logits_all: add the phase
+        "evaluate", which gives the log-probability of every token. type_k, type_v: formats of the cache
+        (kernels/cache.py). tuned: count what timing kernels takes. unfused: names of FUSIONS that are left out. Raises
+        UnsupportedError, ContextError or MemoryBudgetError, which says what would fit."""
+        if unknown := sorted(set(unfused) - set(FUSIONS)):
+            raise UnsupportedError(f"There is no fusion {unknown[0]!r} to leave out; there are {', '.join(FUSIONS)}.")
+        n_ctx, n_ubatch, memory_budget = asked(n_ctx, n_ubatch, memory_budget)
+        sizes = Sizes(file, profile, Options(memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused)))
+        n_ctx = min(USUAL_CONTEXT, sizes.n_ctx_train) if n_ctx is None else n_ctx
+        if n_ctx < 0 or n_ubatch < 1:
+            raise ContextError(f"A context of {n_ctx} tokens in batches of {n_ubatch} is empty; ask for at least 1.")
+        if n_ctx > sizes.n_ctx_train:
+            raise ContextError(
+                f"A context of {n_ctx} tokens is longer than the model's; ask for {sizes.n_ctx_train} or less."
+            )
+        n_ubatch = max(n_ubatch, 2) if logits_all else n_ubatch  # "evaluate" takes two tokens or more
+        n_ubatch = min(n_ubatch, profile.max_compute_workgroups_per_dimension)
         self._sizes = sizes
-        self._profile = sizes.profile
-        self._variants = sizes.variants
-        self._n_ctx = n_ctx
-        self._n_ubatch = n_ubatch
+        self._profile = profile
+        self._n_ctx, self._n_ubatch = fit(sizes, n_ctx, n_ubatch)
         self._weights = sizes.weights
-        self._caches = sizes.caches(n_ctx, n_ubatch)
-        self._io = Binding("io", 0, IO.bytes(n_ubatch))
+        self._caches = sizes.caches(self._n_ctx, self._n_ubatch)
+        self._io = Binding("io", 0, IO.bytes(self._n_ubatch))
+        self._arenas = {
+            name: {value: Binding("arena", at, value.bytes) for value, at in layout.offsets.items()}
+            for name, layout in sizes.layouts(self._n_ctx, self._n_ubatch).items()
+        }
+        # Of each step, by the variants that its pieces were bound with: a choice of few binds few anew.
+        self._bound: dict[tuple[str, int, tuple[Variant | None, ...]], list[Dispatch]] = {}
 
-    def plan(self) -> ModelPlan:
-        layouts = self._sizes.layouts(self._n_ctx, self._n_ubatch)
-        phases: dict[str, Phase] = {}
-        logits: dict[str, Binding] = {}
-        for name, layout in layouts.items():
-            arena = {value: Binding("arena", at, value.bytes) for value, at in layout.offsets.items()}
-            phases[name] = self._phase(layout, arena)
-            logits[name] = arena[layout.steps.logits]
+    def plan(self, choices: Choices) -> ModelPlan:
+        """With these variants of kernels, and the defaults of others; they change no size and no place."""
+        sizes, at = self._sizes, (self._n_ctx, self._n_ubatch)
+        layouts = sizes.layouts(*at)
+        variants = Variants(self._profile, choices)
         return ModelPlan(
-            self._n_ctx,
-            self._n_ubatch,
-            phases,
-            self._sizes.regions(self._n_ctx, self._n_ubatch),
+            *at,
+            {name: self._phase(name, layout.steps, variants) for name, layout in layouts.items()},
+            sizes.regions(*at),
             tuple(self._weights.weights),
             tuple(self._weights.ropes.values()),
             self._weights.codebooks,
             max(layout.lower_bound for layout in layouts.values()),
-            logits,
-            self._sizes.transient(self._n_ctx, self._n_ubatch),
-            self._sizes.options.memory_budget,
-            self._sizes.rings(self._n_ctx, self._n_ubatch),
+            {name: self._arenas[name][layout.steps.logits] for name, layout in layouts.items()},
+            sizes.transient(*at),
+            sizes.options.memory_budget,
+            sizes.rings(*at),
         )
 
-    def _phase(self, layout: Layout, arena: Mapping[Value, Binding]) -> Phase:
-        steps = layout.steps
-        dispatches = [self._dispatches(step, arena) for step in steps.steps]
-        head = sum(len(group) for group in dispatches[: steps.head])
-        return Phase(steps.steps[0].values["y"].n_tokens, tuple(d for group in dispatches for d in group), head)
+    def _phase(self, name: str, steps: Steps, variants: Variants) -> Phase:
+        chosen = [self._chosen(step, variants) for step in steps.steps]
+        read = {
+            step.values["x_q8"]
+            for step, of_pieces in zip(steps.steps, chosen, strict=True)
+            if "x_q8" in step.values and any(isinstance(v, MulMat) and v.kind == "packed" for v in of_pieces)
+        }
+        groups: list[list[Dispatch]] = []
+        for i, (step, of_pieces) in enumerate(zip(steps.steps, chosen, strict=True)):
+            if step.op == "quantize" and step.values["y"] not in read:
+                groups.append([])  # no chosen kernel needs it
+                continue
+            key = (name, i, of_pieces)
+            if key not in self._bound:
+                self._bound[key] = self._dispatches(step, self._arenas[name], of_pieces)
+            groups.append(self._bound[key])
+        head = sum(map(len, groups[: steps.head]))
+        return Phase(steps.steps[0].values["y"].n_tokens, tuple(d for group in groups for d in group), head)
 
-    def _dispatches(self, step: Step, arena: Mapping[Value, Binding]) -> list[Dispatch]:
-        """One, or one for each piece of the step's weight or cache; none for what no chosen kernel needs."""
-        if not step.params.get("used", True):
-            return []
+    def _chosen(self, step: Step, variants: Variants) -> tuple[Variant | None, ...]:
+        """Which variant computes a step with each piece of its weight or cache; None: there is one kernel alone, or the
+        library's default."""
+        pieces = self._weights.place(step)
+        return tuple(self._variant(step, weight, cache, variants) for weight, _ in pieces for cache in self._of(step))
+
+    def _of(self, step: Step) -> Sequence[CachePiece | None]:
+        return self._caches.pieces[step.params["layer"]] if "rope" in step.params else (None,)
+
+    def _variant(
+        self, step: Step, weight: WeightPlan | None, cache: CachePiece | None, variants: Variants
+    ) -> Variant | None:
+        match step.op:
+            case "mul_mat_vec" if weight:
+                return variants.vec(step, weight)
+            case "mul_mat" if weight:
+                return variants.tile(step, weight)
+            case "flash_attn_vec":
+                return variants.attention_vec(self._attention(step.params, cache), step.params.get("splits", 1))
+            case "flash_attn":
+                return variants.attention(self._attention(step.params, cache), step.values["y"].n_tokens)
+        return None
+
+    def _dispatches(
+        self, step: Step, arena: Mapping[Value, Binding], variants: Sequence[Variant | None]
+    ) -> list[Dispatch]:
+        """One, or one for each piece of the step's weight or cache."""
         values = {slot: arena[value] for slot, value in step.values.items()} | {"batch": self._io}
-        caches = self._caches.pieces[step.params["layer"]] if "rope" in step.params else (None,)
+        pieces = [(weight, bound, cache) for weight, bound in self._weights.place(step) for cache in self._of(step)]
         found = []
-        for weight, bound in self._weights.place(step):
-            for cache in caches:
-                launch = self._launch(step, weight, cache)
-                cached = {"k_cache": cache.keys, "v_cache": cache.values} if cache else {}
-                bindings = tuple({**values, **bound, **cached}[slot.name] for slot in launch.kernel.slots)
-                found.append(_dispatch(step.name, launch, bindings))
+        for (weight, bound, cache), variant in zip(pieces, variants, strict=True):
+            launch = self._launch(step, weight, cache, variant)
+            cached = {"k_cache": cache.keys, "v_cache": cache.values} if cache else {}
+            bindings = tuple({**values, **bound, **cached}[slot.name] for slot in launch.kernel.slots)
+            found.append(_dispatch(step.name, launch, bindings))
         return found
 
-    def _launch(self, step: Step, weight: WeightPlan | None, cache: CachePiece | None) -> Launch:
+    def _launch(self, step: Step, weight: WeightPlan | None, cache: CachePiece | None, variant: Any) -> Launch:
         p = step.params
         if weight:
             k, n, format, offset = weight.row, weight.rows, weight.format, p.get("offset", 0) + weight.first
@@ -149,7 +185,7 @@ class _Planner:
                     post_eps=p.get("post_eps"),
                     keeps_sum="sum" in step.values,
                     lane_order=p["lane_order"],
-                    variant=self._variants.vec(step, weight),
+                    variant=variant,
                 )
             case "mul_mat" if weight:
                 return mul_mat.mul_mat(
@@ -162,7 +198,7 @@ class _Planner:
                     epilogue=p.get("epilogue", "store"),
                     offset=offset,
                     stride=y_row,
-                    variant=self._variants.tile(step, weight),
+                    variant=variant,
                 )
             case "quantize":
                 return mul_mat.quantize(y_row, n_tokens, self._profile)
@@ -174,16 +210,13 @@ class _Planner:
                 return library.rope_kv(self._attention(p, cache), n_tokens)
             case "flash_attn_vec":
                 attention, splits = self._attention(p, cache), p.get("splits", 1)
-                chosen = self._variants.attention_vec(attention, splits)
-                options: dict[str, Any] = {"splits": splits, "y_lanes": y_lanes, "variant": chosen}
+                options: dict[str, Any] = {"splits": splits, "y_lanes": y_lanes, "variant": variant}
                 options["rotated"] = p.get("rotated", False)
                 return library.flash_attn_vec(attention, self._profile, **options)
             case "flash_attn_reduce":
                 return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=y_lanes)
             case "flash_attn":
-                attention = self._attention(p, cache)
-                tile = self._variants.attention(attention, n_tokens)
-                return library.flash_attn(attention, n_tokens, self._profile, variant=tile)
+                return library.flash_attn(self._attention(p, cache), n_tokens, self._profile, variant=variant)
             case "sample":
                 return library.sample(step.values["logits"].row)
             case "cross_entropy":

@@ -8,12 +8,12 @@ from dataclasses import replace
 from llamaweb.planner.fusion import Step, Steps, Value
 
 
-def with_quantized(steps: Steps, possible: Callable[[Step], bool], chosen: Callable[[Step], bool]) -> Steps:
+def with_quantized(steps: Steps, possible: Callable[[Step], bool]) -> Steps:
     """Puts a step "quantize" before the products of a batch whose input may be wanted as integers, one for products of
     the same input.
 
     Both forms of the input have their room until the product, whichever it reads, so that the choice of a kernel moves
-    nothing in the arena; a quantize step that no chosen kernel needs has params["used"] False, and is not dispatched.
+    nothing in the arena; a quantize step that no chosen kernel needs is not dispatched.
     """
     found: list[Step] = []
     made: dict[Value, int] = {}  # where the quantize step of a value is
@@ -26,12 +26,8 @@ def with_quantized(steps: Steps, possible: Callable[[Step], bool], chosen: Calla
             if x not in made:
                 made[x] = len(found)
                 codes = Value(f"{x.name}.q8", x.row, x.n_tokens, quantized=True)
-                params = {"lane_order": frozenset(), "used": False}
-                found.append(Step("quantize", codes.name, {"x": x, "y": codes}, params=params))
-            quantize = found[made[x]]
-            if chosen(step):
-                found[made[x]] = replace(quantize, params={**quantize.params, "used": True})
-            step = replace(step, values={**step.values, "x_q8": quantize.values["y"]})
+                found.append(Step("quantize", codes.name, {"x": x, "y": codes}, params={"lane_order": frozenset()}))
+            step = replace(step, values={**step.values, "x_q8": found[made[x]].values["y"]})
         found.append(step)
         if written := step.values.get("y"):
             made.pop(written, None)

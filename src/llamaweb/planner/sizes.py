@@ -9,9 +9,11 @@ from llamaweb.architectures import architecture
 from llamaweb.errors import UnsupportedError, short
 from llamaweb.graph import Graph
 from llamaweb.kernels.cache import Cache, cache_format
+from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, TIMER_BYTES, readback_bytes
 from llamaweb.kernels.library import attention_splits
-from llamaweb.kernels.tuner import CHECKED_AT_ONCE, TUNED, Choices
+from llamaweb.kernels.mul_mat import can_be_packed
+from llamaweb.kernels.tuner import CHECKED_AT_ONCE, TUNED
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.fusion import Step, fuse
 from llamaweb.planner.kv import CacheLayout, lay_out_caches
@@ -19,7 +21,6 @@ from llamaweb.planner.layout import Layout, lay_out
 from llamaweb.planner.memory import align
 from llamaweb.planner.plan import LONG_CONTEXT, Ring
 from llamaweb.planner.quantized import with_quantized
-from llamaweb.planner.variants import Variants
 from llamaweb.planner.weights import Weights
 from llamaweb.profile import DeviceProfile
 
@@ -41,13 +42,9 @@ class Options:
 class Sizes:
     """One model on one device. Layouts and weights are made once, whatever is asked for."""
 
-    def __init__(
-        self, file: GGUFFile, profile: DeviceProfile, options: Options, choices: Choices | None = None
-    ) -> None:
-        """choices: kernel variants that tuning found; they change no size."""
+    def __init__(self, file: GGUFFile, profile: DeviceProfile, options: Options) -> None:
         self.profile = profile
         self.options = options
-        self.variants = Variants(profile, choices or {})
         self._file = file
         self._family = architecture(file)
         self.hparams = hp = self._family.hyperparameters(file)
@@ -152,10 +149,10 @@ class Sizes:
             )
         return None
 
-    def _is_packed(self, step: Step) -> bool:
-        """Whether a kernel that is chosen reads the step's input as integers of 8 bits."""
-        pieces = [weight for weight, _ in self.weights.place(step) if weight]
-        return any(self.variants.tile(step, weight).kind == "packed" for weight in pieces)
+    def _can_be_packed(self, step: Step) -> bool:
+        """Whether a product of a batch may read its input as integers of 8 bits."""
+        tensor = step.weights["w"][0]
+        return can_be_packed(format_of(tensor.type, tensor.name), self.profile)
 
     def _layout(self, n_tokens: int, outputs: str, splits: int) -> Layout:
         key = (n_tokens, outputs, splits)
@@ -169,6 +166,6 @@ class Sizes:
                     "not have here; use another model."
                 )
             fused = fuse(graph, splits, self.profile.max_storage_buffers_per_shader_stage, self.options.unfused)
-            steps = with_quantized(fused, self.variants.can_be_packed, self._is_packed)
+            steps = with_quantized(fused, self._can_be_packed)
             self._layouts[key] = lay_out(steps, self.profile.min_storage_buffer_offset_alignment)
         return self._layouts[key]

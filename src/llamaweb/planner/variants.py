@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from llamaweb.kernels import mul_mat
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
-from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.library import Attention
 from llamaweb.kernels.mul_mat import MulMat
 from llamaweb.kernels.mul_mat_vec import MulMatVec
@@ -23,11 +22,6 @@ class Variants:
 
     profile: DeviceProfile
     choices: Choices
-
-    def can_be_packed(self, step: Step) -> bool:
-        """Whether a product of a batch may read its input as integers of 8 bits."""
-        tensor = step.weights["w"][0]
-        return mul_mat.can_be_packed(format_of(tensor.type, tensor.name), self.profile)
 
     def tile(self, step: Step, weight: WeightPlan) -> MulMat:
         """Of a product of a batch with a weight, or a piece of one."""
