@@ -52,7 +52,7 @@ browser() {
   cp -r /etc/fonts browser/fonts
   "$python" -m pip install --quiet --disable-pip-version-check --target browser/site --only-binary=:all: --no-compile \
     --python-version "${PYTHON_VERSION:-3.12}" --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
-    aiohttp selenium rich jinja2 gguf pyodide-lock numpy
+    aiohttp selenium rich jinja2 gguf packaging numpy
   rm -rf browser/site/selenium/webdriver/common/{macos,windows} browser/site/numpy/*/tests
   "$python" -m pip install --quiet --disable-pip-version-check --target browser/site --no-deps "$root"
   rm -rf browser/site/llamaweb  # its metadata are wanted; the code is the checkout's

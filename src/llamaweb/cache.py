@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llamaweb.errors import CacheError
-from llamaweb.files import model_cache
-from llamaweb.files.model_cache import CachedModel
-from llamaweb.files.url_source import absolute
+from llamaweb.errors import CacheError, inside_browser
 from llamaweb.model.source import lasting_url
+
+with inside_browser("llamaweb.cache"):
+    from llamaweb.files import model_cache
+    from llamaweb.files.model_cache import CachedModel
+    from llamaweb.files.url_source import absolute
 
 
 async def size() -> int:

@@ -1,5 +1,8 @@
 """Errors a user can meet. Each message is one sentence: what is wrong, what was found, what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LlamaWebError(Exception):
     """Base of every error that is meant for a person: shown as its message, never as a traceback."""
@@ -45,6 +48,16 @@ class DeviceLostError(GPUError):
     """The GPU device is gone; load the model again, or call `Llama.recover`."""
 
 
+class OutsideBrowserError(LlamaWebError, ImportError):
+    """`llamaweb.Llama` or another part of the page was asked for in a Python outside of the browser."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} runs inside of a browser, in Pyodide's Python, and this is another one; here there is the command "
+            "line: try `llamaweb run` (or `python -m llamaweb run`)."
+        )
+
+
 class HostError(LlamaWebError):
     """Outside the browser: no Chromium, a port in use, a package that cannot be fetched."""
 
@@ -67,3 +80,14 @@ def short(value: object, most: int = 40) -> str:
         value = value[:most]  # no repr of megabytes
     text = " ".join(repr(value).split("\n"))
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+@contextmanager
+def inside_browser(what: str) -> Iterator[None]:
+    """Around imports that only a page's Python has; elsewhere, they are an OutsideBrowserError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("js", "pyodide", "pyodide_js"):
+            raise
+        raise OutsideBrowserError(what) from None

@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
-from llamaweb import llama
-from llamaweb.javascript import wait
+from llamaweb.errors import inside_browser
 from llamaweb.profiling import Profile
+
+with inside_browser("llamaweb.sync"):
+    from llamaweb import llama
+    from llamaweb.javascript import wait
 
 
 class Llama:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.metadata
 import io
 import os
 import re
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import llamaweb
 from llamaweb.errors import HostError, LlamaWebError
 from llamaweb.host.commands import COMMANDS
 from llamaweb.host.models import DEFAULT, PACKAGED, RANDOM
@@ -94,7 +94,7 @@ async def _interruptible(command: Any) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = _Parser(prog="llamaweb", description="Large language models in the browser, run by Python on WebGPU.")
-    parser.add_argument("--version", action="version", version=importlib.metadata.version("llamaweb"))
+    parser.add_argument("--version", action="version", version=llamaweb.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     run = _command(commands, "run", "stream an answer to a prompt", browser=True)

@@ -17,19 +17,20 @@ import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from llamaweb.errors import HostError
 from llamaweb.host import fetch
 from llamaweb.host.report import Report, silent
 
-if TYPE_CHECKING:
-    from pyodide_lock import PyodideLockSpec
-
 CDN = "https://cdn.jsdelivr.net"
+_LOCK = "pyodide-lock.json"
 _PINS = Path(__file__).with_name("pins.toml")
 # Raise when the way of assembling changes and folders of old should not be used any more.
-_RECIPE = 1
+_RECIPE = 2
 
 
 def ensure_distribution(report: Report = silent, *, tests: bool = False, cdn: str = CDN) -> Path:
@@ -115,13 +116,13 @@ def _core(stage: Path, scratch: Path, pin: dict[str, Any], cdn: str | None, repo
 
 
 def _compiled(stage: Path, scratch: Path, pins: dict[str, Any], cdn: str | None, report: Report) -> None:
-    official = _read_lock(stage).packages
+    official = _read_lock(stage)["packages"]
     for name, pin in pins["compiled"].items():
         if cdn:
             spec = official[name]
-            url = f"{cdn}/pyodide/v{pins['pyodide']['version']}/full/{spec.file_name}"
+            url = f"{cdn}/pyodide/v{pins['pyodide']['version']}/full/{spec['file_name']}"
             try:
-                fetch.download(url, stage / spec.file_name, spec.sha256, report)
+                fetch.download(url, stage / spec["file_name"], spec["sha256"], report)
                 continue
             except HostError:
                 report(f"{name} is not on the CDN; going on with the registries")
@@ -158,40 +159,34 @@ def pure_half(wheel: Path, folder: Path) -> Path:
     return target
 
 
-def _read_lock(stage: Path) -> PyodideLockSpec:
-    from pyodide_lock import PyodideLockSpec
-
-    data = json.loads((stage / "pyodide-lock.json").read_bytes())
-    # Pyodide's own file has lost this field since 0.29; the package that reads it still asks for it.
-    data["info"].setdefault("version", _pins()["pyodide"]["version"])
-    return PyodideLockSpec(**data)
+def _read_lock(stage: Path) -> dict[str, Any]:
+    return json.loads((stage / _LOCK).read_bytes())
 
 
 def _write_lock(stage: Path, packages_url: str) -> None:
     """List the folder's wheels in its pyodide-lock.json; packages that are not here stay, as addresses of the CDN."""
-    from packaging.utils import canonicalize_name
-    from pyodide_lock.spec import PackageSpec
-
     lock = _read_lock(stage)
-    for spec in lock.packages.values():
-        if "://" not in spec.file_name and not (stage / spec.file_name).exists():
-            spec.file_name = packages_url + spec.file_name
+    for package in lock["packages"].values():
+        if "://" not in package["file_name"] and not (stage / package["file_name"]).exists():
+            package["file_name"] = packages_url + package["file_name"]
     metadata = {wheel: _metadata(wheel) for wheel in sorted(stage.glob("*.whl"))}
     here = {canonicalize_name(message["Name"]) for message in metadata.values()}
     for wheel, message in metadata.items():
         name = canonicalize_name(message["Name"])
-        lock.packages[name] = PackageSpec(
-            name=name,
-            version=message["Version"],
-            file_name=wheel.name,
-            install_dir="site",
-            sha256=fetch.sha256_of(wheel),
-            imports=_top_level(wheel),
-            depends=[depend for depend in _requirements(message) if depend in here],
-        )
+        lock["packages"][name] = {
+            "name": name,
+            "version": message["Version"],
+            "file_name": wheel.name,
+            "install_dir": "site",
+            "package_type": "package",
+            "sha256": fetch.sha256_of(wheel),
+            "imports": _top_level(wheel),
+            "depends": [depend for depend in _requirements(message, lock["info"]["python"]) if depend in here],
+            "unvendored_tests": False,
+        }
     # The lock may be a hard link into another distribution: write a new file instead of changing that one.
-    (stage / "pyodide-lock.json").unlink()
-    lock.to_json(stage / "pyodide-lock.json")
+    (stage / _LOCK).unlink()
+    (stage / _LOCK).write_text(json.dumps(lock))
 
 
 def _metadata(wheel: Path) -> Any:
@@ -200,11 +195,10 @@ def _metadata(wheel: Path) -> Any:
         return email.parser.BytesHeaderParser().parsebytes(archive.read(name))
 
 
-def _requirements(message: Any) -> list[str]:
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    page = {"sys_platform": "emscripten", "platform_system": "Emscripten", "python_version": "3.13", "extra": ""}
+def _requirements(message: Any, python: str) -> list[str]:
+    """What a wheel needs in a page whose Python is `python`, as 3.13.2."""
+    minor = python.rpartition(".")[0]
+    page = {"sys_platform": "emscripten", "platform_system": "Emscripten", "python_version": minor, "extra": ""}
     found = [Requirement(line) for line in message.get_all("Requires-Dist", [])]
     return [str(canonicalize_name(r.name)) for r in found if r.marker is None or r.marker.evaluate(page)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import io
 import zipfile
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ class PageWheel:
 
 def page_wheel() -> PageWheel:
     """The wheel of the running package, without the parts that only the host needs."""
-    version = importlib.metadata.version("llamaweb")
+    version = llamaweb.__version__
     info = f"llamaweb-{version}.dist-info"
     files = _files(Path(llamaweb.__file__).parent, "llamaweb")
     files |= _files(asset_dir("wgsl"), "llamaweb/wgsl")
