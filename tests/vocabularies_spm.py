@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from gguf import TokenType
 
-from llamaweb.host.fetch import cache_root, pip_download
+from llamaweb.host.fetch import pip_download
+from llamaweb.host.kept import cache_root
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import FileSource
 from tests.models import gemma3_path

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llamaweb.errors import NoWebGPUError, UnsupportedError
-from llamaweb.host import bridge, commands, distribution
+from llamaweb.host import bridge, commands, distribution, foretell
 from llamaweb.host.cli import main
 from llamaweb.host.output import Output
 from tests.tiny import TinyLlama, tiny_llama, without_chat
@@ -243,6 +243,8 @@ def test_without_a_gpu_it_is_said_that_gpu_may_be_left_out(
     path.write_bytes(tiny_llama())
     monkeypatch.setattr(bridge, "open_page", no_page)
     monkeypatch.setattr(distribution, "ensure_distribution", lambda report: tmp_path)
+    monkeypatch.setattr(foretell, "_DEV", tmp_path)
+    (tmp_path / "nvidia0").touch()
     for more, end in (["--gpu"], "use another, or leave out --gpu for the software adapter.\n"), ([], "use another.\n"):
         assert main(["run", str(path), "-p", "x", *more]) == 1
         assert capsys.readouterr().err.endswith(end)

@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from llamaweb.errors import HostError
-from llamaweb.host import fetch
+from llamaweb.host import fetch, kept
 from llamaweb.host.cli import main
 
 
@@ -18,7 +18,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise HostError(f"npm cannot fetch {package}: exit code 1")
 
     monkeypatch.setattr(fetch, "npm_pack", fail)
-    monkeypatch.setattr(fetch, "cache_root", lambda: tmp_path / "cache")
+    monkeypatch.setattr(kept, "cache_root", lambda: tmp_path / "cache")
 
 
 def test_a_peer_that_cannot_be_fetched_is_one_sentence_that_says_what_to_do(

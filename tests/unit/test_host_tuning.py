@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llamaweb.host import commands, fetch, tuning
+from llamaweb.host import commands, kept, tuning
 from llamaweb.host.output import Output
 
 KEPT = {"kernels": "1234", "devices": {"a GPU": {"mul_mat_vec q4_0 64x64 store": {"workgroup": 64}}}}
@@ -18,7 +18,7 @@ KEPT = {"kernels": "1234", "devices": {"a GPU": {"mul_mat_vec q4_0 64x64 store":
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "cache"
-    monkeypatch.setattr(fetch, "cache_root", lambda: folder)
+    monkeypatch.setattr(kept, "cache_root", lambda: folder)
     return folder
 
 
@@ -54,7 +54,7 @@ def test_every_browser_is_told_what_was_found_before_it_and_tells_what_it_knows(
         on_event({"event": "text", "text": "a piece"})
         return {"done": True}
 
-    page: Any = SimpleNamespace(call=call)
+    page: Any = SimpleNamespace(call=call, server=SimpleNamespace(url="http://127.0.0.1:1"))
     for _ in range(3):
         assert asyncio.run(commands._call(page, "run", {"model": "m"}, Output())) == {"done": True}
     assert [params["tuning"] for params in told] == [None, KEPT, KEPT]

@@ -10,16 +10,20 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import llamaweb
 from llamaweb.errors import HostError, LlamaWebError
-from llamaweb.host.commands import COMMANDS
+from llamaweb.host.commands import AT_ONCE, COMMANDS
+from llamaweb.host.interrupt import at_once
 from llamaweb.host.models import DEFAULT, PACKAGED, RANDOM
 from llamaweb.host.output import Output
 from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.profile import PROFILES
+
+_JSON = "one JSON object on standard output and nothing else"
 
 
 class Usage(HostError):
@@ -61,7 +65,7 @@ def _run(arguments: list[str]) -> int:
     out = Output(as_json="--json" in arguments)
     try:
         args = build_parser().parse_args(arguments)
-        asyncio.run(_interruptible(COMMANDS[args.command](args, out)))
+        asyncio.run(_interruptible(COMMANDS[args.command](args, out), args.command in AT_ONCE))
     except LlamaWebError as error:
         out.error(type(error).__name__, str(error))
         return 1
@@ -83,12 +87,14 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-async def _interruptible(command: Any) -> None:
-    """Run the command so that a SIGTERM, too, closes the browser before the process ends."""
+async def _interruptible(command: Any, wherever: bool) -> None:
+    """Run the command so that a SIGTERM, too, closes the browser before the process ends. `wherever` it is interrupted,
+    it may end there."""
     task = asyncio.ensure_future(command)
     if sys.platform != "win32":
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await task
+    with at_once() if wherever else nullcontext():
+        await task
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -139,6 +145,19 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--plan", action="store_true", help="list every dispatch")
     inspect.add_argument("--svg", type=Path, metavar="FILE", help="draw what lies where in memory, and when")
 
+    cache = commands.add_parser(
+        "cache",
+        help="what llamaweb keeps on this machine",
+        description="What llamaweb keeps on this machine, and where.",
+    )
+    cache.add_argument("--json", action="store_true", help=_JSON)
+    cache.add_argument(
+        "--clear",
+        nargs="*",
+        metavar="NAME",
+        help="remove what is listed by these names or patterns; without any, all",
+    )
+
     serve = _command(commands, "serve", "serve the demo pages")
     serve.add_argument("--port", type=_whole(0, 65535), default=8000, metavar="P", help="0: a free one (8000)")
     return parser
@@ -148,7 +167,7 @@ def _command(commands: Any, name: str, help: str, browser: bool = False) -> argp
     parser = commands.add_parser(name, help=help, description=f"{help[:1].upper()}{help[1:]}.")
     models = f"a GGUF file, an address, {' or '.join(PACKAGED)} ({DEFAULT}); or random weights: {RANDOM}"
     parser.add_argument("model", nargs="?", default=DEFAULT, metavar="MODEL", help=models)
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
+    parser.add_argument("--json", action="store_true", help=_JSON)
     if browser:
         parser.add_argument("--chrome", metavar="PATH", help="the browser to use")
         parser.add_argument(

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from llamaweb.chat import check_chat
 from llamaweb.errors import HostError, NoWebGPUError
+from llamaweb.host import kept, models
 from llamaweb.host.chrome import BrowserChoice
+from llamaweb.host.foretell import foretell, say_fetching, say_size, takes_gpu
+from llamaweb.host.interrupt import at_once
 from llamaweb.host.models import is_address, resolve
 from llamaweb.host.output import Output, megabytes, memory_line, timings_line
 
@@ -77,7 +80,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
     if len(others) > 1 and others[0] in ("loading", "fusions"):
         raise HostError(f"--{others[0]} is a measurement of its own; leave out --{' and --'.join(others[1:])}.")
     if args.output:
-        results.read(args.output)  # what cannot be written to is told before the measuring
+        results.check(args.output)
     for kind, text in (("loading", loading_text), ("fusions", fusions_text)):
         if getattr(args, kind):
             params = {name: getattr(args, name) for name in ("gen_tokens", "reps", "depth")} | _context(args)
@@ -85,14 +88,16 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
                 result = await _call(page, f"bench_{kind}", {**params, "model": model}, out)
             types = {name: params[name] for name in ("type_k", "type_v")}
             result = {"kind": kind, "model": Path(model).name, **types, **result}
+            out.result(result, text(result))
             if args.output:
                 results.add(args.output, result)
-            out.result(result, text(result))
             return
     names = ("prompt_tokens", "gen_tokens", "reps", "depth", "profile", "floor")
     params = {name: getattr(args, name) for name in names} | _context(args)
-    resolve(args.model, out.report)  # what is wrong with the model is told before a peer is fetched
-    folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
+    if not is_address(args.model):
+        models.header_source(args.model, out.report)  # what is wrong with it is told before a peer is fetched
+    with at_once():
+        folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
         result = await _call(page, "bench", {**params, "model": model}, out)
         result = {"model": Path(model).name, **_unusual_cache(args), **result}
@@ -100,9 +105,9 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
             out.report(f"Measuring {args.peer}")
             params["context"] = result["context"]
             result["peer"] = await bench_wllama(page, {**params, "model": model})
+    out.result(result, bench_text(result))
     if args.output:
         results.add(args.output, result)
-    out.result(result, bench_text(result))
 
 
 async def tokenize(args: argparse.Namespace, out: Output) -> None:
@@ -143,6 +148,19 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
     out.result({"metadata": metadata, "device": args.device, **report}, _inspection(metadata, profile.name, report))
 
 
+async def cache(args: argparse.Namespace, out: Output) -> None:
+    """What the command line keeps between its runs, and how to be rid of it."""
+    from llamaweb.host.tables import cache_text
+
+    removed = kept.remove(args.clear) if args.clear is not None else None
+    there = kept.kept()
+    folder, total = str(kept.cache_root()), sum(each.bytes for each in there)
+    told: dict[str, Any] = {"folder": folder, "bytes": total, "entries": [each.told() for each in there]}
+    if removed is not None:
+        told["removed"] = [each.told() for each in removed]
+    out.result(told, cache_text(folder, there, removed))
+
+
 async def serve(args: argparse.Namespace, out: Output) -> None:
     """Serve the demo pages until interrupted."""
     import asyncio
@@ -150,11 +168,13 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
     from llamaweb.host.distribution import ensure_distribution
     from llamaweb.host.server import Site, serving
 
-    model = resolve(args.model, out.report)
-    if isinstance(model, str):
+    if is_address(args.model):
         raise HostError("serve needs a file, since a page can fetch an address itself; give a path or a model's name.")
-    await _header(args.model, out)  # a file that no page could read is refused here
-    site = Site(ensure_distribution(out.report), _files(model), default=model.name)
+    with at_once():
+        await _header(args.model, out)  # a file that no page could read is refused here
+        say_size(args.model, out)
+        model = Path(resolve(args.model, out.report))
+        site = Site(ensure_distribution(out.report), _files(model), default=model.name)
     async with serving(site, args.port) as server:
         out.result({"url": server.url}, f"LlamaWeb is at {server.url} (Ctrl-C ends it)")
         await asyncio.Event().wait()
@@ -175,8 +195,14 @@ async def _call(page: PageSession, command: str, params: dict[str, Any], out: Ou
     from llamaweb.host import tuning
 
     before = tuning.load()
+    address = params["model"]
+    untold = not address.startswith(page.server.url)
 
     def take(event: dict[str, Any]) -> None:
+        nonlocal untold
+        if untold and event.get("phase") == "weights" and event.get("total"):
+            say_fetching(address, event["total"], out)
+            untold = False
         if event["event"] != "tuning":
             out.event(event)
         elif event["kept"] not in (None, before):
@@ -198,15 +224,20 @@ async def _model_page(
     from llamaweb.host.distribution import ensure_distribution
     from llamaweb.host.server import Site
 
-    model = resolve(args.model, out.report)
-    models = {} if isinstance(model, str) else _files(model)
-    site = Site(ensure_distribution(out.report), models, files, folders)
-    choice = BrowserChoice(args.chrome, args.gpu, tuple(args.chrome_flag))
+    with at_once():
+        if not is_address(args.model):  # an address' header is read by the page, once
+            foretell(args, await _header(args.model, out), out)
+            say_size(args.model, out)
+        gpu = takes_gpu(args.gpu, out)
+        model = resolve(args.model, out.report)
+        files_of_model = {} if isinstance(model, str) else _files(model)
+        site = Site(ensure_distribution(out.report), files_of_model, files, folders)
+    choice = BrowserChoice(args.chrome, gpu, tuple(args.chrome_flag))
     try:
         async with open_page(site, choice, out.report) as page:
             yield page, model if isinstance(model, str) else page.server.model_url(model.name)
     except NoWebGPUError as error:
-        if not args.gpu:
+        if not gpu:
             raise
         raise NoWebGPUError(f"{str(error).rstrip('.')}, or leave out --gpu for the software adapter.") from error
 
@@ -222,12 +253,11 @@ def _files(model: Path) -> dict[str, Path]:
 async def _header(name: str, out: Output) -> Any:
     from llamaweb.host.http_source import open_address
     from llamaweb.model.shards import read_model
-    from llamaweb.model.source import FileSource
 
     if is_address(name):
         async with open_address(name) as source:
             return (await read_model(source))[0]
-    return (await read_model(FileSource(resolve(name, out.report))))[0]
+    return (await read_model(models.header_source(name, out.report)))[0]
 
 
 async def _check_length(model: str, text: bytes, out: Output) -> None:
@@ -301,4 +331,7 @@ COMMANDS: dict[str, Command] = {
     "perplexity": perplexity,
     "inspect": inspect,
     "serve": serve,
+    "cache": cache,
 }
+# They wait for nothing that must be closed, so that Ctrl-C ends them where they are.
+AT_ONCE = ("tokenize", "inspect", "cache")

@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from llamaweb.errors import HostError
-from llamaweb.host import fetch
+from llamaweb.host import fetch, kept
 from llamaweb.host.report import Report, silent
 
 CDN = "https://cdn.jsdelivr.net"
@@ -40,7 +40,7 @@ def ensure_distribution(report: Report = silent, *, tests: bool = False, cdn: st
     """
     pins = _pins()
     key = hashlib.sha256(_PINS.read_bytes() + bytes([_RECIPE])).hexdigest()[:12]
-    folder = fetch.cache_root() / f"pyodide-{pins['pyodide']['version']}-{key}{'-test' if tests else ''}"
+    folder = kept.cache_root() / f"pyodide-{pins['pyodide']['version']}-{key}{'-test' if tests else ''}"
     if folder.is_dir():
         return folder
     if tests:
@@ -54,18 +54,19 @@ def _pins() -> dict[str, Any]:
 
 
 def _build(folder: Path, assemble: Callable[[Path], None]) -> Path:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        assemble(stage)
-        stage.chmod(0o755)
-        # Another process may have been first: its folder is as good.
-        with contextlib.suppress(OSError):
-            stage.rename(folder)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    if not folder.is_dir():
-        raise HostError(f"{folder} cannot be written; check its permissions, or set XDG_CACHE_HOME to another folder.")
+    with kept.keeping() as root:
+        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
+        try:
+            assemble(stage)
+            stage.chmod(0o755)
+            try:
+                stage.rename(folder)
+            except OSError:
+                # Another process may have been first: its folder is as good.
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
     return folder
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,12 +21,18 @@ from llamaweb.errors import HostError
 from llamaweb.host.report import Report, silent
 
 CHUNK = 1 << 20
-
-
-def cache_root() -> Path:
-    """The folder that keeps what was fetched or built: $XDG_CACHE_HOME/llamaweb or ~/.cache/llamaweb."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "llamaweb"
+NO_NETWORK = (
+    "its registry cannot be reached, and it is not in the cache yet; connect this machine to the network (once: what "
+    "was fetched is kept), or tell pip and npm the proxy or the mirror to use."
+)
+# What pip, npm and what lies below them say when there is no network.
+_NO_NETWORK = re.compile(
+    r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ERR_SOCKET_TIMEOUT"
+    r"|NewConnectionError|ConnectTimeoutError|ReadTimeoutError|ProxyError|NameResolutionError"
+    r"|Failed to establish a new connection|Temporary failure in name resolution|[Cc]onnection broken"
+    r"|Connection refused|Network is unreachable"
+)
+_DISK_IS_FULL = re.compile(r"ENOSPC|EDQUOT|No space left on device|Disk quota exceeded")
 
 
 def sha256_of(path: Path) -> str:
@@ -146,7 +154,8 @@ def _call(
     env: dict[str, str] | None = None,
     watch: Callable[[], None] | None = None,
 ) -> str:
-    """What the command prints; HostError with its own last error line if it fails. `watch` is called now and then."""
+    """What the command prints. HostError with its own last error line if it fails, or that there is no network;
+    OSError if the disk is full. `watch` is called now and then."""
     try:
         process = subprocess.Popen(
             command,
@@ -156,6 +165,7 @@ def _call(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in the terminal reaches us alone, and we end it
         )
     except OSError as error:
         raise HostError(f"{failure}: {error}.") from error
@@ -173,6 +183,10 @@ def _call(
                 process.terminate()
                 raise
     if process.returncode:
+        if _DISK_IS_FULL.search(errors):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if _NO_NETWORK.search(errors):
+            raise HostError(f"{failure}: {NO_NETWORK}")
         lines = [line for line in errors.splitlines() if "rror" in line] or errors.splitlines()
         raise HostError(f"{failure}: {lines[-1].strip() if lines else f'exit code {process.returncode}'}")
     return output

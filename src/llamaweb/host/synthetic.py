@@ -6,21 +6,25 @@ model's, padded with unused tokens. The file is written piece by piece, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import gguf
 import numpy as np
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as T
+from gguf.gguf_writer import WriterState
 
 from llamaweb.errors import ModelFileError
 from llamaweb.host.random_blocks import FLOATS, TYPES, random_blocks
+from llamaweb.model.source import check_range
 from llamaweb.strings import Strings
 
 PREFIX = "synthetic:"
+ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 RECIPE = 2  # raise when files of old should not be used any more
 _PIECE = 1 << 16  # blocks of random weights, repeated
 _SPREAD = 0.02  # about a real model's
@@ -61,30 +65,75 @@ def parse(model: str) -> tuple[Shape, T, str]:
     return SHAPES[shape], formats[format], f"synthetic-{shape}-{format}.gguf"
 
 
-def write(path: Path, shape: Shape, format: T, tokenizer: Mapping[str, Any]) -> None:
-    """A GGUF file of `shape`, its layers in `format` (Q4_0 where the rows are too short for it), its embeddings in
-    Q6_K, Q8_0 or the format itself if that is a float. `tokenizer`: metadata of a model, whose tokenizer is taken."""
-    writer = gguf.GGUFWriter(path, "llama")
+def header(shape: Shape, format: T, tokenizer: Mapping[str, Any]) -> tuple[bytes, int]:
+    """What stands before the weights in the file that `write` writes, and the length of that file."""
+    writer = gguf.GGUFWriter(None, "llama")
     _metadata(writer, shape, tokenizer)
     tensors = list(_tensors(shape, format))
     for name, rows, columns, type in tensors:
         row = _bytes(1, columns, type)
         size = (row,) if rows == 0 else (rows, row)
         writer.add_tensor_info(name, size, np.dtype(np.uint8), _bytes(max(rows, 1), columns, type), raw_dtype=type)
+    out: Any = io.BytesIO()
+    writer.fout, writer.state = [out], WriterState.EMPTY  # in place of a file that it would open
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    assert writer.fout
-    out, random = writer.fout[0], np.random.default_rng(0)
-    at = out.tell()  # counted from here on: under Pyodide a file does not know a position beyond 2 GB
-    for _, rows, columns, type in tensors:
-        at += out.write(bytes(-at % writer.data_alignment))
-        if rows:
-            at += _weights(out, rows * columns, type, random)
-        else:
-            at += out.write(np.ones(columns, np.float32).tobytes())
-    out.write(bytes(-at % writer.data_alignment))
-    writer.close()
+    data = out.getvalue()
+    data += bytes(-len(data) % ALIGNMENT)
+    return data, len(data) + weights_bytes(shape, format)
+
+
+def weights_bytes(shape: Shape, format: T) -> int:
+    """The length of the file without its header, which is small beside it."""
+    return sum(
+        -(-_bytes(max(rows, 1), columns, type) // ALIGNMENT) * ALIGNMENT
+        for _, rows, columns, type in _tensors(shape, format)
+    )
+
+
+def write(
+    path: Path,
+    shape: Shape,
+    format: T,
+    tokenizer: Mapping[str, Any],
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """A GGUF file of `shape`, its layers in `format` (Q4_0 where the rows are too short for it), its embeddings in
+    Q6_K, Q8_0 or the format itself if that is a float. `tokenizer`: metadata of a model, whose tokenizer is taken.
+    `progress` is told the bytes that are written."""
+    data, _ = header(shape, format, tokenizer)
+    random = np.random.default_rng(0)
+    with open(path, "wb") as out:
+        at = out.write(data)  # counted from here on: under Pyodide a file does not know a position beyond 2 GB
+        for _, rows, columns, type in _tensors(shape, format):
+            at += (
+                _weights(out, rows * columns, type, random)
+                if rows
+                else out.write(np.ones(columns, np.float32).tobytes())
+            )
+            at += out.write(bytes(-at % ALIGNMENT))
+            progress(at)
+
+
+class HeaderSource:
+    """The file that `write` would write, as far as the end of its header: `Source` of what needs no weights."""
+
+    sound = True
+
+    def __init__(self, name: str, shape: Shape, format: T, tokenizer: Mapping[str, Any]) -> None:
+        self.name = name
+        self._data, self._size = header(shape, format, tokenizer)
+
+    async def size(self) -> int:
+        return self._size
+
+    async def read(self, offset: int, length: int) -> bytes:
+        check_range(self.name, offset, length, self._size)
+        return self._data[offset : offset + length].ljust(length, b"\0")
+
+    def sibling(self, name: str) -> Self:
+        raise ModelFileError(f"{self.name} is a single file; there is no {name} beside it.")
 
 
 def add_tokenizer(writer: Any, metadata: Mapping[str, Any], n_vocab: int | None = None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from llamaweb.host.kept import Kept
 from llamaweb.host.output import megabytes, memory_line
 from llamaweb.text_table import profile_text, text_table
 
@@ -81,6 +83,21 @@ def tune_text(result: dict[str, Any]) -> str:
         counts = [str(len(trials)), str(sum(not t["right"] for t in trials))]
         rows.append([shape, *times, *counts, chosen["variant"] if chosen else "none is right"])
     return f"Kernels on {result['adapter']}, each at best:\n{text_table(columns, rows)}"
+
+
+def cache_text(folder: str, there: Sequence[Kept], removed: Sequence[Kept] | None) -> str:
+    """What is kept in the folder, after `removed` is gone from it (None: nothing was to be removed)."""
+    lines = []
+    if removed is not None:
+        freed = megabytes(sum(each.bytes for each in removed))
+        lines.append(
+            f"Removed: {', '.join(each.name for each in removed)} ({freed})" if removed else "Nothing was there"
+        )
+    if there:
+        rows = [[each.name, each.kind, megabytes(each.bytes)] for each in there]
+        lines.append(text_table({"name": "<", "kind": "<", "size": ">"}, rows))
+    lines.append(f"{megabytes(sum(each.bytes for each in there))} in {folder}")
+    return "\n".join(lines)
 
 
 def _speeds(result: dict[str, Any]) -> str:

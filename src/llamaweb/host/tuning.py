@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from llamaweb.host import fetch
+from llamaweb.host import kept
 
 
 def load() -> Any:
@@ -20,15 +20,15 @@ def load() -> Any:
         return None
 
 
-def save(kept: Any) -> None:
+def save(found: Any) -> None:
     """Puts it in the place of what was there; where nothing can be written, nothing happens."""
     path = _path()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".tuning-", delete=False) as file:
-            file.write(json.dumps(kept))
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tuning-") as folder:
+            Path(folder, path.name).write_text(json.dumps(found))
+            os.replace(Path(folder, path.name), path)
 
 
 def _path() -> Path:
-    return fetch.cache_root() / "tuning.json"
+    return kept.cache_root() / "tuning.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamaweb.errors import HostError, LlamaWebError
-from llamaweb.host import fetch
+from llamaweb.host import fetch, kept
 from llamaweb.host.bridge import PageSession
 from llamaweb.host.report import Report, silent
 
@@ -23,21 +23,25 @@ def ensure_wllama(report: Report = silent) -> Path:
 
     Raises HostError if it cannot be fetched.
     """
-    folder = fetch.cache_root() / f"wllama-{VERSION}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        report(f"Fetching wllama {VERSION}")
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wllama-") as name:
-            stage = Path(name, "stage")
-            (stage / "wasm").mkdir(parents=True)
-            try:
-                tarball = fetch.npm_pack(f"@wllama/wllama@{VERSION}", SHA256, Path(name))
-            except HostError as error:
-                raise HostError(f"{str(error).rstrip('.')}; check the network, or leave out --peer.") from error
-            fetch.unpack_members(tarball, {f"package/esm/{member}": stage / member for member in _MEMBERS})
-            stage.rename(folder)
-    shutil.copy(Path(__file__).with_name("wllama.html"), folder)
+    with kept.keeping() as root:
+        folder = root / f"wllama-{VERSION}"
+        if not folder.is_dir():
+            _fetch(folder, report)
+        shutil.copy(Path(__file__).with_name("wllama.html"), folder)
     return folder
+
+
+def _fetch(folder: Path, report: Report) -> None:
+    report(f"Fetching wllama {VERSION}")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wllama-") as name:
+        stage = Path(name, "stage")
+        (stage / "wasm").mkdir(parents=True)
+        try:
+            tarball = fetch.npm_pack(f"@wllama/wllama@{VERSION}", SHA256, Path(name))
+        except HostError as error:
+            raise HostError(f"{str(error).rstrip('.')}; check the network, or leave out --peer.") from error
+        fetch.unpack_members(tarball, {f"package/esm/{member}": stage / member for member in _MEMBERS})
+        stage.rename(folder)
 
 
 async def bench_wllama(page: PageSession, options: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,138 @@
+"""What the command line keeps between its runs: models, Pyodide, a peer, what tuning found; in one folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from llamaweb.errors import HostError
+from llamaweb.host.output import megabytes
+
+# What takes more of the disk or the network than this is said before it begins.
+MUCH = 500_000_000
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MAKE_ROOM = (
+    "make room (`llamaweb cache` lists what is kept there, `llamaweb cache --clear` removes it), or set XDG_CACHE_HOME "
+    "to a folder of another disk"
+)
+_MODELS = "models"
+_KINDS = {"pyodide-": "Pyodide", "wllama-": "peer", "tuning.json": "tuning", "vocabularies": "test data"}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file or folder of the cache. `name` tells it from the others; `kind` is a word for a person."""
+
+    name: str
+    kind: str
+    bytes: int
+    path: Path
+
+    def told(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"name": self.name, "kind": self.kind, "bytes": self.bytes, "path": str(self.path)}
+
+
+def cache_root() -> Path:
+    """The folder that keeps what was fetched or built: $XDG_CACHE_HOME/llamaweb or ~/.cache/llamaweb."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base).absolute() if base else Path.home() / ".cache") / "llamaweb"
+    except RuntimeError as error:
+        raise HostError("There is no home folder to keep anything in; set XDG_CACHE_HOME to a folder.") from error
+
+
+@contextmanager
+def keeping() -> Iterator[Path]:
+    """The cache folder, made if it is not there; what cannot be written in it is a HostError."""
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield root
+    except OSError as error:
+        if error.errno in _FULL:
+            raise HostError(f"The disk of the cache folder {root} is full; {_MAKE_ROOM}.") from error
+        raise HostError(
+            f"The cache folder {root} cannot be written ({error.strerror or error}); check its permissions, or set "
+            "XDG_CACHE_HOME to another folder."
+        ) from error
+
+
+def check_room(name: str, size: int) -> None:
+    """Raises HostError where less than `size` bytes, which `name` takes, are free in the cache folder."""
+    free = shutil.disk_usage(cache_root()).free
+    if free < size:
+        raise HostError(
+            f"{name} takes {megabytes(size)} and the disk of the cache folder {cache_root()} has {megabytes(free)} "
+            f"left; {_MAKE_ROOM}."
+        )
+
+
+def kept() -> list[Kept]:
+    """All that is there, the largest first."""
+    root = cache_root()
+    paths = [path for path in _inside(root) if path != root / _MODELS]
+    for path in _inside(root / _MODELS):
+        # Random models lie in a folder for each version of their shape.
+        paths += _inside(path) if path.name.startswith("synthetic-") and path.is_dir() else [path]
+    seen: set[tuple[int, int]] = set()
+    found = [Kept(path.name, _kind(path, root), _size(path, seen), path) for path in sorted(paths)]
+    return sorted(found, key=lambda each: -each.bytes)
+
+
+def remove(names: Sequence[str] = ()) -> list[Kept]:
+    """Removes what has one of the names or patterns, or all; gives what is gone. HostError where a name fits nothing or
+    something cannot be removed."""
+    there = kept()
+    for name in names:
+        if not any(fnmatchcase(each.name, name) for each in there):
+            raise HostError(f"Nothing in {cache_root()} is named {name}; `llamaweb cache` lists what is.")
+    gone = [each for each in there if not names or any(fnmatchcase(each.name, name) for name in names)]
+    for each in gone:
+        try:
+            if each.path.is_dir() and not each.path.is_symlink():
+                shutil.rmtree(each.path)
+            else:
+                each.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise HostError(f"{each.path} cannot be removed ({error.strerror}); check its permissions.") from error
+    return gone
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise HostError(f"{folder} cannot be read ({error.strerror}); check its permissions.") from error
+
+
+def _kind(path: Path, root: Path) -> str:
+    if path.name.startswith("."):
+        return "unfinished"  # of a command that goes on now, or was killed
+    if path.parent != root:
+        return "random model" if path.name.startswith("synthetic-") else "model"
+    return next((kind for start, kind in _KINDS.items() if path.name.startswith(start)), "other")
+
+
+def _size(path: Path, seen: set[tuple[int, int]]) -> int:
+    """Bytes of a file, or of a folder's files; one that has several names counts once."""
+    total = 0
+    for each in [path, *(path.rglob("*") if not path.is_symlink() else ())]:
+        try:
+            status = each.lstat()
+        except FileNotFoundError:  # gone meanwhile
+            continue
+        if each.is_dir() or (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        total += status.st_size
+    return total
