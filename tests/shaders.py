@@ -14,7 +14,9 @@ def type_bytes(type: str, structs: dict[str, str]) -> int:
         return type_bytes(array[1], structs) * int(array[2])
     if type in structs:
         return sum(type_bytes(t, structs) for t in re.findall(r"\w+: (.+?)(?:, (?=\w+:)|$)", structs[type]))
-    return {"u32": 4, "f32": 4, "i32": 4, "vec2": 8, "vec3": 16, "vec4": 16, "atomic": 4}[type.split("<")[0]]
+    if type.endswith("f16>"):  # a vector of these
+        return type_bytes(type.replace("f16", "f32"), structs) // 2
+    return {"u32": 4, "f16": 2, "f32": 4, "i32": 4, "vec2": 8, "vec3": 16, "vec4": 16, "atomic": 4}[type.split("<")[0]]
 
 
 def workgroup_bytes(shader: str) -> int:

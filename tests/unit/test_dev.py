@@ -58,6 +58,25 @@ def test_as_root_a_missing_browser_is_installed(
     assert calls[-1] == "apt-get install -y -qq chromium chromium-driver"
 
 
+def test_tests_and_firefox_get_firefox_and_a_software_adapter(
+    dev: ModuleType, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dev.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(dev.Path, "glob", lambda self, pattern: iter(()))
+    monkeypatch.setattr(dev, "hand_over", lambda command: 0)
+    for step in ("environment", "npm"):
+        monkeypatch.setattr(dev, step, lambda: None)
+    for command in (["test"], ["run", "--browser", "firefox"]):
+        calls.clear()
+        dev.main(command)
+        installed = [c for c in calls if "apt-get install" in c]
+        assert installed[-1] == "apt-get install -y -qq firefox-esr mesa-vulkan-drivers"
+        assert any("chromium" in c for c in installed) == (command == ["test"])
+    calls.clear()
+    dev.main(["run"])
+    assert not any("firefox" in c for c in calls)
+
+
 def test_others_are_told_what_to_install(dev: ModuleType, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dev.os, "geteuid", lambda: 1000)
     with pytest.raises(dev.Failed, match="sudo apt-get install chromium chromium-driver"):
@@ -96,7 +115,7 @@ def test_the_package_is_installed_again_only_when_pyproject_has_changed(
 def test_a_lint_complaint_fails_the_tests_that_pass(
     dev: ModuleType, monkeypatch: pytest.MonkeyPatch, broken: int
 ) -> None:
-    for step in ("environment", "npm", "browser"):
+    for step in ("environment", "npm", "browser", "firefox"):
         monkeypatch.setattr(dev, step, lambda: None)
     monkeypatch.setattr(dev, "run", lambda command: broken if str(command[0]).endswith("mypy") else 0)
     assert dev.main(["test", "-k", "nothing"]) == broken

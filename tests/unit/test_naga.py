@@ -1,0 +1,167 @@
+"""Every kernel's text in Firefox's compiler, naga; the browser tests run them in Chromium's.
+
+Subgroup matrices are Chromium's own, and have no profile here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import wgpu
+
+from llamaweb.kernels import library, peaks
+from llamaweb.kernels.cache import CACHE_FORMATS
+from llamaweb.kernels.formats import FORMATS
+from llamaweb.kernels.kernel import Kernel, Slot
+from llamaweb.kernels.template import wgsl
+from llamaweb.kernels.tuner import Shape, Variant, candidates
+from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.planner import FUSIONS, plan_model
+from llamaweb.planner.plan import ModelPlan
+from llamaweb.profile import DESKTOP, DeviceProfile
+from tests.headers import TINY, WIDE, gemma3_header, llama_header
+from tests.naga import Naga
+from tests.shaders import workgroup_bytes
+
+LEAST = DeviceProfile()
+LARGE = {"max_compute_invocations_per_workgroup": 1024, "max_compute_workgroup_storage_size": 32768}
+PROFILES = {
+    "least": LEAST,
+    "phone with the packed dot": replace(LEAST, packed_dot=True),
+    "phone with f16": replace(LEAST, f16=True),
+    "software, 4 lanes": replace(DESKTOP, subgroup_size=4),
+    "8 lanes": replace(DESKTOP, subgroup_size=8),
+    "16 lanes": replace(DESKTOP, subgroup_size=16),
+    "16 lanes, f16, large": replace(DESKTOP, subgroup_size=16, f16=True, **LARGE),
+    "desktop": DESKTOP,
+    "32 lanes, nothing else": replace(LEAST, subgroup_size=32),
+    "32 lanes, f16": replace(DESKTOP, f16=True),
+    "32 lanes, f16, large": replace(DESKTOP, f16=True, **LARGE),
+    "64 lanes": replace(DESKTOP, subgroup_size=64),
+    "64 lanes, f16, no packed dot": replace(DESKTOP, subgroup_size=64, f16=True, packed_dot=False),
+    "lanes that vary": replace(DESKTOP, subgroup_size=0, f16=True),
+}
+GEMMA3 = {"n_layer": 6, "n_embd": 256, "n_head": 4, "n_head_kv": 1, "n_ff": 512, "n_vocab": 300, "head_dim": 64}
+HEADS = (16, 24, 64, 80, 96, 128, 256)
+BY_PROFILE = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+
+
+def models() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
+    """A llama of each format, a gemma3 of some, with and without biases and fusion; heads of each size and cache."""
+    for i, format in enumerate(FORMATS.values()):
+        bias = i % 2 == 0
+        yield llama_header(**WIDE, type=format.type.name, bias=bias, tied=bias), {"logits_all": bias}
+        if i % 3 == 0:
+            yield gemma3_header(**GEMMA3, window=32, type=format.type.name, bias=not bias), {}
+    for family in (llama_header(**WIDE, bias=True), gemma3_header(**GEMMA3, window=32, bias=True)):
+        yield family, {"unfused": list(FUSIONS)}
+    for head_dim in HEADS:
+        for k, v in zip(CACHE_FORMATS, ["f16", *list(CACHE_FORMATS)[::-1]], strict=False):
+            if all(head_dim % (CACHE_FORMATS[name].block or 1) == 0 for name in (k, v)):
+                sizes = {"n_head": 12, "n_head_kv": 4, "head_dim": head_dim}
+                yield llama_header(**{**TINY, **sizes}, type="F32"), {"type_k": k, "type_v": v}
+                yield gemma3_header(**{**GEMMA3, **sizes}, type="F32"), {"type_k": k, "type_v": v}
+
+
+def kernels(plan: ModelPlan) -> Iterator[Kernel]:
+    for phase in plan.phases.values():
+        for dispatch in phase.dispatches:
+            yield dispatch.kernel
+            if dispatch.plain:
+                yield dispatch.plain.kernel
+
+
+def plan(model: tuple[GGUFFile, dict[str, Any]], profile: DeviceProfile, **more: Any) -> ModelPlan:
+    file, options = model
+    return plan_model(file, profile, **{"n_ctx": 4096, "n_ubatch": 64, **options, **more})
+
+
+def share(profile: DeviceProfile) -> list[tuple[GGUFFile, dict[str, Any]]]:
+    """Of the models, a device's share: what takes long is done once for each model, each on another device."""
+    return list(models())[list(PROFILES.values()).index(profile) :: len(PROFILES)]
+
+
+def shapes(plan: ModelPlan) -> dict[Shape, None]:
+    found = [Shape.of(d.kernel, phase.n_tokens) for phase in plan.phases.values() for d in phase.dispatches]
+    return dict.fromkeys(shape for shape in found if shape)
+
+
+def tried(model: tuple[GGUFFile, dict[str, Any]], profile: DeviceProfile, mode: str) -> Iterator[ModelPlan]:
+    """With every variant that tuning tries."""
+    variants: dict[Shape, list[Variant]] = {
+        shape: candidates(shape, profile, mode) for shape in shapes(plan(model, profile, tuned=True))
+    }
+    for n in range(max(map(len, variants.values()))):
+        choices = {shape: found[n] for shape, found in variants.items() if n < len(found)}
+        yield plan(model, profile, tuned=True, choices=choices)
+
+
+def texts(kernels: Iterator[Kernel]) -> dict[str, Kernel]:
+    return {wgsl(kernel): kernel for kernel in dict.fromkeys(kernels)}
+
+
+def check_needs(text: str, profile: DeviceProfile) -> None:
+    """A device is asked for no feature that it has not, and, what naga does not count, for no more memory."""
+    allowed = {"f16": profile.f16, "subgroups": profile.subgroup_size > 0}
+    assert all(allowed.get(name) for name in re.findall(r"^\s*enable (.*);", text, re.MULTILINE)), text
+    packed = re.search(r"\b(requires packed_4x8_integer_dot_product|dot4[IU]8Packed|(un)?pack4x)", text)
+    assert profile.packed_dot or not packed, text
+    assert workgroup_bytes(text) <= profile.max_compute_workgroup_storage_size, text
+
+
+@BY_PROFILE
+def test_every_kernel_of_every_format_is_sound_on_a_device(profile: DeviceProfile) -> None:
+    naga = Naga(profile)
+    found = texts(kernel for model in models() for kernel in kernels(plan(model, profile)))
+    for text in found:
+        check_needs(text, profile)
+        naga.module(text)
+    assert {kernel.template for kernel in found.values()} >= {"get_rows", "mul_mat", "mul_mat_vec", "flash_attn"}
+    assert {dict(kernel.constants).get("format") for kernel in found.values()} >= {f.name for f in FORMATS.values()}
+
+
+@BY_PROFILE
+def test_kernels_compile_to_their_end_within_the_limits_of_a_device(profile: DeviceProfile) -> None:
+    naga = Naga(profile)
+    for text, kernel in texts(kernel for model in share(profile) for kernel in kernels(plan(model, profile))).items():
+        naga.pipeline(kernel, text)
+
+
+@BY_PROFILE
+def test_every_variant_that_tuning_tries_is_sound(profile: DeviceProfile) -> None:
+    naga, mine = Naga(profile), share(profile)
+    modes = ["full", *["auto"] * len(mine)]
+    found = (each for model, mode in zip(mine, modes, strict=False) for each in tried(model, profile, mode))
+    for text in texts(kernel for each in found for kernel in kernels(each)):
+        check_needs(text, profile)
+        naga.module(text)
+
+
+@pytest.mark.parametrize("profile", [LEAST, DESKTOP], ids=["least", "desktop"])
+def test_kernels_outside_of_plans_compile(profile: DeviceProfile) -> None:
+    naga = Naga(profile)
+    launches = [library.repack(f, 1) for f in FORMATS.values() if f.repacked]
+    launches += [library.lane_order(), peaks.read(profile)[0], peaks.fma(profile)[0], peaks.dispatch()]
+    for launch in launches:
+        naga.pipeline(launch.kernel, wgsl(launch.kernel))
+
+
+def test_naga_sees_a_wrong_type_a_missing_feature_and_what_is_beyond_limits() -> None:
+    naga, lanes = Naga(LEAST), Naga(DESKTOP)
+    shader = "@compute @workgroup_size(64) fn main(@builtin(local_invocation_index) i: u32) { %s }"
+    with pytest.raises(wgpu.GPUError, match="expected to be `f32`, but got `u32`"):
+        naga.module(shader % "let x: f32 = i;")
+    with pytest.raises(wgpu.GPUError, match="SUBGROUP"):
+        naga.module("enable subgroups;\n" + shader % "let x = subgroupAdd(i);")
+    lanes.module("enable subgroups;\n" + shader % "let x = subgroupAdd(i);")
+    with pytest.raises(wgpu.GPUError, match="expected to be `f32`, but got `u32`"):
+        lanes.module("enable subgroups;\n" + shader % "let x: f32 = subgroupAdd(i);")
+    with pytest.raises(wgpu.GPUError, match="512 total invocations"):
+        naga.pipeline(Kernel("x", (), ()), "@compute @workgroup_size(512) fn main() {}")
+    nine = tuple(Slot(f"slot{i}", "u32", "read") for i in range(9))
+    with pytest.raises(wgpu.GPUError, match="limit is 8, count was 9"):
+        naga.pipeline(Kernel("x", (), nine), "@compute @workgroup_size(64) fn main() {}")
