@@ -1,4 +1,5 @@
-"""Write src/llamaweb/tokenizer/unicode_classes.py: which characters are \\p{L}, \\p{N} and \\s in the pre-tokenizers.
+"""Write src/llamaweb/tokenizer/unicode_classes.py: which characters are \\p{L}, \\p{N}, \\p{P} and \\s in the
+pre-tokenizers.
 
 The classes are those of Unicode 15.1, the version that llama.cpp's tokenizers use. Run it with Python 3.13 (whose
 `unicodedata` is that version), or with PyPI's unicodedata2==15.1.0 installed:
@@ -70,6 +71,7 @@ def main() -> None:
     classes = {
         "LETTERS": ranges(lambda code: category(chr(code)).startswith("L")),
         "NUMBERS": ranges(lambda code: category(chr(code)).startswith("N")),
+        "PUNCTUATION": ranges(lambda code: category(chr(code)).startswith("P")),
         "WHITE_SPACE": ranges(WHITE_SPACE.__contains__),
     }
     text = HEADER.format(version=UNICODE)

@@ -70,6 +70,10 @@ class CacheWarning(UserWarning):
     """A model is loaded, but not kept in the browser's storage; the message says why, with the figures."""
 
 
+class ModelWarning(UserWarning):
+    """A model file has something that cannot be meant, and is read without it; the message says what."""
+
+
 class KernelWarning(RuntimeWarning):
     """A kernel does not compile on the device, and its plain variant is used instead; the message names it."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from gguf.constants import GGMLQuantizationType as GGMLType
 
 from llamaweb.errors import ModelFileError
-from llamaweb.model.gguf_file import TensorInfo
+from llamaweb.model.gguf_file import TensorInfo, plain_shape
 from llamaweb.rope import Rope
 
 
@@ -58,7 +58,7 @@ class Graph:
             info = self._tensors.get(name)
             if info is None:
                 raise ModelFileError(f"The file has no tensor {name}, which its architecture needs; fetch it again.")
-            if tuple(info.shape) != shape:
+            if info.shape != plain_shape(shape):
                 raise ModelFileError(
                     f"Tensor {name} has shape {list(info.shape)}, but the file's metadata asks for {list(shape)}; "
                     "the file contradicts itself."

@@ -203,7 +203,10 @@ def test_which_layers_have_a_window_may_be_told_layer_by_layer() -> None:
     file.metadata["gemma3.attention.sliding_window_pattern"] = np.array([True, False, False, True])
     attention = [s.params for s in fused(file, 1, max_bindings=10).steps if s.op == "flash_attn_vec"]
     assert [p["window"] for p in attention] == [512, 0, 0, 512]
-    file.metadata["gemma3.attention.sliding_window_pattern"] = np.array([True])
+    file.metadata["gemma3.attention.sliding_window_pattern"] = np.array([True])  # llama.cpp takes it, too
+    attention = [s.params for s in fused(file, 1, max_bindings=10).steps if s.op == "flash_attn_vec"]
+    assert [p["window"] for p in attention] == [512, 0, 0, 0]
+    file.metadata["gemma3.attention.sliding_window_pattern"] = np.array([1.0, 0.0])
     with pytest.raises(ModelFileError, match="sliding_window_pattern"):
         fused(file, 1)
 

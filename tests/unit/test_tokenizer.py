@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
+from llamaweb.errors import LlamaWebError, ModelFileError, ModelWarning, UnsupportedError
 from llamaweb.tokenizer import Tokenizer, bpe, load_tokenizer, pretokenizers, unicode_classes
 from llamaweb.tokenizer.byte_level import SYMBOLS, decode_utf8
+from tests.crafted import crafted, header
 from tests.vocabularies import NAMES, odd_vocabulary, vocabulary
 
 GOLDEN = Path(__file__).parents[1] / "golden/tokenizer"
@@ -234,10 +235,9 @@ DAMAGED: dict[str, dict[str, Any]] = {
     "has the token 'a' twice": {"tokens": [b"a", b"b", b"a"], "token_type": None},
     "tokenizer.ggml.merges is missing": {"merges": None},
     "tokenizer.ggml.merges is not a list of strings": {"merges": "h e"},
-    "token_type has 2 entries": {"token_type": np.array([1, 1], np.int32)},
     "token_type is not a list of whole numbers": {"token_type": np.ones(1000, np.float32)},
-    "bos_token_id is 100000": {"bos_token_id": 100000},
-    "eos_token_id is -1": {"eos_token_id": -1},
+    "token_type has 2 entries for ": {"token_type": np.ones(2, np.int32)},
+    "scores has 2 entries for ": {"scores": np.ones(2, np.float32)},
     "eot_token_id is 'x'": {"eot_token_id": "x"},
     "add_bos_token is 1, not true or false": {"add_bos_token": 1},
     "there is no tokenizer.ggml.bos_token_id": {"pre": "glm4", "add_bos_token": True},
@@ -256,12 +256,68 @@ def test_damaged_metadata_is_named_in_one_sentence(finding: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("role", "id", "instead"),
+    [
+        ("bos", 4_000_000, 11),
+        ("eos", 2**32 - 1, 11),
+        ("eos", -1, 11),
+        ("eot", 4_000_000, None),
+        ("fim_pad", 999_999, None),
+    ],
+)
+def test_an_id_out_of_range_is_warned_of_and_the_default_taken(role: str, id: int, instead: int | None) -> None:
+    """As llama.cpp does ("bad special token …, using default id 11")."""
+    metadata = {**odd_vocabulary("smollm"), f"tokenizer.ggml.{role}_token_id": id}
+    told = "left out" if instead is None else f"{instead} is taken"
+    with pytest.warns(ModelWarning, match=rf"{role}_token_id is {id}, but the ids go from 0 to \d+; .*{told}"):
+        tok = load_tokenizer(metadata)
+    if instead is not None:
+        assert getattr(tok, role) == instead
+
+
+@pytest.mark.parametrize(
+    ("more", "right"),
+    [
+        (("<|tool_response>",), [0, 2, 304]),
+        (("<|return|>", "<|call|>"), [0, 2, 304, 305]),
+        (("<|return|>", "<|call|>", "<|end|>"), [0, 2, 304, 305]),
+        (("<|flush|>", "<|calls|>", "<|end|>"), [0, 2, 304, 305]),
+        (("</s>", "<|tool_response>"), [0, 2, 305]),
+        (("</s>",), [0, 2, 304]),
+        (("<|plamo:eos|>",), [0, 2]),
+    ],
+)
+def test_a_rule_about_tokens_that_are_not_there_changes_nothing(more: tuple[str, ...], right: list[int]) -> None:
+    """Ends of an answer, and ids of a text with special tokens, as llama.cpp has them."""
+    metadata = header(crafted(more_tokens=more)).metadata
+    tok = load_tokenizer(metadata)
+    assert sorted(tok.eog) == right
+    text = "<|im_start|>user the<|im_end|>"
+    assert tok.encode(text, parse_special=True) == [0, 1, 120, 118, 274, 35, 260, 2]
+
+
+def test_a_file_that_names_no_pre_tokenizer_gets_the_default_one_with_a_warning() -> None:
+    metadata = {key: value for key, value in odd_vocabulary("smollm").items() if key != "tokenizer.ggml.pre"}
+    with pytest.warns(ModelWarning, match="does not name its pre-tokenizer"):
+        old = load_tokenizer(metadata)
+    text = "don't $5.00 12345 <=>  x!!\n\n"
+    assert old.encode(text) == load_tokenizer({**metadata, "tokenizer.ggml.pre": "default"}).encode(text)
+
+
+def test_the_default_pre_tokenizer_cuts_as_llama_cpps() -> None:
+    """Compared with llama.cpp on 301 texts over SmolLM2's vocabulary; these are some of the pieces."""
+    split = pretokenizers.splitter(pretokenizers.DEFAULT)
+    assert split("I'll pay $5.00, 12345 <=>x") == [
+        *("I", "'", "ll", " pay", " ", "$", "5", ".", "00", ",", " ", "123", "45", " ", "<=>", "x"),
+    ]
+
+
+@pytest.mark.parametrize(
     ("key", "value", "named"),
     [
         ("model", "t5", "'t5'"),
         ("model", None, "no tokenizer"),
         ("pre", "tekken", "'tekken'"),
-        ("pre", None, "not name"),
     ],
 )
 def test_a_tokenizer_that_is_not_supported_is_named(key: str, value: str | None, named: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llamaweb.architectures.metadata import Metadata, rope
+from llamaweb.architectures.metadata import Metadata, layers, rope, tokens
 from llamaweb.errors import ModelFileError, UnsupportedError
 from llamaweb.graph import Graph, Tensor
 from llamaweb.model.gguf_file import GGUFFile
@@ -36,7 +36,8 @@ class Gemma3Hyperparameters:
 
 def hyperparameters(file: GGUFFile) -> Gemma3Hyperparameters:
     meta = Metadata(file)
-    n_embd, n_layer = meta.count("embedding_length"), meta.count("block_count", largest=4096)
+    n_layer, n_embd = layers(file, meta), meta.count("embedding_length")
+    n_vocab = tokens(file, n_embd)
     n_head = meta.count("attention.head_count")
     n_head_kv = meta.count("attention.head_count_kv", n_head)
     head_dim = meta.count("attention.key_length", max(n_embd // n_head, 1))
@@ -46,9 +47,6 @@ def hyperparameters(file: GGUFFile) -> Gemma3Hyperparameters:
         raise ModelFileError("The key and value lengths differ, which Gemma 3 does not have.")
     if meta.number("final_logit_softcapping", 0.0):
         raise UnsupportedError("Gemma 3 with capped logits (final_logit_softcapping) is not supported yet.")
-    table = file.tensors.get("token_embd.weight")
-    if table is None or len(table.shape) != 2:
-        raise ModelFileError("The file has no two-dimensional tensor token_embd.weight; it is not a language model.")
     all_tokens = rope(meta, "neox", head_dim)
     return Gemma3Hyperparameters(
         n_layer=n_layer,
@@ -57,7 +55,7 @@ def hyperparameters(file: GGUFFile) -> Gemma3Hyperparameters:
         n_head=n_head,
         n_head_kv=n_head_kv,
         head_dim=head_dim,
-        n_vocab=table.shape[1],
+        n_vocab=n_vocab,
         n_ctx_train=meta.count("context_length", largest=1 << 31),
         rms_eps=meta.number("attention.layer_norm_rms_epsilon"),
         attention_scale=(n_embd // n_head if n_layer == _LAYERS_OF_27B else head_dim) ** -0.5,
@@ -69,11 +67,13 @@ def hyperparameters(file: GGUFFile) -> Gemma3Hyperparameters:
 
 def _windows(meta: Metadata, n_layer: int) -> tuple[int, ...]:
     window = int(meta.number("attention.sliding_window", 0))
+    if not window:
+        return (0,) * n_layer
     pattern = meta.value("attention.sliding_window_pattern", 6)
     if isinstance(pattern, int) and not isinstance(pattern, bool) and pattern >= 0:
         within = [pattern == 0 or i % pattern < pattern - 1 for i in range(n_layer)]
-    elif isinstance(pattern, np.ndarray) and len(pattern) >= n_layer:
-        within = [bool(value) for value in pattern[:n_layer]]
+    elif isinstance(pattern, np.ndarray) and pattern.dtype.kind in "biu":
+        within = [i < len(pattern) and bool(pattern[i]) for i in range(n_layer)]  # the last ones may be left out
     else:
         raise ModelFileError("gemma3.attention.sliding_window_pattern is neither a number nor a value for each layer.")
     return tuple(window if inside else 0 for inside in within)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from gguf.constants import GGMLQuantizationType as GGMLType
 
-from llamaweb.architectures.metadata import Metadata, rope
-from llamaweb.errors import ModelFileError
+from llamaweb.architectures.metadata import Metadata, layers, rope, tokens
+from llamaweb.errors import ModelFileError, UnsupportedError, short
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
@@ -29,7 +29,10 @@ class LlamaHyperparameters:
 
 def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
     meta = Metadata(file)
-    n_embd = meta.count("embedding_length")
+    if experts := meta.value("expert_count", 0):
+        raise UnsupportedError(f"The model is a mixture of {short(experts)} experts, which is not supported yet.")
+    n_layer, n_embd = layers(file, meta), meta.count("embedding_length")
+    n_vocab = tokens(file, n_embd)
     n_head = meta.count("attention.head_count")
     n_head_kv = meta.count("attention.head_count_kv", n_head)
     head_dim = meta.count("attention.key_length", max(n_embd // n_head, 1))
@@ -37,9 +40,6 @@ def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
         raise ModelFileError(f"{n_head} attention heads do not divide into {n_head_kv} key-value heads.")
     if meta.count("attention.value_length", head_dim) != head_dim:
         raise ModelFileError("The key and value lengths differ, which the llama family does not have.")
-    table = file.tensors.get("token_embd.weight")
-    if table is None or len(table.shape) != 2:
-        raise ModelFileError("The file has no two-dimensional tensor token_embd.weight; it is not a language model.")
     factors = file.tensors.get("rope_freqs.weight")
     rotary = rope(meta, "norm", head_dim, factors.name if factors else None)
     if factors and (factors.type, factors.shape) != (GGMLType.F32, (rotary.n_dims // 2,)):
@@ -48,13 +48,13 @@ def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
             f"[{rotary.n_dims // 2}] in F32; the file contradicts itself."
         )
     return LlamaHyperparameters(
-        n_layer=meta.count("block_count", largest=4096),
+        n_layer=n_layer,
         n_embd=n_embd,
         n_ff=meta.count("feed_forward_length"),
         n_head=n_head,
         n_head_kv=n_head_kv,
         head_dim=head_dim,
-        n_vocab=table.shape[1],
+        n_vocab=n_vocab,
         n_ctx_train=meta.count("context_length", largest=1 << 31),
         rms_eps=meta.number("attention.layer_norm_rms_epsilon"),
         rope=rotary,

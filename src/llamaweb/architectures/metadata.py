@@ -1,20 +1,27 @@
-"""What families share: typed access to metadata, and the rotary embedding it describes."""
+"""What families share: typed access to metadata, what it must agree with, and the rotary embedding it describes."""
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
+
+import numpy as np
 
 from llamaweb.errors import ModelFileError, UnsupportedError, short
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope, Yarn
+from llamaweb.strings import Strings
 
 _MISSING = object()
 _LEAST = 1e-6  # of what is divided by or goes into a logarithm; far below any sound value
 
 
 class Metadata:
-    """A file's metadata under its architecture's prefix."""
+    """A file's metadata under its architecture's prefix.
+
+    What is asked for as one value may be written as one a layer, if it is the same for all; UnsupportedError otherwise.
+    """
 
     def __init__(self, file: GGUFFile) -> None:
         self._all = file.metadata
@@ -42,13 +49,64 @@ class Metadata:
 
     def value(self, key: str, default: Any) -> Any:
         """Whatever the file has."""
-        return self._get(key, default)
+        return self._all.get(f"{self._prefix}.{key}", default)
 
     def _get(self, key: str, default: Any) -> Any:
         value = self._all.get(f"{self._prefix}.{key}", default)
         if value is _MISSING:
             raise ModelFileError(f"The file's metadata lacks {self._prefix}.{key}, which its architecture needs.")
-        return value
+        return self._of_all_layers(key, value) if isinstance(value, np.ndarray) else value
+
+    def _of_all_layers(self, key: str, values: np.ndarray) -> Any:
+        n_layer = self._all.get(f"{self._prefix}.block_count")
+        if not isinstance(n_layer, int):  # which is then what is wrong
+            return values.tolist()
+        if len(values) != n_layer:
+            raise ModelFileError(
+                f"{self._prefix}.{key} has {len(values)} values, but {self._prefix}.block_count says {n_layer} layers; "
+                "fetch or convert the model again."
+            )
+        if any(values != values[0]):
+            raise UnsupportedError(
+                f"{self._prefix}.{key} differs from layer to layer ({short(values.tolist())}), which is not supported "
+                "yet; use a model whose layers are alike."
+            )
+        return values[0].item()
+
+
+_LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
+
+
+def layers(file: GGUFFile, meta: Metadata) -> int:
+    """How many layers there are, in the metadata and in the tensors; ModelFileError if they differ."""
+    told = meta.count("block_count", largest=4096)
+    found = max((int(layer[1]) + 1 for name in file.tensors if (layer := _LAYER.match(name))), default=0)
+    if found != told:
+        raise ModelFileError(
+            f"{file.architecture}.block_count says {told} layers, but the file has tensors of {found}; fetch or "
+            "convert the model again."
+        )
+    return told
+
+
+def tokens(file: GGUFFile, n_embd: int) -> int:
+    """Rows of the embedding; ModelFileError unless there are as many as tokens, of `n_embd` values each."""
+    table = file.tensors.get("token_embd.weight")
+    if table is None or len(table.shape) != 2:
+        raise ModelFileError("The file has no two-dimensional tensor token_embd.weight; it is not a language model.")
+    row, rows = table.shape
+    if row != n_embd:
+        raise ModelFileError(
+            f"{file.architecture}.embedding_length is {n_embd}, but the rows of token_embd.weight have {row} values; "
+            "fetch or convert the model again."
+        )
+    told = file.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(told, Strings) and len(told) != rows:
+        raise ModelFileError(
+            f"The tokenizer has {len(told)} tokens, but token_embd.weight has {rows} rows; fetch or convert the model "
+            "again."
+        )
+    return rows
 
 
 def rope(meta: Metadata, mode: str, head_dim: int, factors: str | None = None) -> Rope:

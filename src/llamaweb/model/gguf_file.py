@@ -62,7 +62,8 @@ _NUMBERS: dict[GGUFValueType, np.dtype[Any]] = {
 class TensorInfo:
     """One tensor of the file; `shape` in ggml's order, the row's length first; `offset` in bytes from the file's start.
 
-    Its `nbytes` bytes lie inside the file and overlap no other tensor's. `shard` counts the files of a split model.
+    Dimensions of one at a shape's end are left out: to ggml a vector of 64 is a matrix of 64 by 1. The `nbytes` bytes
+    lie inside the file and overlap no other tensor's. `shard` counts the files of a split model.
     """
 
     name: str
@@ -245,7 +246,14 @@ async def _tensor(cursor: _Cursor, alignment: int) -> TensorInfo:
         )
     if offset % alignment:
         raise cursor.damaged(f"the offset {offset} of the tensor {quoted} is not a multiple of {alignment}")
-    return TensorInfo(name, kind, shape, offset, nbytes)
+    return TensorInfo(name, kind, plain_shape(shape), offset, nbytes)
+
+
+def plain_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape as TensorInfo has it: without dimensions of one at its end."""
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def _placed(cursor: _Cursor, info: TensorInfo, data_offset: int) -> TensorInfo:

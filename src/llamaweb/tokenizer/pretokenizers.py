@@ -1,17 +1,19 @@
 """How text is cut into words before byte-pair encoding: one table, by the names of `tokenizer.ggml.pre`.
 
-Patterns are in the field's notation (\\p{L}, \\p{N}, \\s as Unicode's White_Space). Several patterns are applied in
-turn, each to the pieces that the one before it left. Names, rules and defaults are those of llama.cpp's vocabularies.
+Patterns are in the field's notation (\\p{L}, \\p{N}, \\p{P}, \\s as Unicode's White_Space). Several patterns are
+applied in turn, each to the pieces that the one before it left. Names, rules and defaults are those of llama.cpp's
+vocabularies.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
-from llamaweb.errors import UnsupportedError, short
+from llamaweb.errors import ModelWarning, UnsupportedError, short
 from llamaweb.tokenizer import unicode_classes
 
 
@@ -33,6 +35,7 @@ _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)
 _CONTRACTIONS = r"'(?:[sS]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])"
 _CL100K = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
+DEFAULT = PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2.removesuffix(r"|\s+"), r"\p{N}+", r"[0-9][0-9][0-9]"))
 GPT2 = PreTokenizer((_GPT2,))
 SMOLLM = PreTokenizer((r"\p{N}", _GPT2))
 CL100K = PreTokenizer((_CL100K.replace("DIGITS", "{1,3}"),))
@@ -40,6 +43,7 @@ LLAMA3 = replace(CL100K, ignore_merges=True, add_bos=True)
 QWEN2 = PreTokenizer((_CL100K.replace("DIGITS", ""),))
 
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {
+    "default": DEFAULT,
     **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4"), GPT2),
     **dict.fromkeys(("gigachat", "a.x-4.0", "mellum", "modern-bert", "roberta-bpe", "jina-v1-en"), GPT2),
     **dict.fromkeys(("jina-es", "jina-de"), GPT2),
@@ -56,12 +60,17 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
 
 
 def pre_tokenizer(name: object) -> PreTokenizer:
-    """The rule called `name` in `tokenizer.ggml.pre`; UnsupportedError if there is none."""
+    """The rule called `name` in `tokenizer.ggml.pre`; UnsupportedError if there is none.
+
+    Files of before 2024 do not name it: llama.cpp then takes its default with a warning, and so does this.
+    """
     if name is None:
-        raise UnsupportedError(
-            "The model file does not name its pre-tokenizer (tokenizer.ggml.pre); convert the model again with a "
-            "current converter."
+        message = (
+            "The model file does not name its pre-tokenizer (tokenizer.ggml.pre), so that answers may be worse; "
+            "convert the model again with a current converter."
         )
+        warnings.warn(message, ModelWarning, stacklevel=2)
+        return DEFAULT
     if not isinstance(name, str) or name not in PRE_TOKENIZERS:
         raise UnsupportedError(
             f"The pre-tokenizer {short(name)} is not supported yet; use a model with that of GPT-2, SmolLM, Llama 3, "
@@ -87,16 +96,20 @@ def splitter(rule: PreTokenizer) -> Callable[[str], list[str]]:
 @cache
 def _compile(pattern: str) -> re.Pattern[str]:
     """A pattern of the table for Python's `re`: the character classes written out as ranges."""
-    letters, numbers = _ranges(unicode_classes.LETTERS), _ranges(unicode_classes.NUMBERS)
-    space = _ranges(unicode_classes.WHITE_SPACE)
+    classes = {
+        r"\p{L}": _ranges(unicode_classes.LETTERS),
+        r"\p{N}": _ranges(unicode_classes.NUMBERS),
+        r"\p{P}": _ranges(unicode_classes.PUNCTUATION),
+        r"\s": _ranges(unicode_classes.WHITE_SPACE),
+    }
 
     def expand(match: re.Match[str]) -> str:
         # Inside brackets a class is its bare ranges; on its own it gets brackets.
         if match[0].startswith("["):
-            return match[0].replace(r"\p{L}", letters).replace(r"\p{N}", numbers).replace(r"\s", space)
-        return {r"\p{L}": f"[{letters}]", r"\p{N}": f"[{numbers}]", r"\s": f"[{space}]", r"\S": f"[^{space}]"}[match[0]]
+            return re.sub(r"\\p\{[LNP]\}|\\s", lambda name: classes[name[0]], match[0])
+        return f"[^{classes[match[0].lower()]}]" if match[0] == r"\S" else f"[{classes[match[0]]}]"
 
-    return re.compile("(" + re.sub(r"\[[^]]*\]|\\p\{[LN]\}|\\[sS]", expand, pattern) + ")")
+    return re.compile("(" + re.sub(r"\[[^]]*\]|\\p\{[LNP]\}|\\[sS]", expand, pattern) + ")")
 
 
 @cache

@@ -16,7 +16,7 @@ import numpy as np
 from llamaweb.errors import LlamaWebError
 from llamaweb.strings import Index, Strings
 from llamaweb.tokenizer.base import Tokenizer
-from llamaweb.tokenizer.vocabulary import damaged, flag, read_vocabulary
+from llamaweb.tokenizer.vocabulary import flag, read_vocabulary, scores
 
 SPACE = "\u2581".encode()
 """What vocabularies write for a space."""
@@ -37,7 +37,8 @@ class SPMTokenizer(Tokenizer):
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         super().__init__(read_vocabulary(metadata, bos=BOS, eos=EOS, add_bos=True))
         self._ids = self._vocabulary.ids
-        self._costs = _costs(metadata, self.n_vocab)
+        # The scores with their sign turned: the lowest is merged first.
+        self._costs = array("f", (-scores(metadata, self.n_vocab)).tobytes())
         self._space_prefix = flag(metadata, "add_space_prefix", True)
         self._bytes = [self._ids.get(b"<0x%02X>" % byte, self._ids.get(bytes((byte,)))) for byte in range(256)]
         self._word = _word_pattern(self._vocabulary.tokens)
@@ -107,18 +108,6 @@ def _word_pattern(tokens: Strings) -> re.Pattern[str]:
     }
     inside = "".join(f"|(?<={re.escape(character)})\u2581+" for character in sorted(goes_on - {""}))
     return re.compile(f"\u2581*(?:[^\u2581]{inside})+|\u2581+")
-
-
-def _costs(metadata: Mapping[str, Any], n_vocab: int) -> array[float]:
-    """The scores of the tokens with their sign turned: the lowest is merged first."""
-    scores = metadata.get("tokenizer.ggml.scores")
-    if scores is None:
-        return array("f", bytes(4 * n_vocab))
-    if not isinstance(scores, np.ndarray) or scores.ndim != 1 or scores.dtype.kind not in "fiu":
-        raise damaged("tokenizer.ggml.scores is not a list of numbers")
-    if len(scores) < n_vocab:
-        raise damaged(f"tokenizer.ggml.scores has {len(scores)} entries for {n_vocab} tokens")
-    return array("f", (-scores[:n_vocab].astype(np.float32)).tobytes())
 
 
 def merge(symbols: list[bytes], ids: Index, costs: Sequence[float]) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from gguf import TokenType
 
-from llamaweb.errors import ModelFileError, short
+from llamaweb.errors import ModelFileError, ModelWarning, short
 from llamaweb.strings import Index, Strings
 
 # Names of tokens that end an answer, whatever the metadata says. As llama.cpp knows them.
@@ -53,6 +54,9 @@ _NOT_AN_END = (
 )
 
 
+_UNREAD_ROLES = ("unknown", "seperator", "padding", "mask")  # GGUF spells them so
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Tokens by id and by text, their types (gguf.TokenType, int32), and the ids that have a role."""
@@ -82,6 +86,9 @@ def read_vocabulary(metadata: Mapping[str, Any], *, bos: int | None, eos: int, a
         raise damaged(f"tokenizer.ggml.tokens has the token {short(ids.twice.decode(errors='replace'))} twice")
 
     types = _types(metadata, len(tokens))
+    scores(metadata, len(tokens))
+    for role in _UNREAD_ROLES:
+        _token_id(metadata, role, len(tokens))
     bos = _token_id(metadata, "bos", len(tokens), bos)
     end = _token_id(metadata, "eos", len(tokens), eos)
     add_bos, add_eos = flag(metadata, "add_bos_token", add_bos), flag(metadata, "add_eos_token", False)
@@ -121,14 +128,31 @@ def _types(metadata: Mapping[str, Any], n_vocab: int) -> np.ndarray:
     return value[:n_vocab].astype(np.int32)
 
 
+def scores(metadata: Mapping[str, Any], n_vocab: int) -> np.ndarray:
+    """The tokens' scores, float32; zeros if the metadata has none, ModelFileError if it has something else."""
+    value = metadata.get("tokenizer.ggml.scores")
+    if value is None:
+        return np.zeros(n_vocab, np.float32)
+    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in "fiu":
+        raise damaged("tokenizer.ggml.scores is not a list of numbers")
+    if len(value) < n_vocab:
+        raise damaged(f"tokenizer.ggml.scores has {len(value)} entries for {n_vocab} tokens")
+    return value[:n_vocab].astype(np.float32)
+
+
 def _token_id(metadata: Mapping[str, Any], role: str, n_vocab: int, default: int | None = None) -> int | None:
     key = f"tokenizer.ggml.{role}_token_id"
     value = metadata.get(key)
+    default = default if default is not None and default < n_vocab else None
     if value is None:
-        return default if default is not None and default < n_vocab else None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < n_vocab:
-        raise damaged(f"{key} is {short(value)}, but the ids go from 0 to {n_vocab - 1}")
-    return value
+        return default
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise damaged(f"{key} is {short(value)}, not a token's id")
+    if 0 <= value < n_vocab:
+        return value
+    told = "it is taken as left out" if default is None else f"{default} is taken instead"
+    warnings.warn(f"{key} is {value}, but the ids go from 0 to {n_vocab - 1}; {told}.", ModelWarning, stacklevel=2)
+    return default
 
 
 def flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -142,7 +166,8 @@ def flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
 def _end_of_generation(metadata: Mapping[str, Any], ids: Index, types: np.ndarray, eos: int | None) -> frozenset[int]:
     """Every id that ends an answer; corrects `types` where a token's name says that it is a control token."""
     n_vocab = len(types)
-    ends = {end for end in (eos, _token_id(metadata, "eot", n_vocab), _token_id(metadata, "eom", n_vocab))}
+    named = (eos, _token_id(metadata, "eot", n_vocab), _token_id(metadata, "eom", n_vocab))
+    ends = {end for end in named if end is not None}
     for roles, names in _FILL_IN.items():
         known = [found for role in roles if (found := _token_id(metadata, role, n_vocab)) is not None]
         by_name = [found for name in names.split() if (found := ids.get(name.encode())) is not None]
@@ -156,7 +181,7 @@ def _end_of_generation(metadata: Mapping[str, Any], ids: Index, types: np.ndarra
     types[[ids[name.encode()] for name in _TEXT_NAMES if name.encode() in ids]] = TokenType.USER_DEFINED
     for name, others, token_type in _NOT_AN_END:
         token = ids.get(name.encode())
-        if token in ends and all(ids.get(other.encode(), -1) in ends for other in others):
+        if token is not None and token in ends and all(ids.get(other.encode(), -1) in ends for other in others):
             ends.remove(token)
             types[token] = token_type
-    return frozenset(end for end in ends if end is not None)
+    return frozenset(ends)
