@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from gguf import GGUFValueType
 
 from llamaweb.errors import NoWebGPUError, UnsupportedError
 from llamaweb.host import bridge, commands, distribution, foretell
 from llamaweb.host.cli import main
-from llamaweb.host.output import Output
+from llamaweb.host.output import Output, harmless
+from tests.crafted import ARRAY, crafted
 from tests.tiny import TinyLlama, tiny_llama, without_chat
 
 WRONG = [
@@ -279,3 +281,75 @@ def test_inspect_plans_for_the_device_it_is_asked_for(tmp_path: Path, capsys: py
     assert "On any WebGPU device, a context of" in capsys.readouterr().out
     assert main(["inspect", str(model), "--device", "toaster"]) == 1
     assert "invalid choice: 'toaster'" in capsys.readouterr().err
+
+
+CONTROLS = "\x00\x07\x08\x1b[2J\x1b]0;owned\x07\r\x7f\x85\x9b31m\u061c\u200f\u202e\u2028\u2029\u2066"
+RAW = set(CONTROLS) - set("[2J]0;owned31m")
+
+
+def test_control_characters_are_shown_and_not_sent() -> None:
+    assert harmless("a\x1b[2Jb\x9b\u202e\rc\x85\u2028") == "a\\x1b[2Jb\\x9b\\u202e\\rc\\x85\\u2028"
+    assert harmless("one\r\ntwo\tü 日本 👩‍👩‍👧 [red]") == "one\ntwo\tü 日本 👩‍👩‍👧 [red]"
+    assert not RAW & set(harmless(CONTROLS))
+
+
+def test_whatever_is_said_goes_to_a_terminal_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output()
+    out.report(f"Fetching {CONTROLS}")
+    out.note(f"{CONTROLS}\nforged")
+    out.warn(f"warned {CONTROLS}")
+    out.warn(f"warned {CONTROLS}")
+    out.event({"event": "warning", "message": CONTROLS})
+    out.event({"event": "text", "text": f"{CONTROLS}\n\tx"})
+    out.result({}, CONTROLS)
+    out.error("Error", f"{CONTROLS}\nforged")
+    output, errors = capsys.readouterr()
+    assert not RAW & set(output + errors)
+    assert errors.count("\n") == 5 and output.count("\n") == 2 and "\n\tx" in output
+
+
+def test_metadata_and_errors_of_a_file_are_shown_and_not_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, text = tmp_path / "m.gguf", GGUFValueType.STRING
+    keys = {f"x{CONTROLS}\nforged: key": (CONTROLS, text), "general.name": (CONTROLS, text)}
+    keys["x.list"] = ([CONTROLS, "b"], ARRAY, text)
+    path.write_bytes(crafted(keys))
+    svg = tmp_path / "plan.svg"
+    assert main(["inspect", str(path), "--svg", str(svg)]) == 0
+    output = capsys.readouterr().out
+    assert not RAW & set(output) and "\\x1b[2J" in output and "\nforged" not in output
+    assert not RAW & set(svg.read_text())
+    assert main(["inspect", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metadata"]["general.name"] == CONTROLS
+    path.write_bytes(crafted({"general.architecture": (CONTROLS, text)}))
+    assert main(["inspect", str(path)]) == 1
+    assert not RAW & set(capsys.readouterr().err)
+
+
+def test_names_in_progress_are_no_markup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    out = Output()
+    out.report("Fetching [bold]m[/].gguf \x1b]0;owned\x07", 1, 2)
+    description = out._bars.tasks[0].description
+    shown = out._bars.columns[1].render(out._bars.tasks[0]).plain
+    out.clear()
+    assert description == shown == "Fetching [bold]m[/].gguf \\x1b]0;owned\\x07"
+
+
+def test_an_id_out_of_range_is_warned_of_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(crafted({"tokenizer.ggml.eos_token_id": (999, GGUFValueType.UINT32)}))
+    assert main(["inspect", str(path)]) == 0
+    told = "tokenizer.ggml.eos_token_id is 999, but the ids go from 0 to 303; 11 is taken instead.\n"
+    assert capsys.readouterr().err == told
+
+
+def test_inspect_refuses_a_tokenizer_that_no_page_could_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(crafted({"tokenizer.ggml.token_type": ([1] * 100, ARRAY, GGUFValueType.INT32)}))
+    assert main(["inspect", str(path)]) == 1
+    assert "token_type has 100 entries for 304 tokens" in capsys.readouterr().err

@@ -9,13 +9,14 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import llamaweb
-from llamaweb.errors import HostError, LlamaWebError
+from llamaweb.errors import HostError, LlamaWebError, ModelWarning
 from llamaweb.host.commands import AT_ONCE, COMMANDS
 from llamaweb.host.interrupt import at_once
 from llamaweb.host.models import DEFAULT, PACKAGED, RANDOM
@@ -65,7 +66,10 @@ def _run(arguments: list[str]) -> int:
     out = Output(as_json="--json" in arguments)
     try:
         args = build_parser().parse_args(arguments)
-        asyncio.run(_interruptible(COMMANDS[args.command](args, out), args.command in AT_ONCE))
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", ModelWarning)
+            warnings.showwarning = lambda message, *_, **__: out.warn(str(message))
+            asyncio.run(_interruptible(COMMANDS[args.command](args, out), args.command in AT_ONCE))
     except LlamaWebError as error:
         out.error(type(error).__name__, str(error))
         return 1

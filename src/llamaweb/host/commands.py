@@ -15,7 +15,7 @@ from llamaweb.host.chrome import BrowserChoice
 from llamaweb.host.foretell import foretell, say_fetching, say_size, takes_gpu
 from llamaweb.host.interrupt import at_once
 from llamaweb.host.models import is_address, resolve
-from llamaweb.host.output import Output, megabytes, memory_line, timings_line
+from llamaweb.host.output import Output, harmless, megabytes, memory_line, timings_line
 
 if TYPE_CHECKING:
     from llamaweb.host.bridge import PageSession
@@ -126,8 +126,10 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
     from llamaweb.planner.picture import picture
     from llamaweb.planner.report import describe
     from llamaweb.planner.sizes import Options, Sizes
+    from llamaweb.tokenizer import load_tokenizer
 
     header = await _header(args.model, out)
+    load_tokenizer(header.metadata)  # what no page could read is refused here, too
     profile = PROFILES[args.device]
     plan = plan_model(
         header,
@@ -301,7 +303,7 @@ def _plain(value: Any) -> Any:
 
 
 def _inspection(metadata: dict[str, Any], device: str, report: dict[str, Any]) -> str:
-    lines = [f"{key}: {_short(value)}" for key, value in metadata.items()]
+    lines = [f"{_short(key)}: {_short(value)}" for key, value in metadata.items()]
     batches = f"in batches of {report['ubatch']}"
     lines += ["", f"On {device}, a context of {report['context']} tokens {batches}: {memory_line(report['memory'])}"]
     if report["budget"] is not None:
@@ -318,7 +320,7 @@ def _inspection(metadata: dict[str, Any], device: str, report: dict[str, Any]) -
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return f"({value['length']} values)"
-    text = " ".join(str(value).split())
+    text = " ".join(harmless(str(value)).split())
     return text if len(text) <= 100 else text[:99] + "…"
 
 

@@ -1,10 +1,15 @@
-"""What a person or a script sees: answers on standard output, everything else on standard error."""
+"""What a person or a script sees: answers on standard output, everything else on standard error.
+
+Names, texts and errors come from files of strangers: whatever a terminal would obey is shown as an escape. All that is
+written goes through `_write`, but the one JSON object, which is ASCII.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 _PHASES = {
     "header": "Reading the model's header",
@@ -17,12 +22,27 @@ _PHASES = {
 }
 
 
+# C0 and C1 controls, those of Unicode's bidirectional text, and its separators of lines and paragraphs.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str, keep: str = "\n\t") -> str:
+    """A text as a terminal may have it: control characters but those of `keep` are written as escapes."""
+    return _CONTROLS.sub(lambda c: c[0] if c[0] in keep else repr(c[0])[1:-1], text.replace("\r\n", "\n"))
+
+
+def _write(stream: TextIO, text: str, end: str = "\n") -> None:
+    stream.write(harmless(text) + end)
+    stream.flush()
+
+
 class Output:
     """One command's output. With `as_json`, standard output gets one JSON object at the end and nothing else."""
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self._answered = False
+        self._warned: set[str] = set()
         self._label = ""
         self._bars: Any = None
         self._task: Any = None
@@ -33,7 +53,7 @@ class Output:
             self._bar(label, done, total, unit)
         elif label != self._label:
             size = f" ({megabytes(total)})" if unit == "B" and total else ""
-            print(f"{label}{size} …", file=sys.stderr, flush=True)
+            _write(sys.stderr, f"{_one_line(label)}{size} …")
         self._label = label
 
     def event(self, event: dict[str, Any]) -> None:
@@ -45,19 +65,24 @@ class Output:
             label = _PHASES.get(phase, phase.capitalize())
             self.report(label, event.get("done", 0), event.get("total", 0), event.get("unit", ""))
         elif event["event"] == "warning":
-            self.note(event["message"])
+            self.warn(event["message"])
 
     def text(self, piece: str) -> None:
         """A piece of the answer, at once."""
         self.clear()
         if not self.as_json:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            _write(sys.stdout, piece, end="")
 
     def note(self, line: str) -> None:
         """A line for a person, beside the answer."""
         self.clear()
-        print(line, file=sys.stderr, flush=True)
+        _write(sys.stderr, _one_line(line))
+
+    def warn(self, message: str) -> None:
+        """A note that is made once, whoever finds it: a file's header is read here and in the page."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self.note(message)
 
     def result(self, result: dict[str, Any], text: str) -> None:
         """The command's result: the JSON object, or `text` for a person."""
@@ -65,13 +90,13 @@ class Output:
         if self.as_json:
             self._object(result)
         else:
-            print(text, flush=True)
+            _write(sys.stdout, text)
 
     def error(self, kind: str, message: str) -> None:
         """One sentence on standard error; with `as_json` an object on standard output as well, unless the result is
         there already."""
         self.clear()
-        print(message, file=sys.stderr, flush=True)
+        _write(sys.stderr, _one_line(message))
         if self.as_json and not self._answered:
             self._object({"error": {"type": kind, "message": message}})
 
@@ -106,15 +131,20 @@ class Output:
             columns = [BarColumn(), *amount] if total else []
             self._bars = Progress(
                 SpinnerColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 *columns,
                 TimeElapsedColumn(),
                 console=Console(stderr=True),
                 transient=True,
             )
             self._bars.start()
-            self._task = self._bars.add_task(label, total=total or None)
+            self._task = self._bars.add_task(harmless(_one_line(label)), total=total or None)
         self._bars.update(self._task, completed=done, total=total or None)
+
+
+def _one_line(text: str) -> str:
+    """A text that cannot be taken for several of ours."""
+    return " ".join(text.replace("\r\n", "\n").split("\n"))
 
 
 def megabytes(count: float) -> str:

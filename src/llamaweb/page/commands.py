@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llamaweb import cache
-from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError
+from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError, ModelWarning
 from llamaweb.files.storage import load_json, save_json
 from llamaweb.files.url_source import UrlSource
 from llamaweb.gpu.tuning import FILE as TUNING
@@ -168,6 +168,7 @@ async def _tune(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
         return {"trials": trials, **_facts(llm)}
 
 
+_TOLD = (CacheWarning, KernelWarning, ModelWarning)
 _COMMANDS = {
     "run": _run,
     "perplexity": _perplexity,
@@ -184,11 +185,11 @@ async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: 
     options |= {name: params[name] for name in ("type_k", "type_v", "memory_budget") if params.get(name)}
     options |= {"n_ctx": params.get("context"), "cache": params.get("cache", False), "progress": _progress(emit)}
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CacheWarning)
-        warnings.simplefilter("always", KernelWarning)
+        for category in _TOLD:
+            warnings.simplefilter("always", category)
         llm = await Llama.load(file or params["model"], **options)
     for warning in caught:
-        if issubclass(warning.category, CacheWarning | KernelWarning):
+        if issubclass(warning.category, _TOLD):
             emit({"event": "warning", "message": str(warning.message)})
     return llm
 
