@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -117,7 +119,7 @@ def test_a_lint_complaint_fails_the_tests_that_pass(
 ) -> None:
     for step in ("environment", "npm", "browser", "firefox"):
         monkeypatch.setattr(dev, step, lambda: None)
-    monkeypatch.setattr(dev, "run", lambda command: broken if str(command[0]).endswith("mypy") else 0)
+    monkeypatch.setattr(dev, "run", lambda command, **_: broken if str(command[0]).endswith("mypy") else 0)
     assert dev.main(["test", "-k", "nothing"]) == broken
 
 
@@ -125,3 +127,32 @@ def test_other_commands_are_llamawebs_and_keep_json_pure() -> None:
     done = subprocess.run([ROOT / "dev", "inspect", "no-such.gguf", "--json"], capture_output=True, text=True)
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]["type"] == "ModelFileError"
+
+
+@pytest.mark.parametrize("group", [True, False], ids=["in a terminal", "by kill"])
+def test_ctrl_c_while_something_is_set_up_is_130_and_what_sets_up_has_no_last_words(
+    group: bool, tmp_path: Path
+) -> None:
+    child = tmp_path / "pip"
+    child.write_text(
+        f"#!{sys.executable}\nimport time\nprint('working', flush=True)\ntry: time.sleep(60)\n"
+        "finally: print('Traceback of pip', flush=True)\n"
+    )
+    child.chmod(0o755)
+    script = (
+        "import importlib.machinery as m, importlib.util as u, sys\n"
+        f"loader = m.SourceFileLoader('dev', {str(ROOT / 'dev')!r})\n"
+        "dev = u.module_from_spec(u.spec_from_loader('dev', loader))\n"
+        "loader.exec_module(dev)\n"
+        f"dev.work = lambda arguments: dev.run([{str(child)!r}], quiet=True)\n"
+        "sys.exit(dev.main(['run']))\n"
+    )
+    command = [sys.executable, "-c", script, "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None and process.stderr.readline() == "working\n"
+        (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and errors == "Interrupted.\n"
+    assert json.loads(output)["error"] == {"type": "Interrupted", "message": "Interrupted."}

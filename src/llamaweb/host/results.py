@@ -16,6 +16,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     """The file's entries, none if there is no file; HostError if it is something else."""
     if not path.exists():
         return []
+    if not path.is_file():  # what is a device may have no end
+        raise HostError(f"{path} is not a file; name another one with --output.")
     try:
         results = json.loads(path.read_text())["results"]
         return [dict(result) for result in results]
