@@ -30,6 +30,7 @@ class Runner(Protocol):
     plan: ModelPlan
 
     def write_io(self, word: int, data: np.ndarray) -> None: ...
+    async def prepare(self, phases: Iterable[str]) -> None: ...
     def run(self, phase: str, n_tokens: int, *, head: bool) -> None: ...
     def sample(self, phase: str, n_tokens: int, repeat: int = 1) -> Awaitable[Any]: ...
     async def read_results(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]: ...
@@ -75,16 +76,22 @@ class Generator:
             )
         past = self.past
         run = await self._begin(prompt)
+        await self._runner.prepare(["prefill", plan.decode_phase(len(prompt) - 1)])
+        self._check_owner(run)
         self._runner.write_io(IO.step, sampling.words())
         run.waiting.append(self._prefill(prompt, self._reused(past, prompt)))
         run.submitted = 1
         total = min(max_tokens, plan.n_ctx - len(prompt) + 1)
-        ahead, burst, begin = _MIN_AHEAD, 1, 0.0
+        ahead, burst, begin, last = _MIN_AHEAD, 1, 0.0, ""
         while len(run.tokens) < total:
             self._check_owner(run)
             while run.submitted < total and run.submitted - len(run.tokens) < ahead and len(run.waiting) < IN_FLIGHT:
                 repeat = min(burst, total - run.submitted)
                 phase = plan.decode_phase(len(prompt) + run.submitted - 1)
+                if phase != last:  # its kernels may not be there yet
+                    await self._runner.prepare([phase])
+                    self._check_owner(run)
+                    last = phase
                 run.waiting.append(self._runner.sample(phase, 1, repeat))
                 run.submitted += repeat
             found = (await run.waiting.popleft()).to_py()
@@ -160,6 +167,15 @@ class Generator:
     def _write_batch(self, n_past: int, tokens: Sequence[int]) -> None:
         self._runner.write_io(IO.n_past, np.array([n_past, len(tokens)], np.uint32))
         self._runner.write_io(IO.tokens, np.array(tokens, np.uint32))
+
+    def spare(self, n: int) -> int | None:
+        """For whoever uses the executor between answers: the first position of the cache that holds nothing, if `n`
+        from there on may be written; else None."""
+        begin = len(self.past)
+        if begin + n > self._runner.plan.n_ctx:
+            return None
+        self._newest = max(self._newest, begin + n)
+        return begin
 
     async def forget(self) -> None:
         """For whoever uses the executor besides: waits for what is under way, and takes the cache for lost."""

@@ -17,7 +17,7 @@ from llamaweb.files.sources import open_source
 from llamaweb.generation import Generator, held_back, stop_at
 from llamaweb.gpu.profiler import Profiler
 from llamaweb.javascript import now_ms, wasm_heap_bytes
-from llamaweb.kernels.tuner import MODES
+from llamaweb.kernels.tuner import MODES, Trial
 from llamaweb.loading import Loaded, LoadOptions
 from llamaweb.loading import load as load_model
 from llamaweb.model.gguf_file import GGUFFile
@@ -26,6 +26,7 @@ from llamaweb.planner import ModelPlan
 from llamaweb.profiling import Profile
 from llamaweb.progress import Progress
 from llamaweb.sampling import Sampling
+from llamaweb.turns import Turns
 
 RECOVERS = ("off", "auto")
 
@@ -50,16 +51,31 @@ class Llama:
         self._recovers = recover == "auto"
         self._recovering = asyncio.Lock()
         self._closed = False
+        self._turns = Turns()
         self._take(loaded)
 
     def _take(self, loaded: Loaded) -> None:
         self._loaded = loaded
         self.file = loaded.file
         self.tokenizer = loaded.tokenizer
-        self.trials = loaded.trials  # kernel variants that were timed while loading
         self._executor = loaded.executor
         self._generator = Generator(loaded.executor, now_ms)
         self._timings |= {"load_ms": loaded.load_ms, "weights_ms": loaded.weights_ms}
+        self._rest = asyncio.ensure_future(loaded.finish(self._turns, self._generator.spare))
+        self._rest.add_done_callback(lambda rest: rest.cancelled() or rest.exception())  # the next call meets it, too
+
+    async def _free(self) -> None:
+        """Gives the GPU's memory back, when what uses it in the background has ended."""
+        self._rest.cancel()
+        await asyncio.wait([self._rest])
+        self._loaded.free()
+
+    async def tuned(self) -> None:
+        """Waits until tuning has ended, which goes on in the background while no call is under way. Nobody has to wait:
+        answers are the same before, and may be slower. Raises GPUError if tuning could not go on."""
+        await asyncio.wait([self._rest])
+        if not self._rest.cancelled() and (error := self._rest.exception()):
+            raise error
 
     @classmethod
     async def load(
@@ -83,19 +99,20 @@ class Llama:
         """Loads a GGUF model onto the GPU.
 
         model: a URL, a File or Blob of the page, a file handle of the browser's storage, a list of these that are one
-        model, or bytes; of a split model at a URL, any of its files. n_ctx: tokens the context holds; by default 2,048,
-        or what the model was trained for where that is less; 0 takes as many as fit. n_ubatch: most tokens of a prefill
-        batch. memory_budget: bytes that all GPU buffers together may take at any time; batches may be smaller then, and
-        what does not fit is refused before a weight is fetched. logits_all: allow `perplexity` and `log_probabilities`.
-        type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0". tune: "auto" times kernel variants once a
-        GPU and keeps the fastest in the browser's storage (on a software adapter it only takes what is kept), "full"
-        times all of them anew, "off" takes the defaults. unfused: names of planner.FUSIONS to leave out, to measure
-        what they bring. cache: keep a URL's files in the browser's storage (see llamaweb.cache), and read them from
-        there the next time. sha256: of a URL's file, in hex. chat: refuse a model without a chat template before its
-        weights are fetched. recover: "auto" makes a new device and loads the model again at the next call after the
-        device was lost; "off" leaves that to `recover`. progress: is called with a Progress. A load that is cancelled
-        gives all GPU memory back. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError,
-        NoWebGPUError or GPUError.
+        model, or bytes; of a split model at a URL, any of its files. n_ctx: tokens the context holds; by default
+        2,048, or what the model was trained for where that is less; 0 takes as many as fit. n_ubatch: most tokens of a
+        prefill batch. memory_budget: bytes that all GPU buffers together may take at any time; batches may be smaller
+        then, and what does not fit is refused before a weight is fetched. logits_all: allow `perplexity` and
+        `log_probabilities`. type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0". tune: "auto" times
+        kernel variants once a GPU, after the load and while no call is under way (see `tuned`), and keeps the fastest
+        in the browser's storage (on a software adapter it only takes what is kept); "full" times all of them anew
+        before the load ends; "off" takes the defaults. unfused: names of planner.FUSIONS to leave out, to measure what
+        they bring. cache: keep a URL's files in the browser's storage (see llamaweb.cache), and read them from there
+        the next time. sha256: of a URL's file, in hex. chat: refuse a model without a chat template before its weights
+        are fetched. recover: "auto" makes a new device and loads the model again at the next call after the device was
+        lost; "off" leaves that to `recover`. progress: is called with a Progress. A load that is cancelled gives all
+        GPU memory back. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or
+        GPUError.
         """
         for name, value, known in (("tune", tune, MODES), ("recover", recover, RECOVERS)):
             if value not in known:
@@ -127,6 +144,11 @@ class Llama:
     @property
     def plan(self) -> ModelPlan:
         return self._executor.plan
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Kernel variants that were timed for this model so far."""
+        return self._loaded.tuning.trials
 
     @property
     def adapter(self) -> str:
@@ -183,35 +205,36 @@ class Llama:
         ids = self.tokenize(prompt, special=special) if isinstance(prompt, str) else list(prompt)
         if any(not 0 <= id < self.tokenizer.n_vocab for id in ids):
             raise LlamaWebError(f"The prompt has token ids outside of 0 to {self.tokenizer.n_vocab - 1}.")
-        await self._ready()
-        limit = self.plan.n_ctx if max_tokens is None else max_tokens
-        if limit < 1:
-            raise LlamaWebError(f"max_tokens is {max_tokens}; ask for at least 1.")
-        decoder = self.tokenizer.stream_decoder()
-        self.tokens, self._prompt = [], ids
-        text = ""
-        begin = first = last = now_ms()
-        generation = self._generator.generate(ids, sampling, limit)
-        try:
-            async for token in generation:
-                last = now_ms()
-                first = last if not self.tokens else first
-                if token in self.tokenizer.eog and not ignore_eos:
-                    break
-                self.tokens.append(token)
-                text, stopped = stop_at(text + decoder.push(token), stops)
-                ready = len(text) if stopped else len(text) - held_back(text, stops)
-                if ready:
-                    yield text[:ready]
-                    text = text[ready:]
-                if stopped:
-                    return
-            text, _ = stop_at(text + decoder.finish(), stops)
-            if text:
-                yield text
-        finally:
-            await generation.aclose()
-            self._time(len(ids), begin, first, last)
+        with self._turns.call():
+            await self._ready()
+            limit = self.plan.n_ctx if max_tokens is None else max_tokens
+            if limit < 1:
+                raise LlamaWebError(f"max_tokens is {max_tokens}; ask for at least 1.")
+            decoder = self.tokenizer.stream_decoder()
+            self.tokens, self._prompt = [], ids
+            text = ""
+            begin = first = last = now_ms()
+            generation = self._generator.generate(ids, sampling, limit)
+            try:
+                async for token in generation:
+                    last = now_ms()
+                    first = last if not self.tokens else first
+                    if token in self.tokenizer.eog and not ignore_eos:
+                        break
+                    self.tokens.append(token)
+                    text, stopped = stop_at(text + decoder.push(token), stops)
+                    ready = len(text) if stopped else len(text) - held_back(text, stops)
+                    if ready:
+                        yield text[:ready]
+                        text = text[ready:]
+                    if stopped:
+                        return
+                text, _ = stop_at(text + decoder.finish(), stops)
+                if text:
+                    yield text
+            finally:
+                await generation.aclose()
+                self._time(len(ids), begin, first, last)
 
     async def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> AsyncGenerator[str]:
         """The assistant's answer to `messages` ({"role", "content"}), in the model's own chat template; options as
@@ -232,8 +255,9 @@ class Llama:
         position; needs `logits_all=True` at load."""
         if "evaluate" not in self.plan.phases:
             raise LlamaWebError("This model was loaded for generation only; load it with logits_all=True.")
-        await self._ready()
-        return await self._generator.log_probabilities(tokens)
+        with self._turns.call():
+            await self._ready()
+            return await self._generator.log_probabilities(tokens)
 
     async def perplexity(
         self, text: str | bytes, n_ctx: int = 512, progress: Callable[[Progress], None] | None = None
@@ -257,9 +281,11 @@ class Llama:
     ) -> Profile:
         """GPU time by kernel, of a prefill batch of up to `n_prompt` tokens and of a token on the average of
         `n_generate`, both behind `depth` cached tokens; the cached conversation is lost. Raises ContextError."""
-        await self._ready()
-        await self._generator.forget()
-        return await Profiler(self._executor, repetitions).profile(n_prompt, n_generate, depth)
+        with self._turns.call():
+            await self._ready()
+            await self._generator.forget()
+            await self._executor.prepare()
+            return await Profiler(self._executor, repetitions).profile(n_prompt, n_generate, depth)
 
     async def recover(self) -> None:
         """Makes a new device and loads the model onto it, from the same source with the same options: a URL's files
@@ -287,7 +313,7 @@ class Llama:
     async def _load_again(self) -> None:
         if self._closed:
             raise LlamaWebError("The model was closed; load it again.")
-        self._loaded.free()
+        await self._free()
         loaded = await self._again(self.file)
         if self._closed:  # in the meantime
             loaded.free()
@@ -297,7 +323,7 @@ class Llama:
     async def close(self) -> None:
         """Gives all GPU memory back."""
         self._closed = True
-        self._loaded.free()
+        await self._free()
 
     async def __aenter__(self) -> Llama:
         return self

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 
 from llamaweb.chat import check_chat
 from llamaweb.errors import DeviceLostError, ModelChangedError
 from llamaweb.files.sources import StreamingSource
 from llamaweb.gpu.device import Device
-from llamaweb.gpu.executor import Executor, Pipelines
-from llamaweb.gpu.tuning import kept_choices, tuned
+from llamaweb.gpu.executor import Executor, Pipelines, abandon
+from llamaweb.gpu.trials import Spare
+from llamaweb.gpu.tuning import Tuning, kept_choices
 from llamaweb.gpu.upload import Repacking, upload
 from llamaweb.javascript import now_ms
-from llamaweb.kernels.tuner import Shape, Trial, Variant, worth_tuning
+from llamaweb.kernels.tuner import worth_tuning
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.model.shards import read_model
-from llamaweb.planner import plan_model
+from llamaweb.planner import Planner
 from llamaweb.planner.budget import asked
 from llamaweb.progress import Meter, Progress
 from llamaweb.tokenizer import Tokenizer, load_tokenizer
+from llamaweb.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -42,22 +44,36 @@ class LoadOptions:
         asked(self.n_ctx, self.n_ubatch, self.memory_budget)  # before anything is fetched
 
 
+FIRST = ("decode", "prefill", "evaluate")  # phases that are compiled before a load ends, if the plan has them
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """A model on the GPU. trials: kernel variants that were timed while it was loaded, which took `load_ms` in all, and
-    `weights_ms` of them its weights."""
+    """A model on the GPU, ready to answer. It took `load_ms` in all, and `weights_ms` of them its weights."""
 
     file: GGUFFile
     tokenizer: Tokenizer
     executor: Executor
-    trials: list[Trial]
+    tuning: Tuning
+    options: LoadOptions
     load_ms: float
     weights_ms: float
+
+    async def finish(self, turns: Turns, spare: Spare) -> None:
+        """What a first answer does not need, while nobody waits: the kernels of a long context, and tuning."""
+        await self.executor.prepare()
+        if worth_tuning(self.executor.device.profile, self.options.tune) and self.options.tune == "auto":
+            await self.tuning.run("auto", turns, spare, _report(self.options, "tuning"))
 
     def free(self) -> None:
         """Gives all GPU memory back."""
         self.executor.close()
         self.executor.device.close()
+
+
+def _report(options: LoadOptions, phase: str, unit: str = "") -> Callable[[int, int], None]:
+    meter, tell = Meter(phase, unit, now_ms), options.progress or (lambda _: None)
+    return lambda done, total: tell(meter.progress(done, total))
 
 
 async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile | None = None) -> Loaded:
@@ -67,13 +83,8 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
     """
     begin = now_ms()
     report = options.progress or (lambda _: None)
-
-    def report_of(phase: str, unit: str = "") -> Callable[[int, int], None]:
-        meter = Meter(phase, unit, now_ms)
-        return lambda done, total: report(meter.progress(done, total))
-
     opened = [source]
-    device = executor = repacking = None
+    device = executor = repacking = compiling = None
     try:
         file, sources = await read_model(source, lambda done: report(Progress("header", done, 0, "B")), opened.append)
         if before and not file.same_as(before):
@@ -86,11 +97,8 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         device = await Device.open()
         pipelines = Pipelines(device)
         repacking = Repacking(pipelines, file)
-        await repacking.begun()
-        tokenizer = load_tokenizer(file.metadata)
-        tunes = worth_tuning(device.profile, options.tune)
-        replan = partial(
-            plan_model,
+        await asyncio.sleep(0)  # so that it begins
+        planner = Planner(
             file,
             device.profile,
             n_ctx=options.n_ctx,
@@ -99,28 +107,30 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
             logits_all=options.logits_all,
             type_k=options.type_k,
             type_v=options.type_v,
-            tuned=tunes,
+            tuned=worth_tuning(device.profile, options.tune),
             unfused=options.unfused,
         )
-        executor = Executor(device, replan(), pipelines)
+        plan = planner.plan({})
+        choices = await kept_choices(plan, device.profile) if options.tune == "auto" else {}
+        executor = Executor(device, planner.plan(choices), pipelines)
         await executor.allocate()
+        # Kernels compile while Python has the vocabulary to make, and while weights come.
+        compiling = asyncio.ensure_future(executor.prepare(FIRST, _report(options, "pipelines")))
+        await asyncio.sleep(0)
+        tokenizer = load_tokenizer(file.metadata)
         before_weights = now_ms()
-        await upload(executor, file, sources, repacking, report_of("weights", "B"))
+        await upload(executor, file, sources, repacking, _report(options, "weights", "B"))
         weights_ms = now_ms() - before_weights
-        trials: list[Trial] = []
-        choices: dict[Shape, Variant] = {}
-        if tunes:
-            done = report_of("tuning")
-            choices, trials = await tuned(executor, lambda choices: replan(choices=choices), options.tune, done)
-        elif options.tune != "off":
-            choices = await kept_choices(executor)
-        if choices:
-            executor.plan = replan(choices=choices)
-        await executor.prepare(report_of("pipelines"))
+        await compiling
         await _close(opened)
+        tuning = Tuning(executor, planner, choices)
+        if options.tune == "full":
+            await tuning.run("full", Turns(), lambda n: 0, _report(options, "tuning"))
     except BaseException as error:
         if repacking:
             repacking.close()
+        if compiling:
+            abandon(compiling)
         if executor:
             executor.close()
         if device:
@@ -132,7 +142,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
                 "loaded; load it again, with a smaller n_ctx or a memory_budget if that happens again."
             ) from error
         raise
-    return Loaded(file, tokenizer, executor, trials, now_ms() - begin, weights_ms)
+    return Loaded(file, tokenizer, executor, tuning, options, now_ms() - begin, weights_ms)
 
 
 async def _close(sources: list[StreamingSource]) -> None:

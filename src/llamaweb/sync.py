@@ -55,6 +55,10 @@ class Llama:
         """As `llamaweb.Llama.profile`."""
         return wait(self._llm.profile(**options))
 
+    def tuned(self) -> None:
+        """As `llamaweb.Llama.tuned`."""
+        wait(self._llm.tuned())
+
     def recover(self) -> None:
         """As `llamaweb.Llama.recover`."""
         wait(self._llm.recover())

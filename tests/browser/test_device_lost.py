@@ -18,7 +18,7 @@ import asyncio, gc, js
 from pyodide.code import run_js
 from pyodide.ffi import create_proxy
 from llamaweb.errors import DeviceLostError
-from llamaweb.gpu import tuning
+from llamaweb.gpu import trials
 from llamaweb.llama import Llama
 
 lose = run_js('''(at) => {
@@ -91,8 +91,8 @@ USES = {
     "profile": lambda llm: llm.profile(n_prompt=2, n_generate=8, repetitions=1),
 }
 
-kept = tuning.candidates
-tuning.candidates = lambda *args: kept(*args)[:1]  # each takes a while to compile
+kept = trials.candidates
+trials.candidates = lambda *args: kept(*args)[:1]  # each takes a while to compile
 try:
     said, asked, unheeded = await trial(1 << 30)
     found = [("undisturbed", said, unheeded)]
@@ -104,7 +104,7 @@ try:
             if len(again) > at:  # how often something is timed depends on how long it takes
                 found.append((f"{name}, {at} of {len(asked)}", said, unheeded))
 finally:
-    tuning.candidates = kept
+    trials.candidates = kept
 return found
 """
 

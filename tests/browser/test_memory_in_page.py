@@ -57,15 +57,15 @@ async def open():
     made.append(Count(device))
     return device
 
-from llamaweb.gpu import tuning
+from llamaweb.gpu import trials
 
-candidates = tuning.candidates
-tuning.candidates = lambda *args: candidates(*args)[:1]  # each takes a while to compile
+candidates = trials.candidates
+trials.candidates = lambda *args: candidates(*args)[:1]  # each takes a while to compile
 Device.open = open
 try:
     return await work()
 finally:
-    Device.open, tuning.candidates = opened, candidates
+    Device.open, trials.candidates = opened, candidates
 """
 
 

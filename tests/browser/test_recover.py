@@ -135,9 +135,9 @@ finally:
     Device.open = opened
 return said, [device.live_bytes for device in devices]
 """
-    patched = "from llamaweb.gpu import tuning\nkept = tuning.candidates\ntuning.candidates = lambda *a: kept(*a)[:2]\n"
+    patched = "from llamaweb.gpu import trials\nkept = trials.candidates\ntrials.candidates = lambda *a: kept(*a)[:2]\n"
     work = patched + "try:\n" + "\n".join("    " + line for line in work.strip().splitlines())
-    said, left = page.run(HEAD + work + "\nfinally:\n    tuning.candidates = kept\n", model=model)
+    said, left = page.run(HEAD + work + "\nfinally:\n    trials.candidates = kept\n", model=model)
     assert set(said) == {"opened", "weights", "tuning", "pipelines"} and left == [0] * 4
     assert all("was lost" in (sentence or "") for sentence in said.values()), said
     assert all(

@@ -38,7 +38,7 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
 
     async def tune_then_take_what_was_kept(model):
         from llamaweb import Llama
-        from llamaweb.gpu import tuning
+        from llamaweb.gpu import trials as module
         from llamaweb.kernels import tuner
         from llamaweb.kernels.mul_mat_vec import MulMatVec
         from llamaweb.planner import sizes
@@ -70,8 +70,8 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
                         )
                 return llm.tokens, llm.trials, used
 
-        kept, splits = tuning.candidates, sizes.attention_splits
-        tuning.candidates = few
+        kept, splits = module.candidates, sizes.attention_splits
+        module.candidates = few
         sizes.attention_splits = lambda n_head, profile: 32  # of which most have no positions when they are checked
         try:
             tokens, trials, used = await run("full")
@@ -85,7 +85,7 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
             finally:
                 llamaweb.loading.worth_tuning = worth
         finally:
-            tuning.candidates, sizes.attention_splits = kept, splits
+            module.candidates, sizes.attention_splits = kept, splits
         return tokens, trials, used, again
 
     tokens, trials, used, (again_tokens, again_trials, again_used) = page.run(tune_then_take_what_was_kept, model=model)
@@ -107,7 +107,7 @@ async def tune_few(model, broken):
     """Full tuning with two variants of each product, of which `broken` does not compile (the default), and the few of
     attention that there is a default of. Gives trials, and what was chosen of the products."""
     from llamaweb import Llama
-    from llamaweb.gpu import tuning
+    from llamaweb.gpu import trials as module
     from llamaweb.kernels.mul_mat_vec import MulMatVec
     from llamaweb.kernels.tuner import choose
 
@@ -118,12 +118,12 @@ async def tune_few(model, broken):
         size = profile.subgroup_size
         return [MulMatVec(1 << 20, size, 2, size) if broken else found[0], MulMatVec(128, 2 * size or 16, 4, size)]
 
-    kept, tuning.candidates = tuning.candidates, few
+    kept, module.candidates = module.candidates, few
     try:
         async with await Llama.load(model, n_ctx=64, n_ubatch=4, tune="full") as llm:
             return [t for t in llm.trials if t.shape.op == "mul_mat_vec"], choose(llm.trials)
     finally:
-        tuning.candidates = kept
+        module.candidates = kept
 
 
 def test_variants_that_agree_in_giving_nothing_are_not_taken_for_right(page: Page, model: bytes) -> None:

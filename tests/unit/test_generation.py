@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,7 @@ class FakeGPU:
         self.seconds_per_token = 0.0003  # really; `now` is the clock that generation sees
         self.free_at = 0.0  # when it will have done what was submitted, in the loop's time
         self.lost = False
+        self.prepared = {"decode", "evaluate"}  # phases that may run
         self.io = np.zeros(IO.bytes(self.plan.n_ubatch) // 4, np.uint32)
         self.cache = [-1] * n_ctx
         self.runs: list[tuple[str, int, int]] = []  # phase, n_past, n_tokens
@@ -90,8 +91,12 @@ class FakeGPU:
             assert not self.under_way, "a generation began while an earlier one's read-back buffers were in use"
         self.io[word : word + len(data)] = data
 
+    async def prepare(self, phases: Iterable[str]) -> None:
+        self.prepared |= set(phases)
+
     def run(self, phase: str, n_tokens: int, *, head: bool) -> None:
         n_past = int(self.io[IO.n_past])
+        assert phase in self.prepared
         assert n_tokens == self.io[IO.n_tokens] <= self.plan.phases[phase].n_tokens
         assert n_past + n_tokens <= self.plan.n_ctx, "ran past the context"
         assert -1 not in self.cache[:n_past], "attended to positions that were never written"

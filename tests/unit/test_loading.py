@@ -33,7 +33,7 @@ class FakeGPU:
 
     async def allocate(self) -> None: ...
 
-    async def prepare(self, done: Any) -> None: ...
+    async def prepare(self, phases: Any, done: Any) -> None: ...
 
     def close(self) -> None:
         self.open = False
@@ -43,8 +43,6 @@ class FakeRepacking:
     """Compiles nothing."""
 
     def __init__(self, *_: Any) -> None: ...
-
-    async def begun(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -82,9 +80,13 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     async def uploads(*_: Any) -> None: ...
 
+    async def none_kept(*_: Any) -> dict:
+        return {}
+
     replaced = {"Device": types.SimpleNamespace(open=opens), "Executor": FakeGPU, "upload": uploads}
     replaced |= {"Pipelines": lambda _: None, "Repacking": FakeRepacking}
-    replaced |= {"now_ms": lambda: 0.0, "worth_tuning": lambda *_: False, "plan_model": lambda *_, **__: None}
+    replaced |= {"now_ms": lambda: 0.0, "worth_tuning": lambda *_: False, "kept_choices": none_kept}
+    replaced |= {"Planner": lambda *_, **__: types.SimpleNamespace(plan=lambda _: None)}
     for name, value in replaced.items():
         monkeypatch.setattr(module, name, value)
     FakeGPU.made, Shard.opened, Shard.closes = [], [], None

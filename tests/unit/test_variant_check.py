@@ -21,15 +21,15 @@ def is_taken_for_right(tile: int, wrong_from: int, n_tokens: int = 512) -> bool:
         (SimpleNamespace(kernel=SimpleNamespace(template="mul_mat"), token_tile=size),) for size in (32, tile)
     )
 
-    async def results(of: Any, shape: Shape, n_tokens: int, runs: int, seed: int) -> AsyncIterator[Any]:
+    async def results(of: Any, shape: Shape, n_tokens: int, runs: range, seed: int) -> AsyncIterator[Any]:
         found = np.ones((n_tokens, 4), np.float32)
         if of is place:
             found[wrong_from:] = 0
         yield SimpleNamespace(to_bytes=found.tobytes)
 
     with no_page(Array=None):
-        tuning = importlib.import_module("llamaweb.gpu.tuning")
-        trials = tuning._Trials.__new__(tuning._Trials)
+        module = importlib.import_module("llamaweb.gpu.trials")
+        trials = module.Trials.__new__(module.Trials)
     trials._executor = SimpleNamespace(plan=SimpleNamespace(n_ctx=2048))
     trials._random = np.random.default_rng(0)
     trials._results = results

@@ -107,7 +107,8 @@ class Device:
 
     @asynccontextmanager
     async def errors(self, what: str) -> AsyncIterator[None]:
-        """Raises GPUError for what WebGPU refuses inside the block, or for lack of memory."""
+        """Raises GPUError for what WebGPU refuses inside the block, or for lack of memory. The block does not wait for
+        anything, or nothing else runs meanwhile."""
         scopes = ("validation", "out-of-memory", "internal")
         for scope in scopes:
             self.handle.pushErrorScope(scope)
@@ -115,8 +116,10 @@ class Device:
         try:
             yield
         finally:
-            for scope in reversed(scopes):
-                error = await self.wait(self.handle.popErrorScope())
+            # All at once: scopes of a device are one stack, and another block may begin in a wait.
+            popped = [(scope, self.wait(self.handle.popErrorScope())) for scope in reversed(scopes)]
+            for scope, promise in popped:
+                error = await promise
                 if error and found is None:  # JavaScript null is falsy, and not None
                     found = (scope, error.message)
         if found:

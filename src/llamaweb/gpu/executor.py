@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import js
@@ -17,16 +17,24 @@ from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.template import wgsl
-from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
+from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase
+
+
+def abandon(task: asyncio.Future[Any]) -> None:
+    """Cancels what nobody waits for any more; how it ends does not matter."""
+    task.cancel()
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
 class Pipelines:
-    """Compiled kernels of a device; equal kernels are compiled once."""
+    """Compiled kernels of a device; equal kernels are compiled once, whoever asks for them."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._layouts: dict[tuple[str, ...], Any] = {}
         self._pipelines: dict[Kernel, Any] = {}
+        self._compiling: dict[Kernel, asyncio.Future[Any]] = {}
+        self._refused: set[Kernel] = set()  # in whose place their plain variant runs
         self._step = js_file("gpu/step.js")(device.handle)
 
     async def compile(
@@ -34,45 +42,67 @@ class Pipelines:
         kernels: Sequence[Kernel],
         done: Callable[[int, int], None] | None = None,
         plain: Mapping[Kernel, Kernel] | None = None,
-    ) -> set[Kernel]:
+    ) -> None:
         """Compiles kernels side by side. Where WebGPU refuses one that has a plain variant, this is compiled instead,
-        with a warning that names the kernel; gives the refused ones. Raises KernelError if there is no other way."""
-        missing = [k for k in dict.fromkeys(kernels) if k not in self._pipelines]
-        plain = plain or {}
-        refused: set[Kernel] = set()
+        with a warning that names the kernel. Raises KernelError if there is no other way."""
+        missing = [k for k in dict.fromkeys(kernels) if k not in self._pipelines and k not in self._refused]
+        for kernel in missing:  # before anything is waited for: the browser compiles while Python does other things
+            self._begin(kernel)
         finished = 0
 
         async def one(kernel: Kernel) -> None:
             nonlocal finished
             try:
-                self._pipelines[kernel] = await self._compile(kernel)
+                await self._compiled(kernel)
             except KernelError as error:
-                if kernel not in plain:
+                if not plain or kernel not in plain:
                     raise
-                if kernel.template not in {k.template for k in refused}:
+                if kernel.template not in {k.template for k in self._refused}:
                     warnings.warn(f"{error}; its plain variant is used instead.", KernelWarning, stacklevel=1)
-                refused.add(kernel)
-                self._pipelines[plain[kernel]] = await self._compile(plain[kernel])
+                self._refused.add(kernel)
+                await self._compiled(plain[kernel])
             finished += 1
             if done:
                 done(finished, len(missing))
 
         await asyncio.gather(*(one(kernel) for kernel in missing))
-        return refused
+
+    async def _compiled(self, kernel: Kernel) -> None:
+        if kernel not in self._pipelines:
+            # Somebody else may wait for it, too, when this wait is cancelled.
+            self._pipelines[kernel] = await asyncio.shield(self._begin(kernel))
+
+    def _begin(self, kernel: Kernel) -> asyncio.Future[Any]:
+        if kernel not in self._compiling:
+            handle = self._device.handle
+            handle.pushErrorScope("validation")
+            module = handle.createShaderModule(js_object({"label": kernel.template, "code": wgsl(kernel)}))
+            shader = self._device.wait(handle.popErrorScope())
+            layout = handle.createPipelineLayout(js_object({"bindGroupLayouts": [self._layout(kernel)]}))
+            compute = {"module": module, "entryPoint": "main"}
+            description = {"label": kernel.template, "layout": layout, "compute": compute}
+            made = handle.createComputePipelineAsync(js_object(description))
+            self._compiling[kernel] = asyncio.ensure_future(self._made(kernel, made, shader))
+            self._compiling[kernel].add_done_callback(lambda made: self._ended(kernel, made))
+        return self._compiling[kernel]
+
+    def _ended(self, kernel: Kernel, made: asyncio.Future[Any]) -> None:
+        del self._compiling[kernel]
+        if not made.cancelled():
+            made.exception()  # nobody may wait for it any more
 
     def keep(self, kernels: Set[Kernel]) -> None:
         """Lets go of all others: tuning compiles hundreds."""
         self._pipelines = {kernel: made for kernel, made in self._pipelines.items() if kernel in kernels}
 
-    async def _compile(self, kernel: Kernel) -> Any:
-        handle = self._device.handle
-        handle.pushErrorScope("validation")
-        module = handle.createShaderModule(js_object({"label": kernel.template, "code": wgsl(kernel)}))
-        shader = self._device.wait(handle.popErrorScope())
-        layout = handle.createPipelineLayout(js_object({"bindGroupLayouts": [self._layout(kernel)]}))
-        description = {"label": kernel.template, "layout": layout, "compute": {"module": module, "entryPoint": "main"}}
+    def runs(self, dispatch: Dispatch) -> Dispatch:
+        """The dispatch, or its plain variant where the device refuses its kernel."""
+        return dispatch.plain if dispatch.plain and dispatch.kernel in self._refused else dispatch
+
+    async def _made(self, kernel: Kernel, pipeline: Any, shader: Awaitable[Any]) -> Any:
+        """The pipeline that a promise gives; `shader`: what is wrong with the kernel's text, if anything is."""
         try:
-            return await handle.createComputePipelineAsync(js_object(description))
+            return await pipeline
         except JsException as error:
             reason = error
         if getattr(reason, "reason", "") != "validation":
@@ -127,22 +157,46 @@ class Executor:
                 size -= readback_bytes(self.plan.n_ubatch) if region == "io" else 0
                 self.buffers[region] = self.device.buffer(region, size, "STORAGE", "COPY_DST", "COPY_SRC")
 
-    async def prepare(self, done: Callable[[int, int], None] | None = None) -> None:
-        """Compiles the plan's kernels and makes its bind groups."""
-        dispatches = [d for phase in self.plan.phases.values() for d in phase.dispatches]
-        plain = {d.kernel: d.plain.kernel for d in dispatches if d.plain}
-        refused = await self.pipelines.compile([d.kernel for d in dispatches], done, plain)
-        used: set[Kernel] = set()
+    async def prepare(
+        self, phases: Iterable[str] | None = None, done: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Compiles the kernels of some of the plan's phases side by side, by default of all, and makes their bind
+        groups; those of a phase that is prepared stay. Raises KernelError."""
+        names = [name for name in phases or self.plan.phases if name in self.plan.phases and name not in self._steps]
+        if not names:
+            return
+        chosen = [self.plan.phases[name] for name in names]
+        await self._compile(chosen, done)
         async with self.device.errors("preparing the plan"):
-            for name, phase in self.plan.phases.items():
-                steps = js.Array.new()
-                for d in phase.dispatches:
-                    if d.kernel in refused and d.plain:
-                        d = d.plain
-                    used.add(d.kernel)
-                    steps.push(self.pipelines.step(d.kernel, [(self.buffers[b.region], b) for b in d.bindings], d))
-                self._steps[name] = steps
-        self.pipelines.keep(used)
+            self._steps |= {name: self._made(phase) for name, phase in zip(names, chosen, strict=True)}
+
+    async def compile(self, plan: ModelPlan) -> None:
+        """What `swap` needs of a plan."""
+        await self._compile([plan.phases[name] for name in self._steps])
+
+    async def _compile(self, phases: Sequence[Phase], done: Callable[[int, int], None] | None = None) -> None:
+        dispatches = [d for phase in phases for d in phase.dispatches]
+        plain = {d.kernel: d.plain.kernel for d in dispatches if d.plain}
+        await self.pipelines.compile([d.kernel for d in dispatches], done, plain)
+
+    def swap(self, plan: ModelPlan) -> None:
+        """Takes the same plan with other kernels, which `compile` has compiled; nothing may be under way."""
+        before, self.plan = self.plan, plan
+        for name in self._steps:
+            if plan.phases[name].dispatches != before.phases[name].dispatches:
+                self._steps[name] = self._made(plan.phases[name])
+        self.pipelines.keep({kernel for phase in plan.phases.values() for kernel in self._kernels(phase)})
+
+    def _kernels(self, phase: Phase) -> Iterator[Kernel]:
+        return (self.pipelines.runs(d).kernel for d in phase.dispatches)
+
+    def _made(self, phase: Phase) -> Any:
+        """A phase's steps for replay.js."""
+        steps = js.Array.new()
+        for dispatch in phase.dispatches:
+            d = self.pipelines.runs(dispatch)
+            steps.push(self.pipelines.step(d.kernel, [(self.buffers[b.region], b) for b in d.bindings], d))
+        return steps
 
     def steps(self, phase: str) -> Any:
         """A phase's prepared dispatches, in order: a JavaScript array for replay.js."""

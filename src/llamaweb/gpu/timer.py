@@ -11,6 +11,7 @@ from llamaweb.kernels.io import TIMER_BYTES
 
 _WARM_MS = 1000.0  # of work before anything is timed: an H100 needs most of a second from 345 MHz to 1980
 _LONG_ENOUGH_MS = 5.0  # of one measurement
+_MOST_GROWTH = 8  # from one measurement to the next: clocks that tick coarsely make what is short look like nothing
 _MOST_DISPATCHES = 4096  # of one measurement
 _LEAST_US = 1e-3  # what a clock gives that does not tick in between
 
@@ -44,7 +45,8 @@ class Timer:
             reset()
             ms = await self._pass(steps, n_tokens, repeats)
             if not known and ms < _LONG_ENOUGH_MS and 2 * repeats <= most:
-                repeats = min(max(2 * repeats, int(1.2 * repeats * _LONG_ENOUGH_MS / max(ms, 0.01))), most)
+                growth = min(max(1.2 * _LONG_ENOUGH_MS / max(ms, 0.01), 2), _MOST_GROWTH)
+                repeats = min(int(repeats * growth), most)
                 continue
             if ms <= 0 and self.source == "timestamps":  # WebGPU lets a device set its clock back, or leave it at zero
                 self.source = "batches"

@@ -18,7 +18,7 @@ from pyodide.ffi import JsException
 from llamaweb.errors import ModelFileError
 from llamaweb.files.blob_source import read_error
 from llamaweb.files.sources import StreamingSource
-from llamaweb.gpu.executor import Executor, Pipelines
+from llamaweb.gpu.executor import Executor, Pipelines, abandon
 from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import format_of
@@ -29,7 +29,6 @@ from llamaweb.rope import phases
 
 CHUNK = 8 << 20  # bytes in one piece
 _IN_FLIGHT = 32 << 20  # bytes that WebGPU may be behind
-_BEGUN_S = 0.01
 _TOLD_S = 0.25  # between two words of progress, where bytes come slowly
 
 
@@ -80,14 +79,9 @@ class Repacking:
         launches = [library.lane_order(), *(library.repack(format, 1) for format in formats if format.repacked)]
         self.compiled = asyncio.ensure_future(pipelines.compile([launch.kernel for launch in launches]))
 
-    async def begun(self) -> None:
-        """Waits until the browser has what there is to compile."""
-        await asyncio.wait([self.compiled], timeout=_BEGUN_S)
-
     def close(self) -> None:
         """Where a load breaks off before the kernels are awaited, what becomes of them does not matter."""
-        self.compiled.cancel()
-        self.compiled.add_done_callback(lambda task: task.cancelled() or task.exception())
+        abandon(self.compiled)
 
 
 async def upload(

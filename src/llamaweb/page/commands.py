@@ -74,6 +74,7 @@ async def _bench(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any
         emit({"event": "progress", "phase": "repetitions", "done": done, "total": total, "unit": ""})
 
     async with await _load_model(_with_room(params, sum(sizes.values())), emit, file) as llm:
+        await llm.tuned()
         result = {**await bench(llm, **sizes, reps=params["reps"], progress=progress), **_facts(llm)}
         if params.get("profile"):
             n_generate = min(sizes["gen_tokens"], 32)
