@@ -61,11 +61,18 @@ def loading(results: Sequence[Result]) -> str:
                 f"{r['load_bytes_per_second'] / 1e6:,.0f}",
                 f"{r['load_ratio']:.2f}",
                 f"{r['first_token_ms'] / 1e3:.2f}",
+                *(_visit(r) if "first_visit_ms" in r else [""] * 4),
             )
         )
     header = ("model", "cache", "context", "weights", "KV", "arena", "I/O", "GPU in all", "of wllama's", "heap growth")
-    header += ("loading, MB/s", "of a plain loop", "first token from storage, s")
+    header += ("loading, MB/s", "of a plain loop", "first token from storage, s", "on the first visit, s")
+    header += ("of that without tuning", "tokens/s then", "tokens/s after idling")
     return f"Memory in MiB; {_devices(results, 'loading')}:\n\n{_table(header, rows)}"
+
+
+def _visit(r: Result) -> list[str]:
+    tuned = f"{_number(r['decode_tuned'])} ({r['tuning_ms'] / 1e3:.0f} s)"
+    return [f"{r['first_visit_ms'] / 1e3:.2f}", f"{r['visit_ratio']:.2f}", _number(r["decode_first"]), tuned]
 
 
 def fusions(results: Sequence[Result]) -> str:

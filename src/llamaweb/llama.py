@@ -26,7 +26,7 @@ from llamaweb.planner import ModelPlan
 from llamaweb.profiling import Profile
 from llamaweb.progress import Progress
 from llamaweb.sampling import Sampling
-from llamaweb.turns import Turns
+from llamaweb.turns import Turns, begin
 
 RECOVERS = ("off", "auto")
 
@@ -61,8 +61,7 @@ class Llama:
         self._executor = loaded.executor
         self._generator = Generator(loaded.executor, now_ms)
         self._timings |= {"load_ms": loaded.load_ms, "weights_ms": loaded.weights_ms}
-        self._rest = asyncio.ensure_future(loaded.finish(self._turns, self._generator.spare))
-        self._rest.add_done_callback(lambda rest: rest.cancelled() or rest.exception())  # the next call meets it, too
+        self._rest = begin(loaded.finish(self._turns, self._generator.spare))  # the next call meets a failure, too
 
     async def _free(self) -> None:
         """Gives the GPU's memory back, when what uses it in the background has ended."""
@@ -213,7 +212,7 @@ class Llama:
             decoder = self.tokenizer.stream_decoder()
             self.tokens, self._prompt = [], ids
             text = ""
-            begin = first = last = now_ms()
+            began = first = last = now_ms()
             generation = self._generator.generate(ids, sampling, limit)
             try:
                 async for token in generation:
@@ -234,7 +233,7 @@ class Llama:
                     yield text
             finally:
                 await generation.aclose()
-                self._time(len(ids), begin, first, last)
+                self._time(len(ids), began, first, last)
 
     async def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> AsyncGenerator[str]:
         """The assistant's answer to `messages` ({"role", "content"}), in the model's own chat template; options as

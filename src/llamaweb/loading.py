@@ -10,7 +10,7 @@ from llamaweb.chat import check_chat
 from llamaweb.errors import DeviceLostError, ModelChangedError
 from llamaweb.files.sources import StreamingSource
 from llamaweb.gpu.device import Device
-from llamaweb.gpu.executor import Executor, Pipelines, abandon
+from llamaweb.gpu.executor import Executor, Pipelines
 from llamaweb.gpu.trials import Spare
 from llamaweb.gpu.tuning import Tuning, kept_choices
 from llamaweb.gpu.upload import Repacking, upload
@@ -22,7 +22,7 @@ from llamaweb.planner import Planner
 from llamaweb.planner.budget import asked
 from llamaweb.progress import Meter, Progress
 from llamaweb.tokenizer import Tokenizer, load_tokenizer
-from llamaweb.turns import Turns
+from llamaweb.turns import Turns, begin
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
 
     before: what was loaded of the same source earlier; raises ModelChangedError if that is another model by now.
     """
-    begin = now_ms()
+    began = now_ms()
     report = options.progress or (lambda _: None)
     opened = [source]
     device = executor = repacking = compiling = None
@@ -115,7 +115,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         executor = Executor(device, planner.plan(choices), pipelines)
         await executor.allocate()
         # Kernels compile while Python has the vocabulary to make, and while weights come.
-        compiling = asyncio.ensure_future(executor.prepare(FIRST, _report(options, "pipelines")))
+        compiling = begin(executor.prepare(FIRST, _report(options, "pipelines")))
         await asyncio.sleep(0)
         tokenizer = load_tokenizer(file.metadata)
         before_weights = now_ms()
@@ -130,7 +130,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         if repacking:
             repacking.close()
         if compiling:
-            abandon(compiling)
+            compiling.cancel()
         if executor:
             executor.close()
         if device:
@@ -142,7 +142,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
                 "loaded; load it again, with a smaller n_ctx or a memory_budget if that happens again."
             ) from error
         raise
-    return Loaded(file, tokenizer, executor, tuning, options, now_ms() - begin, weights_ms)
+    return Loaded(file, tokenizer, executor, tuning, options, now_ms() - began, weights_ms)
 
 
 async def _close(sources: list[StreamingSource]) -> None:

@@ -76,7 +76,17 @@ def test_loading_is_measured_beside_a_plain_loop_and_an_empty_page(tmp_path: Pat
     for name, data in split(whole.read_bytes(), 2, "large").items():
         (tmp_path / name).write_bytes(data)
     whole.unlink()
-    done = bench(tmp_path / "large-00001-of-00002.gguf", "--loading", "--reps", 2, "--output", output, "--json")
+    done = bench(
+        tmp_path / "large-00001-of-00002.gguf",
+        "--loading",
+        "--reps",
+        2,
+        "--gen-tokens",
+        8,
+        "--output",
+        output,
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert json.loads(output.read_text())["results"] == [result]
@@ -85,6 +95,8 @@ def test_loading_is_measured_beside_a_plain_loop_and_an_empty_page(tmp_path: Pat
     # A vocabulary of 128k pieces included.
     assert 0 < result["heap_growth"] <= 48 << 20
     assert len(result["load_all"]) == len(result["plain_all"]) == 2 and result["first_token_ms"] > 0
+    assert result["first_visit_ms"] > 0 and result["decode_first"] > 0 and result["decode_tuned"] > 0
+    assert 0.5 < result["visit_ratio"] < 2 and result["tuning_ms"] >= 0
 
 
 def test_each_fusion_is_measured_beside_all_of_them(tmp_path: Path) -> None:

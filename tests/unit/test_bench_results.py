@@ -54,6 +54,11 @@ def loading(**changes: Any) -> dict[str, Any]:
         "plain_bytes_per_second": 444e6,
         "load_ratio": 0.9,
         "first_token_ms": 2345.0,
+        "first_visit_ms": 3456.0,
+        "visit_ratio": 1.07,
+        "decode_first": 900.0,
+        "decode_tuned": 1100.0,
+        "tuning_ms": 15_000.0,
         **changes,
     }
 
@@ -115,7 +120,15 @@ def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None
     ]
     assert rows[1].split(" | ")[1] == "4,096" and len(rows) == 5
     memory = rows[2].rstrip(" |").split(" | ")[1:]
-    assert memory[:3] == ["f16", "2,048", "667.6"] and memory[-6:] == ["732.4", "0.685", "40.0", "400", "0.90", "2.35"]
+    assert memory[:3] == ["f16", "2,048", "667.6"] and memory[-10:-4] == [
+        "732.4",
+        "0.685",
+        "40.0",
+        "400",
+        "0.90",
+        "2.35",
+    ]
+    assert memory[-4:] == ["3.46", "1.07", "900", "1,100 (15 s)"]
     assert "| synthetic-llama-3.2-1b-Q4_0, 3 files | q8_0 |" in text
     assert "| synthetic-llama-3.2-1b-Q4_0 | norm | 115 | 600 | 0.75 | 1,250 |" in text
     assert "| synthetic-llama-3.2-1b-Q4_0, cache in q8_0/f16 | 0 | 512 / 128 | 6,543 | 750 |" in text
@@ -130,6 +143,8 @@ def test_a_person_sees_how_a_model_loads() -> None:
     text = loading_text(loading(files=10))
     assert "in 10 files" in text and "0.90 of the plain loop's 444.0 MB/s" in text and "2.35 s" in text
     assert "more than an empty one" in text
+    assert "3.46 s after loading began on the first visit, 1.07 of the time without tuning" in text
+    assert "900.0 tokens a second then, 1,100.0 after 15.0 s of idling" in text
 
 
 def test_a_person_sees_speeds_kernels_and_what_failed() -> None:

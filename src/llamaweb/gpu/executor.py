@@ -20,12 +20,6 @@ from llamaweb.kernels.template import wgsl
 from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase
 
 
-def abandon(task: asyncio.Future[Any]) -> None:
-    """Cancels what nobody waits for any more; how it ends does not matter."""
-    task.cancel()
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())
-
-
 class Pipelines:
     """Compiled kernels of a device; equal kernels are compiled once, whoever asks for them."""
 
@@ -69,8 +63,9 @@ class Pipelines:
 
     async def _compiled(self, kernel: Kernel) -> None:
         if kernel not in self._pipelines:
-            # Somebody else may wait for it, too, when this wait is cancelled.
-            self._pipelines[kernel] = await asyncio.shield(self._begin(kernel))
+            made = self._begin(kernel)
+            await asyncio.wait([made])  # and not made itself: others may wait for it when this wait is cancelled
+            self._pipelines[kernel] = made.result()
 
     def _begin(self, kernel: Kernel) -> asyncio.Future[Any]:
         if kernel not in self._compiling:
@@ -165,6 +160,7 @@ class Executor:
         names = [name for name in phases or self.plan.phases if name in self.plan.phases and name not in self._steps]
         if not names:
             return
+        self.device.check()
         chosen = [self.plan.phases[name] for name in names]
         await self._compile(chosen, done)
         async with self.device.errors("preparing the plan"):

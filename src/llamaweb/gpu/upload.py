@@ -18,7 +18,7 @@ from pyodide.ffi import JsException
 from llamaweb.errors import ModelFileError
 from llamaweb.files.blob_source import read_error
 from llamaweb.files.sources import StreamingSource
-from llamaweb.gpu.executor import Executor, Pipelines, abandon
+from llamaweb.gpu.executor import Executor, Pipelines
 from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import format_of
@@ -26,6 +26,7 @@ from llamaweb.kernels.kernel import Launch
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 from llamaweb.planner.plan import Binding, Dispatch, WeightPlan
 from llamaweb.rope import phases
+from llamaweb.turns import begin
 
 CHUNK = 8 << 20  # bytes in one piece
 _IN_FLIGHT = 32 << 20  # bytes that WebGPU may be behind
@@ -77,11 +78,11 @@ class Repacking:
         """Raises UnsupportedError for a tensor of an unknown format."""
         formats = dict.fromkeys(format_of(tensor.type, tensor.name) for tensor in file.tensors.values())
         launches = [library.lane_order(), *(library.repack(format, 1) for format in formats if format.repacked)]
-        self.compiled = asyncio.ensure_future(pipelines.compile([launch.kernel for launch in launches]))
+        self.compiled = begin(pipelines.compile([launch.kernel for launch in launches]))
 
     def close(self) -> None:
         """Where a load breaks off before the kernels are awaited, what becomes of them does not matter."""
-        abandon(self.compiled)
+        self.compiled.cancel()
 
 
 async def upload(

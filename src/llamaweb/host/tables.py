@@ -39,7 +39,11 @@ def loading_text(result: dict[str, Any]) -> str:
             f"{result['model']}{files} on {result['adapter']}, {result['runtime']}; a context of {result['context']}",
             f"{memory_line(result['memory'])}, {megabytes(result['heap_growth'])} more than an empty one",
             f"{megabytes(result['bytes'])} loaded at {rate}/s, {beside}",
-            f"First token {result['first_token_ms'] / 1e3:.2f} s after loading began, from the browser's storage",
+            f"First token {result['first_visit_ms'] / 1e3:.2f} s after loading began on the first visit, "
+            f"{result['visit_ratio']:.2f} of the time without tuning; {result['first_token_ms'] / 1e3:.2f} s from the "
+            "browser's storage",
+            f"{result['decode_first']:,.1f} tokens a second then, {result['decode_tuned']:,.1f} after "
+            f"{result['tuning_ms'] / 1e3:.1f} s of idling",
         )
     )
 

@@ -110,12 +110,13 @@ async def _bench_loading(params: dict[str, Any], emit: Emit, file: Any) -> dict[
     def progress(done: int, total: int) -> None:
         emit({"event": "progress", "phase": "loads", "done": done, "total": total, "unit": ""})
 
-    async def load(cache: bool) -> Llama:
-        return await _load_model({**params, "cache": cache}, lambda event: None, None)
+    async def load(cache: bool, tune: str) -> Llama:
+        return await _load_model({**params, "cache": cache}, lambda event: None, None, tune=tune)
 
     await _forget(urls)  # so that the files are kept anew
     try:
-        return await bench_loading(load, urls, reps=params["reps"], progress=progress)
+        sizes = {name: params[name] for name in ("gen_tokens", "reps")}
+        return await bench_loading(load, urls, **sizes, progress=progress)
     finally:
         await _forget(urls)
 
