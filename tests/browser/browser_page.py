@@ -14,7 +14,8 @@ from urllib.parse import quote, unquote
 from pytest_pyodide.runner import BrowserWorkerChromeRunner
 from pytest_pyodide.server import DefaultHandler
 
-from llamaweb.host.chrome import SCRIPT_SECONDS, BrowserChoice, start
+from llamaweb.host.browser import SCRIPT_SECONDS, BrowserChoice
+from llamaweb.host.chrome import start
 from llamaweb.host.page_wheel import page_wheel
 
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}

@@ -15,7 +15,8 @@ from pytest_pyodide.hook import pytest_wrapper
 from pytest_pyodide.server import spawn_web_server
 from unreliable_server import UnreliableServer, unreliable_server
 
-from llamaweb.host.chrome import BrowserChoice, flags
+from llamaweb.host.browser import BrowserChoice
+from llamaweb.host.chrome import flags
 from llamaweb.host.distribution import ensure_distribution
 
 # `run_in_pyodide` looks into the distribution while tests are collected. This file is read before pytest-pyodide is

@@ -8,7 +8,7 @@ import pytest
 from browser_page import Page
 from unreliable_server import UnreliableServer
 
-from llamaweb.host.chrome import BrowserChoice
+from llamaweb.host.browser import BrowserChoice
 from tests.tiny import TinyLlama, tiny_llama
 
 # `trial(at)` does the work and loses every device at the `at`-th promise of WebGPU, which is rejected as all later ones

@@ -10,7 +10,7 @@ import pytest
 from browser_page import Page, Runner
 from unreliable_server import UnreliableServer
 
-from llamaweb.host.chrome import BrowserChoice
+from llamaweb.host.browser import BrowserChoice
 from tests.tiny import TinyLlama, tiny_llama
 
 MODEL = tiny_llama(TinyLlama(n_layer=1, n_embd=256, n_ff=1024))  # large enough to be slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from browser_page import Runner, file_url
 
-from llamaweb.host.chrome import BrowserChoice
+from llamaweb.host.browser import BrowserChoice
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import pytest
 from selenium.webdriver import Chrome
 
 from llamaweb.host import chrome
-from llamaweb.host.chrome import BrowserChoice
+from llamaweb.host.browser import BrowserChoice
 from tests.models import smollm2_path
 from tests.pages.chat_page import ChatPage
 from tests.tiny import TinyLlama, tiny_llama

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from llamaweb.errors import ContextError
-from llamaweb.host import bridge, chrome, server
+from llamaweb.host import chrome, server
 from llamaweb.host.bridge import PageError, PageSession, open_page
-from llamaweb.host.chrome import BrowserChoice
+from llamaweb.host.browser import BrowserChoice
 from llamaweb.host.distribution import ensure_distribution
 from llamaweb.host.page_wheel import page_wheel
 from llamaweb.host.server import Site
@@ -54,7 +54,7 @@ def drivers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         started.append(start(choice))
         return started[-1]
 
-    monkeypatch.setattr(bridge.chrome, "start", remember)
+    monkeypatch.setattr(chrome, "start", remember)
     return started
 
 

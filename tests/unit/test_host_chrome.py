@@ -8,7 +8,7 @@ import pytest
 
 from llamaweb.errors import HostError
 from llamaweb.host import chrome
-from llamaweb.host.chrome import BrowserChoice
+from llamaweb.host.browser import BrowserChoice
 
 
 def test_no_browser_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,36 +9,30 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
 from llamaweb import errors
 from llamaweb.errors import HostError, LlamaWebError
-from llamaweb.host import chrome
+from llamaweb.host import browser
+from llamaweb.host.browser import Browser, BrowserChoice, PageError
 from llamaweb.host.report import Report, silent
 from llamaweb.host.server import Server, Site, messages, serving
-
-if TYPE_CHECKING:
-    from selenium.webdriver import Chrome
 
 Event = dict[str, Any]
 # Chromium and Pyodide come up in seconds; a machine under load gets more.
 START_SECONDS = 180
 
 
-class PageError(LlamaWebError):
-    """The page's Python or its browser failed in a way that is no fault of the user's."""
-
-
 class PageSession:
     """A page that is ready; `server` tells the addresses under which it sees the files that were given."""
 
     def __init__(
-        self, server: Server, driver: Chrome, socket: web.WebSocketResponse, inbox: asyncio.Queue[Event | None]
+        self, server: Server, browser: Browser, socket: web.WebSocketResponse, inbox: asyncio.Queue[Event | None]
     ) -> None:
         self.server = server
-        self._driver = driver
+        self._browser = browser
         self._socket = socket
         self._inbox = inbox
         self._ids = itertools.count(1)
@@ -64,33 +58,7 @@ class PageSession:
     async def in_new_tab(self, path: str, function: str, argument: Any) -> Any:
         """Open another page of the server in the same browser, and return what its async `function` gives for
         `argument` (JSON); PageError if it fails."""
-        return await asyncio.to_thread(self._in_new_tab, f"{self.server.url}/{path}", function, argument)
-
-    def _in_new_tab(self, url: str, function: str, argument: Any) -> Any:
-        from selenium.common.exceptions import WebDriverException
-
-        script = """
-            const [name, argument, done] = arguments;
-            const wait = async () => {
-              while (!window[name]) await new Promise((resolve) => setTimeout(resolve, 20));
-              return window[name](argument);
-            };
-            wait().then((value) => done({ value }), (error) => done({ error: String(error) }));
-        """
-        driver = self._driver
-        first = driver.current_window_handle
-        driver.switch_to.new_window("tab")
-        try:
-            driver.get(url)
-            answer = driver.execute_async_script(script, function, argument)
-        except WebDriverException as error:
-            raise PageError(f"{url} did not answer ({(error.msg or '').splitlines()[0]}); try again.") from error
-        finally:
-            driver.close()
-            driver.switch_to.window(first)
-        if "error" in answer:
-            raise PageError(f"{url} failed: {answer['error']}.")
-        return answer["value"]
+        return await asyncio.to_thread(self._browser.in_new_tab, f"{self.server.url}/{path}", function, argument)
 
 
 def error_of(event: Event) -> LlamaWebError:
@@ -102,7 +70,7 @@ def error_of(event: Event) -> LlamaWebError:
 
 
 @asynccontextmanager
-async def open_page(site: Site, choice: chrome.BrowserChoice, report: Report = silent) -> AsyncIterator[PageSession]:
+async def open_page(site: Site, choice: BrowserChoice, report: Report = silent) -> AsyncIterator[PageSession]:
     """Serve `site`, open it in a headless browser, and close both at the end, whatever happens."""
     inbox: asyncio.Queue[Event | None] = asyncio.Queue()
     connected: asyncio.Future[web.WebSocketResponse] = asyncio.get_running_loop().create_future()
@@ -117,17 +85,17 @@ async def open_page(site: Site, choice: chrome.BrowserChoice, report: Report = s
 
     async with serving(site, bridge=bridge) as server:
         report("Starting the browser")
-        async with _browser(choice) as driver:
+        async with _started(choice) as started:
             try:
                 async with asyncio.timeout(START_SECONDS):
-                    await asyncio.to_thread(driver.get, server.bridge_url)
+                    await asyncio.to_thread(started.get, server.bridge_url)
                     socket = await connected
                     await _ready(inbox, report)
             except TimeoutError as error:
                 raise HostError(
                     f"The page was not ready after {START_SECONDS} seconds; the machine may be overloaded, try again."
                 ) from error
-            yield PageSession(server, driver, socket, inbox)
+            yield PageSession(server, started, socket, inbox)
 
 
 async def _ready(inbox: asyncio.Queue[Event | None], report: Report) -> None:
@@ -138,20 +106,20 @@ async def _ready(inbox: asyncio.Queue[Event | None], report: Report) -> None:
             raise error_of(event)
         if event["event"] == "ready":
             return
-    raise PageError("The browser ended while it started; try again, or another browser with --chrome PATH.")
+    raise PageError("The browser ended while it started; try again, or another browser with --browser or --chrome.")
 
 
 @asynccontextmanager
-async def _browser(choice: chrome.BrowserChoice) -> AsyncIterator[Chrome]:
-    start = asyncio.create_task(asyncio.to_thread(chrome.start, choice))
+async def _started(choice: BrowserChoice) -> AsyncIterator[Browser]:
+    start = asyncio.create_task(asyncio.to_thread(browser.start, choice))
     try:
-        driver = await asyncio.shield(start)
+        started = await asyncio.shield(start)
     except asyncio.CancelledError:
         # Interrupted while it starts: it will have started, and must end.
         with contextlib.suppress(HostError):
-            chrome.stop(await start)
+            (await start).quit()
         raise
     try:
-        yield driver
+        yield started
     finally:
-        await asyncio.shield(asyncio.to_thread(chrome.stop, driver))
+        await asyncio.shield(asyncio.to_thread(started.quit))

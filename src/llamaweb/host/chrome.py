@@ -8,11 +8,11 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamaweb.errors import HostError
+from llamaweb.host.browser import SCRIPT_SECONDS, USUAL, WHEN_THERE, BrowserChoice, unanswered, value_of
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -49,20 +49,9 @@ _REAL = (
     "--use-vulkan=native",
     "--disable-vulkan-surface",
 )
-# A model's answer can take minutes on the software adapter.
-SCRIPT_SECONDS = 600
 
 
-@dataclass(frozen=True)
-class BrowserChoice:
-    """Which browser to start, and on which adapter: `gpu` takes the machine's own, otherwise the software one."""
-
-    path: str | None = None
-    gpu: bool = False
-    flags: tuple[str, ...] = ()
-
-
-def flags(choice: BrowserChoice = BrowserChoice()) -> list[str]:
+def flags(choice: BrowserChoice = USUAL) -> list[str]:
     """Chromium's command line for `choice`."""
     adapter: Sequence[str] = ()
     if sys.platform == "linux":
@@ -97,7 +86,7 @@ def find_driver(browser: str) -> str | None:
     return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
 
 
-def start(choice: BrowserChoice = BrowserChoice()) -> Chrome:
+def start(choice: BrowserChoice = USUAL) -> Chrome:
     """A headless browser under selenium; the caller quits it. Raises HostError with one sentence."""
     from selenium.common.exceptions import WebDriverException
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
@@ -126,6 +115,36 @@ def stop(driver: Chrome) -> None:
     """End the browser and its driver; what is already gone is no error."""
     with contextlib.suppress(Exception):
         driver.quit()
+
+
+class Chromium:
+    """A browser under selenium, as `browser.Browser`."""
+
+    def __init__(self, driver: Chrome) -> None:
+        self.driver = driver
+
+    def get(self, url: str) -> None:
+        self.driver.get(url)
+
+    def in_new_tab(self, url: str, function: str, argument: Any) -> Any:
+        from selenium.common.exceptions import WebDriverException
+
+        driver = self.driver
+        first = driver.current_window_handle
+        driver.switch_to.new_window("tab")
+        try:
+            driver.get(url)
+            script = f"const [name, argument, done] = arguments; ({WHEN_THERE})(name, argument).then(done);"
+            answer = driver.execute_async_script(script, function, argument)
+        except WebDriverException as error:
+            raise unanswered(url, error.msg or "") from error
+        finally:
+            driver.close()
+            driver.switch_to.window(first)
+        return value_of(url, answer)
+
+    def quit(self) -> None:
+        stop(self.driver)
 
 
 def _sentence(browser: str, message: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import llamaweb
 from llamaweb.errors import HostError, LlamaWebError, ModelWarning
+from llamaweb.host.browser import BROWSERS, BrowserChoice
 from llamaweb.host.commands import AT_ONCE, COMMANDS
 from llamaweb.host.interrupt import at_once
 from llamaweb.host.models import DEFAULT, PACKAGED, RANDOM
@@ -66,6 +67,8 @@ def _run(arguments: list[str]) -> int:
     out = Output(as_json="--json" in arguments)
     try:
         args = build_parser().parse_args(arguments)
+        if "browser" in args:  # one that cannot be is refused before anything is done
+            args.choice = BrowserChoice(args.chrome, args.gpu, tuple(args.chrome_flag), args.browser)
         with warnings.catch_warnings():
             warnings.simplefilter("always", ModelWarning)
             warnings.showwarning = lambda message, *_, **__: out.warn(str(message))
@@ -173,7 +176,8 @@ def _command(commands: Any, name: str, help: str, browser: bool = False) -> argp
     parser.add_argument("model", nargs="?", default=DEFAULT, metavar="MODEL", help=models)
     parser.add_argument("--json", action="store_true", help=_JSON)
     if browser:
-        parser.add_argument("--chrome", metavar="PATH", help="the browser to use")
+        parser.add_argument("--browser", choices=BROWSERS, default="chromium", help="which to use (chromium)")
+        parser.add_argument("--chrome", metavar="PATH", help="the Chromium to use")
         parser.add_argument(
             "--chrome-flag", action="append", default=[], metavar="F", help="a flag for it (repeatable)"
         )

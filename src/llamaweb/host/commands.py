@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamaweb.chat import check_chat
 from llamaweb.errors import HostError, NoWebGPUError
 from llamaweb.host import kept, models
-from llamaweb.host.chrome import BrowserChoice
 from llamaweb.host.foretell import foretell, say_fetching, say_size, takes_gpu
 from llamaweb.host.interrupt import at_once
 from llamaweb.host.models import is_address, resolve
@@ -230,16 +230,15 @@ async def _model_page(
         if not is_address(args.model):  # an address' header is read by the page, once
             foretell(args, await _header(args.model, out), out)
             say_size(args.model, out)
-        gpu = takes_gpu(args.gpu, out)
+        choice = replace(args.choice, gpu=takes_gpu(args.choice.gpu, out))
         model = resolve(args.model, out.report)
         files_of_model = {} if isinstance(model, str) else _files(model)
         site = Site(ensure_distribution(out.report), files_of_model, files, folders)
-    choice = BrowserChoice(args.chrome, gpu, tuple(args.chrome_flag))
     try:
         async with open_page(site, choice, out.report) as page:
             yield page, model if isinstance(model, str) else page.server.model_url(model.name)
     except NoWebGPUError as error:
-        if not gpu:
+        if not choice.gpu:
             raise
         raise NoWebGPUError(f"{str(error).rstrip('.')}, or leave out --gpu for the software adapter.") from error
 

@@ -1,0 +1,90 @@
+"""Which browser runs the page, and what is asked of one; `chrome` and `firefox` drive them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llamaweb.errors import HostError, LlamaWebError
+
+BROWSERS = ("chromium", "firefox")
+# A model's answer can take minutes on the software adapter.
+SCRIPT_SECONDS = 600
+# In place of a page's function that may not be there yet: an error as text, since browsers tell it differently.
+WHEN_THERE = """async (name, argument) => {
+  try {
+    while (!window[name]) await new Promise((resolve) => setTimeout(resolve, 20));
+    return { value: await window[name](argument) };
+  } catch (error) {
+    return { error: String(error) };
+  }
+}"""
+
+
+class PageError(LlamaWebError):
+    """The page's Python or its browser failed in a way that is no fault of the user's."""
+
+
+@dataclass(frozen=True)
+class BrowserChoice:
+    """Which browser to start, and on which adapter: `gpu` takes the machine's own, otherwise the software one.
+
+    path, flags: Chromium's executable, found by its name if None, and more of its command line. kind: of BROWSERS.
+    """
+
+    path: str | None = None
+    gpu: bool = False
+    flags: tuple[str, ...] = ()
+    kind: str = "chromium"
+
+    def __post_init__(self) -> None:
+        if self.kind == "firefox" and (self.path is not None or self.flags):
+            raise HostError("--chrome and --chrome-flag are Chromium's; leave them out with --browser firefox.")
+        if self.path is not None and (other := other_browser(self.path)):
+            raise HostError(f"--chrome takes a Chromium, and {self.path} is {other}; {_INSTEAD.get(other, _NEITHER)}.")
+
+
+USUAL = BrowserChoice()
+_INSTEAD = {"Firefox": "use --browser firefox"}
+_NEITHER = "give a Chromium, or use --browser firefox"
+
+
+def other_browser(path: str) -> str | None:
+    """The name of a browser that is no Chromium, as far as its file's name tells."""
+    names = {os.path.basename(path), os.path.basename(os.path.realpath(shutil.which(path) or path))}
+    known = ((r"firefox|iceweasel|librewolf|waterfox", "Firefox"), (r"safari", "Safari"))
+    return next((told for pattern, told in known for name in names if re.match(pattern, name, re.IGNORECASE)), None)
+
+
+class Browser(Protocol):
+    """A headless browser. Its methods block, and are called in a thread of their own."""
+
+    def get(self, url: str) -> None:
+        """Open an address in the first tab."""
+
+    def in_new_tab(self, url: str, function: str, argument: Any) -> Any:
+        """What a page's async `function` gives for `argument` (JSON) in a tab of its own; PageError if it fails."""
+
+    def quit(self) -> None:
+        """End it; what is already gone is no error."""
+
+
+def start(choice: BrowserChoice) -> Browser:
+    """The chosen browser; the caller quits it. Raises HostError with one sentence."""
+    from llamaweb.host import chrome, firefox
+
+    return firefox.Firefox(choice) if choice.kind == "firefox" else chrome.Chromium(chrome.start(choice))
+
+
+def value_of(url: str, answer: dict[str, Any]) -> Any:
+    """What WHEN_THERE gave; PageError if it failed."""
+    if "error" in answer:
+        raise PageError(f"{url} failed: {answer['error']}.")
+    return answer["value"]
+
+
+def unanswered(url: str, reason: str) -> PageError:
+    return PageError(f"{url} did not answer ({reason.partition(chr(10))[0]}); try again.")

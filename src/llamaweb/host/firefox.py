@@ -1,0 +1,152 @@
+"""Find Firefox, start it headless with WebGPU, and be sure that it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from llamaweb.errors import HostError
+from llamaweb.host.bidi import BiDi, BiDiError, Tab
+from llamaweb.host.browser import SCRIPT_SECONDS, WHEN_THERE, BrowserChoice, unanswered, value_of
+
+NAMES = ("firefox", "firefox-esr", "firefox-developer-edition", "firefox-nightly")
+_MAC_APP = Path("/Applications/Firefox.app/Contents/MacOS/firefox")
+_DRIVERS = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d")
+INSTALL = "install Firefox (Debian: `apt-get install firefox-esr mesa-vulkan-drivers`)"
+START_SECONDS = 60
+_STOP_SECONDS = 5
+
+_PREFS: dict[str, Any] = {
+    "dom.webgpu.enabled": True,
+    "dom.webgpu.workers.enabled": True,
+    "gfx.webgpu.ignore-blocklist": True,
+    # A throw-away profile asks nobody for anything, and tells nobody of anything.
+    "app.normandy.enabled": False,
+    "app.update.disabledForTesting": True,
+    "browser.aboutwelcome.enabled": False,
+    "browser.safebrowsing.malware.enabled": False,
+    "browser.safebrowsing.phishing.enabled": False,
+    "browser.search.update": False,
+    "browser.shell.checkDefaultBrowser": False,
+    "browser.startup.page": 0,
+    "datareporting.policy.dataSubmissionEnabled": False,
+    "dom.max_script_run_time": 0,
+    "extensions.getAddons.cache.enabled": False,
+    "extensions.update.enabled": False,
+    "messaging-system.rsexperimentloader.enabled": False,
+    "network.captive-portal-service.enabled": False,
+    "network.connectivity-service.enabled": False,
+    "services.settings.server": "data:,#none",
+    "toolkit.telemetry.enabled": False,
+}
+
+
+def find_browser() -> str:
+    """Firefox's executable; HostError says what to install."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None and sys.platform == "darwin" and _MAC_APP.exists():
+        found = str(_MAC_APP)
+    if found is None:
+        raise HostError(f"No Firefox was found; {INSTALL}.")
+    return found
+
+
+def environment(choice: BrowserChoice) -> dict[str, str]:
+    """What Firefox is started with: without `gpu`, Mesa's software adapter is the only one that it sees (on Linux).
+
+    HostError says what to install where there is none.
+    """
+    mine = {"MOZ_HEADLESS": "1", "MOZ_DISABLE_CONTENT_SANDBOX_WARNING": "1"}
+    if sys.platform == "linux" and not choice.gpu:
+        found = [str(path) for folder in _DRIVERS for path in sorted(Path(folder).glob("lvp_icd*.json"))]
+        if not found:
+            raise HostError(
+                "Firefox brings no software adapter; install Mesa's (Debian: `apt-get install mesa-vulkan-drivers`), "
+                "or use this machine's GPU with --gpu."
+            )
+        mine |= {"VK_DRIVER_FILES": found[0], "VK_ICD_FILENAMES": found[0]}  # the second is the older name
+    return {**os.environ, **mine}
+
+
+class Firefox:
+    """A headless Firefox with a profile that goes when it does. HostError with one sentence if it does not start."""
+
+    def __init__(self, choice: BrowserChoice) -> None:
+        browser, env = find_browser(), environment(choice)
+        self._profile = Path(tempfile.mkdtemp(prefix="llamaweb-firefox-"))
+        prefs = "".join(f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in _PREFS.items())
+        (self._profile / "user.js").write_text(prefs)
+        command = [browser, "--profile", str(self._profile), "--no-remote", "--remote-debugging-port", "0"]
+        # A session of its own: Ctrl-C in the terminal must reach us alone, and what it starts must end with it.
+        quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        self.process: Any = None
+        try:
+            self.process = subprocess.Popen(command, env=env, start_new_session=True, **quiet)
+            self.bidi = BiDi(self._address(), SCRIPT_SECONDS)
+            self.tab: Tab = self.bidi.tabs()[0]
+        except (OSError, BiDiError, TimeoutError) as error:
+            self.quit()
+            raise HostError(f"{browser} did not start ({error}); {INSTALL}.") from error
+        except BaseException:
+            self.quit()
+            raise
+
+    def _address(self) -> str:
+        """Where it listens, which it tells in its profile."""
+        told, deadline = self._profile / "WebDriverBiDiServer.json", time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise BiDiError(f"it ended at once, with exit code {self.process.returncode}")
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                server = json.loads(told.read_text())
+                return f"ws://{server['ws_host']}:{server['ws_port']}"
+            time.sleep(0.05)
+        raise BiDiError(f"it did not listen within {START_SECONDS} seconds")
+
+    def get(self, url: str) -> None:
+        try:
+            self.tab.get(url)
+        except BiDiError as error:
+            raise unanswered(url, str(error)) from error
+
+    def in_new_tab(self, url: str, function: str, argument: Any) -> Any:
+        try:
+            tab = self.bidi.new_tab()
+            try:
+                tab.get(url)
+                answer = tab.run(WHEN_THERE, function, argument)
+            finally:
+                tab.close()
+        except BiDiError as error:
+            raise unanswered(url, str(error)) from error
+        return value_of(url, answer)
+
+    @property
+    def ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def quit(self) -> None:
+        """Ends the browser, whatever it is at; what is already gone is no error."""
+        if not self.ended:
+            for end in (signal.SIGTERM, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM):
+                self._signal(end)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(_STOP_SECONDS)
+                    break
+        shutil.rmtree(self._profile, ignore_errors=True)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, number)
+            else:
+                self.process.terminate()
