@@ -244,7 +244,7 @@ def test_without_a_gpu_it_is_said_that_gpu_may_be_left_out(
     path = tmp_path / "model.gguf"
     path.write_bytes(tiny_llama())
     monkeypatch.setattr(bridge, "open_page", no_page)
-    monkeypatch.setattr(distribution, "ensure_distribution", lambda report: tmp_path)
+    monkeypatch.setattr(distribution, "ensure_distribution", lambda report, release: tmp_path)
     monkeypatch.setattr(foretell, "_DEV", tmp_path)
     (tmp_path / "nvidia0").touch()
     for more, end in (["--gpu"], "use another, or leave out --gpu for the software adapter.\n"), ([], "use another.\n"):
@@ -256,7 +256,7 @@ def test_without_a_gpu_it_is_said_that_gpu_may_be_left_out(
 def test_that_a_model_has_no_chat_template_is_said_before_a_browser_starts(
     more: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def no_browser(*_: object) -> None:
+    def no_browser(*_: object, **__: object) -> None:
         raise AssertionError("a browser was started")
 
     path = tmp_path / "base.gguf"

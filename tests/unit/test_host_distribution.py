@@ -16,11 +16,11 @@ import pytest
 
 from llamaweb.errors import HostError
 from llamaweb.host import distribution, fetch
-from llamaweb.host.distribution import ensure_distribution, pure_half
+from llamaweb.host.distribution import CDN, DEFAULT, RELEASES, Pyodide, ensure_distribution, pure_half
 
 CONTENT = b"pyodide's core"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-PIN = {"version": "1.0", "npm_sha256": "0", "files": {"pyodide.mjs": SHA256}}
+PIN = Pyodide("1.0", npm_sha256="0", files={"pyodide.mjs": SHA256})
 
 
 @pytest.fixture
@@ -142,3 +142,51 @@ def test_a_second_start_builds_nothing() -> None:
     start = time.monotonic()
     assert ensure_distribution() == folder and folder.stat().st_mtime_ns == before
     assert time.monotonic() - start < 0.1
+
+
+def test_the_release_of_python_3_14_comes_from_the_cdn_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, from_npm: list[str]
+) -> None:
+    assert RELEASES == ("0.29", "314") and DEFAULT == "0.29"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fetch, "answers", lambda url: False)
+    with pytest.raises(HostError) as error:
+        ensure_distribution(release="314")
+    assert str(error.value) == (
+        f"Pyodide 314.0.7 needs its NumPy, which Pyodide's CDN ({CDN}) has and no package registry, and the CDN "
+        "does not answer here; use --pyodide 0.29, or a network that lets it through."
+    )
+    assert from_npm == [] and list((tmp_path / "llamaweb").iterdir()) == []
+
+
+def test_where_the_cdn_answers_every_part_of_a_release_comes_from_it(
+    cdn: tuple[str, Path], from_npm: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A stand-in release like 314, whose lock file tells the hashes of its packages."""
+    url, root = cdn
+    wheels = root / "pyodide" / "v1.0" / "full"
+    wheels.mkdir(parents=True)
+    packages = {}
+    for name in ("numpy", "pyyaml", "markupsafe"):
+        wheel = wheels / f"{name}-1-cp314-cp314-pyemscripten_2026_0_wasm32.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"{name}-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        packages[name] = {"name": name, "file_name": wheel.name, "sha256": fetch.sha256_of(wheel)}
+    core = root / "npm" / "pyodide@1.0"
+    (core / "pyodide-lock.json").write_text(json.dumps({"info": {"python": "3.14.2"}, "packages": packages}))
+    (core / "package.json").write_text("{}")
+    files = {"pyodide-lock.json": fetch.sha256_of(core / "pyodide-lock.json")}
+    release = {"version": "1.0", "npm_sha256": "0", "files": files}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(distribution._PINS, "pyodide", {"314": release})
+    monkeypatch.setattr(distribution, "_pure", lambda *_: None)
+    folder = ensure_distribution(release="314", cdn=url)
+    assert {path.name for path in folder.iterdir()} == {
+        "pyodide-lock.json",
+        *(p["file_name"] for p in packages.values()),
+    }
+    assert from_npm == []
+    (wheels / packages["numpy"]["file_name"]).unlink()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "anew"))
+    with pytest.raises(HostError, match="needs its NumPy, which Pyodide's CDN"):
+        ensure_distribution(release="314", cdn=url)

@@ -19,6 +19,8 @@ import llamaweb
 from llamaweb.errors import HostError, LlamaWebError, ModelWarning
 from llamaweb.host.browser import BROWSERS, BrowserChoice
 from llamaweb.host.commands import AT_ONCE, COMMANDS
+from llamaweb.host.distribution import DEFAULT as DEFAULT_RELEASE
+from llamaweb.host.distribution import RELEASES
 from llamaweb.host.interrupt import at_once
 from llamaweb.host.models import DEFAULT, PACKAGED, RANDOM
 from llamaweb.host.output import Output
@@ -166,6 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     serve = _command(commands, "serve", "serve the demo pages")
+    _pyodide(serve)
     serve.add_argument("--port", type=_whole(0, 65535), default=8000, metavar="P", help="0: a free one (8000)")
     return parser
 
@@ -176,6 +179,7 @@ def _command(commands: Any, name: str, help: str, browser: bool = False) -> argp
     parser.add_argument("model", nargs="?", default=DEFAULT, metavar="MODEL", help=models)
     parser.add_argument("--json", action="store_true", help=_JSON)
     if browser:
+        _pyodide(parser)
         parser.add_argument("--browser", choices=BROWSERS, default="chromium", help="which to use (chromium)")
         parser.add_argument("--chrome", metavar="PATH", help="the Chromium to use")
         parser.add_argument(
@@ -183,6 +187,11 @@ def _command(commands: Any, name: str, help: str, browser: bool = False) -> argp
         )
         parser.add_argument("--gpu", action="store_true", help="use this machine's GPU, not the software adapter")
     return parser
+
+
+def _pyodide(parser: argparse.ArgumentParser) -> None:
+    told = f"the release of Pyodide ({DEFAULT_RELEASE}); 314, with Python 3.14, comes from Pyodide's CDN alone"
+    parser.add_argument("--pyodide", choices=RELEASES, default=DEFAULT_RELEASE, help=told)
 
 
 def _context(parser: argparse.ArgumentParser, default: int | None = None, least: int = 0) -> None:

@@ -176,7 +176,7 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
         await _header(args.model, out)  # a file that no page could read is refused here
         say_size(args.model, out)
         model = Path(resolve(args.model, out.report))
-        site = Site(ensure_distribution(out.report), _files(model), default=model.name)
+        site = Site(ensure_distribution(out.report, release=args.pyodide), _files(model), default=model.name)
     async with serving(site, args.port) as server:
         out.result({"url": server.url}, f"LlamaWeb is at {server.url} (Ctrl-C ends it)")
         await asyncio.Event().wait()
@@ -233,7 +233,7 @@ async def _model_page(
         choice = replace(args.choice, gpu=takes_gpu(args.choice.gpu, out))
         model = resolve(args.model, out.report)
         files_of_model = {} if isinstance(model, str) else _files(model)
-        site = Site(ensure_distribution(out.report), files_of_model, files, folders)
+        site = Site(ensure_distribution(out.report, release=args.pyodide), files_of_model, files, folders)
     try:
         async with open_page(site, choice, out.report) as page:
             yield page, model if isinstance(model, str) else page.server.model_url(model.name)

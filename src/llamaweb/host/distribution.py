@@ -16,6 +16,7 @@ import tempfile
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +29,43 @@ from llamaweb.host.report import Report, silent
 
 CDN = "https://cdn.jsdelivr.net"
 _LOCK = "pyodide-lock.json"
-_PINS = Path(__file__).with_name("pins.toml")
+_PINS_FILE = Path(__file__).with_name("pins.toml")
+_PINS: dict[str, Any] = tomllib.loads(_PINS_FILE.read_text())
 # Raise when the way of assembling changes and folders of old should not be used any more.
 _RECIPE = 2
 
 
-def ensure_distribution(report: Report = silent, *, tests: bool = False, cdn: str = CDN) -> Path:
-    """The Pyodide distribution folder, assembled on the first call; with `tests`, pytest's wheels are in it too.
+@dataclass(frozen=True)
+class Pyodide:
+    """A release as it is pinned: its core's files by their sha256, and NumPy as a registry has it, if one does."""
+
+    version: str
+    npm_sha256: str
+    files: dict[str, str]
+    numpy: dict[str, str] | None = None
+
+
+RELEASES = tuple(_PINS["pyodide"])
+DEFAULT = RELEASES[0]
+
+
+def ensure_distribution(
+    report: Report = silent, *, release: str = DEFAULT, tests: bool = False, cdn: str = CDN
+) -> Path:
+    """The folder of one of RELEASES of Pyodide, assembled on the first call; with `tests`, pytest's wheels are in it
+    too.
 
     Raises HostError, with what to do, if a part can be had from nowhere.
     """
-    pins = _pins()
-    key = hashlib.sha256(_PINS.read_bytes() + bytes([_RECIPE])).hexdigest()[:12]
-    folder = kept.cache_root() / f"pyodide-{pins['pyodide']['version']}-{key}{'-test' if tests else ''}"
+    pyodide = Pyodide(**_PINS["pyodide"][release])
+    key = hashlib.sha256(_PINS_FILE.read_bytes() + bytes([_RECIPE])).hexdigest()[:12]
+    folder = kept.cache_root() / f"pyodide-{pyodide.version}-{key}{'-test' if tests else ''}"
     if folder.is_dir():
         return folder
     if tests:
-        base = ensure_distribution(report, cdn=cdn)
-        return _build(folder, lambda stage: _assemble_tests(stage, base, pins, report))
-    return _build(folder, lambda stage: _assemble(stage, pins, cdn, report))
-
-
-def _pins() -> dict[str, Any]:
-    return tomllib.loads(_PINS.read_text())
+        base = ensure_distribution(report, release=release, cdn=cdn)
+        return _build(folder, lambda stage: _assemble_tests(stage, base, pyodide, report))
+    return _build(folder, lambda stage: _assemble(stage, pyodide, cdn, report))
 
 
 def _build(folder: Path, assemble: Callable[[Path], None]) -> Path:
@@ -70,19 +85,20 @@ def _build(folder: Path, assemble: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _assemble(stage: Path, pins: dict[str, Any], cdn: str, report: Report) -> None:
-    version = pins["pyodide"]["version"]
-    report(f"Pyodide {version}: asking its CDN")
-    online = fetch.answers(f"{cdn}/npm/pyodide@{version}/package.json")
+def _assemble(stage: Path, pyodide: Pyodide, cdn: str, report: Report) -> None:
+    report(f"Pyodide {pyodide.version}: asking its CDN")
+    online = fetch.answers(f"{cdn}/npm/pyodide@{pyodide.version}/package.json")
+    if not online and pyodide.numpy is None:
+        raise HostError(_only_there(pyodide))
     with _scratch(stage) as scratch:
-        _core(stage, scratch, pins["pyodide"], cdn if online else None, report)
-        _compiled(stage, scratch, pins, cdn if online else None, report)
+        _core(stage, scratch, pyodide, cdn if online else None, report)
+        _compiled(stage, scratch, pyodide, cdn if online else None, report)
         report("Packages for Pyodide")
-        _pure(stage, scratch, pins["pure"])
-    _write_lock(stage, f"{cdn}/pyodide/v{version}/full/")
+        _pure(stage, scratch, _PINS["pure"])
+    _write_lock(stage, f"{cdn}/pyodide/v{pyodide.version}/full/")
 
 
-def _assemble_tests(stage: Path, base: Path, pins: dict[str, Any], report: Report) -> None:
+def _assemble_tests(stage: Path, base: Path, pyodide: Pyodide, report: Report) -> None:
     report("Test packages for Pyodide")
     for file in base.iterdir():
         try:
@@ -90,8 +106,15 @@ def _assemble_tests(stage: Path, base: Path, pins: dict[str, Any], report: Repor
         except OSError:
             shutil.copy(file, stage / file.name)
     with _scratch(stage) as scratch:
-        _pure(stage, scratch, pins["test"])
-    _write_lock(stage, f"{CDN}/pyodide/v{pins['pyodide']['version']}/full/")
+        _pure(stage, scratch, _PINS["test"])
+    _write_lock(stage, f"{CDN}/pyodide/v{pyodide.version}/full/")
+
+
+def _only_there(pyodide: Pyodide) -> str:
+    return (
+        f"Pyodide {pyodide.version} needs its NumPy, which Pyodide's CDN ({CDN}) has and no package registry, and the "
+        f"CDN does not answer here; use --pyodide {DEFAULT}, or a network that lets it through."
+    )
 
 
 @contextlib.contextmanager
@@ -100,42 +123,50 @@ def _scratch(stage: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _core(stage: Path, scratch: Path, pin: dict[str, Any], cdn: str | None, report: Report) -> None:
-    files: dict[str, str] = pin["files"]
+def _core(stage: Path, scratch: Path, pyodide: Pyodide, cdn: str | None, report: Report) -> None:
+    package = f"pyodide@{pyodide.version}"
     if cdn:
         try:
-            for name, sha256 in files.items():
-                fetch.download(f"{cdn}/npm/pyodide@{pin['version']}/{name}", stage / name, sha256, report)
+            for name, sha256 in pyodide.files.items():
+                fetch.download(f"{cdn}/npm/{package}/{name}", stage / name, sha256, report)
             return
         except HostError:
             report("Pyodide's CDN broke off; going on with npm")
-    report(f"Pyodide {pin['version']} from npm")
-    tarball = fetch.npm_pack(f"pyodide@{pin['version']}", pin["npm_sha256"], scratch)
-    fetch.unpack_members(tarball, {f"package/{name}": stage / name for name in files})
-    for name, sha256 in files.items():
+    report(f"Pyodide {pyodide.version} from npm")
+    tarball = fetch.npm_pack(package, pyodide.npm_sha256, scratch)
+    fetch.unpack_members(tarball, {f"package/{name}": stage / name for name in pyodide.files})
+    for name, sha256 in pyodide.files.items():
         fetch.check_sha256(stage / name, sha256)
 
 
-def _compiled(stage: Path, scratch: Path, pins: dict[str, Any], cdn: str | None, report: Report) -> None:
+def _compiled(stage: Path, scratch: Path, pyodide: Pyodide, cdn: str | None, report: Report) -> None:
     official = _read_lock(stage)["packages"]
-    for name, pin in pins["compiled"].items():
+    for name in ("numpy", *_PINS["compiled"]):
         if cdn:
             spec = official[name]
-            url = f"{cdn}/pyodide/v{pins['pyodide']['version']}/full/{spec['file_name']}"
+            url = f"{cdn}/pyodide/v{pyodide.version}/full/{spec['file_name']}"
             try:
                 fetch.download(url, stage / spec["file_name"], spec["sha256"], report)
                 continue
             except HostError:
                 report(f"{name} is not on the CDN; going on with the registries")
         report(f"{name} for Pyodide")
-        if "npm" in pin:
-            tarball = fetch.npm_pack(pin["npm"], pin["npm_sha256"], scratch)
-            wheel = stage / Path(pin["member"]).name
-            fetch.unpack_members(tarball, {pin["member"]: wheel})
-            fetch.check_sha256(wheel, pin["sha256"])
+        if name == "numpy":
+            _numpy(stage, scratch, pyodide)
         else:
+            pin = _PINS["compiled"][name]
             (wheel,) = fetch.pip_download({name: (pin["version"], pin["sha256"])}, scratch, pin["platform"])
             pure_half(wheel, stage)
+
+
+def _numpy(stage: Path, scratch: Path, pyodide: Pyodide) -> None:
+    pin = pyodide.numpy
+    if pin is None:
+        raise HostError(_only_there(pyodide))
+    tarball = fetch.npm_pack(pin["npm"], pin["npm_sha256"], scratch)
+    wheel = stage / Path(pin["member"]).name
+    fetch.unpack_members(tarball, {pin["member"]: wheel})
+    fetch.check_sha256(wheel, pin["sha256"])
 
 
 def _pure(stage: Path, scratch: Path, pins: dict[str, Any]) -> None:
