@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from zlib import crc32
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class DeviceProfile:
     """Limits and features of a WebGPU adapter, named after them; the defaults are what every WebGPU device has.
 
     subgroup_size: the size of every subgroup, or 0 where it varies or there are none. packed_dot: WGSL has the dot
-    product of 4x8-bit integers. f16: shaders may compute in f16. subgroup_matrices: an experimental feature.
+    product of 4x8-bit integers. f16: shaders may compute in f16. subgroup_matrices: an experimental feature. software:
+    the browser says that it is a fallback, computed by the CPU.
     """
 
     name: str = "any WebGPU device"
@@ -38,6 +40,12 @@ class DeviceProfile:
     timestamp_query: bool = False
     f16: bool = False
     subgroup_matrices: tuple[SubgroupMatrix, ...] = ()
+    software: bool = False
+
+    @property
+    def key(self) -> str:
+        """What is found out about a device is kept under this: adapters differ in it where no browser names them."""
+        return f"{self.name} {crc32(repr(astuple(self)).encode()):08x}"
 
 
 DESKTOP = DeviceProfile(

@@ -162,7 +162,7 @@ def test_a_storage_that_is_damaged_or_refused_does_not_stop_tuning(
             await file.write(text);
             await file.close();
         }"""
-        await run_js(write)(text.replace("ADAPTER", device.profile.name).replace("EDITION", edition()))
+        await run_js(write)(text.replace("ADAPTER", device.profile.key).replace("EDITION", edition()))
         device.close()
 
     async def kept():

@@ -34,6 +34,7 @@ PROFILES = {
     "phone with the packed dot": replace(LEAST, packed_dot=True),
     "phone with f16": replace(LEAST, f16=True),
     "software, 4 lanes": replace(DESKTOP, subgroup_size=4),
+    "software, Firefox's": replace(LEAST, software=True, packed_dot=True, f16=True, **LARGE),
     "8 lanes": replace(DESKTOP, subgroup_size=8),
     "16 lanes": replace(DESKTOP, subgroup_size=16),
     "16 lanes, f16, large": replace(DESKTOP, subgroup_size=16, f16=True, **LARGE),

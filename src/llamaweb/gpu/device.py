@@ -182,8 +182,10 @@ def _profile(adapter: Any, limits: dict[str, int], features: list[str]) -> Devic
     fixed = "subgroups" in features and sizes[0] == sizes[1]
     wgsl = getattr(js.navigator.gpu, "wgslLanguageFeatures", None)
     name = " ".join(str(part) for part in (info.vendor, info.architecture, info.description) if part)
+    # Firefox names no adapter, but says which are none of a GPU; Chromium has moved that word from here to there.
+    software = bool(getattr(info, "isFallbackAdapter", False) or getattr(adapter, "isFallbackAdapter", False))
     return DeviceProfile(
-        name=name or "unnamed adapter",
+        name=name or ("unnamed software adapter" if software else "unnamed adapter"),
         max_buffer_size=limits["maxBufferSize"],
         max_storage_buffer_binding_size=limits["maxStorageBufferBindingSize"],
         max_storage_buffers_per_shader_stage=limits["maxStorageBuffersPerShaderStage"],
@@ -196,6 +198,7 @@ def _profile(adapter: Any, limits: dict[str, int], features: list[str]) -> Devic
         subgroup_matrices=_subgroup_matrices(info)
         if fixed and "chromium-experimental-subgroup-matrix" in features
         else (),
+        software=software,
     )
 
 

@@ -27,7 +27,7 @@ MOST_S = 60.0  # of work that nobody waits for, after which no other group is be
 async def kept_choices(plan: ModelPlan, profile: DeviceProfile) -> dict[Shape, Variant]:
     """What tuning has found on a device before for the kernels of a plan."""
     kept = await _kept()
-    return from_json(kept.get(profile.name), list(places(plan)), profile) if kept else {}
+    return from_json(kept.get(profile.key), list(places(plan)), profile) if kept else {}
 
 
 async def _kept() -> dict[str, Any]:
@@ -38,7 +38,7 @@ async def _kept() -> dict[str, Any]:
 
 async def _keep(profile: DeviceProfile, choices: Choices) -> None:
     kept = await _kept()
-    devices = {**kept, profile.name: {**_dict(kept.get(profile.name)), **to_json(choices)}}
+    devices = {**kept, profile.key: {**_dict(kept.get(profile.key)), **to_json(choices)}}
     await save_json(FILE, {"kernels": edition(), "devices": devices})
 
 

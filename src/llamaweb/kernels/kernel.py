@@ -73,8 +73,8 @@ BIAS = Slot("bias", "f32", "read")
 
 
 def is_cpu(profile: DeviceProfile) -> bool:
-    """Whether the adapter is a software one: narrow subgroups mean few lanes in all."""
-    return 4 <= profile.subgroup_size <= 8
+    """Whether the adapter is a software one: it says so, or narrow subgroups mean few lanes in all."""
+    return profile.software or 4 <= profile.subgroup_size <= 8
 
 
 def spread(workgroups: int) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from llamaweb.kernels.formats import BLOCK, Format
-from llamaweb.kernels.kernel import BATCH, BIAS, GLU, NORM, Launch, arena, is_cpu, kernel, spread, weight
+from llamaweb.kernels.kernel import BATCH, BIAS, GLU, NORM, Launch, arena, kernel, spread, weight
 from llamaweb.profile import DeviceProfile
 
 _PACKED_CHUNK = 192  # blocks of activations in workgroup memory …
@@ -72,8 +72,8 @@ def default(format: Format, k: int, n: int, epilogue: str, profile: DeviceProfil
         workgroup = 512 if k > 2048 and profile.max_compute_invocations_per_workgroup >= 512 else 256
         return MulMatVec(workgroup, size, 1, size, packed=True, blocks=blocks)
     if not 16 <= size <= 64:
-        lanes = size if is_cpu(profile) else 16
-        return MulMatVec(64, lanes, 2 if epilogue in GLU or n < 8192 else 4, size if is_cpu(profile) else 0)
+        narrow = size if 4 <= size <= 8 else 0  # a CPU's subgroups; others are too narrow or too wide, or vary
+        return MulMatVec(64, narrow or 16, 2 if epilogue in GLU or n < 8192 else 4, narrow)
     if n >= 16384:
         return MulMatVec(128, size, 8, size)  # enough rows to fill the GPU: more of them share the activations
     if k >= 2048:
