@@ -21,7 +21,7 @@ from llamaweb.host.page_wheel import page_wheel
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 
 # What runs in the page for one `Page.run`: exceptions go back as themselves where this side knows them too.
-_CALL = """
+CALL = """
 async def __call(source, name, payload):
     import base64, inspect, pickle, traceback
     try:
@@ -109,7 +109,7 @@ class Page:
             f"""
             const bytes = Uint8Array.from(atob({wheel!r}), c => c.charCodeAt(0));
             pyodide.unpackArchive(bytes, "wheel");
-            pyodide.runPython({_CALL!r});
+            pyodide.runPython({CALL!r});
             """
         )
 
@@ -131,13 +131,14 @@ class Page:
             name, source = code.__name__, textwrap.dedent(inspect.getsource(code))
             source = source[min(i for i in (source.find("async def "), source.find("def ")) if i >= 0) :]
         payload = base64.b64encode(pickle.dumps(args)).decode()
-        answer = self.runner.run_js(
-            f"return await pyodide.globals.get('__call')({source!r}, {name!r}, {payload!r});", pyodide_checks=False
-        )
-        good, value, trace = pickle.loads(base64.b64decode(answer))
+        good, value, trace = pickle.loads(base64.b64decode(self._ask(source, name, payload)))
         if good:
             return value
         if value is None:
             raise PageError(trace)
         value.add_note(trace)
         raise value
+
+    def _ask(self, source: str, name: str, payload: str) -> str:
+        call = f"return await pyodide.globals.get('__call')({source!r}, {name!r}, {payload!r});"
+        return self.runner.run_js(call, pyodide_checks=False)
