@@ -69,7 +69,7 @@ const PHASES = ["python", "header", "weights", "pipelines"];
 
 function showPhase(progress) {
   const { phase, done = 0, total = 0 } = progress;
-  const now = PHASES.indexOf(phase === "tuning" ? "pipelines" : phase);
+  const now = PHASES.indexOf(phase);
   for (const [here, item] of at("loading").querySelectorAll("li").entries()) {
     const [name, told, bar] = item.children;
     if (here === now && item.dataset.stage !== "now") announce(name.textContent);
@@ -101,6 +101,7 @@ async function loading(next) {
   [source, loaded] = [next, null];
   if (!again) forget();
   enter("loading");
+  at("tuning").hidden = true;
   at("loading-title").textContent = `Loading ${next.name}`;
   at("loading-title").focus();
   showPhase({ phase: pythonIsReady ? "header" : "python" });
@@ -120,6 +121,13 @@ async function loading(next) {
   }
   call = null;
 }
+
+// Kernels are timed while nobody waits, once a GPU; an answer may be slower until then, and is the same.
+engine.onlate = (progress) => {
+  if (progress.phase !== "tuning" || !loaded) return;
+  at("tuning").hidden = progress.done >= progress.total;
+  at("tuning").textContent = `Finding this GPU’s fastest kernels, while nothing else is to do: ${amount(progress)}`;
+};
 
 async function objectionTo(files) {
   for (const file of files) {

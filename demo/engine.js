@@ -9,6 +9,7 @@ export class EngineError extends Error {
 
 export class Engine {
   ready; // a promise: Python has started
+  onlate = () => {}; // takes events of commands that have ended: what goes on in the background
   #worker = new Worker("worker.js", { type: "module" });
   #calls = new Map();
   #last = 0;
@@ -49,7 +50,7 @@ export class Engine {
 
   #take(id, event) {
     const call = this.#calls.get(id);
-    if (!call) return;
+    if (!call) return this.onlate(event);
     if (event.event === "result" || event.event === "error") this.#calls.delete(id);
     if (event.event === "result") call.resolve(event);
     else if (event.event === "error") call.reject(new EngineError(event));

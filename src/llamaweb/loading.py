@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llamaweb.chat import check_chat
 from llamaweb.errors import DeviceLostError, ModelChangedError
@@ -71,6 +71,24 @@ class Loaded:
         self.executor.device.close()
 
 
+class _Behind:
+    """Progress of what goes on beside something else: it is told when that is done, so that phases are in order."""
+
+    def __init__(self) -> None:
+        self._last: Progress | None = None
+        self._to: Callable[[Progress], None] | None = None
+
+    def tell(self, progress: Progress) -> None:
+        self._last = progress
+        if self._to:
+            self._to(progress)
+
+    def go_on(self, to: Callable[[Progress], None]) -> None:
+        self._to = to
+        if self._last:
+            to(self._last)
+
+
 def _report(options: LoadOptions, phase: str, unit: str = "") -> Callable[[int, int], None]:
     meter, tell = Meter(phase, unit, now_ms), options.progress or (lambda _: None)
     return lambda done, total: tell(meter.progress(done, total))
@@ -83,6 +101,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
     """
     began = now_ms()
     report = options.progress or (lambda _: None)
+    compiled = _Behind()
     opened = [source]
     device = executor = repacking = compiling = None
     try:
@@ -115,12 +134,13 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         executor = Executor(device, planner.plan(choices), pipelines)
         await executor.allocate()
         # Kernels compile while Python has the vocabulary to make, and while weights come.
-        compiling = begin(executor.prepare(FIRST, _report(options, "pipelines")))
+        compiling = begin(executor.prepare(FIRST, _report(replace(options, progress=compiled.tell), "pipelines")))
         await asyncio.sleep(0)
         tokenizer = load_tokenizer(file.metadata)
         before_weights = now_ms()
         await upload(executor, file, sources, repacking, _report(options, "weights", "B"))
         weights_ms = now_ms() - before_weights
+        compiled.go_on(report)
         await compiling
         await _close(opened)
         tuning = Tuning(executor, planner, choices)
