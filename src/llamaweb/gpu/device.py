@@ -177,11 +177,12 @@ async def _adapter(gpu: Any) -> Any:
 
 
 def _profile(adapter: Any, limits: dict[str, int], features: list[str]) -> DeviceProfile:
-    info = adapter.info
+    info = getattr(adapter, "info", None)  # browsers of 2024 have none
     sizes = (getattr(info, "subgroupMinSize", 0) or 0, getattr(info, "subgroupMaxSize", 0) or 0)
     fixed = "subgroups" in features and sizes[0] == sizes[1]
     wgsl = getattr(js.navigator.gpu, "wgslLanguageFeatures", None)
-    name = " ".join(str(part) for part in (info.vendor, info.architecture, info.description) if part)
+    parts = (getattr(info, part, "") for part in ("vendor", "architecture", "description"))
+    name = " ".join(str(part) for part in parts if part)
     # Firefox names no adapter, but says which are none of a GPU; Chromium has moved that word from here to there.
     software = bool(getattr(info, "isFallbackAdapter", False) or getattr(adapter, "isFallbackAdapter", False))
     return DeviceProfile(
