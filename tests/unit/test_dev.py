@@ -37,6 +37,7 @@ def calls(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return 0 if any("apt-get install" in c for c in commands) or "update" in command else 1
 
     monkeypatch.setattr(dev, "run", run)
+    monkeypatch.setattr(dev, "amount", lambda packages: f"Need to get 800 MB of {len(packages)} archives.")
     monkeypatch.setattr(dev.shutil, "which", lambda name: f"/usr/bin/{name}" if name == "apt-get" else None)
     return commands
 
@@ -53,10 +54,11 @@ def test_as_root_a_missing_venv_module_is_installed_and_tried_again(
 
 
 def test_as_root_a_missing_browser_is_installed(
-    dev: ModuleType, calls: list[str], monkeypatch: pytest.MonkeyPatch
+    dev: ModuleType, calls: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(dev.os, "geteuid", lambda: 0)
     dev.browser()
+    assert "Need to get 800 MB of 2 archives." in capsys.readouterr().err
     assert calls[-1] == "apt-get install -y -qq chromium chromium-driver"
 
 
