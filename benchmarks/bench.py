@@ -2,7 +2,7 @@
 
 arguments: RESULTS.json MODELS_FOLDER DONOR.gguf PROMPT_TOKENS GEN_TOKENS REPETITIONS MODEL ...
 MODEL: a file or synthetic:SHAPE:FORMAT (written into MODELS_FOLDER with DONOR's tokenizer), then @DEPTH for tokens in
-the context before, and + for a profile.
+the context before, =fast for that precision, and + for a profile.
 """
 
 import json
@@ -38,13 +38,16 @@ async def model_file(model: str) -> str:
     return f"{folder}/{name}"
 
 
-async def measure(path: str, depth: int, profiled: bool) -> dict:
-    async with await Llama.load(await js.openFile(path), n_ctx=max(2048, depth + n_prompt + n_generate)) as llm:
+async def measure(path: str, depth: int, precision: str, profiled: bool) -> dict:
+    n_ctx = max(2048, depth + n_prompt + n_generate)
+    async with await Llama.load(await js.openFile(path), n_ctx=n_ctx, precision=precision) as llm:
+        await llm.tuned()
         result = await bench(llm, prompt_tokens=n_prompt, gen_tokens=n_generate, reps=reps, depth=depth)
         result |= {"memory": llm.memory, "adapter": llm.adapter, "dispatches_per_token": llm.dispatches_per_token}
         if profiled:
             result["profile"] = (await llm.profile(n_prompt=n_prompt, n_generate=32, depth=depth)).report()
-    return {"model": os.path.basename(path), **with_floor(result, await floor(llm.file))}
+    unusual = {"precision": precision} if precision != "high" else {}
+    return {"model": os.path.basename(path), **unusual, **with_floor(result, await floor(llm.file))}
 
 
 def line(result: dict) -> str:
@@ -55,9 +58,10 @@ def line(result: dict) -> str:
 
 
 for asked in rest[3:]:
-    name, _, depth = asked.rstrip("+").partition("@")
+    name, _, precision = asked.rstrip("+").partition("=")
+    name, _, depth = name.partition("@")
     try:
-        result = await measure(await model_file(name), int(depth or 0), asked.endswith("+"))
+        result = await measure(await model_file(name), int(depth or 0), precision or "high", asked.endswith("+"))
     except LlamaWebError as error:
         print(f"{asked}: {error}")
         continue

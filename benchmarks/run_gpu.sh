@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A table of models in one run on this machine's GPU, with the yardstick beside each: in Node, and, where pack.sh's
 # browser is unpacked too, in Chromium.
-#   usage: run_gpu.sh [MODEL ...]     MODEL as in bench.py: synthetic:SHAPE:FORMAT[@DEPTH][+]; the table if none
+#   usage: run_gpu.sh [MODEL ...]     MODEL as in bench.py: synthetic:SHAPE:FORMAT[@DEPTH][=fast][+]; a table if none
 #   environment: RIG (/tmp/rig), SOURCE (the checkout this file is in), RESULTS (results.json), MODELS (/tmp/models),
 #                SIZES ("512 128 3": prompt, generated, repetitions), BROWSER (/tmp/browser), FLAGS of
 #                `llamaweb bench` ("--gpu"), RUNTIMES ("node chromium")
@@ -28,10 +28,11 @@ done
 chmod +x "$bin"/*
 export PYTHONPATH=$source/src:$browser/site PATH=$bin:$PATH XDG_CACHE_HOME=$rig/cache
 for asked in "$@"; do
-  name=${asked%+} depth=0
+  name=${asked%+} depth=0 precision=high
+  case $name in *=*) precision=${name#*=} name=${name%=*} ;; esac
   case $name in *@*) depth=${name#*@} name=${name%@*} ;; esac
   case $name in synthetic:*) name=${name#synthetic:} name=$models/synthetic-${name/:/-}.gguf ;; esac
   # shellcheck disable=SC2086  # FLAGS are words
   python3 -m llamaweb.host.cli bench "$name" --chrome "$bin/chromium-headless-shell" ${FLAGS---gpu} --floor --prompt-tokens "$prompt" \
-    --gen-tokens "$generated" --reps "$reps" --depth "$depth" --output "$results" || true
+    --gen-tokens "$generated" --reps "$reps" --depth "$depth" --precision "$precision" --output "$results" || true
 done

@@ -28,7 +28,9 @@ def speed(results: Sequence[Result]) -> str:
         mine = [r for r in results if (r["adapter"], r["runtime"]) == device]
         rows = [
             (
-                _name(r) + (f", cache in {r['type_k']}/{r['type_v']}" if "type_k" in r else ""),
+                _name(r)
+                + (f", cache in {r['type_k']}/{r['type_v']}" if "type_k" in r else "")
+                + (f", {r['precision']}" if "precision" in r else ""),
                 f"{r['depth']:,}",
                 f"{r['prompt_tokens']:,} / {r['gen_tokens']:,}",
                 _number(r["prefill_per_second"]),

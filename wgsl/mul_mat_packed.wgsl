@@ -5,8 +5,11 @@
 {% set loads_w = (tile_n * depth + invocations - 1) // invocations %}
 {% set loads_x = (tile_m * depth + invocations - 1) // invocations %}
 {% set packed = true %}
-// As mul_mat, with the packed 4x8-bit integer dot: x_q8 has integers of 8 bits (quantize.wgsl). A step is {{ depth }} blocks of 32
-// columns; while one is computed out of workgroup memory, the next one is on its way into registers.
+{% set parts = bits // 4 %}
+{% set at_once = 4 %}{# rows of results between two questions whether they have a token: each question costs some time #}
+// As mul_mat, with the packed 4x8-bit integer dot: x_q has integers of {{ bits }} bits (quantize.wgsl){{ ", whose high and low bytes take" if bits == 16 }}
+// {{ "a dot each. " if bits == 16 }}A step is {{ depth }} blocks of 32 columns; while one is computed out of workgroup memory, the next one is on its way
+// into registers.
 {% include "common/packed_dot.wgsl" %}
 {% include "common/bindings.wgsl" %}
 {% import "common/block.wgsl" as w with context %}
@@ -14,11 +17,11 @@
 {% include "formats/" ~ format ~ ".wgsl" %}
 {{ product }}
 const DEPTH = {{ depth }}u;
-const SCALES = {{ n_tokens * (k // 32) * 2 }}u;  // of x, behind its codes: [block][token], four a vector
+const SCALES = {{ n_tokens * (k // 32) * parts }}u;  // of x, behind its codes: [block][token], four a vector
 {% set sums = "vec3<f32>" if split else "vec2<f32>" %}
 {% set scales = "vec4<f32>" if split else "vec2<f32>" %}
 
-var<workgroup> tile_x: array<vec4<u32>, {{ 2 * depth * tile_m }}>;  // [block][half][token]
+var<workgroup> tile_x: array<vec4<u32>, {{ parts * depth * tile_m }}>;  // [block][half{{ ", of high bytes, then of low ones" if bits == 16 }}][token]
 var<workgroup> tile_w: array<vec4<u32>, {{ 2 * depth * tile_n }}>;  // [block][half][row]
 var<workgroup> scales_x: array<{{ sums }}, {{ depth * tile_m }}>;  // d, and sums of d * x over the block{{ " or its halves" if split }}
 var<workgroup> scales_w: array<{{ scales }}, {{ depth * tile_n }}>;  // d and m{{ ", of each half" if split }}
@@ -40,20 +43,29 @@ var<workgroup> scales_w: array<{{ scales }}, {{ depth * tile_n }}>;  // d and m{
 {% for p in range(loads_x) %}
   {
     let b = min({{ first }} + block_x{{ p }}, NB - 1u);
-    let at = (token_x{{ p }} * NB + b) * 2u;
-    low{{ p }} = x_q8[at];
-    high{{ p }} = x_q8[at + 1u];
+    let at = (token_x{{ p }} * NB + b) * {{ parts }}u;
+{% for part in range(parts) %}
+    x{{ p }}_{{ part }} = x_q[at + {{ part }}u];
+{% endfor %}
     let s = b * {{ n_tokens }}u + token_x{{ p }};
-    scale{{ p }} = bitcast<f32>(x_q8[SCALES + s / 4u][s % 4u]);
+    scale{{ p }} = bitcast<f32>(x_q[SCALES + s / 4u][s % 4u]);
   }
 {% endfor %}
 {% endmacro %}
 {% for p in range(loads_x) %}
-  var low{{ p }}: vec4<u32>;
-  var high{{ p }}: vec4<u32>;
+{% for part in range(parts) %}
+  var x{{ p }}_{{ part }}: vec4<u32>;
+{% endfor %}
   var scale{{ p }}: f32;
 {% endfor %}
 {{ fetch("0u", "var ") }}
+{% macro sum(v) %}{% for c in "xyzw" %}dot4I8Packed({{ v }}.{{ c }}, 0x01010101u){{ " + " if not loop.last }}{% endfor %}{% endmacro %}
+{% macro half(w, v) %}{% for c in "xyzw" %}dot4I8Packed({{ w }}.{{ c }}, {{ v }}.{{ c }}){{ " + " if not loop.last }}{% endfor %}{% endmacro %}
+{# Row j of the tile of W by token i, over some halves of the block #}
+{% macro product_of(j, halves) %}
+{% for h in halves %}{% if bits == 16 and loop.first %}(({% endif %}{{ half("w%d_%d" % (j, h), "v%d" % h) }}{{ " + " if not loop.last }}{% endfor %}
+{%- if bits == 16 %}) << 8u){% for h in halves %} + {{ half("w%d_%d" % (j, h), "v%d" % (h + 2)) }}{% endfor %}{% endif %}
+{% endmacro %}
   for (var first = 0u; first < NB; first += DEPTH) {
     workgroupBarrier();
 {% for p in range(loads_w) %}
@@ -68,42 +80,52 @@ var<workgroup> scales_w: array<{{ scales }}, {{ depth * tile_n }}>;  // d and m{
 {% endfor %}
 {% for p in range(loads_x) %}
     {
-      let at = 2u * block_x{{ p }} * {{ tile_m }}u + slot_x{{ p }};
-      tile_x[at] = low{{ p }};
-      tile_x[at + {{ tile_m }}u] = high{{ p }};
-{% macro sum(v) %}{% for c in "xyzw" %}dot4I8Packed({{ v }}.{{ c }}, 0x01010101u){{ " + " if not loop.last }}{% endfor %}{% endmacro %}
-      let s = vec2<f32>(vec2<i32>({{ sum("low%d" % p) }}, {{ sum("high%d" % p) }}));
-      scales_x[block_x{{ p }} * {{ tile_m }}u + slot_x{{ p }}] = scale{{ p }} * {{ "vec3<f32>(1.0, s)" if split else "vec2<f32>(1.0, s.x + s.y)" }};
+      let at = {{ parts }}u * block_x{{ p }} * {{ tile_m }}u + slot_x{{ p }};
+{% for part in range(parts) %}
+      tile_x[at + {{ part * tile_m }}u] = x{{ p }}_{{ part }};
+{% endfor %}
+{% if bits == 16 %}
+      let s0 = (({{ sum("x%d_0" % p) }}) << 8u) + {{ sum("x%d_2" % p) }};
+      let s1 = (({{ sum("x%d_1" % p) }}) << 8u) + {{ sum("x%d_3" % p) }};
+{% else %}
+      let s0 = {{ sum("x%d_0" % p) }};
+      let s1 = {{ sum("x%d_1" % p) }};
+{% endif %}
+      scales_x[block_x{{ p }} * {{ tile_m }}u + slot_x{{ p }}] = scale{{ p }} * {{ "vec3<f32>(1.0, vec2<f32>(vec2<i32>(s0, s1)))" if split else "vec2<f32>(1.0, f32(s0 + s1))" }};
     }
 {% endfor %}
     workgroupBarrier();
     if (first + DEPTH < NB) {
 {{ fetch("first + DEPTH", "") }}    }
-    for (var c = 0u; c < DEPTH; c++) {
+{% for c in range(depth) %}
+    {
 {% for j in range(tn) %}
-      let w_low{{ j }} = tile_w[2u * c * {{ tile_n }}u + id.x + {{ wx * j }}u];
-      let w_high{{ j }} = tile_w[(2u * c + 1u) * {{ tile_n }}u + id.x + {{ wx * j }}u];
-      let w_scale{{ j }} = scales_w[c * {{ tile_n }}u + id.x + {{ wx * j }}u];
+      let w{{ j }}_0 = tile_w[{{ 2 * c * tile_n + wx * j }}u + id.x];
+      let w{{ j }}_1 = tile_w[{{ (2 * c + 1) * tile_n + wx * j }}u + id.x];
+      let w_scale{{ j }} = scales_w[{{ c * tile_n + wx * j }}u + id.x];
 {% endfor %}
-{% macro half(w, v) %}{% for c in "xyzw" %}dot4I8Packed({{ w }}.{{ c }}, {{ v }}.{{ c }}){{ " + " if not loop.last }}{% endfor %}{% endmacro %}
 {% for i in range(tm) %}
+{% if i % at_once == 0 %}
       if ({{ i }}u < used) {
-        let low = tile_x[2u * c * {{ tile_m }}u + id.y + {{ wy * i }}u];
-        let high = tile_x[(2u * c + 1u) * {{ tile_m }}u + id.y + {{ wy * i }}u];
-        let scale = scales_x[c * {{ tile_m }}u + id.y + {{ wy * i }}u];
-{% for j in range(tn) %}
-        {
-          let p0 = {{ half("w_low%d" % j, "low") }};
-          let p1 = {{ half("w_high%d" % j, "high") }};
-{% if split %}
-          acc[{{ i * tn + j }}] += scale.x * dot(w_scale{{ j }}.xy, vec2<f32>(vec2<i32>(p0, p1))) + dot(w_scale{{ j }}.zw, scale.yz);
-{% else %}
-          acc[{{ i * tn + j }}] += w_scale{{ j }}.x * scale.x * f32(p0 + p1) + w_scale{{ j }}.y * scale.y;
 {% endif %}
-        }
+      {
+{% for part in range(parts) %}
+        let v{{ part }} = tile_x[{{ (parts * c + part) * tile_m + wy * i }}u + id.y];
+{% endfor %}
+        let scale = scales_x[{{ c * tile_m + wy * i }}u + id.y];
+{% for j in range(tn) %}
+{% if split %}
+        acc[{{ i * tn + j }}] += scale.x * dot(w_scale{{ j }}.xy, vec2<f32>(vec2<i32>({{ product_of(j, [0]) }}, {{ product_of(j, [1]) }}))) + dot(w_scale{{ j }}.zw, scale.yz);
+{% else %}
+        acc[{{ i * tn + j }}] += w_scale{{ j }}.x * scale.x * f32({{ product_of(j, [0, 1]) }}) + w_scale{{ j }}.y * scale.y;
+{% endif %}
 {% endfor %}
       }
+{% if (i + 1) % at_once == 0 or loop.last %}
+      }
+{% endif %}
 {% endfor %}
     }
+{% endfor %}
   }
 {{ product.results() }}}

@@ -17,6 +17,7 @@ from llamaweb.files.sources import open_source
 from llamaweb.generation import Generator, held_back, stop_at
 from llamaweb.gpu.profiler import Profiler
 from llamaweb.javascript import now_ms, wasm_heap_bytes
+from llamaweb.kernels.mul_mat import PRECISIONS
 from llamaweb.kernels.tuner import MODES, Trial
 from llamaweb.loading import Loaded, LoadOptions
 from llamaweb.loading import load as load_model
@@ -89,6 +90,7 @@ class Llama:
         type_v: str = "f16",
         tune: str = "auto",
         unfused: Collection[str] = (),
+        precision: str = "high",
         cache: bool = True,
         sha256: str | None = None,
         chat: bool = False,
@@ -106,17 +108,21 @@ class Llama:
         kernel variants once a GPU, after the load and while no call is under way (see `tuned`), and keeps the fastest
         in the browser's storage (on a software adapter it only takes what is kept); "full" times all of them anew
         before the load ends; "off" takes the defaults. unfused: names of planner.FUSIONS to leave out, to measure what
-        they bring. cache: keep a URL's files in the browser's storage (see llamaweb.cache), and read them from there
-        the next time. sha256: of a URL's file, in hex. chat: refuse a model without a chat template before its weights
-        are fetched. recover: "auto" makes a new device and loads the model again at the next call after the device was
-        lost; "off" leaves that to `recover`. progress: is called with a Progress. A load that is cancelled gives all
-        GPU memory back. Raises ModelFileError, UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or
-        GPUError.
+        they bring. precision: of prompts, where the GPU has an integer dot product: "high" rounds activations to 16
+        bits, which is as good as float32; "fast" to 8: faster, but small models give other answers. cache: keep a URL's
+        files in the browser's storage (see llamaweb.cache), and read them from there the next time. sha256: of a URL's
+        file, in hex. chat: refuse a model without a chat template before its weights are fetched. recover: "auto" makes
+        a new device and loads the model again at the next call after the device was lost; "off" leaves that to
+        `recover`. progress: is called with a Progress. A load that is cancelled gives all GPU memory back. Raises
+        ModelFileError, UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
         """
-        for name, value, known in (("tune", tune, MODES), ("recover", recover, RECOVERS)):
+        named = (("tune", tune, MODES), ("precision", precision, tuple(PRECISIONS)), ("recover", recover, RECOVERS))
+        for name, value, known in named:
             if value not in known:
                 raise LlamaWebError(f"{name} is {value!r}; it must be one of: {', '.join(known)}.")
-        options = LoadOptions(n_ctx, n_ubatch, memory_budget, logits_all, type_k, type_v, tune, unfused, chat, progress)
+        options = LoadOptions(
+            n_ctx, n_ubatch, memory_budget, logits_all, type_k, type_v, tune, unfused, precision, chat, progress
+        )
         source = open_source(model, cache=cache, sha256=sha256)
         loaded = await load_model(source, options)
         fresh, same = source.again(), replace(options, n_ctx=loaded.executor.plan.n_ctx)

@@ -37,6 +37,7 @@ class LoadOptions:
     type_v: str = "f16"
     tune: str = "auto"
     unfused: Collection[str] = ()
+    precision: str = "high"
     chat: bool = False
     progress: Callable[[Progress], None] | None = None
 
@@ -128,6 +129,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
             type_v=options.type_v,
             tuned=worth_tuning(device.profile, options.tune),
             unfused=options.unfused,
+            precision=options.precision,
         )
         plan = planner.plan({})
         choices = await kept_choices(plan, device.profile) if options.tune == "auto" else {}

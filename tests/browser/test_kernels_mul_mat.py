@@ -28,7 +28,7 @@ from kernel_bench import (
 
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format
-from llamaweb.kernels.mul_mat import MulMat, can_be_packed, mul_mat, quantize, quantized_bytes
+from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, can_be_packed, mul_mat, quantize, quantized_bytes
 from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec, packed_works
 from llamaweb.profile import DESKTOP, DeviceProfile
 from tests.blocks import quantized
@@ -38,7 +38,7 @@ EPS = 1e-5
 LIMIT = 1e-10  # normalized mean squared error: nothing is rounded but float32 itself
 PACKED_LIMIT = 3e-9  # activations rounded to 16 bits
 PACKED_GLU_LIMIT = 1e-8  # … where two such results, gate and up, are multiplied
-QUANTIZED_LIMIT = 5e-5  # what rounding a batch's activations to 8 bits takes from them
+QUANTIZED_LIMIT = {8: 5e-5, 16: 1e-9}  # what rounding a batch's activations to so many bits takes from them
 BY_NAME = pytest.mark.parametrize("format", each_format(), ids=lambda format: format.name)
 rng = np.random.default_rng(2)
 
@@ -247,10 +247,11 @@ def test_mul_mat_in_every_size_of_tile(bench: Bench, device: str, full: int) -> 
     check_mul_mat(bench, FORMATS[gguf.GGMLQuantizationType.Q8_0], profile, shapes, full)
 
 
+@pytest.mark.parametrize("bits", PRECISIONS.values())
 @pytest.mark.parametrize("format", [f for f in FORMATS.values() if f.packed], ids=lambda format: format.name)
-def test_mul_mat_with_the_packed_dot(bench: Bench, format: Format) -> None:
+def test_mul_mat_with_the_packed_dot(bench: Bench, format: Format, bits: int) -> None:
     assert can_be_packed(format, bench.profile)
-    one, two = MulMat(32, 64, 8, 8, "packed", 1), MulMat(16, 32, 8, 16, "packed", 2)
+    one, two = MulMat(32, 64, 8, 8, "packed", 1, bits), MulMat(16, 32, 8, 16, "packed", 2, bits)
     shapes: dict = {"geglu, bias": (2 * 37, 160, (17,), {"epilogue": "geglu", "bias": True, "variant": two})}
     if format.name in ("q4_1", "q6_k"):
         shapes |= {
@@ -260,36 +261,38 @@ def test_mul_mat_with_the_packed_dot(bench: Bench, format: Format) -> None:
     check_mul_mat(bench, format, bench.profile, shapes)
 
 
-def test_quantized_rows_are_the_nearest_codes_of_8_bits(bench: Bench) -> None:
+@pytest.mark.parametrize(("bits", "largest"), [(8, 127), (16, 32512)])
+@pytest.mark.parametrize("packed_dot", [True, False])
+def test_quantized_rows_are_the_nearest_codes(bench: Bench, bits: int, largest: int, packed_dot: bool) -> None:
     k, n_tokens = 160, 5
     x = matrix(n_tokens, k) * np.array([1e-3, 1, 30, 1, 1])[:, None].astype(np.float32)
     x[1, 32:64] = 0
-    found = quantized_rows(bench, [x], n_tokens + 6)[0]
-    codes, scales = unpacked(found, k, n_tokens, n_tokens + 6)
+    found = quantized_rows(bench, x, n_tokens + 6, bits, replace(bench.profile, packed_dot=packed_dot))
+    codes, scales = unpacked(found, k, n_tokens, n_tokens + 6, bits)
     top = np.abs(x.reshape(n_tokens, -1, 32)).max(-1)
-    np.testing.assert_allclose(scales, top / 127, rtol=1e-6)
+    np.testing.assert_allclose(scales, top / largest, rtol=1e-6)
     error = np.abs(codes * scales[..., None] - x.reshape(n_tokens, -1, 32))
-    assert (error <= 0.501 * scales[..., None]).all()
+    assert (error <= (0.501 if bits == 8 else 0.51) * scales[..., None]).all()  # float32 has 24 bits of its own
 
 
-def quantized_rows(bench: Bench, xs: list[np.ndarray], full: int) -> list[np.ndarray]:
+def quantized_rows(bench: Bench, x: np.ndarray, full: int, bits: int, profile: DeviceProfile) -> np.ndarray:
     """Rows as the packed product reads them, for batches of `full` tokens."""
-    cases = []
-    for x in xs:
-        n_tokens, k = x.shape
-        y = np.full(quantized_bytes(k, full) + 4 * GUARD, 0xA5, np.uint8)
-        cases.append(
-            Case(quantize(k, full, bench.profile), {"x": guarded(x), "batch": batch(n_tokens), "y": y}, n_tokens)
-        )
-    found = [case["y"] for case in bench.run(cases)]
-    assert all((y[-4 * GUARD :] == 0xA5).all() for y in found)
-    return [y[: -4 * GUARD] for y in found]
+    n_tokens, k = x.shape
+    y = np.full(quantized_bytes(k, full, bits) + 4 * GUARD, 0xA5, np.uint8)
+    slots = {"x": guarded(x), "batch": batch(n_tokens), "y": y}
+    found = bench.run([Case(quantize(k, full, bits, profile), slots, n_tokens)])[0]["y"]
+    assert (found[-4 * GUARD :] == 0xA5).all()
+    return found[: -4 * GUARD]
 
 
-def unpacked(data: np.ndarray, k: int, n_tokens: int, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+def unpacked(data: np.ndarray, k: int, n_tokens: int, capacity: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """The codes (tokens, blocks, 32) and scales (tokens, blocks) of quantized rows."""
-    codes = data[: n_tokens * k].view(np.int8).reshape(n_tokens, k // 32, 32).astype(np.float64)
-    scales = data[capacity * k :][: capacity * k // 8].view(np.float32).reshape(k // 32, capacity)[:, :n_tokens].T
+    parts = data[: n_tokens * k * bits // 8].reshape(n_tokens, k // 32, bits // 8, 32)
+    codes = parts[:, :, 0].view(np.int8).astype(np.float64)
+    if bits == 16:
+        codes = 256 * codes + parts[:, :, 1].view(np.int8)
+    after = data[capacity * k * bits // 8 :]
+    scales = after[: capacity * k // 8].view(np.float32).reshape(k // 32, capacity)[:, :n_tokens].T
     return codes, scales.astype(np.float64)
 
 
@@ -309,11 +312,11 @@ def check_mul_mat(bench: Bench, format: Format, profile, shapes, full: int = 0) 
             given, bound = x, guarded(x)
             slot = "x"
             if launch.kernel.template == "mul_mat_packed":
-                slot = "x_q8"
-                bound = quantized_rows(bench, [x], capacity)[0]
-                codes_of_x, scales = unpacked(bound, k, n_tokens, capacity)
+                slot, bits = "x_q", dict(launch.kernel.constants)["bits"]
+                bound = quantized_rows(bench, x, capacity, bits, bench.profile)
+                codes_of_x, scales = unpacked(bound, k, n_tokens, capacity, bits)
                 given = (codes_of_x * scales[..., None]).reshape(n_tokens, k)
-                assert nmse(given, x) <= QUANTIZED_LIMIT
+                assert nmse(given, x) <= QUANTIZED_LIMIT[bits]
             y = product(weight, given) + (bias if options.get("bias") else 0)
             if epilogue in GLU:
                 y = GLU[epilogue](y[:, :out]) * y[:, out:]

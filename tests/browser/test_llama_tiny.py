@@ -118,8 +118,9 @@ def test_logits_are_the_same_whatever_is_left_unfused(page: Page, unfused: list[
     check(page, MIXED, unfused=unfused)
 
 
-def test_logits_of_a_batch_whose_activations_are_rounded_to_8_bits(page: Page) -> None:
-    check(page, FORMAT_SPECS["q4_1"], subgroups=False, packed=True, limit=5e-4)
+@pytest.mark.parametrize(("precision", "limit"), [("high", LIMIT), ("fast", 5e-4)])
+def test_logits_of_a_batch_with_the_packed_dot(page: Page, precision: str, limit: float) -> None:
+    check(page, FORMAT_SPECS["q4_1"], subgroups=False, packed=True, limit=limit, precision=precision)
 
 
 # How far the rounding of keys and values to 8 and 4 bits may move the logits

@@ -100,6 +100,7 @@ def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None
     results.add(path, sample(floor_ratio=0.89, peer=peer))
     results.add(path, sample(depth=4096))
     results.add(path, sample(type_k="q8_0", type_v="f16", decode_per_second=750.0))  # beside that with f16 caches
+    results.add(path, sample(precision="fast", decode_per_second=812.0))  # beside that of the default
     results.add(path, loading())
     results.add(path, loading(type_k="q8_0", files=3))
     results.add(path, fusions())
@@ -118,7 +119,7 @@ def test_the_readmes_tables_are_written_from_the_results(tmp_path: Path) -> None
         "0.89",
         "wllama 3.8.1: 70.0 / 23.0 (on the CPU) |",
     ]
-    assert rows[1].split(" | ")[1] == "4,096" and len(rows) == 5
+    assert rows[1].split(" | ")[1] == "4,096" and len(rows) == 5 and "-Q4_0, fast |" in text
     memory = rows[2].rstrip(" |").split(" | ")[1:]
     assert memory[:3] == ["f16", "2,048", "667.6"] and memory[-10:-4] == [
         "732.4",
@@ -170,6 +171,7 @@ def test_a_person_sees_speeds_kernels_and_what_failed() -> None:
     ):
         assert told in text, told
     assert "cache" not in text and "with a cache in q8_0/f16" in bench_text(sample(type_k="q8_0", type_v="f16"))
+    assert "precision" not in text and "with --precision fast" in bench_text(sample(precision="fast"))
     assert json.dumps(sample())  # the sample is what JSON can hold
 
 

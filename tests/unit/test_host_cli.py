@@ -46,6 +46,7 @@ WRONG = [
     (["perplexity", "--file", os.devnull], "The text is empty; give one of at least two tokens"),
     (["bench", "--loading", "--peer", "wllama"], "leave out --peer"),
     (["tune", "--type-k", "q5_0"], "invalid choice: 'q5_0' (choose from"),
+    (["run", "--precision", "half"], "invalid choice: 'half' (choose from"),
     (["bench", "--loading", "--profile"], "leave out --profile"),
     (["bench", "synthetic:huge"], "no synthetic model 'huge'; there are tiny, "),
     (["bench", "synthetic:tiny:Q9"], "no synthetic weights in 'Q9'; there are F32, "),

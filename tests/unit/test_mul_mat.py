@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType
 
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.formats import FORMATS
-from llamaweb.kernels.mul_mat import MulMat, default_tile, mul_mat, works
+from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, default_tile, mul_mat, works
 from llamaweb.kernels.template import wgsl
 from llamaweb.kernels.tuner import Shape, candidates, from_json, to_json
 from llamaweb.profile import DESKTOP, DeviceProfile, SubgroupMatrix
@@ -61,6 +61,19 @@ def test_what_is_tried_fits_the_device_as_its_shader_declares(
         assert len(declared) == shader.count("var<workgroup>") > 1
         used = sum({"": 1, "3": 4}.get(n, int(n or 1)) * SIZES[type] * int(count) for n, type, count in declared)
         assert used <= profile.max_compute_workgroup_storage_size, v
+
+
+@pytest.mark.parametrize(("precision", "bits"), PRECISIONS.items())
+@pytest.mark.parametrize("mode", ["auto", "full"])
+def test_variants_have_the_bits_of_the_precision_and_their_choice_is_kept_apart(
+    precision: str, bits: int, mode: str
+) -> None:
+    shape = Shape("mul_mat", "q4_k", 2048, 16384, "store", n_tokens=512, precision=precision)
+    packed = [v for v in candidates(shape, DESKTOP, mode) if isinstance(v, MulMat) and v.kind == "packed"]
+    assert packed and {v.bits for v in packed} == {bits}
+    assert from_json(to_json({shape: packed[0]}), [shape], DESKTOP) == {shape: packed[0]}
+    for other in PRECISIONS.keys() - {precision}:
+        assert not from_json(to_json({shape: packed[0]}), [replace(shape, precision=other)], DESKTOP)
 
 
 def test_extensions_are_enabled_where_a_variant_needs_them_alone() -> None:

@@ -17,7 +17,9 @@ from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.kernel import kernel as make_kernel
 from llamaweb.kernels.library import attention_splits
+from llamaweb.kernels.mul_mat import PLAIN, PRECISIONS
 from llamaweb.kernels.template import wgsl
+from llamaweb.kernels.tuner import Shape
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, plan_model
 from llamaweb.planner.fusion import Step, Value, fuse
@@ -148,16 +150,16 @@ def test_no_value_is_overwritten_before_its_last_use(name: str) -> None:
             ranges = {slot.name: b for slot, b in zip(dispatch.kernel.slots, dispatch.bindings, strict=True)}
             if dispatch.kernel.template == "quantize":
                 source = ends[ranges["x"].offset // 4]
-                value = Value("codes", source.row, source.n_tokens, quantized=True)
+                value = Value("codes", source.row, source.n_tokens, bits=16)
                 step = Step("quantize", "codes", {"x": source, "y": value})
                 codes[value] = source
             else:
                 step = next(following)
-                if "x_q8" in ranges:
-                    made = ends[ranges["x_q8"].offset // 4]
+                if "x_q" in ranges:
+                    made = ends[ranges["x_q"].offset // 4]
                     assert codes[made] is step.values["x"], (phase, step.name)
                     others = {slot: value for slot, value in step.values.items() if slot != "x"}
-                    step = replace(step, values={"x_q8": made, **others})
+                    step = replace(step, values={"x_q": made, **others})
             for slot, value in step.values.items():
                 at, end = ranges[slot].offset // 4, (ranges[slot].offset + ranges[slot].size) // 4
                 assert ranges[slot].region == "arena" and 4 * (end - at) == value.bytes
@@ -240,6 +242,27 @@ def test_kernels_fit_the_workgroup_memory_and_size_of_every_device() -> None:
         assert invocations <= ANY.max_compute_invocations_per_workgroup, kernel
         assert "enable f16" not in shader
         assert ("enable subgroups" in shader) == bool(re.search(r"\bsubgroup[A-Z]", shader))
+
+
+@pytest.mark.parametrize(("precision", "bits"), PRECISIONS.items())
+def test_a_batchs_products_read_integers_of_the_precisions_bits(precision: str, bits: int) -> None:
+    plan = plan_model(llama_header(**SMOLLM2, type="Q4_1"), logits_all=True, precision=precision)
+    for phase in ("prefill", "evaluate"):
+        kernels = [d.kernel for d in plan.phases[phase].dispatches]
+        rounding = [dict(k.constants)["bits"] for k in kernels if k.template in ("quantize", "mul_mat_packed")]
+        assert len(rounding) > 30 * 4 and set(rounding) == {bits}
+
+
+def test_a_text_is_evaluated_with_the_products_that_its_prompt_was_tuned_for() -> None:
+    def products(phase: str) -> set[str]:
+        return {d.kernel.template for d in plan.phases[phase].dispatches if d.kernel.template.startswith("mul_mat")}
+
+    file = llama_header(**SMOLLM2, type="Q4_1")
+    plan = plan_model(file, logits_all=True)
+    shapes = {Shape.of(d.kernel, 512) for d in plan.phases["prefill"].dispatches}
+    plan = plan_model(file, logits_all=True, choices={s: PLAIN for s in shapes if s and s.op == "mul_mat"})
+    assert products("prefill") == {"mul_mat", "mul_mat_vec"}  # the head is for one token there
+    assert [d.kernel.template for d in plan.phases["evaluate"].dispatches].count("mul_mat_packed") == 1
 
 
 def test_a_device_without_subgroups_gets_no_kernel_that_needs_them() -> None:

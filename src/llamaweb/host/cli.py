@@ -25,6 +25,7 @@ from llamaweb.host.interrupt import at_once
 from llamaweb.host.models import DEFAULT, PACKAGED, RANDOM
 from llamaweb.host.output import Output
 from llamaweb.kernels.cache import CACHE_FORMATS
+from llamaweb.kernels.mul_mat import PRECISIONS
 from llamaweb.profile import PROFILES
 
 _JSON = "one JSON object on standard output and nothing else"
@@ -203,6 +204,9 @@ def _context(parser: argparse.ArgumentParser, default: int | None = None, least:
         parser.add_argument(
             f"--type-{which}", choices=CACHE_FORMATS, default="f16", help=f"format of cached {name} (f16)"
         )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="high", help="of prompts; fast: activations in 8 bits (high)"
+    )
 
 
 def _sizes(parser: argparse.ArgumentParser) -> None:

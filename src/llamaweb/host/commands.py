@@ -87,7 +87,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
             async with _model_page(args, out) as (page, model):
                 result = await _call(page, f"bench_{kind}", {**params, "model": model}, out)
             types = {name: params[name] for name in ("type_k", "type_v")}
-            result = {"kind": kind, "model": Path(model).name, **types, **result}
+            result = {"kind": kind, "model": Path(model).name, **types, **_unusual_precision(args), **result}
             out.result(result, text(result))
             if args.output:
                 results.add(args.output, result)
@@ -100,7 +100,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
         folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
         result = await _call(page, "bench", {**params, "model": model}, out)
-        result = {"model": Path(model).name, **_unusual_cache(args), **result}
+        result = {"model": Path(model).name, **_unusual_cache(args), **_unusual_precision(args), **result}
         if args.peer:
             out.report(f"Measuring {args.peer}")
             params["context"] = result["context"]
@@ -138,11 +138,12 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
         memory_budget=args.budget,
         type_k=args.type_k,
         type_v=args.type_v,
+        precision=args.precision,
         tuned=worth_tuning(profile, "auto"),
     )
     report = describe(plan, dispatches=args.plan)
     if args.svg:
-        options = Options(type_k=args.type_k, type_v=args.type_v)
+        options = Options(type_k=args.type_k, type_v=args.type_v, precision=args.precision)
         layouts = Sizes(header, profile, options).layouts(plan.n_ctx, plan.n_ubatch)
         name = header.metadata.get("general.name") or Path(args.model).name
         _write(args.svg, picture(plan, layouts, _short(_plain(name))))
@@ -273,7 +274,7 @@ async def _check_length(model: str, text: bytes, out: Output) -> None:
 
 def _context(args: argparse.Namespace) -> dict[str, Any]:
     """The context, the formats of its cache and the budget, as the page's commands take them."""
-    same = {name: getattr(args, name) for name in ("context", "type_k", "type_v")}
+    same = {name: getattr(args, name) for name in ("context", "type_k", "type_v", "precision")}
     return {**same, "memory_budget": args.budget}
 
 
@@ -281,6 +282,10 @@ def _unusual_cache(args: argparse.Namespace) -> dict[str, str]:
     """Formats of the cache that tell a result from another one's: f16 goes without saying."""
     types = {name: getattr(args, name) for name in ("type_k", "type_v")}
     return types if set(types.values()) != {"f16"} else {}
+
+
+def _unusual_precision(args: argparse.Namespace) -> dict[str, str]:
+    return {"precision": args.precision} if args.precision != "high" else {}
 
 
 def _write(path: Path, text: str) -> None:

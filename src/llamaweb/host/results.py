@@ -9,7 +9,19 @@ from typing import Any
 
 from llamaweb.errors import HostError
 
-_KEY = ("model", "adapter", "runtime", "prompt_tokens", "gen_tokens", "depth", "context", "kind", "type_k", "type_v")
+_KEY = (
+    "model",
+    "adapter",
+    "runtime",
+    "prompt_tokens",
+    "gen_tokens",
+    "depth",
+    "context",
+    "kind",
+    "type_k",
+    "type_v",
+    "precision",
+)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -16,8 +16,9 @@ def bench_text(result: dict[str, Any]) -> str:
     if result.get("profile"):
         lines.append(profile_text(result["profile"]))
     cache = f" with a cache in {result['type_k']}/{result['type_v']}" if "type_k" in result else ""
+    precision = f" with --precision {result['precision']}" if "precision" in result else ""
     on = f"{result['adapter']}, {result['runtime']}"
-    lines.append(f"{result['model']}{cache} on {on}; loaded in {_seconds(result)} s")
+    lines.append(f"{result['model']}{cache}{precision} on {on}; loaded in {_seconds(result)} s")
     lines.append(f"{memory_line(result['memory'])}; {result['dispatches_per_token']} dispatches a token")
     if result.get("floor_ratio"):
         lines.append(f"Decoding runs at {result['floor_ratio']:.2f} of the yardstick")

@@ -16,8 +16,8 @@ from llamaweb.profile import DeviceProfile, SubgroupMatrix
 class MulMat:
     """A variant: `wx` times `wy` invocations compute `tile_m` tokens by `tile_n` rows of W.
 
-    kind: "f32"; "f16", whose products are computed in f16; "packed", with the packed integer dot on activations of 8
-    bits, `depth` blocks of 32 columns at a time; "matrix", with `wx` times `wy` subgroups and their matrix units.
+    kind: "f32"; "f16", whose products are computed in f16; "packed", with the packed integer dot on activations of 8 or
+    16 `bits`, `depth` blocks of 32 columns at a time; "matrix", with `wx` times `wy` subgroups and their matrix units.
     """
 
     tile_m: int
@@ -26,14 +26,20 @@ class MulMat:
     wy: int
     kind: str = "f32"
     depth: int = 1
+    bits: int = 16
 
     def __str__(self) -> str:
         unit = "subgroups" if self.kind == "matrix" else "invocations"
-        return f"{self.kind}, tile {self.tile_m}×{self.tile_n}, {self.wx}×{self.wy} {unit}"
+        kind = f"{self.kind} {self.bits} bits" if self.kind == "packed" else self.kind
+        return f"{kind}, tile {self.tile_m}×{self.tile_n}, {self.wx}×{self.wy} {unit}"
 
 
 _TEMPLATES = {"f32": "mul_mat", "f16": "mul_mat", "packed": "mul_mat_packed", "matrix": "mul_mat_matrix"}
 PLAIN = MulMat(32, 32, 16, 16)  # what every device can run
+
+# Bits of a batch's activations for the packed dot, by how precise products are to be: 16, high and low bytes apart, are
+# as good as float32; 8 take half the dots, and their rounding shows in a small model's answers.
+PRECISIONS = {"high": 16, "fast": 8}
 
 
 def mul_mat(
@@ -49,11 +55,11 @@ def mul_mat(
     stride: int = 0,
     variant: MulMat | None = None,
 ) -> Launch:
-    """y[token * stride + offset + row] = W x for a batch of tokens; a packed variant reads x_q8, which `quantize` makes
+    """y[token * stride + offset + row] = W x for a batch of tokens; a packed variant reads x_q, which `quantize` makes
     of x."""
     v = variant or default_tile(format, k, n, n_tokens, profile)
     packed = v.kind == "packed"
-    x = arena("x_q8", "vec4<u32>") if packed else arena("x")
+    x = arena("x_q", "vec4<u32>") if packed else arena("x")
     slots = [*weight(format), x, *([BIAS] if bias else []), BATCH, arena("y", "f32")]
     out = n // 2 if epilogue in GLU else n
     shader = kernel(
@@ -74,7 +80,7 @@ def mul_mat(
         **_constants(v, n_tokens, profile),
     )
     plain = None
-    small = MulMat(32, 32, 16, 16, "packed") if packed else PLAIN
+    small = MulMat(32, 32, 16, 16, "packed", bits=v.bits) if packed else PLAIN
     if v != small or (packed and profile.packed_dot):
         options: dict[str, Any] = {"bias": bias, "epilogue": epilogue, "offset": offset, "stride": stride}
         plain = mul_mat(format, k, n, n_tokens, DeviceProfile(), **options, variant=small)
@@ -84,7 +90,7 @@ def mul_mat(
 
 def _constants(v: MulMat, n_tokens: int, profile: DeviceProfile) -> dict[str, Any]:
     if v.kind == "packed":
-        return {"depth": v.depth, "n_tokens": n_tokens, "packed_dot": profile.packed_dot}
+        return {"depth": v.depth, "bits": v.bits, "n_tokens": n_tokens, "packed_dot": profile.packed_dot}
     if v.kind == "matrix":
         c = subgroup_matrix(profile)
         assert c is not None
@@ -92,16 +98,16 @@ def _constants(v: MulMat, n_tokens: int, profile: DeviceProfile) -> dict[str, An
     return {"half": v.kind == "f16"}
 
 
-def quantized_bytes(k: int, n_tokens: int) -> int:
+def quantized_bytes(k: int, n_tokens: int, bits: int) -> int:
     """Of a batch of rows as `quantize` leaves them: codes, and a scale for each 32, in whole vectors of 16 bytes."""
-    return -(-n_tokens * (k + 4 * (k // BLOCK)) // 16) * 16
+    return -(-n_tokens * (k * bits // 8 + 4 * (k // BLOCK)) // 16) * 16
 
 
-def quantize(k: int, n_tokens: int, profile: DeviceProfile) -> Launch:
-    """Rows of x as integers of 8 bits, with a scale for each 32."""
+def quantize(k: int, n_tokens: int, bits: int, profile: DeviceProfile) -> Launch:
+    """Rows of x as integers of 8 or 16 bits, with a scale for each 32."""
     slots = [arena("x"), BATCH, arena("y", "u32")]
-    shader = kernel("quantize", slots, k=k, n_tokens=n_tokens, packed_dot=profile.packed_dot, workgroup=64)
-    plain = quantize(k, n_tokens, DeviceProfile()) if profile.packed_dot else None
+    shader = kernel("quantize", slots, k=k, n_tokens=n_tokens, bits=bits, packed_dot=profile.packed_dot, workgroup=64)
+    plain = quantize(k, n_tokens, bits, DeviceProfile()) if profile.packed_dot else None
     return Launch(shader, (-(-k // BLOCK // 64), n_tokens, 1), 1, plain)
 
 
@@ -117,8 +123,9 @@ def subgroup_matrix(profile: DeviceProfile) -> SubgroupMatrix | None:
     return min(fitting, key=lambda c: (c.component != "f16", -c.m * c.n * c.k), default=None)
 
 
-def default_tile(format: Format, k: int, n: int, n_tokens: int, profile: DeviceProfile) -> MulMat:
-    """A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU, enough workgroups to fill it."""
+def default_tile(format: Format, k: int, n: int, n_tokens: int, profile: DeviceProfile, bits: int = 16) -> MulMat:
+    """bits: of PRECISIONS. A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU, enough
+    workgroups to fill it."""
     if is_cpu(profile):
         return MulMat(64, 64, 8, 8)
 
@@ -126,7 +133,8 @@ def default_tile(format: Format, k: int, n: int, n_tokens: int, profile: DeviceP
         return -(-n // tile_n) * -(-n_tokens // tile_m)
 
     if can_be_packed(format, profile):
-        return MulMat(64 if workgroups(64, 64) >= 128 else 32, 64, 16, 8, "packed", 2)
+        tile = (64, 64, 16, 8) if workgroups(64, 64) >= 128 else (32, 32, 8, 8)
+        return MulMat(*tile, "packed", 2, bits)
     wide = MulMat(64, 128, 16, 16)
     if workgroups(64, 128) >= 256 and works(wide, format, "store", profile):
         return wide
@@ -162,8 +170,9 @@ def _bytes(v: MulMat, epilogue: str, profile: DeviceProfile) -> int:
         size = 2 if c.component == "f16" else 4
         found = 4 * v.wx * v.wy * c.m * c.n * (2 if epilogue in GLU else 1)
         return (32 * size + PAD_BYTES) * (v.tile_m + v.tile_n) + found
-    column = {"f32": 4 * 32, "f16": 2 * 32, "packed": 32 + 16}[v.kind]
-    return column * v.depth * (v.tile_m + v.tile_n)
+    if v.kind == "packed":
+        return v.depth * ((4 * v.bits + 16) * v.tile_m + (32 + 16) * v.tile_n)
+    return (4 if v.kind == "f32" else 2) * 32 * (v.tile_m + v.tile_n)
 
 
 PAD_BYTES = 16  # behind each row of 32 columns that matrix units read, so that rows lie in different banks
@@ -171,20 +180,21 @@ PAD_BYTES = 16  # behind each row of 32 columns that matrix units read, so that 
 _TILES = {  # kind: tile_m, tile_n, wx, wy, depth
     "f32": [(64, 64, 16, 16, 1), (64, 128, 16, 16, 1), (32, 32, 16, 16, 1)],
     "f16": [(64, 64, 16, 16, 1), (64, 128, 16, 16, 1)],
-    "packed": [(64, 64, 16, 8, 2), (32, 64, 16, 8, 2), (128, 64, 16, 16, 2), (64, 64, 8, 8, 1)],
+    "packed": [(64, 64, 16, 8, 2), (64, 64, 16, 4, 1), (64, 32, 8, 8, 2), (32, 32, 8, 8, 2), (64, 128, 16, 16, 2)],
     "matrix": [(64, 64, 2, 4, 1), (64, 128, 4, 2, 1), (32, 64, 2, 2, 1)],
 }
 
 
-def variants(full: bool) -> Iterator[MulMat]:
-    """What is worth timing anywhere; `full`: the whole grid."""
+def variants(bits: int, full: bool) -> Iterator[MulMat]:
+    """What is worth timing anywhere; `full`: the whole grid. bits: of PRECISIONS."""
     for kind, tiles in _TILES.items():
         for tile_m, tile_n, wx, wy, depth in tiles:
-            yield MulMat(tile_m, tile_n, wx, wy, kind, depth)
+            yield MulMat(tile_m, tile_n, wx, wy, kind, depth, bits if kind == "packed" else MulMat.bits)
     if full:
         for kind in _TILES:
             shapes = ((2, 2), (4, 2), (2, 4)) if kind == "matrix" else ((8, 8), (16, 8), (16, 16))
             for (wx, wy), tile_m, tile_n in product(shapes, (32, 64, 128), (32, 64, 128)):
                 if kind != "matrix" and not 8 <= tile_m // wy * (tile_n // wx) <= 32:
                     continue  # too little to do for an invocation, or more than registers hold
-                yield MulMat(tile_m, tile_n, wx, wy, kind, 2 if kind == "packed" else 1)
+                packed = {"depth": 2, "bits": bits} if kind == "packed" else {}
+                yield MulMat(tile_m, tile_n, wx, wy, kind, **packed)

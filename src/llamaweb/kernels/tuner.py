@@ -16,7 +16,7 @@ from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.kernel import Kernel, is_cpu
 from llamaweb.kernels.library import Attention
-from llamaweb.kernels.mul_mat import MulMat, default_tile, variants, works
+from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, default_tile, variants, works
 from llamaweb.kernels.mul_mat_vec import MulMatVec
 from llamaweb.profile import DeviceProfile
 
@@ -39,7 +39,7 @@ class Shape:
     """What a kernel is tuned for. op: "mul_mat_vec", or "mul_mat" for batches of `n_tokens`, where W is (k, n) in
     ggml's order; "flash_attn_vec", of one token in `splits`, and "flash_attn", of a batch: n heads of k values, `group`
     of them with the same key-value head, with a cache in `format`. `norm`: with the rms_norm fused; `post`: with a norm
-    and an addition before that."""
+    and an addition before that. precision: of PRECISIONS, what a batch's products may round."""
 
     op: str
     format: str
@@ -51,15 +51,16 @@ class Shape:
     n_tokens: int = 1
     group: int = 1
     splits: int = 1
+    precision: str = "high"
 
     @classmethod
-    def of(cls, kernel: Kernel, n_tokens: int) -> Shape | None:
-        """The shape of a phase's kernel, if it has variants."""
+    def of(cls, kernel: Kernel, n_tokens: int, precision: str = "high") -> Shape | None:
+        """The shape of a phase's kernel, if it has variants. precision: of the plan."""
         c = dict(kernel.constants)
         if kernel.template in ("mul_mat_vec", "mul_mat_vec_packed"):
             return cls("mul_mat_vec", c["format"], c["k"], c["n"], c["epilogue"], c["norm"], c["post_eps"] is not None)
         if kernel.template in ("mul_mat", "mul_mat_packed", "mul_mat_matrix"):
-            return cls("mul_mat", c["format"], c["k"], c["n"], c["epilogue"], n_tokens=n_tokens)
+            return cls("mul_mat", c["format"], c["k"], c["n"], c["epilogue"], n_tokens=n_tokens, precision=precision)
         if kernel.template in ("flash_attn", "flash_attn_vec") and not c.get("rotated"):
             format, group, splits = f"{c['type_k']}/{c['type_v']}", c["n_head"] // c["n_head_kv"], c.get("splits", 1)
             return cls._attention(kernel.template, format, c["head_dim"], c["n_head"], n_tokens, group, splits)
@@ -79,7 +80,8 @@ class Shape:
         batch = f" x{self.n_tokens}" if self.n_tokens > 1 else ""
         group = f" {self.group} a key" if self.group > 1 else ""
         splits = f" in {self.splits} splits" if self.splits > 1 else ""
-        return f"{self.op} {self.format} {self.k}x{self.n}{batch} {self.epilogue}{norms}{group}{splits}"
+        fast = "" if self.precision == "high" else f" {self.precision}"
+        return f"{self.op} {self.format} {self.k}x{self.n}{batch} {self.epilogue}{norms}{group}{splits}{fast}"
 
 
 Choices = Mapping[Shape, Variant]
@@ -104,8 +106,9 @@ def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]
         return list(flash_attn_vec.candidates(shape.k, shape.group, shape.splits, profile, mode))
     format = next(f for f in FORMATS.values() if f.name == shape.format)
     if shape.op == "mul_mat":
-        tile = default_tile(format, shape.k, shape.n, shape.n_tokens, profile)
-        grid = [v for v in variants(mode == "full") if works(v, format, shape.epilogue, profile)]
+        bits = PRECISIONS[shape.precision]
+        tile = default_tile(format, shape.k, shape.n, shape.n_tokens, profile, bits)
+        grid = [v for v in variants(bits, mode == "full") if works(v, format, shape.epilogue, profile)]
         return list(dict.fromkeys([tile, *grid]))
     return list(mul_mat_vec.candidates(format, shape.k, shape.n, shape.epilogue, profile, mode))
 

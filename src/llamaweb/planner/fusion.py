@@ -31,16 +31,17 @@ FUSIONS = {
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """Something computed: float32, or integers of 8 bits; (row, n_tokens) in ggml's order. It lives in the arena."""
+    """Something computed: float32, or integers of 8 or 16 bits; (row, n_tokens) in ggml's order. It lives in the
+    arena."""
 
     name: str
     row: int
     n_tokens: int
-    quantized: bool = False
+    bits: int = 32
 
     @property
     def bytes(self) -> int:
-        return quantized_bytes(self.row, self.n_tokens) if self.quantized else 4 * self.row * self.n_tokens
+        return 4 * self.row * self.n_tokens if self.bits == 32 else quantized_bytes(self.row, self.n_tokens, self.bits)
 
 
 @dataclass(frozen=True)

@@ -47,17 +47,20 @@ class Planner:
         type_v: str = "f16",
         tuned: bool = False,
         unfused: Collection[str] = (),
+        precision: str = "high",
     ) -> None:
         """n_ctx: tokens the cache holds; None: 2,048, or the model's own where that is less; 0: as many as fit, up to
         the model's own. n_ubatch: most tokens of a prefill batch; fewer are taken where the device or the budget asks
         for it. memory_budget: bytes that all GPU buffers together may take at any time. logits_all: add the phase
         "evaluate", which gives the log-probability of every token. type_k, type_v: formats of the cache
-        (kernels/cache.py). tuned: count what timing kernels takes. unfused: names of FUSIONS that are left out. Raises
-        UnsupportedError, ContextError or MemoryBudgetError, which says what would fit."""
+        (kernels/cache.py). tuned: count what timing kernels takes. unfused: names of FUSIONS that are left out.
+        precision: of a batch's products, one of mul_mat.PRECISIONS. Raises UnsupportedError, ContextError or
+        MemoryBudgetError, which says what would fit."""
         if unknown := sorted(set(unfused) - set(FUSIONS)):
             raise UnsupportedError(f"There is no fusion {unknown[0]!r} to leave out; there are {', '.join(FUSIONS)}.")
         n_ctx, n_ubatch, memory_budget = asked(n_ctx, n_ubatch, memory_budget)
-        sizes = Sizes(file, profile, Options(memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused)))
+        options = Options(memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused), precision)
+        sizes = Sizes(file, profile, options)
         n_ctx = min(USUAL_CONTEXT, sizes.n_ctx_train) if n_ctx is None else n_ctx
         if n_ctx < 0 or n_ubatch < 1:
             raise ContextError(f"A context of {n_ctx} tokens in batches of {n_ubatch} is empty; ask for at least 1.")
@@ -84,7 +87,7 @@ class Planner:
         """With these variants of kernels, and the defaults of others; they change no size and no place."""
         sizes, at = self._sizes, (self._n_ctx, self._n_ubatch)
         layouts = sizes.layouts(*at)
-        variants = Variants(self._profile, choices)
+        variants = Variants(self._profile, choices, sizes.options.precision)
         return ModelPlan(
             *at,
             {name: self._phase(name, layout.steps, variants) for name, layout in layouts.items()},
@@ -97,14 +100,15 @@ class Planner:
             sizes.transient(*at),
             sizes.options.memory_budget,
             sizes.rings(*at),
+            sizes.options.precision,
         )
 
     def _phase(self, name: str, steps: Steps, variants: Variants) -> Phase:
         chosen = [self._chosen(step, variants) for step in steps.steps]
         read = {
-            step.values["x_q8"]
+            step.values["x_q"]
             for step, of_pieces in zip(steps.steps, chosen, strict=True)
-            if "x_q8" in step.values and any(isinstance(v, MulMat) and v.kind == "packed" for v in of_pieces)
+            if "x_q" in step.values and any(isinstance(v, MulMat) and v.kind == "packed" for v in of_pieces)
         }
         groups: list[list[Dispatch]] = []
         for i, (step, of_pieces) in enumerate(zip(steps.steps, chosen, strict=True)):
@@ -201,7 +205,7 @@ class Planner:
                     variant=variant,
                 )
             case "quantize":
-                return mul_mat.quantize(y_row, n_tokens, self._profile)
+                return mul_mat.quantize(y_row, n_tokens, step.values["y"].bits, self._profile)
             case "add":
                 return library.add(y_row, n_tokens)
             case "glu":

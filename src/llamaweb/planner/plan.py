@@ -106,7 +106,7 @@ class ModelPlan:
     """Everything the executor needs. `regions` are the buffers, in bytes; `arena_lower_bound` is in bytes too.
 
     transient: bytes of buffers that are made for a while beside the regions. memory_budget: bytes that all may take.
-    rings: of layers that do not keep the whole context.
+    rings: of layers that do not keep the whole context. precision: of a batch's products, of mul_mat.PRECISIONS.
     """
 
     n_ctx: int
@@ -121,6 +121,7 @@ class ModelPlan:
     transient: int = 0
     memory_budget: int | None = None
     rings: tuple[Ring, ...] = ()
+    precision: str = "high"
 
     @property
     def memory(self) -> dict[str, int]:

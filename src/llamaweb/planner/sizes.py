@@ -12,7 +12,7 @@ from llamaweb.kernels.cache import Cache, cache_format
 from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, TIMER_BYTES, readback_bytes
 from llamaweb.kernels.library import attention_splits
-from llamaweb.kernels.mul_mat import can_be_packed
+from llamaweb.kernels.mul_mat import PRECISIONS, can_be_packed
 from llamaweb.kernels.tuner import CHECKED_AT_ONCE, TUNED
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.fusion import Step, fuse
@@ -37,6 +37,7 @@ class Options:
     type_v: str = "f16"
     tuned: bool = False
     unfused: frozenset[str] = frozenset()
+    precision: str = "high"
 
 
 class Sizes:
@@ -150,7 +151,7 @@ class Sizes:
         return None
 
     def _can_be_packed(self, step: Step) -> bool:
-        """Whether a product of a batch may read its input as integers of 8 bits."""
+        """Whether a product of a batch may read its input as integers."""
         tensor = step.weights["w"][0]
         return can_be_packed(format_of(tensor.type, tensor.name), self.profile)
 
@@ -166,6 +167,6 @@ class Sizes:
                     "not have here; use another model."
                 )
             fused = fuse(graph, splits, self.profile.max_storage_buffers_per_shader_stage, self.options.unfused)
-            steps = with_quantized(fused, self._can_be_packed)
+            steps = with_quantized(fused, self._can_be_packed, PRECISIONS[self.options.precision])
             self._layouts[key] = lay_out(steps, self.profile.min_storage_buffer_offset_alignment)
         return self._layouts[key]

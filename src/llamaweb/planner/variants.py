@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from llamaweb.kernels import mul_mat
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.library import Attention
-from llamaweb.kernels.mul_mat import MulMat
+from llamaweb.kernels.mul_mat import PRECISIONS, MulMat
 from llamaweb.kernels.mul_mat_vec import MulMatVec
-from llamaweb.kernels.tuner import Choices, Shape
+from llamaweb.kernels.tuner import Choices, Shape, Variant
 from llamaweb.planner.fusion import Step
 from llamaweb.planner.plan import WeightPlan
 from llamaweb.profile import DeviceProfile
@@ -18,17 +19,24 @@ from llamaweb.profile import DeviceProfile
 
 @dataclass(frozen=True)
 class Variants:
-    """choices: what tuning found, by the shape of the kernel."""
+    """choices: what tuning found, by the shape of the kernel. precision: of PRECISIONS."""
 
     profile: DeviceProfile
     choices: Choices
+    precision: str
 
     def tile(self, step: Step, weight: WeightPlan) -> MulMat:
         """Of a product of a batch with a weight, or a piece of one."""
-        shape = _product(step, weight)
-        chosen = self.choices.get(shape)
-        default = mul_mat.default_tile(weight.format, shape.k, shape.n, shape.n_tokens, self.profile)
+        shape = replace(_product(step, weight), precision=self.precision)
+        chosen = self._of_any_batch.get(replace(shape, n_tokens=0))
+        bits = PRECISIONS[self.precision]
+        default = mul_mat.default_tile(weight.format, shape.k, shape.n, shape.n_tokens, self.profile, bits)
         return chosen if isinstance(chosen, MulMat) else default
+
+    @cached_property
+    def _of_any_batch(self) -> dict[Shape, Variant]:
+        """What is evaluated takes other batches than prompts, which alone are tuned, and is computed as they are."""
+        return {replace(shape, n_tokens=0): chosen for shape, chosen in self.choices.items() if shape.op == "mul_mat"}
 
     def vec(self, step: Step, weight: WeightPlan) -> MulMatVec | None:
         """Of a product of one token; None: the default."""
