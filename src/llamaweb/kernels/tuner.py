@@ -21,6 +21,7 @@ from llamaweb.kernels.mul_mat_vec import MulMatVec
 from llamaweb.profile import DeviceProfile
 
 GAIN = 0.97  # a variant is taken if it needs less than this share of the default's time: timings have noise
+NEAR = 1.5  # times the fastest's time: more is not noise
 CHECKED_TOKENS = 67  # of a batch, at least, or one after another, whose result is compared with the plain variant's
 CHECKED_AT_ONCE = 8  # … of which so many are read at a time
 MODES = ("auto", "off", "full")
@@ -119,14 +120,16 @@ def worth_tuning(profile: DeviceProfile, mode: str) -> bool:
 
 
 def finalists(trials: Sequence[Trial], count: int) -> list[list[int]]:
-    """The places of those worth another timing, shape by shape: the default and the fastest `count` right ones."""
+    """The places of those worth another timing, shape by shape: the default and the fastest `count` right ones, but for
+    what is too slow to become the fastest."""
     by_shape: dict[Shape, list[int]] = {}
     for i, trial in enumerate(trials):
         by_shape.setdefault(trial.shape, []).append(i)
     found = []
     for places in by_shape.values():
         fastest = sorted((i for i in places if trials[i].right), key=lambda i: trials[i].microseconds)[:count]
-        found.append(sorted({*fastest, *(i for i in places if trials[i].default)}))
+        near = [i for i in fastest if trials[i].microseconds <= NEAR * trials[fastest[0]].microseconds]
+        found.append(sorted({*near, *(i for i in places if trials[i].default)}))
     return found
 
 
