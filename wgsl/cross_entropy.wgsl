@@ -1,5 +1,7 @@
-// For each row of logits: the log-probability of its target, and the most likely token. One workgroup a row.
+// For each row of logits: the log-probability of its target, and the most likely token, which is NO_TOKEN where a logit is
+// NaN or infinite, or all are -infinity (one may be). One workgroup a row.
 {% include "common/bindings.wgsl" %}
+const NO_TOKEN = 0xffffffffu;
 const WG = {{ workgroup }}u;
 const N = {{ n }}u;
 var<workgroup> best: array<f32, {{ workgroup }}>;
@@ -10,10 +12,16 @@ var<workgroup> sums: array<f32, {{ workgroup }}>;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let t = group.y;
   var top = -3.4e38;
-  var top_at = 0u;
+  var top_at = NO_TOKEN;
+  var most = 0u;  // the largest without its sign, as bits: those of NaN are above infinity's
   for (var i = lane; i < N; i += WG) {
     let v = logits[t * N + i];
     if (v > top) { top = v; top_at = i; }
+    most = max(most, bitcast<u32>(v) & 0x7fffffffu);
+  }
+  if (most > 0x7f800000u || bitcast<u32>(top) == 0x7f800000u) {
+    top = 3.4028234e38;  // above what the other lanes found
+    top_at = NO_TOKEN;
   }
   best[lane] = top;
   at[lane] = top_at;

@@ -1,7 +1,9 @@
 // The next token out of the logits, in one workgroup: greedy at temperature 0, else top-k, top-p and min-p as thresholds
 // on the logit, then a draw by the Gumbel trick: the largest of logit / temperature + noise, where the noise is a hash of
-// (seed, step, token). No sorting, and a seed gives the same text again. Writes the token and advances the position.
+// (seed, step, token). No sorting, and a seed gives the same text again. Writes the token and advances the position. Where
+// a logit is NaN or infinite, or all are -infinity (one may be), the token is NO_TOKEN.
 {% include "common/bindings.wgsl" %}
+const NO_TOKEN = 0xffffffffu;
 const WG = {{ workgroup }}u;
 const N = {{ n }}u;
 var<workgroup> best: array<f32, {{ workgroup }}>;
@@ -111,10 +113,16 @@ fn threshold(lane: u32, wanted: u32, floor_key: u32, top: f32, scale: f32) -> u3
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(local_invocation_index) lane: u32) {
   var top = -3.4e38;
-  var token = 0u;
+  var token = NO_TOKEN;
+  var most = 0u;  // the largest without its sign, as bits: those of NaN are above infinity's
 {% call over_logits() %}
       if (v > top) { top = v; token = i; }
+      most = max(most, bitcast<u32>(v) & 0x7fffffffu);
 {% endcall %}
+  if (most > 0x7f800000u || bitcast<u32>(top) == 0x7f800000u) {
+    top = 3.4028234e38;  // above what the other lanes found
+    token = NO_TOKEN;
+  }
   arg_max(lane, top, token);
   top = workgroupUniformLoad(&best[0]);
   token = workgroupUniformLoad(&at[0]);
@@ -129,7 +137,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
   let temperature = parameters.x;
   let top_p = parameters.y;
   let min_p = parameters.z;
-  if (temperature > 0.0) {
+  if (temperature > 0.0 && token != NO_TOKEN) {
     var floor_key = 0u;
     if (top_k > 0u && top_k < N) { floor_key = threshold(lane, top_k, 0u, top, 0.0); }
     if (top_p < 1.0) {

@@ -1,11 +1,55 @@
-"""Errors a user can meet. Each message is one sentence: what is wrong, what was found, what to do."""
+"""Errors a user can meet. Each message is one sentence: what is wrong, what was found, what to do.
 
+Messages are written in Python's words; `said` puts those of the command line or of the chat page in their place. Sizes
+for a person are in MB, 10^6 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# What Python says, and in its place the command line and the chat page.
+WORDS = {
+    "n_ctx": ("--context", "context length in the settings"),
+    "n_ubatch": ("the batch size", "the batch size"),
+    "memory_budget": ("--budget", "memory budget"),
+    "type_k": ("--type-k", "the format of cached keys"),
+    "type_v": ("--type-v", "the format of cached values"),
+    "max_tokens": ("--max-tokens", "the length in the settings"),
+    "top_k": ("--top-k", "top-k"),
+    "top_p": ("--top-p", "top-p"),
+    "min_p": ("--min-p", "min-p"),
+    "logits_all=True": ("perplexity", "the command line's perplexity"),
+    "check=True": ("--check", "the command line's --check"),
+    "recover()": ("the same command", "“Load it again”"),
+    "Llama.load": ("the same command", "“Load it again”"),
+}
+SURFACES = ("command line", "page")
+# A word by itself, not a part of a name or of a path.
+_WORD = re.compile(rf"(?<![\w./\\-])(?:{'|'.join(map(re.escape, WORDS))})(?![\w/\\-]|\.\w)")
+
+
+def said(sentence: str, surface: str) -> str:
+    """A sentence as a surface says it: one of SURFACES."""
+    which = SURFACES.index(surface)
+    return _WORD.sub(lambda found: WORDS[found[0]][which], sentence)
+
+
+def megabytes(size: float, need: bool = False) -> str:
+    """A size for a person; what is needed is rounded up."""
+    tenths = math.ceil(size / 1e5) if need else round(size / 1e5)
+    return f"{tenths / 10:,.1f} MB"
 
 
 class LlamaWebError(Exception):
     """Base of every error that is meant for a person: shown as its message, never as a traceback."""
+
+    def said(self, surface: str) -> str:
+        """The message as one of SURFACES says it."""
+        return said(str(self), surface)
 
 
 class ModelFileError(LlamaWebError):
@@ -58,6 +102,10 @@ class OutsideBrowserError(LlamaWebError, ImportError):
         )
 
 
+class NotANumberError(LlamaWebError):
+    """Weights or logits of the model are no numbers (NaN or infinite), so that it has no next token."""
+
+
 class HostError(LlamaWebError):
     """Outside the browser: no Chromium, a port in use, a package that cannot be fetched."""
 
@@ -82,7 +130,10 @@ def short(value: object, most: int = 40) -> str:
     """A value out of a file as a message may repeat it: its repr in one line, of at most `most` characters."""
     if isinstance(value, (str, bytes, list)):
         value = value[:most]  # no repr of megabytes
-    text = " ".join(repr(value).split("\n"))
+    try:
+        text = " ".join(repr(value).split("\n"))
+    except Exception:  # an object's own repr may do anything; that of a whole number of 5,000 digits is refused
+        text = f"a {type(value).__name__}"
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any, Protocol
 
 import numpy as np
 
-from llamaweb.errors import ContextError, LlamaWebError
-from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
+from llamaweb.errors import ContextError, LlamaWebError, NotANumberError
+from llamaweb.kernels.io import IN_FLIGHT, IO, NO_TOKEN, SUBMITTED
 from llamaweb.planner.plan import ModelPlan
 from llamaweb.sampling import Sampling
 
@@ -34,6 +36,7 @@ class Runner(Protocol):
     def run(self, phase: str, n_tokens: int, *, head: bool) -> None: ...
     def sample(self, phase: str, n_tokens: int, repeat: int = 1) -> Awaitable[Any]: ...
     async def read_results(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]: ...
+    async def settle(self) -> None: ...
 
 
 @dataclass
@@ -51,40 +54,47 @@ class _Run:
 
 
 class Generator:
-    """Generates on one executor, one answer at a time: a new one ends the one before."""
+    """Generates on one executor, one answer at a time: a new one ends the one before. Whatever ends an answer, an
+    error, a cancellation or a reader who goes away, the next one begins on what the cache holds then."""
 
     def __init__(self, runner: Runner, clock: Callable[[], float]) -> None:
         self._runner = runner
         self._clock = clock  # milliseconds
-        self._run: _Run | None = None
+        self._owner: _Run | None = None  # the last to begin, which alone may submit
+        self._run: _Run | None = None  # the last that has submitted, whose tokens the cache holds
         self._newest = 0  # positions that were written, since the first was
+        self._alone = asyncio.Lock()
 
     @property
     def past(self) -> list[int]:
         """The tokens whose keys and values the cache holds."""
         return self._run.cached if self._run else []
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling, max_tokens: int) -> AsyncGenerator[int]:
-        """Tokens that follow `prompt`, up to `max_tokens` or the context's end; the caller stops by closing."""
-        plan = self._runner.plan
+    def check_prompt(self, prompt: Sequence[int]) -> None:
+        """Raises ContextError for a prompt that has no next token here."""
         if not prompt:
             raise ContextError("The prompt is empty; give at least one token.")
-        if len(prompt) > plan.n_ctx:
+        if len(prompt) > self._runner.plan.n_ctx:
             raise ContextError(
-                f"The prompt has {len(prompt)} tokens, but the context holds {plan.n_ctx}; "
+                f"The prompt has {len(prompt)} tokens, but the context holds {self._runner.plan.n_ctx}; "
                 "shorten it, or load the model with a larger n_ctx."
             )
-        past = self.past
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling, max_tokens: int) -> AsyncGenerator[int]:
+        """Tokens that follow `prompt`, up to `max_tokens` or the context's end; the caller stops by closing. Raises
+        NotANumberError where the model has no next token."""
+        plan = self._runner.plan
+        self.check_prompt(prompt)
+        total = min(index(max_tokens), plan.n_ctx - len(prompt) + 1)
         run = await self._begin(prompt)
         await self._runner.prepare(["prefill", plan.decode_phase(len(prompt) - 1)])
         self._check_owner(run)
+        past = self._take(run)
         self._runner.write_io(IO.step, sampling.words())
         run.waiting.append(self._prefill(prompt, self._reused(past, prompt)))
         run.submitted = 1
-        total = min(max_tokens, plan.n_ctx - len(prompt) + 1)
         ahead, burst, begin, last = _MIN_AHEAD, 1, 0.0, ""
         while len(run.tokens) < total:
-            self._check_owner(run)
             while run.submitted < total and run.submitted - len(run.tokens) < ahead and len(run.waiting) < IN_FLIGHT:
                 repeat = min(burst, total - run.submitted)
                 phase = plan.decode_phase(len(prompt) + run.submitted - 1)
@@ -96,9 +106,12 @@ class Generator:
                 run.submitted += repeat
             found = (await run.waiting.popleft()).to_py()
             self._check_owner(run)
-            for token in found:
-                run.tokens.append(int(token))
-                yield run.tokens[-1]
+            for token in map(int, found):
+                if token == NO_TOKEN:
+                    raise _no_numbers(len(prompt) + len(run.tokens))
+                run.tokens.append(token)
+                yield token
+                self._check_owner(run)
             now = self._clock()
             begin = begin or now
             if len(run.tokens) > _MIN_AHEAD:
@@ -107,17 +120,33 @@ class Generator:
                 burst = SUBMITTED if ahead >= 2 * SUBMITTED else 1
 
     async def _begin(self, prompt: Sequence[int]) -> _Run:
-        """Takes the executor over: what ran past an earlier stop still uses read-back buffers, and is waited for."""
-        previous, self._run = self._run, _Run(prompt)
-        run = self._run
-        if previous:
-            self._newest = max(self._newest, len(previous.prompt) + previous.submitted - 1)
-        if previous:
-            await asyncio.gather(*previous.waiting, return_exceptions=True)
+        """Ends the answer before, and waits until the executor is free: what ran past a stop, and what nobody waits for
+        any more, still uses read-back buffers."""
+        run = self._owner = _Run(prompt)
+        async with self._alone:
+            await self._runner.settle()
+        self._check_owner(run)
         return run
 
+    def _take(self, run: _Run) -> list[int]:
+        """From now on the cache is this run's; gives the tokens it holds until it is written."""
+        previous, past = self._run, self.past
+        if previous:
+            self._newest = max(self._newest, len(previous.prompt) + previous.submitted - 1)
+        self._run = run
+        return past
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """For whoever uses the executor besides: while it lasts, answers wait. The cache is lost."""
+        run = self._owner = _Run([])
+        async with self._alone:
+            await self._runner.settle()
+            self._take(run)
+            yield
+
     def _check_owner(self, run: _Run) -> None:
-        if self._run is not run:
+        if self._owner is not run:
             raise LlamaWebError("Another answer was begun on this model, which ended this one.")
 
     def _reused(self, past: Sequence[int], prompt: Sequence[int]) -> int:
@@ -147,21 +176,23 @@ class Generator:
         plan = self._runner.plan
         if len(tokens) > plan.n_ctx:
             raise ContextError(
-                f"{len(tokens)} tokens do not fit the context of {plan.n_ctx}; load with a larger n_ctx."
+                f"{len(tokens)} tokens do not fit the context of {plan.n_ctx}; load the model with a larger n_ctx."
             )
-        await self._begin([])
         step = plan.phases["evaluate"].n_tokens
         found: list[np.ndarray] = []
         likely: list[np.ndarray] = []
-        for at in range(0, len(tokens), step):
-            part = tokens[at : at + step]
-            targets = [*tokens[at + 1 : at + step + 1], 0][: len(part)]
-            self._write_batch(at, part)
-            self._runner.write_io(IO.targets(plan.n_ubatch), np.array(targets, np.uint32))
-            self._runner.run("evaluate", len(part), head=True)
-            log_p, top = await self._runner.read_results(len(part))
-            found.append(log_p)
-            likely.append(top)
+        async with self.alone():
+            for at in range(0, len(tokens), step):
+                part = tokens[at : at + step]
+                targets = [*tokens[at + 1 : at + step + 1], 0][: len(part)]
+                self._write_batch(at, part)
+                self._runner.write_io(IO.targets(plan.n_ubatch), np.array(targets, np.uint32))
+                self._runner.run("evaluate", len(part), head=True)
+                log_p, top = await self._runner.read_results(len(part))
+                if NO_TOKEN in top:
+                    raise _no_numbers(at + int(np.argmax(top == NO_TOKEN)) + 1)
+                found.append(log_p)
+                likely.append(top)
         return np.concatenate(found)[: len(tokens) - 1], np.concatenate(likely)
 
     def _write_batch(self, n_past: int, tokens: Sequence[int]) -> None:
@@ -177,9 +208,12 @@ class Generator:
         self._newest = max(self._newest, begin + n)
         return begin
 
-    async def forget(self) -> None:
-        """For whoever uses the executor besides: waits for what is under way, and takes the cache for lost."""
-        await self._begin([])
+
+def _no_numbers(n_tokens: int) -> NotANumberError:
+    return NotANumberError(
+        f"The model's logits after {n_tokens} tokens are no numbers (NaN or infinite), so there is no next token; the "
+        "file may be damaged, which loading it with check=True tells: fetch it again, or use another model."
+    )
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -189,10 +223,10 @@ def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def stop_at(text: str, stops: Iterable[str]) -> tuple[str, bool]:
-    """Cuts `text` before the first stop string it holds; says whether there was one."""
-    found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
-    return (text[: min(found)], True) if found else (text, False)
+def stop_at(text: str, stops: Iterable[str]) -> tuple[str, str | None]:
+    """Cuts `text` before the first stop string it holds, and gives that one, too."""
+    at, stop = min(((at, stop) for stop in stops if (at := text.find(stop)) >= 0), default=(len(text), None))
+    return text[:at], stop
 
 
 def held_back(text: str, stops: Iterable[str]) -> int:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from llamaweb import arguments
+from llamaweb.answer import Answer, Pieces
 from llamaweb.chat import render_chat
+from llamaweb.chat.messages import plain_messages
 from llamaweb.errors import GPUError, LlamaWebError
 from llamaweb.files.hub import hub_source
 from llamaweb.files.sources import open_source
 from llamaweb.generation import Generator, held_back, stop_at
 from llamaweb.gpu.profiler import Profiler
 from llamaweb.javascript import now_ms, wasm_heap_bytes
+from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.mul_mat import PRECISIONS
 from llamaweb.kernels.tuner import MODES, Trial
 from llamaweb.loading import Loaded, LoadOptions
 from llamaweb.loading import load as load_model
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.model.hub import ENDPOINT, Repository
-from llamaweb.planner import ModelPlan
+from llamaweb.planner import FUSIONS, ModelPlan
 from llamaweb.profiling import Profile
 from llamaweb.progress import Progress
 from llamaweb.sampling import Sampling
@@ -41,19 +45,30 @@ class Perplexity:
 
 
 class Llama:
-    """A model on the GPU. Made by `Llama.load`; names follow llama-cpp-python."""
+    """A model on the GPU. Made by `await Llama.load(model)`; names follow llama-cpp-python. What is given is checked
+    before anything is done, and no error, cancellation or reader who goes away leaves a model that cannot go on."""
 
-    def __init__(self, loaded: Loaded, again: Callable[[GGUFFile], Awaitable[Loaded]], recover: str = "off") -> None:
-        """again: loads the model once more, whose header is still to be the given one."""
-        self.tokens: list[int] = []  # of the last answer
-        self._prompt: list[int] = []
-        self._timings: dict[str, float] = {}
-        self._again = again
-        self._recovers = recover == "auto"
-        self._recovering = asyncio.Lock()
-        self._closed = False
-        self._turns = Turns()
-        self._take(loaded)
+    _answer: Answer  # the last one
+    _again: Callable[[GGUFFile], Awaitable[Loaded]]  # with the header that it is still to have
+    _recovers: bool
+    _recovering: asyncio.Lock
+    _closed: bool
+    _turns: Turns
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise LlamaWebError("A model is loaded by `await Llama.load(model)`, which gives the Llama; call that instead.")
+
+    @classmethod
+    def _of(cls, loaded: Loaded, again: Callable[[GGUFFile], Awaitable[Loaded]], recover: str) -> Self:
+        llm = cls.__new__(cls)
+        llm._answer = Answer()
+        llm._again = again
+        llm._recovers = recover == "auto"
+        llm._recovering = asyncio.Lock()
+        llm._closed = False
+        llm._turns = Turns()
+        llm._take(loaded)
+        return llm
 
     def _take(self, loaded: Loaded) -> None:
         self._loaded = loaded
@@ -61,7 +76,6 @@ class Llama:
         self.tokenizer = loaded.tokenizer
         self._executor = loaded.executor
         self._generator = Generator(loaded.executor, now_ms)
-        self._timings |= {"load_ms": loaded.load_ms, "weights_ms": loaded.weights_ms}
         self._rest = begin(loaded.finish(self._turns, self._generator.spare))  # the next call meets a failure, too
 
     async def _free(self) -> None:
@@ -116,17 +130,25 @@ class Llama:
         `recover`. progress: is called with a Progress. A load that is cancelled gives all GPU memory back. Raises
         ModelFileError, UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
         """
-        named = (("tune", tune, MODES), ("precision", precision, tuple(PRECISIONS)), ("recover", recover, RECOVERS))
-        for name, value, known in named:
-            if value not in known:
-                raise LlamaWebError(f"{name} is {value!r}; it must be one of: {', '.join(known)}.")
         options = LoadOptions(
-            n_ctx, n_ubatch, memory_budget, logits_all, type_k, type_v, tune, unfused, precision, chat, progress
+            n_ctx,
+            512 if n_ubatch is None else n_ubatch,
+            memory_budget,
+            arguments.flag("logits_all", logits_all),
+            arguments.one_of("type_k", type_k, "f16", CACHE_FORMATS),
+            arguments.one_of("type_v", type_v, "f16", CACHE_FORMATS),
+            arguments.one_of("tune", tune, "auto", MODES),
+            arguments.some_of("unfused", unfused, FUSIONS),
+            arguments.one_of("precision", precision, "high", tuple(PRECISIONS)),
+            arguments.flag("chat", chat),
+            arguments.callback("progress", progress),
         )
-        source = open_source(model, cache=cache, sha256=sha256)
+        recover = arguments.one_of("recover", recover, "off", RECOVERS)
+        sha256 = arguments.word("sha256", sha256, None, "64 digits in hex, or None")
+        source = open_source(model, cache=arguments.flag("cache", cache, True), sha256=sha256)
         loaded = await load_model(source, options)
         fresh, same = source.again(), replace(options, n_ctx=loaded.executor.plan.n_ctx)
-        return cls(loaded, lambda before: load_model(fresh.again(), same, before), recover)
+        return cls._of(loaded, lambda before: load_model(fresh.again(), same, before), recover)
 
     @classmethod
     async def from_pretrained(
@@ -143,7 +165,15 @@ class Llama:
         """Loads a model of the Hugging Face hub: of `repo_id`, the one file, or the one set of a split model's files,
         that the pattern `filename` fits, as "*q4_0.gguf". token: of the hub, for models that need one. Options as in
         `load`; raises ModelFileError for a pattern that fits none or several, with their names."""
-        source = await hub_source(Repository(repo_id, revision, endpoint), filename, token, cache)
+        told = "a text that is not empty"
+        repository = Repository(
+            str(arguments.word("repo_id", repo_id, "", "the name of a repository, as 'owner/name'")),
+            str(arguments.word("revision", revision, "main", told)),
+            str(arguments.word("endpoint", endpoint, ENDPOINT, told)),
+        )
+        name = str(arguments.word("filename", filename, "", "the name of a file, or a pattern as '*q4_0.gguf'"))
+        token, cache = arguments.word("token", token, None, told), arguments.flag("cache", cache, True)
+        source = await hub_source(repository, name, token, cache)
         return await cls.load(source, **options)
 
     @property
@@ -170,127 +200,187 @@ class Llama:
         return {**self.plan.memory, "wasm_heap": wasm_heap_bytes()}
 
     @property
+    def tokens(self) -> list[int]:
+        """Of the last answer."""
+        return self._answer.tokens
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the last answer ended: "stop" or "length", as OpenAI's; None while it goes on, or where it was broken
+        off."""
+        return self._answer.finish_reason
+
+    @property
+    def stopped_by(self) -> str | None:
+        """What ended the last answer: a stop text or the end token as text ("stop"), "max_tokens" or "context"
+        ("length")."""
+        return self._answer.stopped_by
+
+    @property
     def conversation(self) -> list[int]:
         """Tokens of the last prompt and of its answer so far: `stream(llm.conversation)` goes on with it."""
-        return [*self._prompt, *self.tokens]
+        return [*self._answer.prompt, *self._answer.tokens]
 
     @property
     def timings(self) -> dict[str, float]:
         """Of the last answer, in milliseconds, tokens and tokens a second."""
-        return dict(self._timings)
+        times = {"load_ms": self._loaded.load_ms, "weights_ms": self._loaded.weights_ms}
+        return {**self._answer.timings, **times}
 
     def tokenize(self, text: str | bytes, add_bos: bool = True, special: bool = False) -> list[int]:
-        return self.tokenizer.encode(text, add_special=add_bos, parse_special=special)
+        """Token ids of a text, with the model's begin token unless `add_bos` is False; `special` reads special tokens
+        that are written in it."""
+        add_bos, special = arguments.flag("add_bos", add_bos, True), arguments.flag("special", special)
+        return self.tokenizer.encode(arguments.text("text", text), add_special=add_bos, parse_special=special)
 
-    def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:
-        return self.tokenizer.decode(tokens, special=special)
+    def detokenize(self, tokens: Iterable[int], special: bool = False) -> bytes:
+        """The bytes of tokens; special ones have some only with `special`."""
+        ids = arguments.token_ids("tokens", tokens, self.tokenizer.n_vocab)
+        return self.tokenizer.decode(ids, special=arguments.flag("special", special))
 
-    async def stream(
+    def stream(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | bytes | Iterable[int],
         *,
         max_tokens: int | None = None,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
+        temperature: float | None = 0.8,
+        top_k: int | None = 40,
+        top_p: float | None = 0.95,
+        min_p: float | None = 0.05,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
         special: bool = False,
         ignore_eos: bool = False,
-    ) -> AsyncGenerator[str]:
-        """The text that follows `prompt` (text or token ids), piece by piece.
+    ) -> Pieces:
+        """The text that follows `prompt` (text, its bytes or token ids), piece by piece: `async for piece in …`.
 
-        It ends at the model's end token, after `max_tokens` (default: the context's end) or before a `stop` text.
-        `special` reads special tokens written in the prompt; `ignore_eos` goes on past the end token. Leave the loop
-        at any time; the model stays usable.
+        It ends at the model's end token, after `max_tokens` (None or -1: at the context's end) or before a `stop` text;
+        `finish_reason` and `stopped_by` tell. `special` reads special tokens written in the prompt; `ignore_eos` goes
+        on past the end token. None is an option's default. Leave the loop at any time; the model stays usable. Raises
+        LlamaWebError for what cannot be meant, ContextError for a prompt that does not fit; and while it goes on
+        NotANumberError, GPUError.
         """
-        sampling = Sampling(temperature, top_k, top_p, min_p, seed)
-        stops = [stop] if isinstance(stop, str) else list(stop)
-        ids = self.tokenize(prompt, special=special) if isinstance(prompt, str) else list(prompt)
-        if any(not 0 <= id < self.tokenizer.n_vocab for id in ids):
-            raise LlamaWebError(f"The prompt has token ids outside of 0 to {self.tokenizer.n_vocab - 1}.")
+        sampling = Sampling(temperature, top_k, top_p, min_p, seed)  # type: ignore[arg-type]
+        told = "a whole number of tokens from 1 on, or -1 for all that the context has room for"
+        limit = arguments.whole("max_tokens", max_tokens, -1, -1, math.inf, told)
+        if not limit:
+            raise arguments.wrong("max_tokens", max_tokens, told)
+        stops = arguments.texts("stop", stop)
+        special, ignore_eos = arguments.flag("special", special), arguments.flag("ignore_eos", ignore_eos)
+        given = arguments.prompt("prompt", prompt, self.tokenizer.n_vocab)
+        ids = given if isinstance(given, list) else self.tokenize(given, special=special)
+        self._generator.check_prompt(ids)
+        end = frozenset[int]() if ignore_eos else self.tokenizer.eog
+        return Pieces(self._pieces(Answer(ids), sampling, limit, stops, end), "stream", "complete")
+
+    async def _pieces(
+        self, answer: Answer, sampling: Sampling, limit: int, stops: Sequence[str], end: frozenset[int]
+    ) -> AsyncGenerator[str]:
         with self._turns.call():
             await self._ready()
-            limit = self.plan.n_ctx if max_tokens is None else max_tokens
-            if limit < 1:
-                raise LlamaWebError(f"max_tokens is {max_tokens}; ask for at least 1.")
+            self._answer = answer
             decoder = self.tokenizer.stream_decoder()
-            self.tokens, self._prompt = [], ids
             text = ""
             began = first = last = now_ms()
-            generation = self._generator.generate(ids, sampling, limit)
+            generation = self._generator.generate(answer.prompt, sampling, self.plan.n_ctx if limit < 0 else limit)
             try:
                 async for token in generation:
                     last = now_ms()
-                    first = last if not self.tokens else first
-                    if token in self.tokenizer.eog and not ignore_eos:
+                    first = last if not answer.tokens else first
+                    if token in end:
+                        answer.stop(self.tokenizer.token_bytes(token, special=True).decode(errors="replace"))
                         break
-                    self.tokens.append(token)
-                    text, stopped = stop_at(text + decoder.push(token), stops)
-                    ready = len(text) if stopped else len(text) - held_back(text, stops)
+                    answer.tokens.append(token)
+                    text, stop = stop_at(text + decoder.push(token), stops)
+                    if stop:
+                        answer.stop(stop)
+                    ready = len(text) if stop else len(text) - held_back(text, stops)
                     if ready:
                         yield text[:ready]
                         text = text[ready:]
-                    if stopped:
+                    if stop:
                         return
-                text, _ = stop_at(text + decoder.finish(), stops)
+                if not answer.finish_reason:
+                    answer.run_out("max_tokens" if len(answer.tokens) == limit else "context")
+                text, stop = stop_at(text + decoder.finish(), stops)
+                if stop:
+                    answer.stop(stop)
                 if text:
                     yield text
             finally:
                 await generation.aclose()
-                self._time(len(ids), began, first, last)
+                answer.time(began, first, last)
 
-    async def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> AsyncGenerator[str]:
-        """The assistant's answer to `messages` ({"role", "content"}), in the model's own chat template; options as
-        in `stream`."""
-        prompt = render_chat(self.file.metadata, list(messages))
+    async def complete(self, prompt: str | bytes | Iterable[int], **options: Any) -> str:
+        """The whole text that follows `prompt`; options as in `stream`."""
+        return await _whole(self.stream(prompt, **options))
+
+    def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> Pieces:
+        """The assistant's answer to `messages` ({"role", "content"}), in the model's own chat template, piece by piece;
+        options as in `stream`. A content may be a list of OpenAI's text parts."""
+        prompt = render_chat(self.file.metadata, plain_messages(messages))
         ids = self.tokenizer.encode(prompt, parse_special=True)
         if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos:  # the template writes it too
             ids = ids[1:]
-        pieces = self.stream(ids, **options)
-        try:
-            async for piece in pieces:
-                yield piece
-        finally:
-            await pieces.aclose()
+        return self.stream(ids, **options).called("chat_stream", "chat")
 
-    async def log_probabilities(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    async def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+        """The assistant's whole answer to `messages`; options as in `stream`."""
+        return await _whole(self.chat_stream(messages, **options))
+
+    async def log_probabilities(self, tokens: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
         """Log-probability of each token but the first given those before it, and the most likely token at each
         position; needs `logits_all=True` at load."""
-        if "evaluate" not in self.plan.phases:
-            raise LlamaWebError("This model was loaded for generation only; load it with logits_all=True.")
+        told = "a list of token ids, at least one"
+        ids = arguments.token_ids("tokens", tokens, self.tokenizer.n_vocab, told)
+        if not ids:
+            raise arguments.wrong("tokens", ids, told)
+        self._check_evaluates()
         with self._turns.call():
             await self._ready()
-            return await self._generator.log_probabilities(tokens)
+            return await self._generator.log_probabilities(ids)
 
     async def perplexity(
-        self, text: str | bytes, n_ctx: int = 512, progress: Callable[[Progress], None] | None = None
+        self, text: str | bytes, n_ctx: int | None = None, progress: Callable[[Progress], None] | None = None
     ) -> Perplexity:
-        """Perplexity of a text in consecutive chunks of `n_ctx` tokens, each evaluated from an empty cache; the mean
-        is over all tokens but each chunk's first. Special tokens in the text are not parsed."""
-        ids = self.tokenizer.encode_to_evaluate(text)
-        if not 2 <= n_ctx <= self.plan.n_ctx:
-            raise LlamaWebError(f"Chunks of {n_ctx} tokens do not fit; ask for 2 to {self.plan.n_ctx}.")
+        """Perplexity of a text in consecutive chunks of `n_ctx` tokens (512, or what the context holds), each evaluated
+        from an empty cache; the mean is over all tokens but each chunk's first. Special tokens in the text are not
+        parsed."""
+        most = self.plan.n_ctx
+        told = f"a whole number of tokens a chunk from 2 to the context's {most}"
+        chunk = arguments.whole("n_ctx", n_ctx, min(512, most), 2, most, told)
+        arguments.callback("progress", progress)
+        ids = self.tokenizer.encode_to_evaluate(arguments.text("text", text))
+        self._check_evaluates()
         total, count = 0.0, 0
-        for at in range(0, len(ids), n_ctx):
-            log_p, _ = await self.log_probabilities(ids[at : at + n_ctx])
+        for at in range(0, len(ids), chunk):
+            log_p, _ = await self.log_probabilities(ids[at : at + chunk])
             total -= float(log_p.astype(np.float64).sum())
             count += len(log_p)
             if progress:
-                progress(Progress("tokens", min(at + n_ctx, len(ids)), len(ids)))
-        return Perplexity(math.exp(total / count), count)
+                progress(Progress("tokens", min(at + chunk, len(ids)), len(ids)))
+        with np.errstate(over="ignore"):  # of a text that the model takes for impossible, which is infinite
+            return Perplexity(float(np.exp(total / count)), count)
+
+    def _check_evaluates(self) -> None:
+        if "evaluate" not in self.plan.phases:
+            raise LlamaWebError("This model was loaded for generation only; load it with logits_all=True.")
 
     async def profile(
         self, *, n_prompt: int = 512, n_generate: int = 32, depth: int = 0, repetitions: int = 3
     ) -> Profile:
         """GPU time by kernel, of a prefill batch of up to `n_prompt` tokens and of a token on the average of
         `n_generate`, both behind `depth` cached tokens; the cached conversation is lost. Raises ContextError."""
+        told, most = "a whole number of tokens, 0 or more", math.inf
+        n_prompt = arguments.whole("n_prompt", n_prompt, 512, 0, most, told)
+        n_generate = arguments.whole("n_generate", n_generate, 32, 0, most, told)
+        depth = arguments.whole("depth", depth, 0, 0, most, told)
+        repetitions = arguments.whole("repetitions", repetitions, 3, 1, 10_000, "a whole number from 1 to 10000")
         with self._turns.call():
             await self._ready()
-            await self._generator.forget()
-            await self._executor.prepare()
-            return await Profiler(self._executor, repetitions).profile(n_prompt, n_generate, depth)
+            async with self._generator.alone():
+                await self._executor.prepare()
+                return await Profiler(self._executor, repetitions).profile(n_prompt, n_generate, depth)
 
     async def recover(self) -> None:
         """Makes a new device and loads the model onto it, from the same source with the same options: a URL's files
@@ -336,16 +426,9 @@ class Llama:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _time(self, prompt_tokens: int, begin: float, first: float, last: float) -> None:
-        prompt_ms, generated_ms, generated = first - begin, last - first, len(self.tokens)
-        self._timings = {
-            "prompt_tokens": prompt_tokens,
-            "prompt_ms": prompt_ms,
-            "prompt_per_second": 1e3 * prompt_tokens / prompt_ms if prompt_ms else 0.0,
-            "generated_tokens": generated,
-            "generated_ms": generated_ms,
-            "generated_per_second": 1e3 * (generated - 1) / generated_ms if generated > 1 and generated_ms else 0.0,
-            "load_ms": self._loaded.load_ms,
-            "weights_ms": self._loaded.weights_ms,
-            "first_token_ms": prompt_ms,
-        }
+
+async def _whole(pieces: Pieces) -> str:
+    try:
+        return "".join([piece async for piece in pieces])
+    finally:
+        await pieces.aclose()

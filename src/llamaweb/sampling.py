@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from dataclasses import dataclass
 
 import numpy as np
 
-from llamaweb.errors import LlamaWebError
+from llamaweb.arguments import number, whole
+
+_MOST = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class Sampling:
     """Names and defaults are llama-cpp-python's; filters run in llama.cpp's order: top_k, top_p, min_p, temperature.
 
-    temperature 0 is greedy. top_k 0, top_p 1 and min_p 0 switch a filter off. seed None takes a fresh one.
+    temperature 0 is greedy. top_k 0 or -1, top_p 1 and min_p 0 switch a filter off. seed None or -1 takes a fresh one.
+    None elsewhere is the default. Raises LlamaWebError for what is out of range or no number.
     """
 
     temperature: float = 0.8
@@ -24,19 +28,20 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        checks = {
-            "temperature": (self.temperature, 0 <= self.temperature <= 100, "from 0 to 100"),
-            "top_k": (self.top_k, self.top_k >= 0, "0 (off) or more"),
-            "top_p": (self.top_p, 0 < self.top_p <= 1, "above 0, up to 1"),
-            "min_p": (self.min_p, 0 <= self.min_p <= 1, "from 0 to 1"),
-            "seed": (self.seed, self.seed is None or 0 <= self.seed < 2**32, "from 0 to 4294967295"),
+        top_k = whole("top_k", self.top_k, 40, -1, 2**63, "a whole number of tokens, or 0 or -1 for all")
+        seed = whole("seed", self.seed, None, -1, _MOST, f"a whole number from 0 to {_MOST}, or -1 for a random one")
+        checked = {
+            "temperature": number("temperature", self.temperature, 0.8, 0, 100, "from 0 to 100"),
+            "top_k": min(max(top_k, 0), _MOST),
+            "top_p": number("top_p", self.top_p, 0.95, math.ulp(0.0), 1, "above 0, up to 1"),
+            "min_p": number("min_p", self.min_p, 0.05, 0, 1, "from 0 to 1"),
+            "seed": None if seed == -1 else seed,
         }
-        for name, (value, right, range) in checks.items():
-            if not right:
-                raise LlamaWebError(f"{name} is {value}; it must be {range}.")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def words(self) -> np.ndarray:
         """step, seed, temperature, top_k, top_p, min_p as the I/O region holds them: uint32 (6,)."""
         seed = secrets.randbits(32) if self.seed is None else self.seed
         floats = np.array([self.temperature, self.top_p, self.min_p], np.float32).view(np.uint32)
-        return np.array([0, seed, floats[0], min(self.top_k, 2**32 - 1), floats[1], floats[2]], np.uint32)
+        return np.array([0, seed, floats[0], self.top_k, floats[1], floats[2]], np.uint32)

@@ -8,10 +8,10 @@ for piece in llm.stream("Once upon a time"):
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import Any
 
-from llamaweb.errors import inside_browser
+from llamaweb.errors import LlamaWebError, inside_browser
 from llamaweb.profiling import Profile
 
 with inside_browser("llamaweb.sync"):
@@ -22,28 +22,45 @@ with inside_browser("llamaweb.sync"):
 class Llama:
     """A `llamaweb.Llama` whose methods block; what is not here (tokenize, timings, memory, …) is the same."""
 
-    def __init__(self, llm: llama.Llama) -> None:
-        self._llm = llm
+    _llm: llama.Llama
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise LlamaWebError("A model is loaded by `Llama.load(model)`, which gives the Llama; call that instead.")
+
+    @classmethod
+    def of(cls, llm: llama.Llama) -> Llama:
+        """The blocking one of a model that is loaded."""
+        blocking = cls.__new__(cls)
+        blocking._llm = llm
+        return blocking
 
     @classmethod
     def load(cls, model: Any, **options: Any) -> Llama:
         """As `llamaweb.Llama.load`."""
-        return cls(wait(llama.Llama.load(model, **options)))
+        return cls.of(wait(llama.Llama.load(model, **options)))
 
     @classmethod
     def from_pretrained(cls, repo_id: str, filename: str, **options: Any) -> Llama:
         """As `llamaweb.Llama.from_pretrained`."""
-        return cls(wait(llama.Llama.from_pretrained(repo_id, filename, **options)))
+        return cls.of(wait(llama.Llama.from_pretrained(repo_id, filename, **options)))
 
-    def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[str]:
+    def stream(self, prompt: str | bytes | Iterable[int], **options: Any) -> Iterator[str]:
         """As `llamaweb.Llama.stream`."""
         return _iterate(self._llm.stream(prompt, **options))
+
+    def complete(self, prompt: str | bytes | Iterable[int], **options: Any) -> str:
+        """As `llamaweb.Llama.complete`."""
+        return wait(self._llm.complete(prompt, **options))
 
     def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> Iterator[str]:
         """As `llamaweb.Llama.chat_stream`."""
         return _iterate(self._llm.chat_stream(messages, **options))
 
-    def log_probabilities(self, tokens: Sequence[int]) -> Any:
+    def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+        """As `llamaweb.Llama.chat`."""
+        return wait(self._llm.chat(messages, **options))
+
+    def log_probabilities(self, tokens: Iterable[int]) -> Any:
         """As `llamaweb.Llama.log_probabilities`."""
         return wait(self._llm.log_probabilities(tokens))
 

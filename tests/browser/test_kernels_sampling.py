@@ -7,7 +7,7 @@ import pytest
 from kernel_bench import Bench, Case, batch, guarded
 
 from llamaweb.kernels import library
-from llamaweb.kernels.io import IO
+from llamaweb.kernels.io import IO, NO_TOKEN
 from llamaweb.sampling import Sampling
 
 rng = np.random.default_rng(4)
@@ -146,3 +146,43 @@ def test_impossible_tokens_are_never_drawn(bench: Bench) -> None:
     logits[[3, 150, 299]] = 0.0
     assert set(drawn(bench, logits, 200, temperature=5.0).tolist()) == {3, 150, 299}
     assert set(drawn(bench, logits, 200, top_k=40, top_p=0.95, min_p=0.05).tolist()) == {3, 150, 299}
+
+
+NO_NUMBERS = [
+    ("NaN", {700: np.nan}),
+    ("NaN with its sign", {0: -np.nan}),
+    ("a signalling NaN", {999: np.array(0x7F800001, np.uint32).view(np.float32)}),
+    ("infinity", {513: np.inf}),
+    ("infinity and -infinity", {1: -np.inf, 2: np.inf}),
+    ("nothing possible", dict.fromkeys(range(1000), -np.inf)),
+]
+
+
+@pytest.mark.parametrize("parameters", [{"temperature": 0.0}, {"top_k": 40, "top_p": 0.9, "min_p": 0.05}, {}], ids=str)
+def test_logits_that_are_no_numbers_leave_no_token(bench: Bench, parameters: dict[str, float]) -> None:
+    sampling = Sampling(**{"temperature": 1.0, **OFF, "seed": 3, **parameters})  # type: ignore[arg-type]
+    rows = [broken(changes) for _, changes in NO_NUMBERS] + [broken({5: -np.inf, 6: 3.4e38, 7: -3.4e38})]
+    cases = [Case(library.sample(1000), {"logits": guarded(row), "batch": io(sampling)}) for row in rows]
+    *found, right = [int(each["batch"][IO.tokens]) for each in bench.run(cases)]
+    assert found == [NO_TOKEN] * len(NO_NUMBERS) and right == 6
+
+
+def test_log_probabilities_of_logits_that_are_no_numbers_have_no_likely_token(bench: Bench) -> None:
+    rows = np.stack([broken({}), *(broken(changes) for _, changes in NO_NUMBERS), broken({7: -np.inf})])
+    n, words = len(rows), batch(len(rows), 0)
+    targets, results = len(words), len(words) + n
+    words = np.concatenate([words, np.full(n, 7, np.uint32), np.zeros(2 * n, np.uint32)])
+    launch = library.cross_entropy(1000, n, targets, results)
+    found = bench.run([Case(launch, {"logits": guarded(rows), "batch": words}, n)])[0]["batch"][results:].reshape(n, 2)
+    likely = [int(np.argmax(row)) for row in (rows[0], rows[-1])]
+    assert found[:, 1].tolist() == [likely[0], *[NO_TOKEN] * len(NO_NUMBERS), likely[1]]
+    log_p = found[[0, -1], 0].copy().view(np.float32)
+    np.testing.assert_allclose(log_p[0], np.log(softmax(rows[0])[7]), atol=1e-4)
+    assert log_p[1] == -np.inf
+
+
+def broken(changes: dict[int, float]) -> np.ndarray:
+    logits = np.random.default_rng(2).standard_normal(1000).astype(np.float32)
+    for at, value in changes.items():
+        logits[at] = value
+    return logits

@@ -163,7 +163,7 @@ def test_the_blocking_form_answers(page: Page, loaded: dict) -> None:
     async def blocking(prompt):
         from llamaweb.sync import Llama
 
-        return "".join(Llama(llm).stream(prompt, temperature=0, max_tokens=3))  # noqa: F821
+        return "".join(Llama.of(llm).stream(prompt, temperature=0, max_tokens=3))  # noqa: F821
 
     text = page.run(blocking, prompt=RAW["prompt"])
     assert text and RAW["exact"]["text"].startswith(text)

@@ -124,6 +124,10 @@ class FakeGPU:
         self.repeats.append(repeat)
         return Answer(self, tokens)
 
+    async def settle(self) -> None:
+        while self.under_way:
+            await self.under_way[-1].arrived
+
     async def read_results(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         at = IO.results(self.plan.n_ubatch)
         words = self.io[at : at + 2 * n_tokens].reshape(n_tokens, 2)
@@ -317,13 +321,13 @@ def test_log_probabilities_of_more_than_the_context_are_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "stops", "expected"),
     [
-        ("abc", [], ("abc", False)),
-        ("abc", ["c"], ("ab", True)),
-        ("abcabc", ["ca", "b"], ("a", True)),
-        ("", ["x"], ("", False)),
+        ("abc", [], ("abc", None)),
+        ("abc", ["c"], ("ab", "c")),
+        ("abcabc", ["ca", "b"], ("a", "b")),
+        ("", ["x"], ("", None)),
     ],
 )
-def test_text_ends_before_the_first_stop(text: str, stops: list[str], expected: tuple[str, bool]) -> None:
+def test_text_ends_before_the_first_stop(text: str, stops: list[str], expected: tuple[str, str | None]) -> None:
     assert stop_at(text, stops) == expected
 
 

@@ -21,7 +21,7 @@ def test_a_context_the_model_does_not_have_is_refused_with_the_figure(n_ctx: int
 
 
 def test_an_empty_batch_is_refused() -> None:
-    with pytest.raises(ContextError, match="batches of 0"):
+    with pytest.raises(ContextError, match="n_ubatch is 0"):
         plan_model(llama_header(**TINY), n_ubatch=0)
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import llamaweb
 
 PACKAGE = Path(llamaweb.__file__).parent
-PURE = ("architectures", "chat", "kernels", "model", "planner", "tokenizer", "graph", "rope", "strings", "sampling")
+PURE = (
+    *("answer", "architectures", "arguments", "chat", "errors", "generation", "graph", "kernels", "model", "planner"),
+    *("rope", "sampling", "strings", "tokenizer"),
+)
 
 
 def part(path: Path) -> str:

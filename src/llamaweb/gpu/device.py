@@ -155,13 +155,23 @@ class Reading:
     def __init__(self, device: Device, promise: Any) -> None:
         self._device = device
         self._promise = promise
+        self.done = False  # somebody has waited to its end, good or bad
         js_file("gpu/overheard.js")(promise)
+
+    async def ended(self) -> None:
+        """Waits for its end, good or bad; as often as one likes, and though an earlier wait was cancelled."""
+        if not self.done:
+            await js_file("gpu/overheard.js")(self._promise)
+            self.done = True
 
     def __await__(self) -> Generator[Any, None, Any]:
         try:
-            return (yield from self._promise.__await__())
+            value = yield from self._promise.__await__()
+            self.done = True
+            return value
         except JsException as error:
             reason = error
+        self.done = True
         yield from self._device.check_loss().__await__()
         raise GPUError(f"The GPU gave nothing back ({reason}); load the model again.")
 

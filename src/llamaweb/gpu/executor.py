@@ -140,6 +140,7 @@ class Executor:
         self._token_slots: list[Any] = []
         self._result_slot: Any = None
         self._next_slot = 0
+        self._under_way: list[Reading] = []  # into these slots, which are mapped until it is there
 
     async def allocate(self) -> None:
         """Makes every buffer of the plan; nothing is allocated afterwards."""
@@ -231,16 +232,26 @@ class Executor:
         slot = self._token_slots[self._next_slot]
         self._next_slot = (self._next_slot + 1) % IN_FLIGHT
         io, at = self.buffers["io"], 4 * IO.tokens
-        return Reading(self.device, self._replay.sample(self._steps[phase], n_tokens, repeat, io, at, slot))
+        return self._reading(self._replay.sample(self._steps[phase], n_tokens, repeat, io, at, slot))
 
     async def read_results(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """After the phase "evaluate": each token's target's log-probability, float32, and most likely token, uint32."""
         at = 4 * IO.results(self.plan.n_ubatch)
         promise = self._replay.readBytes(self.buffers["io"], at, 8 * n_tokens, self._result_slot)
-        data = await Reading(self.device, promise)
+        data = await self._reading(promise)
         self.device.check()
         words = np.frombuffer(data.to_bytes(), np.uint32).reshape(n_tokens, 2)
         return words[:, 0].copy().view(np.float32), words[:, 1].copy()
+
+    def _reading(self, promise: Any) -> Reading:
+        self._under_way = [reading for reading in self._under_way if not reading.done]
+        self._under_way.append(Reading(self.device, promise))
+        return self._under_way[-1]
+
+    async def settle(self) -> None:
+        """Waits for what was submitted and nobody has waited for to its end; its slots are free then."""
+        for reading in list(self._under_way):
+            await reading.ended()
 
     async def read(self, binding: Binding) -> bytes:
         """A copy of any range."""

@@ -77,7 +77,7 @@ def _run(arguments: list[str]) -> int:
             warnings.showwarning = lambda message, *_, **__: out.warn(str(message))
             asyncio.run(_interruptible(COMMANDS[args.command](args, out), args.command in AT_ONCE))
     except LlamaWebError as error:
-        out.error(type(error).__name__, str(error))
+        out.error(type(error).__name__, error.said("command line"))
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         out.error("Interrupted", "Interrupted.")

@@ -11,6 +11,8 @@ import re
 import sys
 from typing import Any, TextIO
 
+from llamaweb.errors import megabytes, said
+
 _PHASES = {
     "header": "Reading the model's header",
     "weights": "Loading the weights",
@@ -65,7 +67,7 @@ class Output:
             label = _PHASES.get(phase, phase.capitalize())
             self.report(label, event.get("done", 0), event.get("total", 0), event.get("unit", ""))
         elif event["event"] == "warning":
-            self.warn(event["message"])
+            self.warn(said(event["message"], "command line"))
 
     def text(self, piece: str) -> None:
         """A piece of the answer, at once."""
@@ -145,11 +147,6 @@ class Output:
 def _one_line(text: str) -> str:
     """A text that cannot be taken for several of ours."""
     return " ".join(text.replace("\r\n", "\n").split("\n"))
-
-
-def megabytes(count: float) -> str:
-    """Bytes for a person."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def memory_line(memory: dict[str, int]) -> str:

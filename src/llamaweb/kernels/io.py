@@ -35,6 +35,7 @@ class IOLayout:
 
 IO = IOLayout()
 
+NO_TOKEN = 2**32 - 1  # left in a token's place where logits are no numbers, or none is above -infinity
 IN_FLIGHT = 8  # submits whose tokens may be waited for at once: the ring of read-back buffers
 SUBMITTED = 4  # tokens a submit at most
 TIMER_BYTES = 32  # of the buffers through which timestamps are read, while something is timed

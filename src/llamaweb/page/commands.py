@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llamaweb import cache
-from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError, ModelWarning
+from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError, ModelWarning, said
 from llamaweb.files.storage import load_json, save_json
 from llamaweb.files.url_source import UrlSource
 from llamaweb.gpu.tuning import FILE as TUNING
@@ -137,7 +137,7 @@ async def _load(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]
 
     def keep(event: dict[str, Any]) -> None:
         if event["event"] == "warning":
-            told.append(event["message"])
+            told.append(said(event["message"], "page"))
         else:
             emit(event)
 
@@ -206,7 +206,8 @@ async def _answer(llm: Llama, pieces: Any, emit: Emit) -> dict[str, Any]:
             emit({"event": "text", "text": piece})
     except asyncio.CancelledError:
         stopped = {"stopped": True}
-    return {"text": "".join(text), "tokens": llm.tokens, "timings": llm.timings, **_facts(llm), **stopped}
+    ended = {"finish_reason": llm.finish_reason, "stopped_by": llm.stopped_by}
+    return {"text": "".join(text), "tokens": llm.tokens, **ended, "timings": llm.timings, **_facts(llm), **stopped}
 
 
 def _facts(llm: Llama) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from llamaweb.errors import LlamaWebError
 
+_OF_THE_CHAT_PAGE = ("load", "chat")  # commands whose errors are told in its words; the command line finds its own
 CANCELLED = {"event": "error", "type": "Cancelled", "message": "Stopped."}
 
 _tasks: dict[int, asyncio.Task[None]] = {}
@@ -52,7 +53,7 @@ async def _run(number: int, command: str, params: dict[str, Any], post: Callable
     except asyncio.CancelledError:
         emit(CANCELLED)
     except LlamaWebError as error:
-        fail(type(error).__name__, str(error))
+        fail(type(error).__name__, error.said("page") if command in _OF_THE_CHAT_PAGE else str(error))
     except Exception as error:
         traceback.print_exc()
         fail(type(error).__name__, str(error) or repr(error))

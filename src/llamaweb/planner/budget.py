@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from operator import index
 from typing import Any
 
-from llamaweb.errors import ContextError, MemoryBudgetError, UnsupportedError
+from llamaweb.arguments import as_whole
+from llamaweb.errors import ContextError, MemoryBudgetError, UnsupportedError, short
 from llamaweb.planner.sizes import Sizes
 
 LEAST_BATCH = 32  # tokens: smaller batches save little memory, and make reading a prompt slow
@@ -19,23 +19,14 @@ def asked(n_ctx: Any, n_ubatch: Any, memory_budget: Any) -> tuple[int | None, in
     """What a person asks for, as whole numbers; a float may be one, as 2e9. Raises ContextError or MemoryBudgetError
     for what is none."""
     told = "it must be a whole number of"
-    context, batch, budget = (_whole(value) for value in (n_ctx, n_ubatch, memory_budget))
-    if n_ctx is not None and context is None:
-        raise ContextError(f"n_ctx is {n_ctx!r}; {told} tokens, or 0 for as many as fit.")
-    if batch is None:
-        raise ContextError(f"n_ubatch is {n_ubatch!r}; {told} tokens.")
+    context, batch, budget = (as_whole(value) for value in (n_ctx, n_ubatch, memory_budget))
+    if n_ctx is not None and (context is None or context < 0):
+        raise ContextError(f"n_ctx is {short(n_ctx)}; {told} tokens, or 0 for as many as fit.")
+    if batch is None or batch < 1:
+        raise ContextError(f"n_ubatch is {short(n_ubatch)}; {told} tokens from 1 on.")
     if memory_budget is not None and (budget is None or budget < 1):
-        raise MemoryBudgetError(f"memory_budget is {memory_budget!r}; {told} bytes, as 2_000_000_000, or None.")
+        raise MemoryBudgetError(f"memory_budget is {short(memory_budget)}; {told} bytes, as 2_000_000_000, or None.")
     return context, batch, budget
-
-
-def _whole(value: Any) -> int | None:
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        return None
-    try:
-        return index(int(value) if isinstance(value, float) else value)
-    except TypeError:
-        return None
 
 
 def fit(sizes: Sizes, n_ctx: int, n_ubatch: int) -> tuple[int, int]:

@@ -62,8 +62,6 @@ class Planner:
         options = Options(memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused), precision)
         sizes = Sizes(file, profile, options)
         n_ctx = min(USUAL_CONTEXT, sizes.n_ctx_train) if n_ctx is None else n_ctx
-        if n_ctx < 0 or n_ubatch < 1:
-            raise ContextError(f"A context of {n_ctx} tokens in batches of {n_ubatch} is empty; ask for at least 1.")
         if n_ctx > sizes.n_ctx_train:
             raise ContextError(
                 f"A context of {n_ctx} tokens is longer than the model's; ask for {sizes.n_ctx_train} or less."
