@@ -23,6 +23,11 @@ class Answer:
     stopped_by: str | None = None
     timings: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def conversation(self) -> list[int]:
+        """The prompt and what came of it so far."""
+        return [*self.prompt, *self.tokens]
+
     def stop(self, by: str) -> None:
         self.finish_reason, self.stopped_by = "stop", by
 

@@ -6,18 +6,18 @@ for a person are in MB, 10^6 bytes.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # What Python says, and in its place the command line and the chat page.
 WORDS = {
     "n_ctx": ("--context", "context length in the settings"),
     "n_ubatch": ("the batch size", "the batch size"),
-    "memory_budget": ("--budget", "memory budget"),
-    "type_k": ("--type-k", "the format of cached keys"),
-    "type_v": ("--type-v", "the format of cached values"),
+    "memory_budget": ("--budget", "memory limit in the settings"),
+    "type_k and type_v": ("--type-k and --type-v", "the cache's format in the settings:"),
+    "type_k": ("--type-k", "the cache's format in the settings"),
+    "type_v": ("--type-v", "the cache's format in the settings"),
     "max_tokens": ("--max-tokens", "the length in the settings"),
     "top_k": ("--top-k", "top-k"),
     "top_p": ("--top-p", "top-p"),
@@ -38,10 +38,10 @@ def said(sentence: str, surface: str) -> str:
     return _WORD.sub(lambda found: WORDS[found[0]][which], sentence)
 
 
-def megabytes(size: float, need: bool = False) -> str:
-    """A size for a person; what is needed is rounded up."""
-    tenths = math.ceil(size / 1e5) if need else round(size / 1e5)
-    return f"{tenths / 10:,.1f} MB"
+def megabytes(size: float, rounded: Callable[[float], int] = round) -> str:
+    """A size for a person. rounded: math.ceil for what is needed, math.floor for what there is, where one is compared
+    with the other."""
+    return f"{rounded(size / 1e5) / 10:,.1f} MB"
 
 
 class LlamaWebError(Exception):

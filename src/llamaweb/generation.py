@@ -108,7 +108,7 @@ class Generator:
             self._check_owner(run)
             for token in map(int, found):
                 if token == NO_TOKEN:
-                    raise _no_numbers(len(prompt) + len(run.tokens))
+                    raise no_numbers(len(prompt) + len(run.tokens))
                 run.tokens.append(token)
                 yield token
                 self._check_owner(run)
@@ -190,7 +190,7 @@ class Generator:
                 self._runner.run("evaluate", len(part), head=True)
                 log_p, top = await self._runner.read_results(len(part))
                 if NO_TOKEN in top:
-                    raise _no_numbers(at + int(np.argmax(top == NO_TOKEN)) + 1)
+                    raise no_numbers(at + int(np.argmax(top == NO_TOKEN)) + 1)
                 found.append(log_p)
                 likely.append(top)
         return np.concatenate(found)[: len(tokens) - 1], np.concatenate(likely)
@@ -209,11 +209,13 @@ class Generator:
         return begin
 
 
-def _no_numbers(n_tokens: int) -> NotANumberError:
-    return NotANumberError(
-        f"The model's logits after {n_tokens} tokens are no numbers (NaN or infinite), so there is no next token; the "
-        "file may be damaged, which loading it with check=True tells: fetch it again, or use another model."
-    )
+def no_numbers(n_tokens: int, where: str | None = None) -> NotANumberError:
+    """where: they come from, if that is known."""
+    if where:
+        advice = f"which begins in {where}; fetch the file again, or use another model."
+    else:
+        advice = "so there is no next token; load the model with check=True to see why, or use another one."
+    return NotANumberError(f"The model's logits after {n_tokens} tokens are no numbers (NaN or infinite), {advice}")
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

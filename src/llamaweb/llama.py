@@ -14,10 +14,11 @@ from llamaweb import arguments
 from llamaweb.answer import Answer, Pieces
 from llamaweb.chat import render_chat
 from llamaweb.chat.messages import plain_messages
-from llamaweb.errors import GPUError, LlamaWebError
+from llamaweb.errors import GPUError, LlamaWebError, NotANumberError
 from llamaweb.files.hub import hub_source
 from llamaweb.files.sources import open_source
-from llamaweb.generation import Generator, held_back, stop_at
+from llamaweb.generation import Generator, held_back, no_numbers, stop_at
+from llamaweb.gpu.checker import first_appearance
 from llamaweb.gpu.profiler import Profiler
 from llamaweb.javascript import now_ms, wasm_heap_bytes
 from llamaweb.kernels.cache import CACHE_FORMATS
@@ -51,6 +52,7 @@ class Llama:
     _answer: Answer  # the last one
     _again: Callable[[GGUFFile], Awaitable[Loaded]]  # with the header that it is still to have
     _recovers: bool
+    _checks: bool
     _recovering: asyncio.Lock
     _closed: bool
     _turns: Turns
@@ -59,11 +61,12 @@ class Llama:
         raise LlamaWebError("A model is loaded by `await Llama.load(model)`, which gives the Llama; call that instead.")
 
     @classmethod
-    def _of(cls, loaded: Loaded, again: Callable[[GGUFFile], Awaitable[Loaded]], recover: str) -> Self:
+    def _of(cls, loaded: Loaded, again: Callable[[GGUFFile], Awaitable[Loaded]], recover: str, checks: bool) -> Self:
         llm = cls.__new__(cls)
         llm._answer = Answer()
         llm._again = again
         llm._recovers = recover == "auto"
+        llm._checks = checks
         llm._recovering = asyncio.Lock()
         llm._closed = False
         llm._turns = Turns()
@@ -109,6 +112,7 @@ class Llama:
         sha256: str | None = None,
         chat: bool = False,
         recover: str = "off",
+        check: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
         """Loads a GGUF model onto the GPU.
@@ -127,8 +131,10 @@ class Llama:
         files in the browser's storage (see llamaweb.cache), and read them from there the next time. sha256: of a URL's
         file, in hex. chat: refuse a model without a chat template before its weights are fetched. recover: "auto" makes
         a new device and loads the model again at the next call after the device was lost; "off" leaves that to
-        `recover`. progress: is called with a Progress. A load that is cancelled gives all GPU memory back. Raises
-        ModelFileError, UnsupportedError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError.
+        `recover`. progress: is called with a Progress. check: look for weights that are no numbers (NaN or infinite),
+        and tell where logits that are none come from. A load that is cancelled gives all GPU memory back. Raises
+        ModelFileError, UnsupportedError, NotANumberError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError,
+        and LlamaWebError for what cannot be meant.
         """
         options = LoadOptions(
             n_ctx,
@@ -142,13 +148,14 @@ class Llama:
             arguments.one_of("precision", precision, "high", tuple(PRECISIONS)),
             arguments.flag("chat", chat),
             arguments.callback("progress", progress),
+            arguments.flag("check", check),
         )
         recover = arguments.one_of("recover", recover, "off", RECOVERS)
         sha256 = arguments.word("sha256", sha256, None, "64 digits in hex, or None")
         source = open_source(model, cache=arguments.flag("cache", cache, True), sha256=sha256)
         loaded = await load_model(source, options)
         fresh, same = source.again(), replace(options, n_ctx=loaded.executor.plan.n_ctx)
-        return cls._of(loaded, lambda before: load_model(fresh.again(), same, before), recover)
+        return cls._of(loaded, lambda before: load_model(fresh.again(), same, before), recover, options.check)
 
     @classmethod
     async def from_pretrained(
@@ -219,7 +226,7 @@ class Llama:
     @property
     def conversation(self) -> list[int]:
         """Tokens of the last prompt and of its answer so far: `stream(llm.conversation)` goes on with it."""
-        return [*self._answer.prompt, *self._answer.tokens]
+        return self._answer.conversation
 
     @property
     def timings(self) -> dict[str, float]:
@@ -307,6 +314,8 @@ class Llama:
                     answer.stop(stop)
                 if text:
                     yield text
+            except NotANumberError as error:
+                raise await self._located(error, answer.conversation) from error
             finally:
                 await generation.aclose()
                 answer.time(began, first, last)
@@ -338,7 +347,17 @@ class Llama:
         self._check_evaluates()
         with self._turns.call():
             await self._ready()
-            return await self._generator.log_probabilities(ids)
+            try:
+                return await self._generator.log_probabilities(ids)
+            except NotANumberError as error:
+                raise await self._located(error, ids) from error
+
+    async def _located(self, error: NotANumberError, tokens: Sequence[int]) -> NotANumberError:
+        """The error with where its numbers come from, in a model that was loaded to tell."""
+        if not self._checks:
+            return error
+        async with self._generator.alone():
+            return no_numbers(*await first_appearance(self._executor, tokens))
 
     async def perplexity(
         self, text: str | bytes, n_ctx: int | None = None, progress: Callable[[Progress], None] | None = None
@@ -403,7 +422,7 @@ class Llama:
             if self._recovers:
                 await self._load_again()
             elif device.closed and not device.lost:
-                raise GPUError("The model could not be loaded again when it was tried; call recover() once more.")
+                raise GPUError("The model could not be loaded again when it was tried; begin again with recover().")
 
     async def _load_again(self) -> None:
         if self._closed:

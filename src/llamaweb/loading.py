@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from llamaweb.chat import check_chat
-from llamaweb.errors import DeviceLostError, ModelChangedError
+from llamaweb.errors import DeviceLostError, ModelChangedError, megabytes
 from llamaweb.files.sources import StreamingSource
+from llamaweb.gpu.checker import check_weights
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Executor, Pipelines
 from llamaweb.gpu.trials import Spare
@@ -40,6 +41,7 @@ class LoadOptions:
     precision: str = "high"
     chat: bool = False
     progress: Callable[[Progress], None] | None = None
+    check: bool = False
 
     def __post_init__(self) -> None:
         asked(self.n_ctx, self.n_ubatch, self.memory_budget)  # before anything is fetched
@@ -144,6 +146,8 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         weights_ms = now_ms() - before_weights
         compiled.go_on(report)
         await compiling
+        if options.check:
+            await check_weights(executor)
         await _close(opened)
         tuning = Tuning(executor, planner, choices)
         if options.tune == "full":
@@ -160,8 +164,9 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         await _close(opened)
         if isinstance(error, DeviceLostError) and device and executor:
             raise DeviceLostError(
-                f"The GPU device was lost ({device.loss}) while a model of {executor.plan.memory['total']} bytes was "
-                "loaded; load it again, with a smaller n_ctx or a memory_budget if that happens again."
+                f"The GPU device was lost ({device.loss}) while a model of "
+                f"{megabytes(executor.plan.memory['total'])} was loaded; "
+                "load it again, with a smaller n_ctx or a memory_budget if that happens again."
             ) from error
         raise
     return Loaded(file, tokenizer, executor, tuning, options, now_ms() - began, weights_ms)

@@ -126,7 +126,7 @@ def test_a_device_lost_at_any_promise_of_webgpu_is_a_typed_sentence(page: Page, 
     (_, undisturbed, unheeded), *found = page.run(TRIAL, model=model, work=work)
     assert undisturbed == "nothing" and unheeded == []
     assert found
-    advice = ("or call recover().", "if that happens again.")
+    advice = ("begin again with recover().", "if that happens again.")
     for moment, said, unheeded in found:
         assert said.startswith("The GPU device was lost (") and said.endswith(advice), (moment, said)
         assert unheeded == [], moment

@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_fetched(page: Page) -> 
             return error
 
     error = page.run(load, model=tiny_llama(TinyLlama()))
-    assert isinstance(error, MemoryBudgetError) and "budget is 100000" in str(error)
+    assert isinstance(error, MemoryBudgetError) and "budget is 0.1 MB" in str(error)
 
 
 @pytest.mark.parametrize("value", ["2GB", 0])

@@ -244,4 +244,4 @@ return said, [right] * 2 == [*found, llm.tokens], device.live_bytes
 """
     said, same, left = page.run(HEAD + work, model=model, prompt=PROMPT, recover=recover)
     assert "was lost" in said[0] and same and left == 0
-    assert recover == "auto" or "call recover() once more" in said[1]
+    assert recover == "auto" or "begin again with recover()" in said[1]

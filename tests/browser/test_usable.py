@@ -66,7 +66,7 @@ async def misused(data: bytes) -> list[tuple[str, str, str, str]]:
         "thrown in the loop": lambda: thrown(llm.stream("in the and", **long)),
         "thrown in the chat's loop": lambda: thrown(llm.chat_stream(chat, **long)),
         "left in its middle": lambda: left(llm.stream("in the and", **long)),
-        "left before its begin": lambda: left(llm.stream("in the and", **long).aclose()),
+        "left before its begin": lambda: llm.stream("in the and", **long).aclose(),
         "two at once": two,
         "cancelled at once": lambda: late(llm.complete("in the and", **long), 0),
         "cancelled while it begins": lambda: late(llm.complete("in the and", **long), 1),
@@ -83,10 +83,16 @@ async def misused(data: bytes) -> list[tuple[str, str, str, str]]:
     for name, misuse in misuses.items():
         said = ""
         try:
-            await misuse()
+            async with asyncio.timeout(60):
+                await misuse()
         except BaseException as error:
             said = f"{type(error).__name__}: {error}"
-        seen.append((name, said, expected, await llm.complete("the king in the", **plain)))
+        try:
+            async with asyncio.timeout(60):
+                after = await llm.complete("the king in the", **plain)
+        except TimeoutError:
+            return [*seen, (name, said, expected, "never ended")], []
+        seen.append((name, said, expected, after))
     log_p, _ = await llm.log_probabilities(llm.tokenize("the king in the and"))
     await llm.close()
     return seen, [float(p) for p in log_p]
@@ -95,10 +101,11 @@ async def misused(data: bytes) -> list[tuple[str, str, str, str]]:
 def test_after_every_misuse_the_next_plain_call_gives_the_same_answer(page: Page) -> None:
     seen: list[Any]
     seen, log_p = page.run(misused, data=tiny_llama(MODEL))
+    print(*seen, sep="\n")
     assert len(seen) > 30 and all(-20 < p < 0 for p in log_p)
     for name, said, expected, after in seen:
         assert expected and after == expected, (name, said, expected, after)
-        assert said or name == "left in its middle", name
+        assert said or name.startswith("left"), name
         assert not said.startswith(("PageError", "GPUError", "AssertionError", "InvalidStateError")), (name, said)
     told = {name: said.partition(":")[0] for name, said, _, _ in seen}
     assert told["half a token"] == told["awaited"] == told["two at once"] == "LlamaWebError"

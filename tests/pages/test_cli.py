@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from math import floor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llamaweb.errors import megabytes
 from tests.tiny import TinyLlama, tiny_llama
 
 TEXT = "the other king is on the hill and it is raining\n" * 12
@@ -104,7 +106,8 @@ def test_a_budget_is_kept_and_what_does_not_fit_is_refused_with_what_would(model
     found = in_json("run", model, "-p", "the", "--max-tokens", 1, "--context", 0, "--budget", "400k")
     assert found["memory"]["peak"] <= 400_000
     refused = sentence("run", model, "-p", "the", "--context", 512, "--budget", 1000 + found["memory"]["weights"])
-    assert f"the budget is {1000 + found['memory']['weights']}" in refused and "use a smaller model" in refused
+    budget = megabytes(1000 + found["memory"]["weights"], floor)
+    assert f"the budget is {budget}; " in refused and "use a smaller model" in refused
 
 
 def test_perplexity_averages_over_all_but_each_chunks_first_token(model: Path, text: Path) -> None:

@@ -66,7 +66,7 @@ def llm(page: Any) -> Any:
     async def again(before: Any) -> Any:
         return loaded
 
-    return module.Llama._of(loaded, again, "off")
+    return module.Llama._of(loaded, again, "off", False)
 
 
 MESSAGES = [{"role": "user", "content": "the king"}]
@@ -204,6 +204,7 @@ WRONG_LOADS: dict[str, list[Any]] = {
     "cache": ["no", 2],
     "sha256": [5, True, "abc", b"0" * 64],
     "chat": ["no", 2],
+    "check": ["no", 2],
     "recover": ["on", 5, True],
     "progress": [5, "print"],
 }
@@ -334,3 +335,39 @@ def test_what_is_not_awaited_or_made_so_says_what_to_call_instead(llm: Any, page
         page("llama").Llama("model.gguf", n_ctx=512)
     with pytest.raises(error, match=r"`Llama\.load\(model\)`"):
         page("sync").Llama("model.gguf")
+
+
+def test_an_answer_cancelled_at_any_moment_leaves_the_next_one_right(llm: Any) -> None:
+    llm._executor.may = True
+    plain = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
+
+    async def play() -> int:
+        expected, cancelled = await llm.complete("the king", **plain), 0
+        for ticks in range(120):
+            task = asyncio.ensure_future(llm.complete("in the and", max_tokens=30, temperature=0, ignore_eos=True))
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            task.cancel()
+            waits = ticks % 2
+            if waits:
+                await asyncio.wait([task])
+            assert await asyncio.wait_for(llm.complete("the king", **plain), 20) == expected
+            cancelled += bool(waits and task.cancelled())
+            await asyncio.wait([task])
+        return cancelled
+
+    assert asyncio.run(play()) > 10
+
+
+def test_of_many_answers_at_once_the_last_one_is_right_and_the_others_say_so(llm: Any) -> None:
+    llm._executor.may = True
+    plain = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
+
+    async def play() -> None:
+        expected = await llm.complete("the king", **plain)
+        for _ in range(5):
+            works = [llm.complete("in the and", **plain) for _ in range(4)] + [llm.complete("the king", **plain)]
+            *others, last = await asyncio.gather(*works, return_exceptions=True)
+            assert last == expected and {str(other)[:24] for other in others} == {"Another answer was begun"}
+
+    asyncio.run(play())

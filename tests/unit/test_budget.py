@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from math import ceil, floor
 from typing import Any
 
 import pytest
 
-from llamaweb.errors import ContextError, MemoryBudgetError
+from llamaweb.errors import ContextError, MemoryBudgetError, megabytes
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner import DESKTOP, DeviceProfile, ModelPlan, plan_model
 from llamaweb.planner.budget import LEAST_BATCH, LEAST_CONTEXT
@@ -111,7 +112,7 @@ def test_the_refusal_has_need_and_budget_and_all_it_advises_fits(name: str) -> N
     with pytest.raises(MemoryBudgetError) as caught:
         plan_model(file, n_ctx=2048, memory_budget=budget)
     text = str(caught.value)
-    assert f"needs {budget + 1} bytes" in text and f"budget is {budget}" in text
+    assert f"needs {megabytes(budget + 1, ceil)} of" in text and f"budget is {megabytes(budget, floor)}" in text
     found = ADVICE.search(text)
     assert found and found[1] and found[2]
     plan_model(file, n_ctx=int(found[1]), memory_budget=budget)

@@ -144,9 +144,7 @@ class Device:
     def _lost(self, info: Any) -> None:
         if not self._closed:
             self.loss = str(info.message)
-            self._error = DeviceLostError(
-                f"The GPU device was lost ({self.loss}); load the model again, or call recover()."
-            )
+            self._error = DeviceLostError(f"The GPU device was lost ({self.loss}); begin again with recover().")
 
 
 class Reading:

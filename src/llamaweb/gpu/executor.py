@@ -11,7 +11,7 @@ import js
 import numpy as np
 from pyodide.ffi import JsException, to_js
 
-from llamaweb.errors import KernelError, KernelWarning
+from llamaweb.errors import KernelError, KernelWarning, megabytes
 from llamaweb.gpu.device import Device, Reading
 from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
@@ -144,7 +144,7 @@ class Executor:
 
     async def allocate(self) -> None:
         """Makes every buffer of the plan; nothing is allocated afterwards."""
-        async with self.device.errors(f"allocating {self.plan.memory['total']} bytes"):
+        async with self.device.errors(f"allocating {megabytes(self.plan.memory['total'])}"):
             self._token_slots = [
                 self.device.buffer("token", 4 * SUBMITTED, "MAP_READ", "COPY_DST") for _ in range(IN_FLIGHT)
             ]

@@ -125,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--min-p", type=_number(0, 1), default=0.05, metavar="P", help="least share of the best (0.05)")
     run.add_argument("--seed", type=_whole(0, 2**32 - 1), metavar="S", help="the same seed gives the same text")
     _context(run)
+    _check(run)
 
     bench = _command(commands, "bench", "how fast the model reads a prompt and generates", browser=True)
     _sizes(bench)
@@ -146,6 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     perplexity = _command(commands, "perplexity", "how well the model foresees a text", browser=True)
     _file(perplexity)
     _context(perplexity, 512, least=2)
+    _check(perplexity)
 
     inspect = _command(commands, "inspect", "metadata, memory and plan, from the header alone")
     _context(inspect)
@@ -207,6 +209,10 @@ def _context(parser: argparse.ArgumentParser, default: int | None = None, least:
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="high", help="of prompts; fast: activations in 8 bits (high)"
     )
+
+
+def _check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", action="store_true", help="look for weights and results that are no numbers")
 
 
 def _sizes(parser: argparse.ArgumentParser) -> None:

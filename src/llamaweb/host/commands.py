@@ -273,9 +273,9 @@ async def _check_length(model: str, text: bytes, out: Output) -> None:
 
 
 def _context(args: argparse.Namespace) -> dict[str, Any]:
-    """The context, the formats of its cache and the budget, as the page's commands take them."""
+    """The context, the formats of its cache, the budget and the check, as the page's commands take them."""
     same = {name: getattr(args, name) for name in ("context", "type_k", "type_v", "precision")}
-    return {**same, "memory_budget": args.budget}
+    return {**same, "memory_budget": args.budget, "check": getattr(args, "check", False)}
 
 
 def _unusual_cache(args: argparse.Namespace) -> dict[str, str]:

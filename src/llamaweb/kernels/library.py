@@ -67,6 +67,16 @@ def get_rows(
     return Launch(shader, (1, n_tokens, 1), 1)
 
 
+def find_nan(format: Format, blocks: int) -> Launch:
+    """The first of `blocks` blocks of 32 weights that has one which is NaN or infinite; slots of the weight, and found,
+    a word that begins with the largest."""
+    workgroup, each = 64, 16  # blocks of an invocation
+    slots = [*weight(format), Slot("found", "atomic<u32>", "read_write")]
+    constants = {"format": format.name, "split": format.split, "blocks": blocks, "each": each}
+    shader = kernel("find_nan", slots, workgroup=workgroup, **constants)
+    return Launch(shader, spread(-(-blocks // (workgroup * each))))
+
+
 def rms_norm(k: int, eps: float, n_tokens: int, *, epilogue: str = "store") -> Launch:
     """y = x / rms(x) * weight; epilogue "add" adds it to y."""
     workgroup = 256 if n_tokens == 1 else 64  # alone, it has the GPU for itself

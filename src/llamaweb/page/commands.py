@@ -184,7 +184,8 @@ _COMMANDS = {
 
 
 async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: Any) -> Llama:
-    options |= {name: params[name] for name in ("type_k", "type_v", "precision", "memory_budget") if params.get(name)}
+    names = ("type_k", "type_v", "precision", "memory_budget", "check")
+    options |= {name: params[name] for name in names if params.get(name)}
     options |= {"n_ctx": params.get("context"), "cache": params.get("cache", False), "progress": _progress(emit)}
     with warnings.catch_warnings(record=True) as caught:
         for category in _TOLD:

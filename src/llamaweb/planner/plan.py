@@ -80,6 +80,14 @@ class WeightPlan:
     def names(self) -> tuple[str, ...]:
         return tuple(part.name for part in self.slices)
 
+    def origin(self, number: int) -> tuple[str, int]:
+        """The tensor that weight `number` is of, and its row there."""
+        for part in self.slices:
+            if number < part.count:
+                return part.name, (part.first + number) // self.row
+            number -= part.count
+        raise IndexError(number)
+
 
 @dataclass(frozen=True)
 class RopeTable:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from math import ceil, floor
 
 from llamaweb.architectures import architecture
-from llamaweb.errors import UnsupportedError, short
+from llamaweb.errors import UnsupportedError, megabytes, short
 from llamaweb.graph import Graph
 from llamaweb.kernels.cache import Cache, cache_format
 from llamaweb.kernels.formats import format_of
@@ -25,6 +26,8 @@ from llamaweb.planner.weights import Weights
 from llamaweb.profile import DeviceProfile
 
 _EVALUATED_LOGITS = 64 << 20  # bytes of logits held at once when all of them are wanted
+
+_needed, _there = partial(megabytes, rounded=ceil), partial(megabytes, rounded=floor)
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class Sizes:
         regions = self.regions(n_ctx, n_ubatch)
         region = max(regions, key=lambda region: regions[region])
         if regions[region] > most:
-            return f"The region {region} needs a buffer of {regions[region]} bytes, but {name} allows {most}"
+            return f"The region {region} needs a buffer of {_needed(regions[region])}, but {name} allows {_there(most)}"
         bound = {
             "values": max(layout.largest for layout in self.layouts(n_ctx, n_ubatch).values()),
             "cached keys": self.caches(n_ctx, n_ubatch).largest,
@@ -141,12 +144,12 @@ class Sizes:
         what = max(bound, key=lambda what: bound[what])
         most = self.profile.max_storage_buffer_binding_size
         if bound[what] > most:
-            return f"A tensor of {what} takes {bound[what]} bytes, but a binding of {name} holds {most}"
+            return f"A tensor of {what} takes {_needed(bound[what])}, but a binding of {name} holds {_there(most)}"
         budget, need = self.options.memory_budget, self.need(n_ctx, n_ubatch)
         if budget is not None and need > budget:
             return (
-                f"A context of {n_ctx} tokens in batches of {min(n_ubatch, n_ctx)} needs {need} bytes of GPU memory, "
-                f"but the budget is {budget}"
+                f"A context of {n_ctx} tokens in batches of {min(n_ubatch, n_ctx)} needs {_needed(need)} of GPU "
+                f"memory, but the budget is {_there(budget)}"
             )
         return None
 
