@@ -88,7 +88,7 @@ def test_more_than_500_mb_are_told_before_they_are_written(
 
     monkeypatch.setattr(models, "_synthetic", write)
     assert main([command, model]) == 1
-    line = f"4.79 GB are written first, into {cache}/synthetic-"
+    line = f"4,788.8 MB are written first, into {cache}/synthetic-"
     assert (line in said[0]) == told
     assert not told or "`llamaweb cache --clear synthetic-llama-3.1-8b-Q4_K.gguf` removes them" in said[0]
 
