@@ -106,7 +106,7 @@ async function loading(next) {
   at("loading-title").focus();
   showPhase({ phase: pythonIsReady ? "header" : "python" });
   if (next.url) navigator.storage?.persist?.(); // a worker cannot ask that its models stay
-  call = engine.call("load", { model: next.url, cache: true }, showPhase, next.files);
+  call = engine.call("load", { model: next.url, cache: true, ...settings() }, showPhase, next.files);
   try {
     loaded = await call.result;
     enter("ready");
@@ -128,6 +128,13 @@ engine.onlate = (progress) => {
   at("tuning").hidden = progress.done >= progress.total;
   at("tuning").textContent = `Finding this GPU’s fastest kernels, while nothing else is to do: ${amount(progress)}`;
 };
+
+// What holds for a model from its loading on.
+function settings() {
+  const number = (id) => (at(id).value === "" ? null : Number(at(id).value));
+  const format = at("cache").value;
+  return { context: number("context"), memory_budget: number("budget"), type_k: format, type_v: format };
+}
 
 async function objectionTo(files) {
   for (const file of files) {
@@ -212,7 +219,7 @@ async function answering(question) {
   call = null;
   answer.item.ariaBusy = null;
   following(() => {
-    const why = failure ? "Broken off." : whyEnded(result, limit);
+    const why = failure ? "Broken off." : whyEnded(result);
     if (why) remark(answer.item, why);
     if (answer.node.length) {
       messages = [...params.messages, { role: "assistant", content: answer.node.data }];
@@ -228,11 +235,11 @@ async function answering(question) {
 }
 
 // Why an answer ended before its own end; "" if it did not.
-function whyEnded({ stopped, tokens, timings }, limit) {
+function whyEnded({ stopped, finish_reason: reason, stopped_by: by }) {
   if (stopped) return "Stopped.";
-  if (tokens.length === limit) return "Ended at the length that is set below.";
-  const full = timings.prompt_tokens + tokens.length > loaded.context;
-  return full ? `Ended here: the model's ${loaded.context} tokens of context are full. Begin a new chat.` : "";
+  if (reason !== "length") return "";
+  if (by === "max_tokens") return "Ended at the length that is set below.";
+  return `Ended here: the model's ${loaded.context} tokens of context are full. Begin a new chat.`;
 }
 
 // A button that helps after an error, if one does.

@@ -18,7 +18,7 @@ WORDS = {
     "type_k and type_v": ("--type-k and --type-v", "the cache's format in the settings:"),
     "type_k": ("--type-k", "the cache's format in the settings"),
     "type_v": ("--type-v", "the cache's format in the settings"),
-    "max_tokens": ("--max-tokens", "the length in the settings"),
+    "max_tokens": ("--max-tokens", "the length below"),
     "top_k": ("--top-k", "top-k"),
     "top_p": ("--top-p", "top-p"),
     "min_p": ("--min-p", "min-p"),
