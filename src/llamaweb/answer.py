@@ -62,6 +62,13 @@ class Pieces(AsyncGenerator[str, None]):
         """The same as another method gives it."""
         return Pieces(self._pieces, name, whole)
 
+    async def joined(self) -> str:
+        """All of them."""
+        try:
+            return "".join([piece async for piece in self])
+        finally:
+            await self.aclose()
+
     def __aiter__(self) -> Pieces:
         return self
 

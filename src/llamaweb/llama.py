@@ -322,7 +322,7 @@ class Llama:
 
     async def complete(self, prompt: str | bytes | Iterable[int], **options: Any) -> str:
         """The whole text that follows `prompt`; options as in `stream`."""
-        return await _whole(self.stream(prompt, **options))
+        return await self.stream(prompt, **options).joined()
 
     def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> Pieces:
         """The assistant's answer to `messages` ({"role", "content"}), in the model's own chat template, piece by piece;
@@ -335,7 +335,7 @@ class Llama:
 
     async def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
         """The assistant's whole answer to `messages`; options as in `stream`."""
-        return await _whole(self.chat_stream(messages, **options))
+        return await self.chat_stream(messages, **options).joined()
 
     async def log_probabilities(self, tokens: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
         """Log-probability of each token but the first given those before it, and the most likely token at each
@@ -444,10 +444,3 @@ class Llama:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-async def _whole(pieces: Pieces) -> str:
-    try:
-        return "".join([piece async for piece in pieces])
-    finally:
-        await pieces.aclose()
