@@ -18,7 +18,7 @@ async def misused(data: bytes) -> list[tuple[str, str, str, str]]:
     from llamaweb import Llama
 
     llm = await Llama.load(data, n_ctx=96, n_ubatch=16, tune="off", logits_all=True)
-    plain = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
+    plain = {"temperature": 1.0, "seed": 5, "max_tokens": 12, "ignore_eos": True}
     long = {"temperature": 0, "max_tokens": 60, "ignore_eos": True}
     chat = [{"role": "user", "content": "the king"}]
 
@@ -101,10 +101,9 @@ async def misused(data: bytes) -> list[tuple[str, str, str, str]]:
 def test_after_every_misuse_the_next_plain_call_gives_the_same_answer(page: Page) -> None:
     seen: list[Any]
     seen, log_p = page.run(misused, data=tiny_llama(MODEL))
-    print(*seen, sep="\n")
     assert len(seen) > 30 and all(-20 < p < 0 for p in log_p)
     for name, said, expected, after in seen:
-        assert expected and after == expected, (name, said, expected, after)
+        assert len(set(expected)) > 4 and after == expected, (name, said, expected, after)
         assert said or name.startswith("left"), name
         assert not said.startswith(("PageError", "GPUError", "AssertionError", "InvalidStateError")), (name, said)
     told = {name: said.partition(":")[0] for name, said, _, _ in seen}
@@ -117,7 +116,7 @@ async def texts(data: bytes) -> list[str]:
     from llamaweb import Llama
 
     async with await Llama.load(data, n_ctx=64, n_ubatch=16, tune="off") as llm:
-        plain = {"temperature": 0, "max_tokens": 6}
+        plain = {"temperature": 1.0, "seed": 5, "max_tokens": 6}
         found = [await llm.complete("the and in", **plain, stop=stop) for stop in ((), "", [""], None)]
         found.append("".join([piece async for piece in llm.stream(b"the and in", **plain)]))
         parts = [{"type": "text", "text": "the and in"}]

@@ -159,7 +159,7 @@ class Reading:
     async def ended(self) -> None:
         """Waits for its end, good or bad; as often as one likes, and though an earlier wait was cancelled."""
         if not self.done:
-            await js_file("gpu/overheard.js")(self._promise)
+            await js_file("gpu/end_of.js")(self._promise).ended
             self.done = True
 
     def __await__(self) -> Generator[Any, None, Any]:
