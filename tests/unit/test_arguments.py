@@ -53,14 +53,18 @@ def llm(page: Any) -> Any:
     gpu.device = SimpleNamespace(lost=False, closed=False)  # type: ignore[attr-defined]
     module = page("llama")
     module.now_ms = lambda: 0.0
+    module.begin = lambda work: work.close()  # nothing goes on in the background
+
+    async def finish(turns: Any, spare: Any) -> None: ...
+
     loaded = SimpleNamespace(
         file=file,
         tokenizer=load_tokenizer(file.metadata),
-        trials=[],
         executor=gpu,
         load_ms=0.0,
         weights_ms=0.0,
         free=lambda: None,
+        finish=finish,
     )
 
     async def again(before: Any) -> Any:

@@ -63,6 +63,7 @@ async def _found(executor: Executor, steps: Sequence[Any]) -> int | None:
 async def first_appearance(executor: Executor, tokens: Sequence[int]) -> tuple[int, str]:
     """How many of the tokens, evaluated one after the other, it takes until a result has numbers that are none, and
     whose that is. The cache is overwritten."""
+    await executor.prepare()
     for position, token in enumerate(tokens):
         phase = executor.plan.decode_phase(position)
         _write(executor, position, token)
