@@ -92,20 +92,35 @@ def test_a_token_whose_weights_are_no_numbers_is_an_error_and_others_are_answere
     found = page.run(answers, data=spoiled("token_embd.weight", 5, spec=spec), packed=packed)
     for n in (1, 3, 5, 7):
         assert isinstance(found[n], NotANumberError) and "check=True" in str(found[n])
-    assert (
-        "after 30 tokens" in str(found[1]) and "after 1 tokens" in str(found[5]) and "after 21 tokens" in str(found[7])
-    )
+    assert "after 30 tokens" in str(found[1]) and "after 1 tokens" in str(found[5])
+    # Attention of a batch gives those before it in the batch a part of nothing, which is no number either.
+    assert int(str(found[7]).split("after ")[1].split()[0]) in range(17, 22)
     for n in (0, 2, 4, 6, 8):
         assert found[n] == right[n], n
 
 
 def test_a_model_that_is_loaded_to_be_checked_says_where_numbers_that_are_none_begin(page: Page) -> None:
-    """Weights that are numbers, but whose products are too large."""
-    with_huge = spoiled("blk.1.ffn_down.weight", 3, 3e38, TinyLlama(type="F32", n_layer=2, rms_eps=1e-5))
-    found = page.run(answers, data=with_huge, check=True)
-    errors = [each for each in found if isinstance(each, NotANumberError)]
-    if errors:
-        assert all("which begins in blk.1.ffn_down (mul_mat_vec)" in str(error) for error in errors), errors
+    """Its weights are numbers, but one is so large that scores of the attention are not."""
+
+    async def ask(data):
+        from llamaweb import Llama
+
+        async with await Llama.load(data, n_ctx=64, n_ubatch=16, tune="off", logits_all=True, check=True) as llm:
+            said = []
+            for work in (llm.complete([20, 21, 22]), llm.perplexity("the king"), llm.complete([20, 21, 22])):
+                try:
+                    await work
+                except Exception as error:
+                    said.append(error)
+            return said
+
+    errors = page.run(ask, data=spoiled("blk.1.attn_norm.weight", 0, 3e38))
+    assert len(errors) == 3
+    for error in errors:
+        assert isinstance(error, NotANumberError) and str(error) == (
+            "The model's logits after 1 tokens are no numbers (NaN or infinite), which begins in blk.1.attn "
+            "(flash_attn_vec); fetch the file again, or use another model."
+        )
 
 
 @pytest.mark.parametrize(

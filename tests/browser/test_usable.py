@@ -18,7 +18,8 @@ async def misused(data: bytes) -> list[tuple[str, str, str, str]]:
     from llamaweb import Llama
 
     llm = await Llama.load(data, n_ctx=96, n_ubatch=16, tune="off", logits_all=True)
-    plain = {"temperature": 1.0, "seed": 5, "max_tokens": 12, "ignore_eos": True}
+    spread = {"temperature": 100, "top_k": 0, "top_p": 1, "min_p": 0}  # so that an answer has many words
+    plain = {**spread, "seed": 5, "max_tokens": 24, "ignore_eos": True}
     long = {"temperature": 0, "max_tokens": 60, "ignore_eos": True}
     chat = [{"role": "user", "content": "the king"}]
 
@@ -116,7 +117,7 @@ async def texts(data: bytes) -> list[str]:
     from llamaweb import Llama
 
     async with await Llama.load(data, n_ctx=64, n_ubatch=16, tune="off") as llm:
-        plain = {"temperature": 1.0, "seed": 5, "max_tokens": 6}
+        plain = {"temperature": 100, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 5, "max_tokens": 6}
         found = [await llm.complete("the and in", **plain, stop=stop) for stop in ((), "", [""], None)]
         found.append("".join([piece async for piece in llm.stream(b"the and in", **plain)]))
         parts = [{"type": "text", "text": "the and in"}]
