@@ -22,11 +22,11 @@ def page(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return module
 
 
-def events(params: dict[str, Any], cancel: bool = False) -> list[dict[str, Any]]:
+def events(params: dict[str, Any], cancel: bool = False, command: str = "run") -> list[dict[str, Any]]:
     posted: list[str] = []
 
     async def body() -> None:
-        worker.start(7, "run", json.dumps(params), posted.append)
+        worker.start(7, command, json.dumps(params), posted.append)
         await asyncio.sleep(0.01)
         if cancel:
             worker.cancel(7)
@@ -65,6 +65,16 @@ def test_an_exception_becomes_an_error_event(page: types.ModuleType, error: Exce
 
     page.handle = handle  # type: ignore[attr-defined]
     assert events({}) == [event]
+
+
+@pytest.mark.parametrize("command", ["load", "chat"])
+def test_the_chat_page_is_told_of_its_own_settings(page: types.ModuleType, command: str) -> None:
+    async def handle(*args: Any) -> None:
+        raise ContextError("Too long; load the model with a larger n_ctx.")
+
+    page.handle = handle  # type: ignore[attr-defined]
+    (event,) = events({}, command=command)
+    assert event["message"] == "Too long; load the model with a larger context length in the settings."
 
 
 def test_a_cancelled_command_says_so(page: types.ModuleType) -> None:

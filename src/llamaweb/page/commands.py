@@ -7,6 +7,7 @@ raised; the worker turns them into events.
 from __future__ import annotations
 
 import asyncio
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -64,6 +65,10 @@ async def _perplexity(params: dict[str, Any], emit: Emit, file: Any) -> dict[str
     chunk = params.get("context") or 512
     async with await _load_model({**params, "context": chunk}, emit, file, logits_all=True) as llm:
         found = await llm.perplexity(text, chunk, _progress(emit))
+        if not math.isfinite(found.perplexity):  # which JSON does not have
+            raise LlamaWebError(
+                "The model takes a token of the text for impossible, so that its perplexity is infinite."
+            )
         return {"perplexity": found.perplexity, "tokens": found.tokens}
 
 
