@@ -66,9 +66,7 @@ async def _perplexity(params: dict[str, Any], emit: Emit, file: Any) -> dict[str
     async with await _load_model({**params, "context": chunk}, emit, file, logits_all=True) as llm:
         found = await llm.perplexity(text, chunk, _progress(emit))
         if not math.isfinite(found.perplexity):  # which JSON does not have
-            raise LlamaWebError(
-                "The model takes a token of the text for impossible, so that its perplexity is infinite."
-            )
+            raise LlamaWebError("The perplexity is infinite: the model takes a part of the text for impossible.")
         return {"perplexity": found.perplexity, "tokens": found.tokens}
 
 
