@@ -146,6 +146,7 @@ def test_every_variant_that_tuning_tries_is_sound(profile: DeviceProfile) -> Non
 def test_kernels_outside_of_plans_compile(profile: DeviceProfile) -> None:
     naga = Naga(profile)
     launches = [library.repack(f, 1) for f in FORMATS.values() if f.repacked]
+    launches += [library.find_nan(f, 100) for f in FORMATS.values()]
     launches += [library.lane_order(), peaks.read(profile)[0], peaks.fma(profile)[0], peaks.dispatch()]
     for launch in launches:
         naga.pipeline(launch.kernel, wgsl(launch.kernel))
