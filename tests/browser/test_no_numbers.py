@@ -100,7 +100,7 @@ def test_a_token_whose_weights_are_no_numbers_is_an_error_and_others_are_answere
 
 
 def test_a_model_that_is_loaded_to_be_checked_says_where_numbers_that_are_none_begin(page: Page) -> None:
-    """Its weights are numbers, but one is so large that scores of the attention are not."""
+    """Its weights are numbers, but one is so large that products with it are not."""
 
     async def ask(data):
         from llamaweb import Llama
@@ -118,8 +118,8 @@ def test_a_model_that_is_loaded_to_be_checked_says_where_numbers_that_are_none_b
     assert len(errors) == 3
     for error in errors:
         assert isinstance(error, NotANumberError) and str(error) == (
-            "The model's logits after 1 tokens are no numbers (NaN or infinite), which begins in blk.1.attn "
-            "(flash_attn_vec); fetch the file again, or use another model."
+            "The model's logits after 1 tokens are no numbers (NaN or infinite), which begins in "
+            "blk.1.attn_q+blk.1.attn_k+blk.1.attn_v (mul_mat_vec); fetch the file again, or use another model."
         )
 
 
