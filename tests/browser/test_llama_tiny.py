@@ -62,7 +62,7 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups, packed=False, opt
 
     async def open_without_subgroups():
         device = await opened()
-        device.profile = dataclasses.replace(device.profile, subgroup_size=0, packed_dot=packed)
+        device.profile = dataclasses.replace(device.profile, subgroup_size=0, packed_dot=packed, software=False)
         return device
 
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser_page import Page
+from packed_path import close_packed, load_packed
 
 from tests.models import smollm2_path
 
@@ -100,6 +101,26 @@ def test_most_likely_tokens_agree_with_llama_cpp(forced: list) -> None:
 def test_log_probabilities_agree_with_llama_cpp(forced: list) -> None:
     for (log_p, _), case in zip(forced, CASES["forced"], strict=True):
         np.testing.assert_allclose(log_p, case["exact"]["logprob"], atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def packed_bits(page: Page, loaded: dict) -> Iterator[dict]:
+    """The model once more, as `packed`, with the integer dot product that most GPUs have; gives its bits."""
+    yield page.run(load_packed, url=page.file_url(smollm2_path()), n_ctx=256, n_ubatch=128, logits_all=True)
+    page.run(close_packed)
+
+
+@pytest.mark.parametrize("case", CASES["greedy"], ids=["raw", "chat"])
+def test_greedy_text_is_llama_cpps_with_the_packed_dot(page: Page, packed_bits: dict, case: dict) -> None:
+    async def answer(messages, prompt, n):
+        options = {"temperature": 0, "max_tokens": n}
+        pieces = packed.chat_stream(messages, **options) if messages else packed.stream(prompt, **options)  # noqa: F821
+        return "".join([piece async for piece in pieces])
+
+    assert packed_bits == {"prefill": {16}, "evaluate": {16}}
+    text = page.run(answer, messages=case["messages"], prompt=case["prompt"], n=8)
+    assert case["exact"]["text"].startswith(text) and text
+    assert case["messages"] is None or "Paris" in text  # what 8 bits get wrong
 
 
 @pytest.mark.parametrize("context", [256, 512])
