@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser_page import Page
+from packed_path import close_packed, load_packed
 
 from tests.models import gemma3_path
 
@@ -115,3 +116,19 @@ def test_greedy_text_is_llama_cpps(page: Page, loaded: dict, case: dict) -> None
     text, tokens = page.run(answer, messages=case["messages"], prompt=case["prompt"])
     assert tokens == case["exact"]["tokens"][:6]
     assert case["exact"]["text"].startswith(text) and text
+
+
+def test_the_packed_dots_16_bits_are_as_good_as_float32(page: Page, evaluated: dict) -> None:
+    async def evaluate(ids):
+        return await packed.log_probabilities(ids)  # noqa: F821  # as load_packed leaves it
+
+    bits = page.run(load_packed, url=page.file_url(gemma3_path()), n_ctx=128, n_ubatch=128, logits_all=True)
+    assert bits == {"prefill": {16}, "evaluate": {16}}
+    try:
+        log_p, top = page.run(evaluate, ids=PROSE["ids"])
+    finally:
+        page.run(close_packed)
+    exact_p, exact_top = evaluated["forced"][0]
+    assert np.exp(np.mean(exact_p) - np.mean(log_p)) == pytest.approx(1, abs=1e-3)  # the ratio of perplexities
+    np.testing.assert_allclose(log_p, exact_p, atol=0.02)
+    assert np.mean(top == exact_top) >= 0.99

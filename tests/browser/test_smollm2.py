@@ -110,6 +110,19 @@ def packed_bits(page: Page, loaded: dict) -> Iterator[dict]:
     page.run(close_packed)
 
 
+def test_the_packed_dots_16_bits_are_as_good_as_float32(page: Page, packed_bits: dict, forced: list) -> None:
+    assert packed_bits == {"prefill": {16}, "evaluate": {16}}
+
+    async def evaluate(texts):
+        return [await packed.log_probabilities(ids) for ids in texts]  # noqa: F821
+
+    found = page.run(evaluate, texts=[case["ids"] for case in CASES["forced"]])
+    (log_p, top), (exact_p, exact_top) = (map(np.concatenate, zip(*each, strict=True)) for each in (found, forced))
+    assert np.exp(np.mean(exact_p) - np.mean(log_p)) == pytest.approx(1, abs=1e-3)  # the ratio of perplexities
+    np.testing.assert_allclose(log_p, exact_p, atol=0.02)
+    assert np.mean(top == exact_top) >= 0.99
+
+
 @pytest.mark.parametrize("case", CASES["greedy"], ids=["raw", "chat"])
 def test_greedy_text_is_llama_cpps_with_the_packed_dot(page: Page, packed_bits: dict, case: dict) -> None:
     async def answer(messages, prompt, n):
