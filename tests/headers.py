@@ -15,6 +15,15 @@ SMOLLM2 = {"n_layer": 30, "n_embd": 576, "n_head": 9, "n_head_kv": 3, "n_ff": 15
 LLAMA_1B = {"n_layer": 16, "n_embd": 2048, "n_head": 32, "n_head_kv": 8, "n_ff": 8192, "n_vocab": 128256}
 LLAMA_7B = {"n_layer": 32, "n_embd": 4096, "n_head": 32, "n_head_kv": 32, "n_ff": 11008, "n_vocab": 32000}
 TINY = {"n_layer": 2, "n_embd": 64, "n_head": 4, "n_head_kv": 2, "n_ff": 96, "n_vocab": 300}
+STORIES_260K = {"n_layer": 5, "n_embd": 64, "n_head": 8, "n_head_kv": 4, "n_ff": 172, "n_vocab": 512}
+HEADS_OF_100 = {
+    "n_layer": 2,
+    "n_embd": 400,
+    "n_head": 4,
+    "n_head_kv": 4,
+    "n_ff": 344,
+    "n_vocab": 517,
+}  # of OpenLLaMA 3B
 WIDE = {**TINY, "n_embd": 256, "n_ff": 512}  # rows of whole superblocks
 
 

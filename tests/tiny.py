@@ -33,7 +33,8 @@ _WORDS = ("the", "and", "ing", "er", "on", "re", "at", "in", "en", "or", "is", "
 class TinyLlama:
     """What a tiny model is like. Quantized rows need multiples of 32: n_embd, n_ff and n_head * head_dim.
 
-    type: format of all matrices; `types` overrides it by patterns of names, e.g. {"*ffn_down*": "Q8_0"}.
+    type: format of all matrices; `types` overrides it by patterns of names, e.g. {"*ffn_down*": "Q8_0"}. vectors: that
+    of all norms, biases and factors of the rotation.
     head_dim: n_embd // n_head if None. rope_dims: head_dim if None (llama.cpp loads nothing else for llama).
     scaling: None, "linear" or "yarn", by `factor` over `n_ctx_orig` tokens. n_vocab: padded with unused tokens if more.
     """
@@ -48,6 +49,7 @@ class TinyLlama:
     n_ctx: int = 512
     type: str = "F32"
     types: Mapping[str, str] = field(default_factory=dict)
+    vectors: str = "F32"
     tied: bool = True
     bias: bool = False
     rms_eps: float = 1e-5
@@ -82,6 +84,7 @@ class TinyGemma3:
     n_ctx: int = 512
     type: str = "F32"
     types: Mapping[str, str] = field(default_factory=dict)
+    vectors: str = "F32"
     tied: bool = True
     rms_eps: float = 1e-6
     rope_base: float = 1e6
@@ -215,9 +218,9 @@ def gemma3_tensors(spec: TinyGemma3, n_vocab: int) -> Iterator[tuple[str, np.nda
 
 
 def tensor_type(spec: Tiny, name: str, values: np.ndarray) -> GGMLQuantizationType:
-    """A tensor's format: vectors stay F32, matrices follow the last pattern that fits."""
+    """A tensor's format: vectors have one of their own, matrices follow the last pattern that fits."""
     if values.ndim == 1:
-        return GGMLQuantizationType.F32
+        return GGMLQuantizationType[spec.vectors]
     fitting = [kind for pattern, kind in spec.types.items() if fnmatch.fnmatch(name, pattern)]
     return GGMLQuantizationType[fitting[-1] if fitting else spec.type]
 

@@ -1,4 +1,4 @@
-// y += x, {{ n }} values a token
+// y += x, {{ n }} numbers a token
 {% include "common/bindings.wgsl" %}
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {

@@ -3,11 +3,12 @@
 {% set groups = (tq + 3) // 4 %}
 {% set some = {1: "f32", 2: "vec2<f32>"}.get(tq, "vec4<f32>") %}
 {% set k_loads = (keys * depth // 8 + wq * wk - 1) // (wq * wk) %}
-{% set v_loads = (rows * head_dim // 8 + wq * wk - 1) // (wq * wk) %}
+{% set v_loads = (rows * width // 8 + wq * wk - 1) // (wq * wk) %}
 // Attention of a batch, one workgroup for {{ queries }} tokens of one head: walks the cache in tiles of {{ keys }} positions up to
 // the last token's{{ ", from the first that any of them sees on" if window }}, with an online softmax for each token. An invocation
 // holds {{ tq }} x {{ tk }} scores of a tile and {{ tq }} x {{ parts }} vec4 of the output in registers; K comes through workgroup memory
 // {{ depth }} values of each row at a time, V {{ rows }} rows at a time.
+{% import "common/lanes.wgsl" as order %}
 {% import "common/cache.wgsl" as cache %}
 {% import "cache/" ~ type_k ~ ".wgsl" as k %}
 {% import "cache/" ~ type_v ~ ".wgsl" as v %}
@@ -16,8 +17,8 @@ const BQ = {{ queries }}u;
 const BK = {{ keys }}u;
 const WQ = {{ wq }}u;
 const WK = {{ wk }}u;
-const D4 = {{ head_dim // 4 }}u;
-const D8 = {{ head_dim // 8 }}u;
+const W4 = {{ width // 4 }}u;  // vec4 of a head, with zeros behind its values, here and in the cache
+const W8 = {{ width // 8 }}u;
 const DEPTH4 = {{ depth // 4 }}u;
 const DEPTH8 = {{ depth // 8 }}u;
 const ROWS = {{ rows }}u;
@@ -30,15 +31,15 @@ const LOWEST = -1e30;  // below every score but that: where all of a tile is hid
 struct QueryRow { at: array<array<vec4<f32>, {{ wq }}>, {{ tq }}>, padding: vec4<f32> }
 struct KeyRow { at: array<array<vec4<f32>, {{ wk }}>, {{ tk }}>, padding: vec4<f32> }
 struct WeightRow { at: array<array<{{ some }}, {{ wq }}>, {{ groups }}>, padding: {{ some }} }
-var<workgroup> queries: array<QueryRow, {{ head_dim // 4 }}>;  // [value / 4][i][r]
+var<workgroup> queries: array<QueryRow, {{ width // 4 }}>;  // [value / 4][i][r]
 var<workgroup> keys: array<KeyRow, {{ depth // 4 }}>;  // [value / 4][j][c]
 var<workgroup> values: array<array<array<vec4<f32>, {{ wk }}>, {{ parts }}>, {{ rows }}>;  // [position][value / 4 / WK][value / 4 % WK]
 var<workgroup> weights: array<WeightRow, {{ keys }}>;  // [position][i / 4][r], of up to four i
 var<workgroup> of_lanes: array<WeightRow, {{ wk }}>;  // [c][i / 4][r], what each lane found in its positions
 
 {{ cache.helpers(ring) }}
-{{ k.load("k", head_dim, k_unit, k_scales) }}
-{{ v.load("v", head_dim, v_unit, v_scales) }}
+{{ k.load("k", width, k_unit, k_scales) }}
+{{ v.load("v", width, v_unit, v_scales) }}
 {# Rows behind the last are read as the last: their weights are 0, and what is in the cache there need not be a number #}
 {% macro fetch_k(first, chunk) %}
 {% for n in range(k_loads) %}
@@ -47,7 +48,7 @@ var<workgroup> of_lanes: array<WeightRow, {{ wk }}>;  // [c][i / 4][r], what eac
 {% endmacro %}
 {% macro fetch_v(first) %}
 {% for n in range(v_loads) %}
-      v{{ n }} = v_eight(head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / D8, last - 1u)), (local + {{ n }}u * WG) % D8);
+      v{{ n }} = v_eight(head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / W8, last - 1u)), (local + {{ n }}u * WG) % W8);
 {% endfor %}
 {% endmacro %}
 {% macro of(name, i) %}{{ name }}{{ i // 4 }}{{ "." ~ "xyzw"[i % 4] if tq > 1 }}{% endmacro %}
@@ -69,13 +70,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let n_past = batch[{{ io.n_past }}u];
   let t0 = ((n_tokens - 1u) / BQ - group.y) * BQ;  // the last tokens first: they have the most to do
   let head = (group.x / {{ n_head // n_head_kv }}u) * {{ n_ctx }}u;  // rows before this head's
-  for (var i = local; i < BQ * D4; i += WG) {
-    let t = i / D4;
+  for (var i = local; i < BQ * W4; i += WG) {
+    let t = i / W4;
     var q = vec4<f32>(0.0);
     if (t0 + t < n_tokens) {
-      q = qkv[(t0 + t) * {{ (n_head + 2 * n_head_kv) * head_dim // 4 }}u + h * D4 + i % D4] * {{ scale * 1.4426950408889634 }};  // for exp2
+{% if width == head_dim %}
+      q = qkv[(t0 + t) * {{ (n_head + 2 * n_head_kv) * head_dim // 4 }}u + h * W4 + i % W4] * {{ scale * 1.4426950408889634 }};  // for exp2
+{% else %}
+      let at = (t0 + t) * {{ (n_head + 2 * n_head_kv) * head_dim }}u + h * {{ head_dim }}u;
+      let from4 = 4u * (i % W4);
+      for (var d = from4; d < min(from4 + 4u, {{ head_dim }}u); d++) { q[d % 4u] = qkv[at + d] * {{ scale * 1.4426950408889634 }}; }
+{% endif %}
     }
-    queries[i % D4].at[t / WQ][t % WQ] = q;
+    queries[i % W4].at[t / WQ][t % WQ] = q;
   }
   let last = n_past + min(t0 + BQ, n_tokens);  // one past the last position any of these tokens sees
   let own = n_past + t0 + r;  // the position of token r
@@ -108,7 +115,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var s{{ i }}_{{ j }} = 0.0;
 {% endfor %}
 {% endfor %}
-    for (var chunk = 0u; chunk < {{ head_dim // depth }}u; chunk++) {
+    for (var chunk = 0u; chunk < {{ width // depth }}u; chunk++) {
 {% if not ahead %}
 {{ fetch_k("first", "chunk") }}
 {% endif %}
@@ -129,8 +136,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
       workgroupBarrier();
 {% if ahead %}
-{% if head_dim > depth %}
-      if (chunk < {{ head_dim // depth - 1 }}u) {
+{% if width > depth %}
+      if (chunk < {{ width // depth - 1 }}u) {
 {{ fetch_k("first", "(chunk + 1u)") }}
       } else {
 {{ fetch_v("first") }}
@@ -201,14 +208,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% for n in range(v_loads) %}
       {
         let i = local + {{ n }}u * WG;
-{% if rows * head_dim // 8 % (wq * wk) %}
-        if (i < ROWS * D8) {
+{% if rows * width // 8 % (wq * wk) %}
+        if (i < ROWS * W8) {
 {% else %}
         {
 {% endif %}
-          let column = 2u * (i % D8);
-          values[i / D8][column / WK][column % WK] = v{{ n }}.low;
-          values[i / D8][(column + 1u) / WK][(column + 1u) % WK] = v{{ n }}.high;
+          let column = 2u * (i % W8);
+          values[i / W8][column / WK][column % WK] = v{{ n }}.low;
+          values[i / W8][(column + 1u) / WK][(column + 1u) % WK] = v{{ n }}.high;
         }
       }
 {% endfor %}
@@ -256,7 +263,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% for p in range(parts) %}
       {
         let column = c + {{ wk * p }}u;
-        if (column < D4) { y[t * {{ n_head * head_dim // 4 }}u + h * D4 + column] = acc{{ i }}_{{ p }} / {{ of("total", i) }}; }
+{% if width == head_dim %}
+        if (column < W4) { y[t * {{ y_row // 4 }}u + h * W4 + column] = acc{{ i }}_{{ p }} / {{ of("total", i) }}; }
+{% else %}
+{{ order.write_part("t * %du + h * %du" % (y_row, head_dim), "4u * column", "acc%d_%d / %s" % (i, p, of("total", i)), head_dim, n_head, false) }}{% endif %}
       }
 {% endfor %}
     }

@@ -18,34 +18,35 @@ enable subgroups;
 const WG = {{ workgroup }}u;
 const HEADS = {{ heads }}u;
 const D = {{ head_dim }}u;
-const D4 = {{ head_dim // 4 }}u;
-const V8 = {{ head_dim // 8 }}u;
+const W = {{ width }}u;  // values of a head with the zeros behind them, here and in the cache
+const W4 = {{ width // 4 }}u;
+const W8 = {{ width // 8 }}u;
 const GROUPS = {{ groups }}u;
 {% set each = (workgroup + groups - 1) // groups %}{# positions of a group in a step #}
 const SPAN = {{ each * groups }}u;
 const PARTS = {{ parts }}u;  // sums that are left when neighbours have added up theirs
-{% set units = head_dim // k_unit + head_dim // v_unit %}
+{% set units = width // k_unit + width // v_unit %}
 {% set subgroups = workgroup // subgroup if subgroup else 0 %}
 
 {% if not rotated %}
-var<workgroup> head: array<f32, {{ (2 + heads) * head_dim }}>;  // k, v and q of this token; k and v as the cache rounds them
+var<workgroup> head: array<f32, {{ (2 + heads) * width }}>;  // k, v and q of this token; k and v as the cache rounds them
 fn head4(at: u32) -> vec4<f32> { return vec4<f32>(head[at], head[at + 1u], head[at + 2u], head[at + 3u]); }
 {% endif %}
-var<workgroup> query: array<vec4<f32>, {{ heads * head_dim // 4 }}>;
+var<workgroup> query: array<vec4<f32>, {{ heads * width // 4 }}>;
 var<workgroup> weight: array<f32, {{ heads * each * groups }}>;
 var<workgroup> partial: array<f32, {{ (heads + 1) * subgroups if subgroup else workgroup }}>;
 var<workgroup> of_head: array<f32, {{ heads + 1 }}>;
 var<workgroup> norms: array<f32, {{ heads }}>;
-var<workgroup> sums: array<vec4<f32>, {{ parts * heads * head_dim // 4 }}>;
+var<workgroup> sums: array<vec4<f32>, {{ parts * heads * width // 4 }}>;
 {% if k_unit > 8 or v_unit > 8 %}
 var<workgroup> scales: array<u32, {{ units }}>;
 {% endif %}
 {{ cache.helpers(ring) }}
-{{ k.load("k", head_dim, k_unit, k_scales) }}
-{{ v.load("v", head_dim, v_unit, v_scales) }}
+{{ k.load("k", width, k_unit, k_scales) }}
+{{ v.load("v", width, v_unit, v_scales) }}
 {% if not rotated %}
-{{ k.store("k", head_dim, k_unit, k_scales, false) }}
-{{ v.store("v", head_dim, v_unit, v_scales, false) }}
+{{ k.store("k", width, k_unit, k_scales, false) }}
+{{ v.store("v", width, v_unit, v_scales, false) }}
 {% endif %}
 
 // Over all lanes, for every lane; `i` tells apart what is asked for without a barrier between
@@ -94,10 +95,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endif %}
   let rows = {{ "(kv - %du)" % first_kv if first_kv else "kv" }} * {{ n_ctx }}u;  // before this head's
 {% if rotated %}
-  for (var i = lane; i < HEADS * D4; i += WG) {
+{% if width == head_dim %}
+  for (var i = lane; i < HEADS * W4; i += WG) {
     let at = h * D + 4u * i;
     query[i] = vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]) * {{ scale }};
   }
+{% else %}
+  for (var i = lane; i < HEADS * W4; i += WG) {
+    let from4 = 4u * (i % W4);
+    var q = vec4<f32>(0.0);
+    for (var d = from4; d < min(from4 + 4u, D); d++) { q[d % 4u] = qkv[(h + i / W4) * D + d] * {{ scale }}; }
+    query[i] = q;
+  }
+{% endif %}
   workgroupBarrier();
 {% else %}
   let k_at = ({{ n_head }}u + kv) * D;
@@ -123,7 +133,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let source = {{ at("row") }};
     let x = vec2<f32>(qkv[source + p.x]{{ norm("row", "p.x") }}, qkv[source + p.y]{{ norm("row", "p.y") }});
     let turned = rotate(x, rope_turn(position, pair));
-    let to = select((2u + row) * D, 0u, row == HEADS);
+    let to = select((2u + row) * W, 0u, row == HEADS);
     head[to + p.x] = turned.x;
     head[to + p.y] = turned.y;
   }
@@ -131,30 +141,30 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var i = lane; i < (HEADS + 1u) * {{ head_dim - n_dims }}u; i += WG) {
     let row = i / {{ head_dim - n_dims }}u;
     let j = {{ n_dims }}u + i % {{ head_dim - n_dims }}u;
-    head[select((2u + row) * D, 0u, row == HEADS) + j] = qkv[{{ at("row") }} + j]{{ norm("row", "j") }};
+    head[select((2u + row) * W, 0u, row == HEADS) + j] = qkv[{{ at("row") }} + j]{{ norm("row", "j") }};
   }
 {% endif %}
-  for (var i = lane; i < D; i += WG) { head[D + i] = qkv[k_at + {{ n_head_kv * head_dim }}u + i]; }
+  for (var i = lane; i < D; i += WG) { head[W + i] = qkv[k_at + {{ n_head_kv * head_dim }}u + i]; }
   workgroupBarrier();
   let writes = h % {{ n_head // n_head_kv }}u == 0u{{ " && end == position + 1u && begin < end" if splits > 1 }};
   for (var i = lane; i < {{ units }}u; i += WG) {
 {% set store = "scales[i] = " if k_unit > 8 or v_unit > 8 else "_ = " %}
-    if (i < {{ head_dim // k_unit }}u) {
+    if (i < {{ width // k_unit }}u) {
       {{ store }}k_put(rows + cache_row(position), i, i * {{ k_unit }}u, writes);
     } else {
-      let j = i - {{ head_dim // k_unit }}u;
-      {{ store }}v_put(rows + cache_row(position), j, D + j * {{ v_unit }}u, writes);
+      let j = i - {{ width // k_unit }}u;
+      {{ store }}v_put(rows + cache_row(position), j, W + j * {{ v_unit }}u, writes);
     }
   }
-  for (var i = lane; i < HEADS * D4; i += WG) { query[i] = head4(2u * D + 4u * i) * {{ scale }}; }
+  for (var i = lane; i < HEADS * W4; i += WG) { query[i] = head4(2u * W + 4u * i) * {{ scale }}; }
   workgroupBarrier();
 {% if k_unit > 8 or v_unit > 8 %}
   if (writes && lane == 0u) {
 {% if k_unit > 8 %}
-    for (var i = 0u; i < {{ head_dim // k_unit }}u; i++) { k_scales(rows + cache_row(position), i, scales[i]); }
+    for (var i = 0u; i < {{ width // k_unit }}u; i++) { k_scales(rows + cache_row(position), i, scales[i]); }
 {% endif %}
 {% if v_unit > 8 %}
-    for (var i = 0u; i < {{ head_dim // v_unit }}u; i++) { v_scales(rows + cache_row(position), i, scales[{{ head_dim // k_unit }}u + i]); }
+    for (var i = 0u; i < {{ width // v_unit }}u; i++) { v_scales(rows + cache_row(position), i, scales[{{ width // k_unit }}u + i]); }
 {% endif %}
   }
 {% endif %}
@@ -166,8 +176,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var low{{ j }} = vec4<f32>(0.0);
   var high{{ j }} = vec4<f32>(0.0);
 {% endfor %}
-  let column = lane % V8;
-  let share = lane / V8;
+  let column = lane % W8;
+  let share = lane / W8;
 {# Values of positions `from8` and on of a group, and their sums #}
 {% macro ask(from8) %}
 {% for g in range(from8, [from8 + values, each] | min) %}
@@ -196,24 +206,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (lane < cached) {
       let row = rows + cache_row(first + lane);
 {# Loads first, so that they wait for memory together #}
-{% for from8 in range(0, head_dim // 8, pieces) %}
+{% for from8 in range(0, width // 8, pieces) %}
       {
-{% for c in range(from8, [from8 + pieces, head_dim // 8] | min) %}
+{% for c in range(from8, [from8 + pieces, width // 8] | min) %}
         let e{{ c }} = k_eight(row, {{ c }}u);
 {% endfor %}
-{% for c in range(from8, [from8 + pieces, head_dim // 8] | min) %}
+{% for c in range(from8, [from8 + pieces, width // 8] | min) %}
 {% for j in range(heads) %}
-        s{{ j }} += e{{ c }}.low * query[{{ j * head_dim // 4 + 2 * c }}] + e{{ c }}.high * query[{{ j * head_dim // 4 + 2 * c + 1 }}];
+        s{{ j }} += e{{ c }}.low * query[{{ j * width // 4 + 2 * c }}] + e{{ c }}.high * query[{{ j * width // 4 + 2 * c + 1 }}];
 {% endfor %}
 {% endfor %}
       }
 {% endfor %}
 {% if not rotated %}
     } else if (lane < count) {
-      for (var c = 0u; c < D4; c++) {
+      for (var c = 0u; c < W4; c++) {
         let four = head4(4u * c);
 {% for j in range(heads) %}
-        s{{ j }} += four * query[{{ j }}u * D4 + c];
+        s{{ j }} += four * query[{{ j }}u * W4 + c];
 {% endfor %}
       }
 {% endif %}
@@ -244,8 +254,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 {% if not rotated %}
     if (cached < count && share == 0u) {
-      let v_low = head4(D + 8u * column);
-      let v_high = head4(D + 8u * column + 4u);
+      let v_low = head4(W + 8u * column);
+      let v_high = head4(W + 8u * column + 4u);
 {% for j in range(heads) %}
       low{{ j }} += of_head[{{ j }}] * v_low;
       high{{ j }} += of_head[{{ j }}] * v_high;
@@ -258,18 +268,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% for j in range(heads) %}
   let norm{{ j }} = sum_of(lane, total{{ j }}, {{ j }}u);
 {% if parts < groups %}
-{% for n in range(10) if head_dim // 8 * 2 ** n < subgroup %}
-  low{{ j }} += subgroupShuffleXor(low{{ j }}, {{ head_dim // 8 * 2 ** n }}u);
-  high{{ j }} += subgroupShuffleXor(high{{ j }}, {{ head_dim // 8 * 2 ** n }}u);
+{% for n in range(10) if width // 8 * 2 ** n < subgroup %}
+  low{{ j }} += subgroupShuffleXor(low{{ j }}, {{ width // 8 * 2 ** n }}u);
+  high{{ j }} += subgroupShuffleXor(high{{ j }}, {{ width // 8 * 2 ** n }}u);
 {% endfor %}
 {% endif %}
 {% endfor %}
-{% set lanes = workgroup // parts if parts < groups else head_dim // 8 %}{# whose sums are one part #}
-  if (lane % {{ lanes }}u < V8 && lane / {{ lanes }}u < PARTS) {
-    let at = lane / {{ lanes }}u * HEADS * D4 + 2u * column;
+{% set lanes = workgroup // parts if parts < groups else width // 8 %}{# whose sums are one part #}
+  if (lane % {{ lanes }}u < W8 && lane / {{ lanes }}u < PARTS) {
+    let at = lane / {{ lanes }}u * HEADS * W4 + 2u * column;
 {% for j in range(heads) %}
-    sums[at + {{ j }}u * D4] = low{{ j }};
-    sums[at + {{ j }}u * D4 + 1u] = high{{ j }};
+    sums[at + {{ j }}u * W4] = low{{ j }};
+    sums[at + {{ j }}u * W4 + 1u] = high{{ j }};
 {% endfor %}
   }
   if (lane == 0u) {
@@ -279,17 +289,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
   }
   workgroupBarrier();
-  for (var i = lane; i < HEADS * D4; i += WG) {
-    let j = i / D4;
+  for (var i = lane; i < HEADS * W4; i += WG) {
+    let j = i / W4;
     var sum = sums[i];
-    for (var p = 1u; p < PARTS; p++) { sum += sums[p * HEADS * D4 + i]; }
+    for (var p = 1u; p < PARTS; p++) { sum += sums[p * HEADS * W4 + i]; }
 {% if splits > 1 %}
-    let part = ((h + j) * {{ splits }}u + group.y) * (D4 + 1u);
-    y[part + i % D4] = sum;
-    if (i % D4 == 0u) { y[part + D4] = vec4<f32>(of_head[j], norms[j], 0.0, 0.0); }
-{% else %}
-    let at = h * D4 + i;
+    let part = ((h + j) * {{ splits }}u + group.y) * (W4 + 1u);
+    y[part + i % W4] = sum;
+    if (i % W4 == 0u) { y[part + W4] = vec4<f32>(of_head[j], norms[j], 0.0, 0.0); }
+{% elif width == head_dim %}
+    let at = h * W4 + i;
     y[{{ order.vector("at", n_head * head_dim) if y_lanes else "at" }}] = sum / norms[j];
-{% endif %}
+{% else %}
+{{ order.write_part("(h + j) * D", "4u * (i % W4)", "sum / norms[j]", head_dim, n_head, y_lanes) }}{% endif %}
   }
 }

@@ -5,6 +5,6 @@
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   if (id.x < {{ n }}u) {
     let gate = x[id.y * {{ 2 * n }}u + id.x];
-    y[id.y * {{ n }}u + id.x] = {{ g.activated(glu, "gate") }} * x[id.y * {{ 2 * n }}u + {{ n }}u + id.x];
+    y[id.y * {{ y_row }}u + id.x] = {{ g.activated(glu, "gate") }} * x[id.y * {{ 2 * n }}u + {{ n }}u + id.x];
   }
 }

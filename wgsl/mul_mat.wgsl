@@ -20,7 +20,7 @@ var<workgroup> tile_w: array<vec4<{{ real }}>, {{ 8 * tile_n }}>;  // [column / 
     for (var i = local; i < {{ 8 * tile_m }}u; i += {{ wx * wy }}u) {
       let t = t0 + i / 8u;
       var v = vec4<f32>(0.0);
-      if (t < n_tokens) { v = x[(t * NB + b) * 8u + i % 8u]; }
+      if (t < n_tokens) { v = {{ product.x("t", "b", "i % 8u") }}; }
       tile_x[(i % 8u) * {{ tile_m }}u + i / 8u] = vec4<{{ real }}>(v);
     }
     for (var i = local; i < {{ tile_n }}u; i += {{ wx * wy }}u) {

@@ -45,7 +45,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = local; i < {{ 8 * tile_m }}u; i += INVOCATIONS) {
       let t = t0 + i / 8u;
       var v = vec4<f32>(0.0);
-      if (t < n_tokens) { v = x[(t * NB + b) * 8u + i % 8u]; }
+      if (t < n_tokens) { v = {{ product.x("t", "b", "i % 8u") }}; }
       let at = i / 8u * PITCH + i % 8u * 4u;
 {% for c in range(4) %}
       tile_x[at + {{ c }}u] = {{ component }}(v[{{ c }}]);

@@ -40,7 +40,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {{ r.sum(subgroup, workgroup, lanes, count) }}
   if (lane == 0u) {
 {% if norm %}
-    let scale = inverseSqrt(acc[{{ rows_per_group }}] / {{ k }}.0 + {{ eps }});
+    let scale = inverseSqrt(acc[{{ rows_per_group }}] / {{ columns }}.0 + {{ eps }});
 {% else %}
     let scale = 1.0;
 {% endif %}

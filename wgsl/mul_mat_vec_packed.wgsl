@@ -97,7 +97,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% if norm %}
     var sum = 0.0;
     for (var s = 0u; s < {{ workgroup // subgroup }}u; s++) { sum += squares[s]; }
-    let scale = inverseSqrt(sum / {{ k }}.0 + {{ eps }});
+    let scale = inverseSqrt(sum / {{ columns }}.0 + {{ eps }});
 {% else %}
     let scale = 1.0;
 {% endif %}

@@ -1,7 +1,9 @@
 // y = x / rms(x) * weight, or with epilogue "add" y += it; the weight is in lane order: one workgroup a token
 {% import "common/lanes.wgsl" as order %}
+{% import "common/row_end.wgsl" as end %}
 {% include "common/bindings.wgsl" %}
-const K4 = {{ k // 4 }}u;
+{{ end.declare(columns, k) }}const K4 = {{ k // 4 }}u;
+{% set x = end.read(columns, k, "x[t * K4 + i]", "i") %}
 var<workgroup> partial: array<f32, {{ workgroup }}>;
 
 @compute @workgroup_size({{ workgroup }})
@@ -9,7 +11,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let t = group.y;
   var sum = 0.0;
   for (var i = lane; i < K4; i += {{ workgroup }}u) {
-    let v = x[t * K4 + i];
+    let v = {{ x }};
     sum += dot(v, v);
   }
   partial[lane] = sum;
@@ -18,6 +20,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (lane < half) { partial[lane] += partial[lane + half]; }
   }
   workgroupBarrier();
-  let scale = inverseSqrt(partial[0] / {{ k }}.0 + {{ eps }});
-  for (var i = lane; i < K4; i += {{ workgroup }}u) { y[t * K4 + i] {{ "+=" if epilogue == "add" else "=" }} x[t * K4 + i] * scale * norm_weight[{{ order.vector("i", k) }}]; }
+  let scale = inverseSqrt(partial[0] / {{ columns }}.0 + {{ eps }});
+  for (var i = lane; i < K4; i += {{ workgroup }}u) { y[t * K4 + i] {{ "+=" if epilogue == "add" else "=" }} {{ x }} * scale * norm_weight[{{ order.vector("i", k) }}]; }
 }

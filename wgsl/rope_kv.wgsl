@@ -6,13 +6,13 @@
 {% include "common/bindings.wgsl" %}
 {% include "common/rope.wgsl" %}
 const D = {{ head_dim }}u;
-var<workgroup> head: array<f32, {{ head_dim }}>;
+var<workgroup> head: array<f32, {{ width }}>;  // zeros behind the head's values
 {% if head_eps is not none %}
 var<workgroup> partial: array<f32, {{ workgroup }}>;
 {% endif %}
 {{ cache.helpers(ring) }}
-{{ k.store("k", head_dim, k_unit, k_scales, true) }}
-{{ v.store("v", head_dim, v_unit, v_scales, true) }}
+{{ k.store("k", width, k_unit, k_scales, true) }}
+{{ v.store("v", width, v_unit, v_scales, true) }}
 
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -58,7 +58,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = lane; i < D; i += {{ workgroup }}u) { qkv[base + i] = head[i]; }
   } else if (h < {{ n_head + n_head_kv }}u) {
     let row = (h - {{ n_head + first_kv }}u) * {{ n_ctx }}u + cache_row(position);
-    for (var i = lane; i < {{ head_dim // k_unit }}u; i += {{ workgroup }}u) {
+    for (var i = lane; i < {{ width // k_unit }}u; i += {{ workgroup }}u) {
       let scales = k_put(row, i, i * {{ k_unit }}u, true);
 {% if k_unit > 8 %}
       k_scales(row, i, scales);
@@ -66,7 +66,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
   } else {
     let row = (h - {{ n_head + n_head_kv + first_kv }}u) * {{ n_ctx }}u + cache_row(position);
-    for (var i = lane; i < {{ head_dim // v_unit }}u; i += {{ workgroup }}u) {
+    for (var i = lane; i < {{ width // v_unit }}u; i += {{ workgroup }}u) {
       let scales = v_put(row, i, i * {{ v_unit }}u, true);
 {% if v_unit > 8 %}
       v_scales(row, i, scales);

@@ -16,6 +16,8 @@ from llamaweb.errors import ModelFileError
 from llamaweb.model.gguf_file import TensorInfo, plain_shape
 from llamaweb.rope import Rope
 
+VECTORS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)  # what norms, biases and factors of a rotation may be in
+
 
 @dataclass(frozen=True, eq=False)
 class Tensor:

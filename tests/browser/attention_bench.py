@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llamaweb.kernels import library
+from llamaweb.kernels.cache import width
 from llamaweb.rope import Rope, phases
 
 rng = np.random.default_rng(3)
@@ -55,9 +56,9 @@ def rotated(x: np.ndarray, rope: Rope, first: int) -> np.ndarray:
 
 
 def attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: int = 0) -> np.ndarray:
-    """Causal attention of q (tokens, heads, dim), the last tokens of k and v (kv heads, positions, dim)."""
+    """Causal attention of q (tokens, heads, dim), the last tokens of k and v (kv heads, positions, dim or more)."""
     tokens, n_head, dim = q.shape
-    k, v = (np.repeat(x.astype(np.float64), n_head // len(x), axis=0) for x in (k, v))
+    k, v = (np.repeat(x[..., :dim].astype(np.float64), n_head // len(x), axis=0) for x in (k, v))
     score = np.einsum("thd,hpd->thp", q.astype(np.float64), k) * scale
     position = k.shape[1] - tokens + np.arange(tokens)
     behind = position[:, None, None] - np.arange(k.shape[1])
@@ -68,7 +69,8 @@ def attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: 
 
 
 def caches(heads: Heads, filled: int) -> tuple[np.ndarray, np.ndarray]:
-    """K and V of one layer, f16 (kv heads, n_ctx, head_dim): `filled` positions, the rest poison."""
-    k, v = (normal(heads.n_head_kv, heads.n_ctx, heads.head_dim).astype(np.float16) for _ in range(2))
+    """K and V of one layer, f16 (kv heads, n_ctx, width of head_dim): `filled` positions, the rest poison."""
+    k, v = (normal(heads.n_head_kv, heads.n_ctx, width(heads.head_dim)).astype(np.float16) for _ in range(2))
+    k[..., heads.head_dim :] = v[..., heads.head_dim :] = 0
     k[:, filled:] = v[:, filled:] = NAN
     return k, v

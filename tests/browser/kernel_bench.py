@@ -12,7 +12,7 @@ import numpy as np
 from browser_page import Page
 
 from llamaweb.kernels import library
-from llamaweb.kernels.formats import FORMATS, Format
+from llamaweb.kernels.formats import FORMATS, Format, whole_blocks
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Launch
 from llamaweb.profile import DeviceProfile
@@ -72,6 +72,8 @@ class Bench:
 
     def weight(self, format: Format, values: np.ndarray) -> Weight:
         """A matrix (rows, row length) in a format, as the upload leaves it on the GPU."""
+        if not format.repacked:
+            values = np.pad(values, ((0, 0), (0, -values.shape[1] % 32)))
         data = quantized(values, format.type)
         dense = gguf.quants.dequantize(data, format.type).astype(np.float32)
         planes = self.repack(format, [data.tobytes()])[0] if format.repacked else {"w_qs": data.reshape(-1)}
@@ -145,6 +147,22 @@ def result(y: np.ndarray, *shape: int) -> np.ndarray:
     return y[:n].reshape(shape)
 
 
+def result_rows(y: np.ndarray, n_tokens: int, row: int) -> np.ndarray:
+    """The rows a kernel wrote for a batch, each in whole blocks of 32."""
+    pitch = whole_blocks(row)
+    assert np.isnan(y[n_tokens * pitch :]).all(), "the kernel wrote behind its result"
+    rows = y[: n_tokens * pitch].reshape(n_tokens, pitch)[:, :row]
+    assert not np.isnan(rows).any(), "the kernel left a part of its result unwritten"
+    return rows
+
+
+def in_rows(x: np.ndarray) -> np.ndarray:
+    """Rows in whole blocks of 32, with poison behind each."""
+    padded = np.full((*x.shape[:-1], whole_blocks(x.shape[-1])), np.nan, np.float32)
+    padded[..., : x.shape[-1]] = x
+    return padded
+
+
 def rms_normed(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
     x = x.astype(np.float64)
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
@@ -163,7 +181,8 @@ GLU = {"swiglu": silu, "geglu": gelu}
 
 
 def in_lane_order(vector: np.ndarray) -> np.ndarray:
-    """A vector as matrix-vector products read it (wgsl/common/lanes.wgsl)."""
+    """A vector as matrix-vector products read it (wgsl/common/lanes.wgsl), with zeros up to a whole block of 32."""
+    vector = np.pad(vector, (0, -len(vector) % 32))
     return np.ascontiguousarray(vector.reshape(-1, 8, 4).swapaxes(0, 1)).reshape(-1)
 
 

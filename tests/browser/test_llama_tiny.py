@@ -74,7 +74,7 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups, packed=False, opt
     rows = []
     for n in range(n_prompt, len(tokens) + 1):
         _ = [token async for token in llm._generator.generate(tokens[:n], Sampling(temperature=0), 1)]
-        phase = "prefill" if n == n_prompt else "decode"
+        phase = "prefill" if n == n_prompt else llm.plan.decode_phase(n - 1)
         rows.append(np.frombuffer(await llm._executor.read(llm.plan.logits[phase]), np.float32))
     sizes = {dict(d.kernel.constants).get("subgroup") for d in llm.plan.phases["decode"].dispatches}
     await llm.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
+from llamaweb.kernels import flash_attn_vec as vec
 from llamaweb.kernels import library
 from llamaweb.kernels.flash_attn import FlashAttn, candidates, default
 from llamaweb.kernels.template import wgsl
@@ -18,7 +20,7 @@ PROFILES = {"any": DeviceProfile(), "cpu": CPU, "large": LARGE}
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
-@pytest.mark.parametrize("head_dim", range(8, 257, 8))
+@pytest.mark.parametrize("head_dim", range(8, 513, 8))
 def test_every_head_has_a_tile_that_fits_the_device(profile: DeviceProfile, head_dim: int) -> None:
     for n_tokens in (2, 100, 512):
         first = default(head_dim, 12, n_tokens, profile)
@@ -30,6 +32,15 @@ def test_every_head_has_a_tile_that_fits_the_device(profile: DeviceProfile, head
             assert v.bytes(head_dim) <= profile.max_compute_workgroup_storage_size and v.workgroup <= 256
             assert v.keys % v.rows(head_dim) == 0 and head_dim % v.depth == 0
             assert 4 * v.wk * v.parts(head_dim) >= head_dim
+
+
+@pytest.mark.parametrize("size", [0, 4, 8, 16, 32, 64])
+def test_every_head_has_a_variant_for_a_token_that_fits_the_device(size: int) -> None:
+    for profile in (replace(DeviceProfile(), subgroup_size=size), replace(LARGE, subgroup_size=size)):
+        for head_dim, group, splits in product(range(8, 513, 8), (1, 3, 7, 12), (1, 16)):
+            tried = vec.candidates(head_dim, group, splits, profile, "full")
+            assert tried[0] == vec.default(head_dim, group, splits, profile)
+            assert all(v.valid(head_dim, group, profile) for v in tried)
 
 
 def test_few_heads_are_given_smaller_tiles() -> None:
@@ -51,7 +62,7 @@ def test_a_tile_that_divides_into_no_invocations_is_not_valid() -> None:
         assert not replace(good, **change).valid(64, LARGE), change
 
 
-@pytest.mark.parametrize("head_dim", [8, 24, 64, 80, 128, 256])
+@pytest.mark.parametrize("head_dim", [8, 24, 64, 80, 128, 256, 320, 512])
 def test_workgroup_memory_is_what_the_shader_declares(head_dim: int) -> None:
     attention = library.Attention(Rope("norm", 8), head_dim, 4, 2, 256, 1.0)
     for v in candidates(head_dim, 4, 512, LARGE, "full"):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import wgpu
 
+from llamaweb.graph import VECTORS
 from llamaweb.kernels import library, peaks
 from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.formats import FORMATS
@@ -60,6 +61,11 @@ def models() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
             yield gemma3_header(**GEMMA3, window=32, type=format.type.name, bias=not bias), {}
     for family in (llama_header(**WIDE, bias=True), gemma3_header(**GEMMA3, window=32, bias=True)):
         yield family, {"unfused": list(FUSIONS)}
+    for head_dim, row in ((2, 50), (100, 172), (510, 66)):  # rows that are no whole blocks, nor heads whole eights
+        for options in ({"type_k": "f32"}, {"unfused": list(FUSIONS)}):
+            odd = {"n_embd": row, "n_ff": row + 6, "head_dim": head_dim}
+            yield llama_header(**{**TINY, **odd}, type="F16"), options
+            yield gemma3_header(**{**GEMMA3, **odd}, type="BF16"), options
     for head_dim in HEADS:
         for k, v in zip(CACHE_FORMATS, ["f16", *list(CACHE_FORMATS)[::-1]], strict=False):
             if all(head_dim % (CACHE_FORMATS[name].block or 1) == 0 for name in (k, v)):
@@ -147,7 +153,9 @@ def test_kernels_outside_of_plans_compile(profile: DeviceProfile) -> None:
     naga = Naga(profile)
     launches = [library.repack(f, 1) for f in FORMATS.values() if f.repacked]
     launches += [library.find_nan(f, 100) for f in FORMATS.values()]
-    launches += [library.lane_order(), peaks.read(profile)[0], peaks.fma(profile)[0], peaks.dispatch()]
+    launches += [library.vector(type, 1, lane_order=lanes) for type in VECTORS for lanes in (False, True)]
+    launches += [library.pad_rows(f, 1) for f in FORMATS.values() if not f.repacked]
+    launches += [peaks.read(profile)[0], peaks.fma(profile)[0], peaks.dispatch()]
     for launch in launches:
         naga.pipeline(launch.kernel, wgsl(launch.kernel))
 

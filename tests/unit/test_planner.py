@@ -26,7 +26,17 @@ from llamaweb.planner.fusion import Step, Value, fuse
 from llamaweb.planner.memory import align
 from llamaweb.planner.plan import Ring
 from llamaweb.planner.report import describe
-from tests.headers import LLAMA_1B, LLAMA_7B, SMOLLM2, TINY, WIDE, gemma3_header, llama_header
+from tests.headers import (
+    HEADS_OF_100,
+    LLAMA_1B,
+    LLAMA_7B,
+    SMOLLM2,
+    STORIES_260K,
+    TINY,
+    WIDE,
+    gemma3_header,
+    llama_header,
+)
 from tests.shaders import type_bytes, workgroup_bytes
 
 ANY = DeviceProfile()
@@ -49,6 +59,10 @@ CASES: dict[str, tuple[GGUFFile, DeviceProfile, dict[str, Any]]] = {
     "batch of 1": (llama_header(**TINY, type="F16"), ANY, {"n_ctx": 64, "n_ubatch": 1}),
     "heads of 8": (llama_header(**TINY, head_dim=8, type="BF16"), ANY, {}),
     "heads of 256": (llama_header(**TINY, head_dim=256), SOFTWARE, {"n_ubatch": 40, "logits_all": True}),
+    "stories260K": (llama_header(**STORIES_260K, type="F32"), ANY, {"logits_all": True}),
+    "heads of 100": (llama_header(**HEADS_OF_100, type="F16"), DESKTOP, {}),
+    "heads of 6": (llama_header(**TINY, head_dim=6, type="BF16"), SOFTWARE, {"type_k": "f32"}),
+    "heads of 510": (llama_header(**TINY, head_dim=510, type="F16"), SOFTWARE, {"n_ubatch": 40}),
     "gemma3 270M": (gemma3_header(types={"*attn_v*": "Q8_0"}), DESKTOP, {"type_k": "q8_0", "type_v": "q4_0"}),
     "gemma3 on any device": (gemma3_header(n_layer=2), ANY, {"n_ctx": 700, "logits_all": True}),
     "gemma3, f32 cache": (gemma3_header(n_layer=6, n_head_kv=2), SOFTWARE, {"type_k": "f32", "type_v": "f32"}),
@@ -110,6 +124,8 @@ SHAPES = {
     "tiny, one head of keys": llama_header(**{**TINY, "n_embd": 96, "n_head": 3, "n_head_kv": 1, "n_ff": 160}),
     "heads of 8": llama_header(**TINY, head_dim=8),
     "heads of 256": llama_header(**TINY, head_dim=256),
+    "stories260K": llama_header(**STORIES_260K, type="F32"),
+    "heads of 100": llama_header(**HEADS_OF_100, type="F16"),
     "gemma3, tiny": gemma3_header(n_layer=3, n_embd=64, n_ff=96, n_vocab=300, head_dim=32),
     "gemma3, wide": gemma3_header(n_layer=3, n_embd=96, n_head=3, n_head_kv=3, n_ff=160, n_vocab=999, head_dim=64),
     "gemma3, mixed": gemma3_header(n_layer=2, n_embd=64, n_ff=96, n_vocab=300, head_dim=32, types=MIXED),
@@ -307,10 +323,12 @@ def test_every_tensor_is_placed_once_and_weights_never_overlap(name: str) -> Non
         weights = sum(_count(file, tensor) for tensor in weight.names)
         assert weights == weight.row * weight.rows
         for plane, binding in zip(weight.format.planes, weight.planes, strict=True):
-            assert binding.size >= weights // weight.format.block_size * plane.bytes
+            assert binding.size >= weight.pitch * weight.rows // weight.format.block_size * plane.bytes
     stored = sum(tensor.nbytes for tensor in file.tensors.values())
     tables = sum(binding.size for binding in plan.codebooks.values())
     padding = tables + 2 * 256 * len(planes) + 256 * len(plan.weights)
+    rows = ((w.pitch - w.row) * w.rows * w.format.block_bytes // w.format.block_size for w in plan.weights)
+    padding += sum(rows)  # rows of numbers end in zeros up to a whole block of 32
     assert stored <= plan.memory["weights"] <= stored + padding
 
 
@@ -329,7 +347,10 @@ def test_memory_is_the_sum_of_the_regions_and_the_cache_takes_its_formats_bits(n
     taken = 0
     for window in getattr(hp, "windows", [0] * hp.n_layer):
         rows = align(min(plan.n_ctx, window + ahead if window else plan.n_ctx), 4)
-        sizes = [rows * hp.n_head_kv * hp.head_dim * bits[options.get(key, "f16")] / 8 for key in ("type_k", "type_v")]
+        sizes = [
+            rows * hp.n_head_kv * align(hp.head_dim, 8) * bits[options.get(key, "f16")] / 8
+            for key in ("type_k", "type_v")
+        ]
         taken += sum(align(int(size), 256) for size in sizes)
     assert plan.memory["kv"] == taken
     caches = {
@@ -351,6 +372,18 @@ def test_layers_with_a_window_keep_it_and_a_batch() -> None:
             if "ring" in c:
                 assert (c["window"], c["ring"], c["n_ctx"]) in ((512, 768, 768), (0, 0, 8192))
     assert plan_model(file, n_ctx=700).rings == ()  # a window and a batch are more than that
+
+
+def test_each_layer_has_one_cache_whatever_is_left_unfused() -> None:
+    file = gemma3_header(window=512)
+    options = {"n_ctx": 8192, "n_ubatch": 256}
+    plan, plain = plan_model(file, **options, unfused=["attention"]), plan_model(file, **options)
+    assert plan.memory["kv"] == plain.memory["kv"]
+    rows = [
+        [dict(d.kernel.constants)["n_ctx"] for d in p.phases["prefill"].dispatches if d.kernel.template == "rope_kv"]
+        for p in (plan, plain)
+    ]
+    assert rows[0] == rows[1]
 
 
 def test_a_ring_holds_what_the_next_token_sees_or_says_that_it_does_not() -> None:

@@ -48,7 +48,7 @@ def test_a_tensor_that_would_not_be_read_is_named(name: str) -> None:
         plan_model(replace(file, tensors={**file.tensors, name: more, "other": replace(more, name="other")}))
 
 
-@pytest.mark.parametrize(("type", "count"), [(GGMLType.F16, 8), (GGMLType.F32, 9), (GGMLType.F16, 33)])
+@pytest.mark.parametrize(("type", "count"), [(GGMLType.Q8_0, 8), (GGMLType.F32, 9), (GGMLType.F16, 33)])
 def test_factors_of_the_rotation_that_do_not_fit_are_told_from_the_header(type: GGMLType, count: int) -> None:
     file = llama_header(**TINY)
     factors = TensorInfo("rope_freqs.weight", type, (count,), 1 << 20, 4 * count)
@@ -70,16 +70,25 @@ def test_an_unknown_architecture_is_named() -> None:
         plan_model(replace(file, metadata={**file.metadata, "general.architecture": "mamba"}))
 
 
-@pytest.mark.parametrize("head_dim", [12, 264])
-def test_heads_that_no_kernel_takes_are_refused(head_dim: int) -> None:
-    with pytest.raises(UnsupportedError, match=str(head_dim)):
-        plan_model(llama_header(**TINY, head_dim=head_dim))
-
-
-def test_rows_that_are_no_whole_blocks_are_refused_by_name() -> None:
-    file = llama_header(**{**TINY, "n_embd": 72, "n_head": 9, "n_head_kv": 3}, head_dim=32, type="F32")
-    with pytest.raises(UnsupportedError, match=r"token_embd\.weight has rows of 72"):
+@pytest.mark.parametrize(("head_dim", "rotated"), [(13, 12), (514, 514)])
+def test_heads_that_no_kernel_takes_are_refused(head_dim: int, rotated: int) -> None:
+    file = llama_header(**TINY, head_dim=head_dim, type="F16", metadata={"rope.dimension_count": rotated})
+    with pytest.raises(UnsupportedError, match=rf"heads of {head_dim} values .*even sizes up to 512"):
         plan_model(file)
+
+
+@pytest.mark.parametrize("head_dim", [8, 48, 100])
+def test_a_cache_of_blocks_that_do_not_divide_the_heads_is_refused_with_a_way_out(head_dim: int) -> None:
+    for options in ({"type_k": "q8_0"}, {"type_v": "q4_0"}):
+        with pytest.raises(UnsupportedError, match=rf"multiple of 32, and the model's have {head_dim}; use f16"):
+            plan_model(llama_header(**TINY, head_dim=head_dim, type="F16"), **options)
+
+
+def test_a_vector_in_blocks_is_named() -> None:
+    file = llama_header(**TINY)
+    tensor = replace(file.tensors["blk.1.ffn_norm.weight"], type=GGMLType.Q8_0)
+    with pytest.raises(UnsupportedError, match=r"blk\.1\.ffn_norm\.weight is a vector in Q8_0.*F32, F16, BF16"):
+        plan_model(replace(file, tensors={**file.tensors, tensor.name: tensor}))
 
 
 def test_rows_that_are_no_whole_superblocks_are_refused_by_name() -> None:

@@ -1,11 +1,11 @@
 {% import "common/cache.wgsl" as cache %}
-{% macro load(c, head_dim, unit, first) %}
+{% macro load(c, width, unit, first) %}
 fn {{ c }}_eight(row: u32, i: u32) -> Eight {
-  let v = {{ c }}_cache[row * {{ head_dim // 8 }}u + i];
+  let v = {{ c }}_cache[row * {{ width // 8 }}u + i];
   return Eight(vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y)), vec4<f32>(unpack2x16float(v.z), unpack2x16float(v.w)));
 }
 {% endmacro %}
-{% macro store(c, head_dim, unit, first, words) %}
+{% macro store(c, width, unit, first, words) %}
 fn {{ c }}_put(row: u32, i: u32, at: u32, write: bool) -> u32 {
   var v: vec4<u32>;
   for (var j = 0u; j < 4u; j++) {
@@ -15,7 +15,7 @@ fn {{ c }}_put(row: u32, i: u32, at: u32, write: bool) -> u32 {
     head[at + 2u * j + 1u] = rounded.y;
   }
   if (!write) { return 0u; }
-  let to = row * {{ head_dim // 8 }}u + i;
+  let to = row * {{ width // 8 }}u + i;
 {{ cache.store4(c, "to", "v", words) }}  return 0u;
 }
 {% endmacro %}

@@ -1,16 +1,16 @@
 {# 32 values are 16 bytes and an f16 scale, as in ggml's q4_0: byte b holds values b and 16 + b; scales lie behind all bytes #}
 {% import "common/cache.wgsl" as cache %}
-{% macro load(c, head_dim, unit, first) %}
-{{ cache.load_scale(c, head_dim, unit, first) }}
+{% macro load(c, width, unit, first) %}
+{{ cache.load_scale(c, width, unit, first) }}
 fn {{ c }}_eight(row: u32, i: u32) -> Eight {
-  let v = {{ c }}_cache[row * {{ head_dim // 32 }}u + (i >> 2u)];
+  let v = {{ c }}_cache[row * {{ width // 32 }}u + (i >> 2u)];
   let pair = (select(v.xy, v.zw, (i & 1u) == 1u) >> vec2<u32>(2u * (i & 2u))) & vec2<u32>(0x0f0f0f0fu);
   let d = {{ c }}_scale(row, i >> 2u);
   return Eight(d * (bytes(pair.x) - 8.0), d * (bytes(pair.y) - 8.0));
 }
 {% endmacro %}
-{% macro store(c, head_dim, unit, first, words) %}
-{{ cache.store_scales(c, head_dim, unit, first, words) }}
+{% macro store(c, width, unit, first, words) %}
+{{ cache.store_scales(c, width, unit, first, words) }}
 fn {{ c }}_put(row: u32, i: u32, at: u32, write: bool) -> u32 {
   var scales = vec2<f32>(0.0);
   for (var block = 0u; block < {{ unit // 32 }}u; block++) {
@@ -28,7 +28,7 @@ fn {{ c }}_put(row: u32, i: u32, at: u32, write: bool) -> u32 {
       head[from32 + j] = rounded_d * (f32(q) - 8.0);
     }
     if (write) {
-      let to = row * {{ head_dim // 32 }}u + i * {{ unit // 32 }}u + block;
+      let to = row * {{ width // 32 }}u + i * {{ unit // 32 }}u + block;
 {{ cache.store4(c, "to", "v", words) }}    }
   }
   return pack2x16float(scales);

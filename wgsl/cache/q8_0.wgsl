@@ -1,16 +1,16 @@
 {# 32 values are 32 bytes and an f16 scale, as in ggml's q8_0; the scales lie behind all bytes #}
 {% import "common/cache.wgsl" as cache %}
-{% macro load(c, head_dim, unit, first) %}
-{{ cache.load_scale(c, head_dim, unit, first) }}
+{% macro load(c, width, unit, first) %}
+{{ cache.load_scale(c, width, unit, first) }}
 fn {{ c }}_eight(row: u32, i: u32) -> Eight {
-  let v = {{ c }}_cache[row * {{ head_dim // 16 }}u + (i >> 1u)];
+  let v = {{ c }}_cache[row * {{ width // 16 }}u + (i >> 1u)];
   let half = select(v.xy, v.zw, (i & 1u) == 1u);
   let d = {{ c }}_scale(row, i >> 2u);
   return Eight(d * signed_bytes(half.x), d * signed_bytes(half.y));
 }
 {% endmacro %}
-{% macro store(c, head_dim, unit, first, words) %}
-{{ cache.store_scales(c, head_dim, unit, first, words) }}
+{% macro store(c, width, unit, first, words) %}
+{{ cache.store_scales(c, width, unit, first, words) }}
 fn {{ c }}_put(row: u32, i: u32, at: u32, write: bool) -> u32 {
   var scales = vec2<f32>(0.0);
   for (var block = 0u; block < {{ unit // 32 }}u; block++) {
@@ -34,7 +34,7 @@ fn {{ c }}_put(row: u32, i: u32, at: u32, write: bool) -> u32 {
         head[k + 3u] = rounded.w;
       }
       if (write) {
-        let to = row * {{ head_dim // 16 }}u + i * {{ unit // 16 }}u + 2u * block + part;
+        let to = row * {{ width // 16 }}u + i * {{ unit // 16 }}u + 2u * block + part;
 {{ cache.store4(c, "to", "v", words) }}      }
     }
   }

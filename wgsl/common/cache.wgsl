@@ -1,4 +1,5 @@
-{# The cache of keys or values, `c` being "k" or "v": rows of head_dim values, positions of one head side by side.
+{# The cache of keys or values, `c` being "k" or "v": rows of `width` values, positions of one head side by side; where heads
+   have fewer values than that, zeros lie behind them.
    Its format (kernels/cache.py) is a file of wgsl/cache/, of two macros:
    - load: c_eight(row, i), values 8 i to 8 i + 7 of a row;
    - store: c_put(row, i, at, write): rounds unit i of a row, which lies in `head` from `at` on, as the cache does; writes it
@@ -31,15 +32,15 @@ fn packed_bytes(v: vec4<i32>) -> u32 {
   {{ c }}_cache[{{ i }}] = {{ value }};
 {% endif %}
 {% endmacro %}
-{% macro store_scales(c, head_dim, unit, first, words) %}
+{% macro store_scales(c, width, unit, first, words) %}
 fn {{ c }}_scales(row: u32, i: u32, word: u32) {
-  let at = {{ first }}u + row * {{ head_dim // unit }}u + i;
+  let at = {{ first }}u + row * {{ width // unit }}u + i;
   {{ c }}_cache[{{ "at" if words else "at >> 2u][at & 3u" }}] = word;
 }
 {% endmacro %}
-{% macro load_scale(c, head_dim, unit, first) %}
+{% macro load_scale(c, width, unit, first) %}
 fn {{ c }}_scale(row: u32, block: u32) -> f32 {
-  let at = {{ first }}u + row * {{ head_dim // unit }}u + {{ "(block >> 1u)" if unit == 64 else "block" }};
+  let at = {{ first }}u + row * {{ width // unit }}u + {{ "(block >> 1u)" if unit == 64 else "block" }};
   return unpack2x16float({{ c }}_cache[at >> 2u][at & 3u]){{ "[block & 1u]" if unit == 64 else ".x" }};
 }
 {% endmacro %}

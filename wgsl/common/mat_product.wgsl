@@ -1,8 +1,9 @@
 {# What the matrix-matrix kernels share: the constants of a tile, and what becomes of its results #}
 {% import "common/glu.wgsl" as g %}
+{% import "common/row_end.wgsl" as end %}
 {% set glu = epilogue in g.names %}
 {% set tile_out = tile_n // 2 if glu else tile_n %}
-const NB = {{ k // 32 }}u;  // blocks of a row
+{{ end.declare(columns, k) }}const NB = {{ k // 32 }}u;  // blocks of a row
 const N = {{ n }}u;
 const OUT = {{ n // 2 if glu else n }}u;
 const TILE_OUT = {{ tile_out }}u;
@@ -15,6 +16,8 @@ min(o0 + {{ i }} % TILE_OUT, OUT - 1u) + select(0u, OUT, {{ i }} >= TILE_OUT)
 min(o0 + {{ i }}, N - 1u)
 {%- endif %}
 {% endmacro %}
+{# Vec4 c of block b of token t #}
+{% macro x(t, b, c) %}{{ end.read(columns, k, "x[(%s * NB + %s) * 8u + %s]" % (t, b, c), "%s * 8u + %s" % (b, c)) }}{% endmacro %}
 {# The head of a kernel whose invocations hold tiles of results in registers #}
 {% macro begin() %}
 @compute @workgroup_size({{ wx }}, {{ wy }})

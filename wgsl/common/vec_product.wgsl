@@ -1,11 +1,12 @@
 {# What the matrix-vector kernels share: which rows of W and which results are an invocation's, and what becomes of them #}
 {% import "common/lanes.wgsl" as order %}
 {% import "common/glu.wgsl" as g %}
+{% import "common/row_end.wgsl" as end %}
 {% set glu = epilogue in g.names %}
 {% set outputs = n // 2 if glu else n %}
 {% set out_per_group = rows_per_group // 2 if glu else rows_per_group %}
 {% set place = order.element("(%su + o)" % offset, y_row) if y_lanes else offset ~ "u + o" %}
-const NB = {{ k // 32 }}u;  // blocks of a row
+{{ end.declare(columns, k) }}const NB = {{ k // 32 }}u;  // blocks of a row
 const OUT = {{ outputs }}u;
 {% if post_eps is not none %}
 var<workgroup> squares_of_post: array<f32, {{ workgroup // (subgroup or 1) }}>;
@@ -29,13 +30,14 @@ var<workgroup> squares_of_post: array<f32, {{ workgroup // (subgroup or 1) }}>;
 {% endmacro %}
 {# vec4 j of block b of a vector, in lane order or not #}
 {% macro at(j, lanes) %}{{ j ~ "u * NB + b" if lanes else "b * 8u + " ~ j ~ "u" }}{% endmacro %}
+{% macro read(v, j) %}{{ end.read(columns, k, v, "b * 8u + %du" % j) }}{% endmacro %}
 {# Before the input is read: with `post_eps`, it is x + post / rms(post) * post_norm_weight #}
 {% macro begin() %}
 {% if post_eps is not none %}
   var square_of_post = 0.0;
   for (var b = local; b < NB; b += {{ workgroup }}u) {
 {% for j in range(8) %}
-    let p{{ j }} = post[{{ at(j, post_lanes) }}];
+    let p{{ j }} = {{ read("post[%s]" % at(j, post_lanes), j) }};
 {% endfor %}
     square_of_post += {% for j in range(8) %}dot(p{{ j }}, p{{ j }}){{ " + " if not loop.last }}{% endfor %};
   }
@@ -46,17 +48,17 @@ var<workgroup> squares_of_post: array<f32, {{ workgroup // (subgroup or 1) }}>;
   workgroupBarrier();
   var sum_of_post = 0.0;
   for (var s = 0u; s < {{ workgroup // (subgroup or 1) }}u; s++) { sum_of_post += squares_of_post[s]; }
-  let post_scale = inverseSqrt(sum_of_post / {{ k }}.0 + {{ post_eps }});
+  let post_scale = inverseSqrt(sum_of_post / {{ columns }}.0 + {{ post_eps }});
 {% endif %}
 {% endmacro %}
 {# The input's block b as a0 to a7; `first`: who writes the sum #}
 {% macro input(first) %}
 {% for j in range(8) %}
-    var a{{ j }} = x[x0 + {{ at(j, x_lanes) }}];
+    var a{{ j }} = {{ read("x[x0 + %s]" % at(j, x_lanes), j) }};
 {% endfor %}
 {% if post_eps is not none %}
 {% for j in range(8) %}
-    a{{ j }} += post[{{ at(j, post_lanes) }}] * post_norm_weight[{{ j }}u * NB + b] * post_scale;
+    a{{ j }} += {{ read("post[%s]" % at(j, post_lanes), j) }} * post_norm_weight[{{ j }}u * NB + b] * post_scale;
 {% endfor %}
 {% if keeps_sum %}
     if ({{ first }}) {

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gguf.constants import GGMLQuantizationType as GGMLType
-
 from llamaweb.architectures.metadata import Metadata, layers, rope, tokens
 from llamaweb.errors import ModelFileError, UnsupportedError, short
-from llamaweb.graph import Graph
+from llamaweb.graph import VECTORS, Graph
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
 
@@ -42,10 +40,10 @@ def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
         raise ModelFileError("The key and value lengths differ, which the llama family does not have.")
     factors = file.tensors.get("rope_freqs.weight")
     rotary = rope(meta, "norm", head_dim, factors.name if factors else None)
-    if factors and (factors.type, factors.shape) != (GGMLType.F32, (rotary.n_dims // 2,)):
+    if factors and (factors.type not in VECTORS or factors.shape != (rotary.n_dims // 2,)):
         raise ModelFileError(
             f"Tensor {factors.name} has shape {list(factors.shape)} in {factors.type.name}, not "
-            f"[{rotary.n_dims // 2}] in F32; the file contradicts itself."
+            f"[{rotary.n_dims // 2}] in F32, F16 or BF16; the file contradicts itself."
         )
     return LlamaHyperparameters(
         n_layer=n_layer,

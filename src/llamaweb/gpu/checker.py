@@ -40,7 +40,7 @@ async def check_weights(executor: Executor) -> None:
 
 
 def _kernel(weight: WeightPlan) -> Kernel:
-    return library.find_nan(weight.format, -(-weight.row * weight.rows // BLOCK)).kernel
+    return library.find_nan(weight.format, weight.pitch * weight.rows // BLOCK).kernel
 
 
 def _step(executor: Executor, kernel: Kernel, weight: WeightPlan) -> Any:

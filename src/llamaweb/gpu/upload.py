@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
+from gguf import quants
 from pyodide.ffi import JsException
 
 from llamaweb.errors import ModelFileError
@@ -21,7 +23,7 @@ from llamaweb.files.sources import StreamingSource
 from llamaweb.gpu.executor import Executor, Pipelines
 from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels import library
-from llamaweb.kernels.formats import format_of
+from llamaweb.kernels.formats import BLOCK, Format, GGMLType, format_of
 from llamaweb.kernels.kernel import Launch
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 from llamaweb.planner.plan import Binding, Dispatch, WeightPlan
@@ -35,12 +37,20 @@ _TOLD_S = 0.25  # between two words of progress, where bytes come slowly
 
 @dataclass
 class _Target:
-    """A weight and the kernel that puts it in its place, None where the file's bytes are its plane; and this kernel's
-    step, once there is one."""
+    """A weight, the format in which the file has it, or some of it, and the kernel that puts that in its place, None
+    where the file's bytes are its plane; and this kernel's step, once there is one."""
 
     weight: WeightPlan
+    source: Format
     launch: Launch | None
     step: Any = None
+
+    @property
+    def unit(self) -> int:
+        """Bytes of the file of which the kernel takes a multiple at once."""
+        if self.launch and self.launch.kernel.template == "pad_rows":
+            return self.weight.row * self.source.block_bytes
+        return self.source.unit * self.source.block_bytes
 
 
 @dataclass(frozen=True)
@@ -76,9 +86,17 @@ class Repacking:
 
     def __init__(self, pipelines: Pipelines, file: GGUFFile) -> None:
         """Raises UnsupportedError for a tensor of an unknown format."""
-        formats = dict.fromkeys(format_of(tensor.type, tensor.name) for tensor in file.tensors.values())
-        launches = [library.lane_order(), *(library.repack(format, 1) for format in formats if format.repacked)]
-        self.compiled = begin(pipelines.compile([launch.kernel for launch in launches]))
+        kernels = {library.vector(GGMLType.F32, 1, lane_order=True).kernel: None}
+        for tensor in file.tensors.values():
+            format = format_of(tensor.type, tensor.name)
+            if format.repacked:
+                kernels[library.repack(format, 1).kernel] = None
+            elif tensor.shape[0] == prod(tensor.shape):
+                vectors = [library.vector(format.type, 1, lane_order=lanes) for lanes in (False, True)]
+                kernels |= {launch.kernel: None for launch in vectors if format.type != GGMLType.F32}
+            elif tensor.shape[0] % BLOCK:
+                kernels[library.pad_rows(format, 1).kernel] = None
+        self.compiled = begin(pipelines.compile(list(kernels)))
 
     def close(self) -> None:
         """Where a load breaks off before the kernels are awaited, what becomes of them does not matter."""
@@ -113,8 +131,7 @@ async def upload(
         behind += await source.size()
     await executor.idle()
     for table in executor.plan.rope_tables:
-        values = np.frombuffer(uploader.values[table.rope.factors], "<f4") if table.rope.factors else None
-        executor.write(table.binding, phases(table.rope, values))
+        executor.write(table.binding, phases(table.rope, uploader.factors(file, table.rope.factors)))
 
 
 async def _read(
@@ -194,21 +211,26 @@ class _Reader:
 def _parts(weights: tuple[WeightPlan, ...], file: GGUFFile) -> list[_Part]:
     parts = []
     for weight in weights:
-        target, first = _Target(weight, _launch(weight)), 0
-        block, block_bytes = weight.format.block_size, weight.format.block_bytes
+        targets: dict[Format, _Target] = {}
+        first = 0
         for part in weight.slices:
             whole = file.tensors[part.name]
-            at = whole.offset + part.first // block * block_bytes
-            parts.append(_Part(replace(whole, offset=at, nbytes=part.count // block * block_bytes), target, first))
+            source = format_of(whole.type, whole.name)
+            target = targets.setdefault(source, _Target(weight, source, _launch(weight, source)))
+            at = whole.offset + part.first // source.block_size * source.block_bytes
+            nbytes = part.count // source.block_size * source.block_bytes
+            parts.append(_Part(replace(whole, offset=at, nbytes=nbytes), target, first))
             first += part.count
     return parts
 
 
-def _launch(weight: WeightPlan) -> Launch | None:
-    """The kernel that puts a weight in its place; None where the file's bytes are its plane."""
-    if weight.lane_order:
-        return library.lane_order()
-    return library.repack(weight.format, 1) if weight.format.repacked else None
+def _launch(weight: WeightPlan, source: Format) -> Launch | None:
+    """The kernel that puts what is in the file's format in its place; None where the file's bytes are its plane."""
+    if weight.lane_order or source != weight.format:
+        return library.vector(source.type, 1, lane_order=weight.lane_order)
+    if source.repacked:
+        return library.repack(source, 1)
+    return library.pad_rows(source, 1) if weight.rows > 1 and weight.pitch > weight.row else None
 
 
 class _Uploader:
@@ -221,12 +243,17 @@ class _Uploader:
         self.values: dict[str, bytes] = {}  # of tensors without a weight, by name
         self._run = js_file("gpu/replay.js")(self._handle).run
 
+    def factors(self, file: GGUFFile, name: str | None) -> np.ndarray | None:
+        """The factors of a rotation that were read."""
+        if name is None:
+            return None
+        return quants.dequantize(np.frombuffer(self.values[name], np.uint8), file.tensors[name].type).reshape(-1)
+
     def pieces(self, part: _Part) -> Iterator[_Piece]:
-        """Whole units of blocks, that fit the staging buffer where they are to be repacked."""
+        """Whole units, that fit the staging buffer where a kernel moves them from there."""
         step, target = CHUNK, part.target
-        if target and target.launch and not target.weight.lane_order:
-            unit = target.weight.format.unit * target.weight.format.block_bytes
-            step = min(CHUNK, self._staging) // unit * unit
+        if target and target.launch:
+            step = max(min(CHUNK, self._staging) // target.unit, 1) * target.unit
         for done in range(0, part.tensor.nbytes, step):
             yield _Piece(part, done, min(step, part.tensor.nbytes - done))
 
@@ -258,18 +285,24 @@ class _Uploader:
         """Where stream.js writes a piece, and what it runs then."""
         target, first, done, size = piece.part.target, piece.part.first, piece.done, piece.size
         assert target
-        weight, buffers = target.weight, self._executor.buffers
-        format = weight.format
+        weight, source, buffers = target.weight, target.source, self._executor.buffers
         if not target.launch:
             plane = weight.planes[0]
-            at = plane.offset + first * format.block_bytes // format.block_size + done
+            at = plane.offset + first * source.block_bytes // source.block_size + done
             return {"buffer": buffers[plane.region], "at": at}
-        if weight.lane_order:
-            words, workgroups = [size // 16], (-(-size // 16 // 64), 1, 1)
+        begin = first + done // source.block_bytes * source.block_size  # which of the weight's numbers comes first
+        template = target.launch.kernel.template
+        if template == "vector":
+            count = size // source.block_bytes
+            words, workgroups = [count, begin, weight.pitch], library.vector(source.type, count).workgroups
+        elif template == "pad_rows":
+            a_row = weight.pitch * source.block_bytes // 4
+            count = size // target.unit * a_row
+            words = [count, begin // weight.row * a_row, weight.row, weight.pitch]
+            workgroups = library.pad_rows(source, count).workgroups
         else:
-            units = -(-size // format.block_bytes // format.unit)
-            words = [units, first // format.block_size + done // format.block_bytes]
-            workgroups = library.repack(format, units).workgroups
+            units = -(-size // source.block_bytes // source.unit)
+            words, workgroups = [units, begin // source.block_size], library.repack(source, units).workgroups
         target.step = target.step or self._step(weight, target.launch)
         step = {"step": target.step, "io": buffers["io"], "words": words, "workgroups": workgroups}
         return {"buffer": buffers["arena"], "at": 0, **step}

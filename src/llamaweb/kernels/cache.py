@@ -1,7 +1,8 @@
 """Formats of the cache of keys and values, named as ggml's: one descriptor here, one file of wgsl/cache/ each.
 
 K or V of one layer is n_head_kv times n_ctx rows of head_dim values, heads first; in formats with scales, the f16
-scales of all rows lie behind all quants.
+scales of all rows lie behind all quants. A row is filled up with zeros to a multiple of 8 values (`width`): attention
+reads eight at a time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamaweb.errors import UnsupportedError
+
+LARGEST_HEAD = 512
+
+
+def width(head_dim: int) -> int:
+    """Values of a row."""
+    return -(-head_dim // 8) * 8
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class CacheFormat:
 
     def scales_at(self, head_dim: int, rows: int) -> int:
         """Where the scales begin, in words."""
-        return rows * head_dim * self.bits // 32
+        return rows * width(head_dim) * self.bits // 32
 
     def bytes(self, head_dim: int, rows: int) -> int:
         words = rows * head_dim // self.unit(head_dim) if self.block else 0
@@ -62,7 +70,12 @@ class Cache:
 
 
 def cache_format(name: str, head_dim: int) -> CacheFormat:
-    """The format of a name; raises UnsupportedError for an unknown one, or one that does not divide the heads."""
+    """The format of a name; raises UnsupportedError for an unknown one, for heads that no kernel takes, or for a format
+    that does not divide them."""
+    if head_dim % 2 or head_dim > LARGEST_HEAD:
+        raise UnsupportedError(
+            f"Attention heads of {head_dim} values are not supported; even sizes up to {LARGEST_HEAD} are."
+        )
     format = CACHE_FORMATS.get(name.lower()) if isinstance(name, str) else None
     if format is None:
         raise UnsupportedError(f"The cache format {name!r} is not supported; use one of: {', '.join(CACHE_FORMATS)}.")

@@ -1,4 +1,7 @@
-"""Variants of the attention of a batch: which tiles fit a device, the default, and those worth timing. Pure."""
+"""Variants of the attention of a batch: which tiles fit a device, the default, and those worth timing. Pure.
+
+head_dim is here what a row of the cache has (kernels/cache.py): a multiple of 8.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ _GPU = (
     *((16, 64, 8, 16), (16, 64, 4, 16), (8, 64, 4, 16), (16, 32, 4, 8), (8, 32, 2, 16)),
 )
 _CPU = ((16, 16, 8, 4), (8, 16, 8, 4), *_GPU)  # every invocation costs at a barrier, and many results to compile
+_LARGE_HEADS = ((4, 32, 4, 16),)  # where none of these fits: heads of up to 512 in 16 KiB
 _FULL = 192  # workgroups that fill a large GPU
 _MOST_HELD = 144  # numbers of an invocation: with more there are no registers for them, and compilers take minutes
 
@@ -94,5 +98,9 @@ def candidates(head_dim: int, n_head: int, n_tokens: int, profile: DeviceProfile
 def _deepest(tiles: Iterable[tuple[int, int, int, int]], head_dim: int, profile: DeviceProfile) -> list[FlashAttn]:
     """Variants of the tiles that are valid, each of the most depth that there is memory for."""
     depths = [d for d in range(head_dim, 7, -8) if head_dim % d == 0]
-    fitting = ((FlashAttn(q, k, d, wq, wk) for d in depths) for q, k, wq, wk in tiles)
-    return [v for of_tile in fitting if (v := next((v for v in of_tile if v.valid(head_dim, profile)), None))]
+
+    def fitting(tiles: Iterable[tuple[int, int, int, int]]) -> list[FlashAttn]:
+        each = ((FlashAttn(q, k, d, wq, wk) for d in depths) for q, k, wq, wk in tiles)
+        return [v for of_tile in each if (v := next((v for v in of_tile if v.valid(head_dim, profile)), None))]
+
+    return fitting(tiles) or fitting(_LARGE_HEADS)

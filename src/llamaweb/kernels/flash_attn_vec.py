@@ -1,4 +1,7 @@
-"""Variants of the attention of one token: which fit a device, the default, and those worth timing. Pure."""
+"""Variants of the attention of one token: which fit a device, the default, and those worth timing. Pure.
+
+head_dim is here what a row of the cache has (kernels/cache.py): a multiple of 8.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,8 @@ def default(head_dim: int, group: int, splits: int, profile: DeviceProfile) -> F
     """On a CPU every invocation of a workgroup costs; on a GPU few barriers win. Where the context is split, there is
     work enough for heads to be taken together (on an H100 two are best, and four ask for too many registers)."""
     together = (FlashAttnVec(128, values=8, heads=heads) for heads in (2, 3))
-    alone = FlashAttnVec(64 if is_cpu(profile) else 256)
+    sizes = (64,) if is_cpu(profile) else (256, 128, 64)
+    alone = next((v for v in map(FlashAttnVec, sizes) if v.valid(head_dim, group, profile)), FlashAttnVec(64))
     if splits == 1 or not profile.subgroup_size:
         return alone
     return next((v for v in together if v.valid(head_dim, group, profile)), alone)

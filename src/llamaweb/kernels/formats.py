@@ -32,6 +32,11 @@ from llamaweb.errors import UnsupportedError
 BLOCK = 32  # weights a `load32`
 
 
+def whole_blocks(row: int) -> int:
+    """What a row of so many numbers takes where kernels read it in blocks of 32."""
+    return -(-row // BLOCK) * BLOCK
+
+
 @dataclass(frozen=True)
 class Plane:
     """One array of a weight on the GPU: `bytes` for each block of the file, seen by kernels as array<`type`>."""
@@ -87,6 +92,10 @@ class Format:
     def unit(self) -> int:
         """Blocks of the file that fill whole words of every plane: what one invocation repacks."""
         return next(n for n in (1, 2, 4) if all(n * plane.bytes % 4 == 0 for plane in self.planes))
+
+    def in_units(self, row: int, rows: int) -> bool:
+        """Whether a matrix is whole units, so that another may be stacked behind it."""
+        return not self.repacked or rows * (row // self.block_size) % self.unit == 0
 
 
 # Planes by what they hold, for blocks of 32

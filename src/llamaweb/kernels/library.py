@@ -7,10 +7,10 @@ from typing import Any
 
 from llamaweb.kernels import flash_attn as tiles
 from llamaweb.kernels import flash_attn_vec as vec_variants
-from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat
+from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat, width
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
-from llamaweb.kernels.formats import Format
+from llamaweb.kernels.formats import Format, GGMLType, whole_blocks
 from llamaweb.kernels.kernel import (
     BATCH,
     NORM,
@@ -35,10 +35,17 @@ def repack(format: Format, units: int) -> Launch:
     return Launch(kernel("repack", slots, workgroup=64, **constants), spread(-(-units // 64)))
 
 
-def lane_order() -> Launch:
-    """A vector into lane order; slots raw, job and w."""
-    slots = [Slot("raw", "vec4<f32>", "read"), Slot("job", "u32", "read"), Slot("w", "vec4<f32>", "read_write")]
-    return Launch(kernel("lane_order", slots, workgroup=64), (1, 1, 1))
+def pad_rows(format: Format, words: int) -> Launch:
+    """Rows of a format that is not repacked, to whole blocks of 32: `words` words of them; slots raw, job and w."""
+    slots = [Slot("raw", "u32", "read"), Slot("job", "u32", "read"), Slot("w", "u32", "read_write")]
+    return Launch(kernel("pad_rows", slots, workgroup=64, bytes=format.block_bytes), spread(-(-words // 64)))
+
+
+def vector(type: GGMLType, count: int, *, lane_order: bool = False) -> Launch:
+    """`count` numbers of a vector as float32, in lane order or one behind the other; slots raw, job and w."""
+    slots = [Slot("raw", "u32", "read"), Slot("job", "u32", "read"), Slot("w", "f32", "read_write")]
+    shader = kernel("vector", slots, workgroup=64, type=type.name.lower(), lane_order=lane_order)
+    return Launch(shader, spread(-(-count // 64)))
 
 
 def get_rows(
@@ -77,22 +84,26 @@ def find_nan(format: Format, blocks: int) -> Launch:
     return Launch(shader, spread(-(-blocks // (workgroup * each))))
 
 
-def rms_norm(k: int, eps: float, n_tokens: int, *, epilogue: str = "store") -> Launch:
-    """y = x / rms(x) * weight; epilogue "add" adds it to y."""
+def rms_norm(row: int, eps: float, n_tokens: int, *, epilogue: str = "store") -> Launch:
+    """y = x / rms(x) * weight; epilogue "add" adds it to y. Rows are `row` numbers, in whole blocks of 32."""
+    k = whole_blocks(row)
     workgroup = 256 if n_tokens == 1 else 64  # alone, it has the GPU for itself
-    shader = kernel("rms_norm", [arena("x"), NORM, arena("y")], k=k, eps=eps, epilogue=epilogue, workgroup=workgroup)
+    slots = [arena("x"), NORM, arena("y")]
+    shader = kernel("rms_norm", slots, k=k, columns=row, eps=eps, epilogue=epilogue, workgroup=workgroup)
     return Launch(shader, (1, n_tokens, 1), 1)
 
 
 def add(n: int, n_tokens: int) -> Launch:
-    """y += x"""
+    """y += x, rows of n numbers in whole blocks of 32."""
+    n = whole_blocks(n)
     shader = kernel("add", [arena("x"), arena("y")], n=n, workgroup=64)
     return Launch(shader, (-(-n // 256), n_tokens, 1), 1)
 
 
 def glu(kind: str, n: int, n_tokens: int) -> Launch:
-    """A gated linear unit, of GLU."""
-    shader = kernel("glu", [arena("x", "f32"), arena("y", "f32")], n=n, glu=kind, workgroup=64)
+    """A gated linear unit, of GLU: rows of 2 n numbers, to rows of n in whole blocks of 32."""
+    slots = [arena("x", "f32"), arena("y", "f32")]
+    shader = kernel("glu", slots, n=n, y_row=whole_blocks(n), glu=kind, workgroup=64)
     return Launch(shader, (-(-n // 64), n_tokens, 1), 1)
 
 
@@ -122,6 +133,11 @@ class Attention:
         return self.bound[1] if self.bound else self.n_head_kv
 
     @property
+    def whole_eights(self) -> bool:
+        """Whether heads are read and written as vec4, eight numbers at a time."""
+        return self.head_dim % 8 == 0
+
+    @property
     def group(self) -> int:
         """Query heads that share a key-value head."""
         return self.n_head // self.n_head_kv
@@ -137,6 +153,8 @@ class Attention:
             "n_dims": self.rope.n_dims,
             "magnitude": self.rope.magnitude,
             "head_dim": self.head_dim,
+            "width": width(self.head_dim),
+            "y_row": whole_blocks(self.n_head * self.head_dim),
             "n_head": self.n_head,
             "n_head_kv": self.n_head_kv,
             "first_kv": self.bound[0] if self.bound else 0,
@@ -179,8 +197,9 @@ def flash_attn_vec(
     """rope_kv and the attention of one token; with splits, its parts for flash_attn_reduce. rotated: behind rope_kv."""
     cache = [arena("k_cache", "vec4<u32>"), arena("v_cache", "vec4<u32>")]
     before = [] if rotated else [PHASES, *attention.head_norm]
-    slots = [arena("qkv", "f32"), BATCH, *before, *cache, arena("y")]
-    head_dim = attention.head_dim
+    y = arena("y", "vec4<f32>" if attention.whole_eights or splits > 1 else "f32")
+    slots = [arena("qkv", "f32"), BATCH, *before, *cache, y]
+    head_dim = width(attention.head_dim)
     v = variant or vec_variants.default(head_dim, attention.group, splits, profile)
     shader = kernel(
         "flash_attn_vec",
@@ -214,8 +233,9 @@ def attention_splits(n_head: int, profile: DeviceProfile) -> int:
 
 def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool = False) -> Launch:
     """The parts of flash_attn_vec, put together."""
-    constants = {"head_dim": head_dim, "n_head": n_head, "splits": splits, "y_lanes": y_lanes}
-    shader = kernel("flash_attn_reduce", [arena("x"), arena("y")], workgroup=32, **constants)
+    constants = {"head_dim": head_dim, "width": width(head_dim), "n_head": n_head, "splits": splits, "y_lanes": y_lanes}
+    y = arena("y", "f32" if head_dim % 8 else "vec4<f32>")
+    shader = kernel("flash_attn_reduce", [arena("x"), y], workgroup=32, **constants)
     return Launch(shader, (n_head, 1, 1))
 
 
@@ -223,12 +243,13 @@ def flash_attn(
     attention: Attention, n_tokens: int, profile: DeviceProfile, *, variant: FlashAttn | None = None
 ) -> Launch:
     """The attention of a batch, behind rope_kv."""
-    head_dim, n_head = attention.head_dim, attention.n_head
+    head_dim, n_head = width(attention.head_dim), attention.n_head
+    numbers = "vec4<f32>" if attention.whole_eights else "f32"
     v = variant or tiles.default(head_dim, n_head, n_tokens, profile)
     cache = [Slot("k_cache", "vec4<u32>", "read"), Slot("v_cache", "vec4<u32>", "read")]
     shader = kernel(
         "flash_attn",
-        [arena("qkv"), BATCH, *cache, arena("y")],
+        [arena("qkv", numbers), BATCH, *cache, arena("y", numbers)],
         queries=v.queries,
         keys=v.keys,
         depth=v.depth,

@@ -53,10 +53,11 @@ def mul_mat(
     epilogue: str = "store",
     offset: int = 0,
     stride: int = 0,
+    columns: int = 0,
     variant: MulMat | None = None,
 ) -> Launch:
     """y[token * stride + offset + row] = W x for a batch of tokens; a packed variant reads x_q, which `quantize` makes
-    of x."""
+    of x. columns: those of the k that come before zeros; 0: all."""
     v = variant or default_tile(format, k, n, n_tokens, profile)
     packed = v.kind == "packed"
     x = arena("x_q", "vec4<u32>") if packed else arena("x")
@@ -68,6 +69,7 @@ def mul_mat(
         format=format.name,
         split=format.split,
         k=k,
+        columns=columns or k,
         n=n,
         tile_m=v.tile_m,
         tile_n=v.tile_n,
@@ -82,7 +84,13 @@ def mul_mat(
     plain = None
     small = MulMat(32, 32, 16, 16, "packed", bits=v.bits) if packed else PLAIN
     if v != small or (packed and profile.packed_dot):
-        options: dict[str, Any] = {"bias": bias, "epilogue": epilogue, "offset": offset, "stride": stride}
+        options: dict[str, Any] = {
+            "bias": bias,
+            "epilogue": epilogue,
+            "offset": offset,
+            "stride": stride,
+            "columns": columns,
+        }
         plain = mul_mat(format, k, n, n_tokens, DeviceProfile(), **options, variant=small)
     tile_out = v.tile_n // 2 if epilogue in GLU else v.tile_n
     return Launch(shader, (-(-out // tile_out), -(-n_tokens // v.tile_m), 1), v.tile_m, plain)

@@ -96,12 +96,14 @@ def mul_mat_vec(
     post_eps: float | None = None,
     keeps_sum: bool = False,
     lane_order: Container[str] = (),
+    columns: int = 0,
     variant: MulMatVec | None = None,
 ) -> Launch:
     """y[offset + row] = W x, one token; `eps` asks for the fused rms_norm. W is (k, n) in ggml's order.
 
     post_eps: the input is x + rms_norm(post), of this epsilon; keeps_sum writes it to slot sum. lane_order: slots of
-    vectors in lane order (wgsl/common/lanes.wgsl), where y is a vector of y_row, or of the rows of W."""
+    vectors in lane order (wgsl/common/lanes.wgsl), where y is a vector of y_row, or of the rows of W. columns:
+    those of the k that come before zeros; 0: all."""
     v = variant or default(format, k, n, epilogue, profile)
     slots = [*weight(format), arena("x")]
     slots += [arena("post"), replace(NORM, name="post_norm_weight")] if post_eps is not None else []
@@ -118,6 +120,7 @@ def mul_mat_vec(
         split=format.split,
         **packed,
         k=k,
+        columns=columns or k,
         n=n,
         workgroup=v.workgroup,
         lanes=v.lanes,
@@ -145,6 +148,7 @@ def mul_mat_vec(
             "post_eps": post_eps,
             "keeps_sum": keeps_sum,
             "lane_order": lane_order,
+            "columns": columns,
         }
         any_device = default(format, k, n, epilogue, DeviceProfile())
         plain = mul_mat_vec(format, k, n, profile, **options, variant=any_device)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llamaweb.kernels import flash_attn, flash_attn_vec, mul_mat_vec
+from llamaweb.kernels.cache import width
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.formats import FORMATS
@@ -102,9 +103,9 @@ class Trial:
 def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
     """Variants that are valid on a device, the default first; "full" has the whole grid, "auto" its better part."""
     if shape.op == "flash_attn":
-        return list(flash_attn.candidates(shape.k, shape.n, shape.n_tokens, profile, mode))
+        return list(flash_attn.candidates(width(shape.k), shape.n, shape.n_tokens, profile, mode))
     if shape.op == "flash_attn_vec":
-        return list(flash_attn_vec.candidates(shape.k, shape.group, shape.splits, profile, mode))
+        return list(flash_attn_vec.candidates(width(shape.k), shape.group, shape.splits, profile, mode))
     format = next(f for f in FORMATS.values() if f.name == shape.format)
     if shape.op == "mul_mat":
         bits = PRECISIONS[shape.precision]

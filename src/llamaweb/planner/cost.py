@@ -80,7 +80,7 @@ def _cached_rows(kernel: Kernel, n_tokens: int, n_past: int) -> int:
 
 def _flops(kernel: Kernel, c: dict, tokens: int, n_past: int) -> int:
     if kernel.template.startswith("mul_mat"):
-        return 2 * int(c["k"]) * int(c["n"]) * tokens
+        return 2 * int(c["columns"]) * int(c["n"]) * tokens
     if kernel.template.startswith("flash_attn") and any(slot.name == "k_cache" for slot in kernel.slots):
         window = c.get("window") or n_past + tokens
         seen = sum(min(n_past + i + 1, window) for i in range(tokens))

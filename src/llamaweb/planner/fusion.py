@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Any
 
 from llamaweb.errors import UnsupportedError
 from llamaweb.graph import Graph, Tensor
-from llamaweb.kernels.formats import format_of
+from llamaweb.kernels.cache import width
+from llamaweb.kernels.formats import format_of, whole_blocks
 from llamaweb.kernels.kernel import GLU
 from llamaweb.kernels.mul_mat import quantized_bytes
 
@@ -31,17 +31,28 @@ FUSIONS = {
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """Something computed: float32, or integers of 8 or 16 bits; (row, n_tokens) in ggml's order. It lives in the
-    arena."""
+    """Something computed: float32, or integers of 8 or 16 bits; (row, n_tokens) in ggml's order. It lives in the arena.
+
+    in_blocks: what reads it takes whole blocks of 32, so that a row has room for them; behind its end there may be
+    anything.
+    """
 
     name: str
     row: int
     n_tokens: int
     bits: int = 32
+    in_blocks: bool = True
+
+    @property
+    def pitch(self) -> int:
+        """Numbers from the beginning of a row to that of the next."""
+        return whole_blocks(self.row) if self.in_blocks else self.row
 
     @property
     def bytes(self) -> int:
-        return 4 * self.row * self.n_tokens if self.bits == 32 else quantized_bytes(self.row, self.n_tokens, self.bits)
+        if self.bits == 32:
+            return 4 * self.pitch * self.n_tokens
+        return quantized_bytes(self.row, self.n_tokens, self.bits)
 
 
 @dataclass(frozen=True)
@@ -176,7 +187,7 @@ class _Fuser:
         if self.unfused & {"glu", "siblings"}:
             glu = None
         alone = glu and list(glu.src) == siblings and all(self.consumers[n] == [glu] for n in siblings)
-        if glu and alone and siblings[0].src[0].type == siblings[1].src[0].type:
+        if glu and alone and len(_stacks(siblings)) == 1:
             self.done.add(glu)
             self._product(siblings, self._value(glu), epilogue=glu.op)
             return
@@ -186,11 +197,13 @@ class _Fuser:
             self.values[add] = self.values[other]  # in place
             self._product(siblings, self.values[add], epilogue="add")
             return
-        joint = Value("+".join(n.name for n in siblings), sum(n.row for n in siblings), node.rows)
+        # Attention, a gated linear unit and the sampler take single numbers.
+        in_blocks = len(siblings) == 1 and self.consumers[node][0].op in ("rms_norm", "add")
+        name, row = "+".join(n.name for n in siblings), sum(n.row for n in siblings)
+        joint = Value(name, row, node.rows, in_blocks=in_blocks)
         offset = 0
         apart = "siblings" in self.unfused
-        for _, run in groupby(siblings, key=lambda n: n.name if apart else n.src[0].type):
-            nodes = list(run)
+        for nodes in [[n] for n in siblings] if apart else _stacks(siblings):
             self._product(nodes, joint, offset=offset)
             for n in nodes:
                 self.values[n], self.offsets[n] = joint, offset
@@ -262,7 +275,8 @@ class _Fuser:
             self._emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, weights, **params)
             weights, params = {}, {**params, "rotated": True}
         if node.rows == 1 and self.splits > 1:
-            parts = Value(node.name + ".parts", params["n_head"] * self.splits * (head_dim + 4), 1)
+            size = params["n_head"] * self.splits * (width(head_dim) + 4)
+            parts = Value(node.name + ".parts", size, 1, in_blocks=False)
             self._emit("flash_attn_vec", node.name, {"qkv": qkv, "y": parts}, weights, splits=self.splits, **params)
             shape = {"head_dim": head_dim, "n_head": params["n_head"], "splits": self.splits}
             self._emit("flash_attn_reduce", node.name + ".sum", {"x": parts, "y": self._value(node)}, **shape)
@@ -283,6 +297,20 @@ class _Fuser:
         self._emit(node.op, node.name, {"logits": self.values[node.src[0]]})
 
     _cross_entropy = _sample
+
+
+def _stacks(products: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Neighbours whose weights can be stacked: of one format, and all but the last of whole units of its blocks."""
+    found: list[list[Tensor]] = []
+    for node in products:
+        weight = node.src[0]
+        format = format_of(weight.type, weight.name)
+        before = found[-1][-1].src[0] if found else None
+        if before and before.type == weight.type and format.in_units(before.row, before.rows):
+            found[-1].append(node)
+        else:
+            found.append([node])
+    return found
 
 
 # Where kernels can read and write one token's activations in lane order (wgsl/common/lanes.wgsl).

@@ -160,8 +160,9 @@ class Planner:
     def _launch(self, step: Step, weight: WeightPlan | None, cache: CachePiece | None, variant: Any) -> Launch:
         p = step.params
         if weight:
-            k, n, format, offset = weight.row, weight.rows, weight.format, p.get("offset", 0) + weight.first
-        y_row = step.values["y"].row if "y" in step.values else 0
+            k, n, format, offset = weight.pitch, weight.rows, weight.format, p.get("offset", 0) + weight.first
+            columns = weight.row
+        y_row, y_pitch = (step.values["y"].row, step.values["y"].pitch) if "y" in step.values else (0, 0)
         n_tokens = next(iter(step.values.values())).n_tokens
         y_lanes = "y" in p["lane_order"]
         match step.op:
@@ -182,11 +183,12 @@ class Planner:
                     bias="bias" in step.weights,
                     epilogue=p.get("epilogue", "store"),
                     offset=offset,
-                    y_row=y_row,
+                    y_row=y_pitch,
                     last_row=p["last_row"],
                     post_eps=p.get("post_eps"),
                     keeps_sum="sum" in step.values,
                     lane_order=p["lane_order"],
+                    columns=columns,
                     variant=variant,
                 )
             case "mul_mat" if weight:
@@ -199,7 +201,8 @@ class Planner:
                     bias="bias" in step.weights,
                     epilogue=p.get("epilogue", "store"),
                     offset=offset,
-                    stride=y_row,
+                    stride=y_pitch,
+                    columns=columns,
                     variant=variant,
                 )
             case "quantize":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llamaweb.kernels.formats import Codebook, Format
+from llamaweb.kernels.formats import Codebook, Format, whole_blocks
 from llamaweb.kernels.io import IN_FLIGHT, SUBMITTED, readback_bytes
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.rope import Rope
@@ -62,7 +62,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class WeightPlan:
-    """Slices of the file's tensors stacked along their rows as one weight on the GPU: `rows` rows of `row` weights.
+    """Slices of the file's tensors stacked along their rows as one weight on the GPU: `rows` rows of `row` weights,
+    each filled up with zeros to whole blocks of 32.
 
     first: the first row of results that these rows give; 0 unless a binding does not hold the whole weight. lane_order:
     a vector that is stored in lane order (wgsl/common/lanes.wgsl).
@@ -80,12 +81,18 @@ class WeightPlan:
     def names(self) -> tuple[str, ...]:
         return tuple(part.name for part in self.slices)
 
+    @property
+    def pitch(self) -> int:
+        """Weights from the beginning of a row to that of the next."""
+        return whole_blocks(self.row)
+
     def origin(self, number: int) -> tuple[str, int]:
-        """The tensor that weight `number` is of, and its row there."""
+        """The tensor that number `number` of the planes is of, and its row there."""
+        row = number // self.pitch
         for part in self.slices:
-            if number < part.count:
-                return part.name, (part.first + number) // self.row
-            number -= part.count
+            if row < part.count // self.row:
+                return part.name, part.first // self.row + row
+            row -= part.count // self.row
         raise IndexError(number)
 
 

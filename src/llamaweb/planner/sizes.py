@@ -52,8 +52,6 @@ class Sizes:
         self._file = file
         self._family = architecture(file)
         self.hparams = hp = self._family.hyperparameters(file)
-        if hp.head_dim % 8 or hp.head_dim > 256:
-            raise UnsupportedError(f"Attention heads of {hp.head_dim} are not supported; multiples of 8 up to 256 are.")
         self._formats = cache_format(options.type_k, hp.head_dim), cache_format(options.type_v, hp.head_dim)
         self._splits = attention_splits(hp.n_head, profile)
         self._layouts: dict[tuple[int, str, int], Layout] = {}
@@ -105,8 +103,9 @@ class Sizes:
     @cached_property
     def _windows(self) -> list[int]:
         """Of each layer; 0: it sees all tokens."""
-        steps = [step for step in self._layout(1, "last", 1).steps.steps if "rope" in step.params]
-        return [step.params["window"] for step in sorted(steps, key=lambda step: step.params["layer"])]
+        params = (step.params for step in self._layout(1, "last", 1).steps.steps if "rope" in step.params)
+        windows = {p["layer"]: p["window"] for p in params}  # a layer has two such steps where attention is unfused
+        return [windows[layer] for layer in sorted(windows)]
 
     def regions(self, n_ctx: int, n_ubatch: int) -> dict[str, int]:
         """Bytes of every region."""
@@ -123,7 +122,7 @@ class Sizes:
         for name, ops in TUNED.items():
             if layout := self.layouts(n_ctx, n_ubatch).get(name):
                 results += [step.values["y"] for step in layout.steps.steps if step.op in ops]
-        return TIMER_BYTES + max(4 * y.row * min(y.n_tokens, CHECKED_AT_ONCE) for y in results)
+        return TIMER_BYTES + max(4 * y.pitch * min(y.n_tokens, CHECKED_AT_ONCE) for y in results)
 
     def need(self, n_ctx: int, n_ubatch: int) -> int:
         """Bytes of all buffers together, when they are most."""

@@ -59,4 +59,4 @@ def _product(step: Step, weight: WeightPlan) -> Shape:
     p = step.params
     n_tokens = 1 if step.op == "mul_mat_vec" else step.values["x"].n_tokens
     epilogue, norms = p.get("epilogue", "store"), ("eps" in p, "post_eps" in p)
-    return Shape(step.op, weight.format.name, weight.row, weight.rows, epilogue, *norms, n_tokens)
+    return Shape(step.op, weight.format.name, weight.pitch, weight.rows, epilogue, *norms, n_tokens)

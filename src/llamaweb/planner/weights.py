@@ -8,8 +8,8 @@ from math import gcd
 from gguf.constants import GGMLQuantizationType as GGMLType
 
 from llamaweb.errors import UnsupportedError
-from llamaweb.graph import Tensor
-from llamaweb.kernels.formats import BLOCK, Codebook, Format, format_of
+from llamaweb.graph import VECTORS, Tensor
+from llamaweb.kernels.formats import Codebook, Format, format_of, whole_blocks
 from llamaweb.kernels.kernel import GLU
 from llamaweb.planner.fusion import Step
 from llamaweb.planner.memory import align
@@ -62,17 +62,13 @@ class Weights:
         if key in self._placed:
             return self._placed[key]
         format, row = format_of(tensors[0].type, key[0]), tensors[0].row
-        if row % max(BLOCK, format.block_size):
+        if row % format.block_size:
             raise UnsupportedError(
-                f"Tensor {key[0]} has rows of {row}; in {format.type.name}, multiples of "
-                f"{max(BLOCK, format.block_size)} are supported."
+                f"Tensor {key[0]} has rows of {row}; in {format.type.name}, multiples of {format.block_size} are "
+                "supported."
             )
-        blocks = row // format.block_size
+        blocks = whole_blocks(row) // format.block_size
         grain = format.unit // gcd(format.unit, blocks)  # rows whose blocks are whole units
-        if format.repacked and any(t.rows % grain for t in tensors[:-1]):
-            raise UnsupportedError(
-                f"Tensor {key[0]} has siblings and no multiple of {format.unit} blocks; that is not supported."
-            )
         results = sum(t.rows for t in tensors) // halves
         most = self._binding // (halves * blocks * max(plane.bytes for plane in format.planes)) // grain * grain
         count = 1 if results <= most else -(-results // max(most, grain))
@@ -104,8 +100,12 @@ class Weights:
         key = tuple((tensor.name, first, count) for tensor, first, count in slices)
         if key not in self._vectors:
             for tensor, _, _ in slices:
-                if tensor.type != GGMLType.F32:
-                    raise UnsupportedError(f"Tensor {tensor.name} is a vector in {tensor.type.name}; F32 is supported.")
+                if tensor.type not in VECTORS:
+                    known = ", ".join(type.name for type in VECTORS)
+                    raise UnsupportedError(
+                        f"Tensor {tensor.name} is a vector in {tensor.type.name}, which is not supported; use one of: "
+                        f"{known}."
+                    )
             parts = tuple(Slice(*part) for part in key)
             format, row = format_of(GGMLType.F32, key[0][0]), sum(part.count for part in parts)
             self._vectors[key] = self._weight(parts, format, row, 1, lane_order=lane_order)
@@ -122,7 +122,8 @@ class Weights:
         lane_order: bool = False,
     ) -> WeightPlan:
         # Whole units for the repacking; at least whole blocks of 32 for what loads those.
-        blocks = align(row * rows, max(BLOCK, format.unit * format.block_size)) // format.block_size
+        values = align(whole_blocks(row) * rows, format.unit * format.block_size)
+        blocks = values // format.block_size
         planes = tuple(self._allocate(blocks * plane.bytes) for plane in format.planes)
         self.weights.append(WeightPlan(slices, format, row, rows, planes, lane_order, first))
         return self.weights[-1]
