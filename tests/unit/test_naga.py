@@ -62,10 +62,9 @@ def models() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
     for family in (llama_header(**WIDE, bias=True), gemma3_header(**GEMMA3, window=32, bias=True)):
         yield family, {"unfused": list(FUSIONS)}
     for head_dim, row in ((2, 50), (100, 172), (510, 66)):  # rows that are no whole blocks, nor heads whole eights
-        for options in ({"type_k": "f32"}, {"unfused": list(FUSIONS)}):
-            odd = {"n_embd": row, "n_ff": row + 6, "head_dim": head_dim}
-            yield llama_header(**{**TINY, **odd}, type="F16"), options
-            yield gemma3_header(**{**GEMMA3, **odd}, type="BF16"), options
+        odd = {"n_embd": row, "n_ff": row + 6, "head_dim": head_dim}
+        yield llama_header(**{**TINY, **odd}, type="F16"), {"type_k": "f32"}
+        yield gemma3_header(**{**GEMMA3, **odd}, type="BF16"), {"unfused": list(FUSIONS)}
     for head_dim in HEADS:
         for k, v in zip(CACHE_FORMATS, ["f16", *list(CACHE_FORMATS)[::-1]], strict=False):
             if all(head_dim % (CACHE_FORMATS[name].block or 1) == 0 for name in (k, v)):
