@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_bench import GLU, GUARD, Bench, Case, batch, guarded, in_lane_order, poisoned, result, rms_normed
+from kernel_bench import (
+    GLU,
+    GUARD,
+    Bench,
+    Case,
+    batch,
+    guarded,
+    in_lane_order,
+    poisoned,
+    result,
+    result_rows,
+    rms_normed,
+)
 
 from llamaweb.kernels import library
+from llamaweb.kernels.formats import whole_blocks
 from llamaweb.kernels.io import IO
 from tests.reference import nmse
 
@@ -45,10 +58,10 @@ def test_gated_linear_units(bench: Bench, kind: str, n: int) -> None:
     inputs = [3 * normal(n_tokens, 2 * n) for n_tokens in (1, 5, 17)]
     inputs[0][0, :2] = 80, -80  # no overflow at either end
     launch = library.glu(kind, n, 32)
-    cases = [Case(launch, {"x": guarded(x), "y": poisoned(len(x), n)}, len(x)) for x in inputs]
+    cases = [Case(launch, {"x": guarded(x), "y": poisoned(len(x), whole_blocks(n))}, len(x)) for x in inputs]
     for found, x in zip(bench.run(cases), inputs, strict=True):
         x = x.astype(np.float64)
-        assert nmse(result(found["y"], len(x), n), GLU[kind](x[:, :n]) * x[:, n:]) <= 1e-10
+        assert nmse(result_rows(found["y"], len(x), n), GLU[kind](x[:, :n]) * x[:, n:]) <= 1e-10
 
 
 @pytest.mark.parametrize("n", [7, 300, 1031])

@@ -66,3 +66,31 @@ def test_logits_where_the_attention_of_a_long_context_is_split(page: Page) -> No
     tokens = [int(token) for token in np.random.RandomState(8).randint(3, 290, 523)]
     spec = TinyLlama(n_layer=1, n_embd=50, n_head=5, n_head_kv=1, n_ff=70, n_ctx=1024, type="F16")
     check(page, spec, subgroups=False, tokens=tokens, n_prompt=520)
+
+
+def test_tuning_finds_every_variant_right_and_changes_no_token(page: Page) -> None:
+    async def tune(data):
+        from llamaweb import Llama
+        from llamaweb.gpu import trials as module
+        from llamaweb.planner import sizes
+
+        def few(shape, profile, mode):  # each variant is a shader to compile
+            return list(dict.fromkeys([(found := kept(shape, profile, mode))[0], found[-1]]))
+
+        async def answer(mode):
+            async with await Llama.load(data, n_ctx=600, n_ubatch=4, tune=mode) as llm:
+                async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=6):
+                    pass
+                return llm.tokens, [(str(t.shape), str(t.variant), t.right) for t in llm.trials]
+
+        kept, splits = module.candidates, sizes.attention_splits
+        module.candidates, sizes.attention_splits = few, lambda n_head, profile: 8
+        try:
+            return await answer("off"), await answer("full")
+        finally:
+            module.candidates, sizes.attention_splits = kept, splits
+
+    data = tiny_llama(TinyLlama(n_layer=1, n_embd=50, n_head=5, n_head_kv=1, n_ff=70, n_ctx=600, type="F16"))
+    (plain, _), (tokens, trials) = page.run(tune, data=data)
+    assert tokens == plain
+    assert len(trials) >= 16 and [trial for trial in trials if not trial[-1]] == []

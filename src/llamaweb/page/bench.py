@@ -10,6 +10,7 @@ from typing import Any
 from llamaweb.architectures import architecture
 from llamaweb.gpu import yardstick
 from llamaweb.javascript import user_agent
+from llamaweb.kernels.formats import whole_blocks
 from llamaweb.llama import Llama
 from llamaweb.model.gguf_file import GGUFFile
 
@@ -70,14 +71,15 @@ def made_up_prompt(n_vocab: int, depth: int, prompt_tokens: int, repetition: int
 
 
 async def floor(file: GGUFFile) -> dict[str, Any] | None:
-    """The yardstick in the shape of a model: {ms_per_token, per_second, dispatches, bytes}; None without subgroups."""
+    """The yardstick in the shape of a model, in whole blocks of 32: {ms_per_token, per_second, dispatches, bytes}; None
+    without subgroups."""
     hp = architecture(file).hyperparameters(file)
     shape = {
         "layers": hp.n_layer,
-        "embd": hp.n_embd,
-        "ff": hp.n_ff,
+        "embd": whole_blocks(hp.n_embd),
+        "ff": whole_blocks(hp.n_ff),
         "qkv": (hp.n_head + 2 * hp.n_head_kv) * hp.head_dim,
-        "heads": hp.n_head * hp.head_dim,
+        "heads": whole_blocks(hp.n_head * hp.head_dim),
         "vocab": hp.n_vocab,
     }
     return await yardstick.floor(shape)
