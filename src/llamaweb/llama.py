@@ -275,7 +275,7 @@ class Llama:
         stops = arguments.texts("stop", stop)
         special, ignore_eos = arguments.flag("special", special), arguments.flag("ignore_eos", ignore_eos)
         given = arguments.prompt("prompt", prompt, self.tokenizer.n_vocab)
-        ids = given if isinstance(given, list) else self.tokenize(given, special=special)
+        ids = given if isinstance(given, list) else self.tokenizer.encode_prompt(given, parse_special=special)
         self._generator.check_prompt(ids)
         end = frozenset[int]() if ignore_eos else self.tokenizer.eog
         return Pieces(self._pieces(Answer(ids), sampling, limit, stops, end), "stream", "complete")
@@ -327,10 +327,10 @@ class Llama:
     def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> Pieces:
         """The assistant's answer to `messages` ({"role", "content"}), in the model's own chat template, piece by piece;
         options as in `stream`. A content may be a list of OpenAI's text parts."""
-        prompt = render_chat(self.file.metadata, plain_messages(messages))
-        ids = self.tokenizer.encode(prompt, parse_special=True)
-        if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos:  # the template writes it too
-            ids = ids[1:]
+        tok = self.tokenizer
+        bos, eos = tok.written(tok.bos), tok.written(tok.eos)
+        prompt = render_chat(self.file.metadata, plain_messages(messages), bos_token=bos, eos_token=eos)
+        ids = tok.encode_prompt(prompt, parse_special=True)
         return self.stream(ids, **options).called("chat_stream", "chat")
 
     async def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from llamaweb.chat import render_chat
+from llamaweb.chat import check_chat, render_chat
 from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
+from llamaweb.strings import Strings
 from llamaweb.tokenizer import load_tokenizer
 from tests import vocabularies_spm
 from tests.vocabularies import vocabulary
@@ -188,3 +189,68 @@ def test_a_template_works_again_after_it_failed() -> None:
 def test_messages_of_the_wrong_shape_are_refused(messages: Any) -> None:
     with pytest.raises(LlamaWebError, match="role"):
         render("x", messages)
+
+
+PLAIN = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]
+DOCUMENTS = [{"title": "A", "text": "B"}]
+NAMED = {
+    "": PLAIN,
+    ".tool_use": "TOOLS={{ tools | map(attribute='function.name') | join }};" + PLAIN,
+    ".rag": "DOCUMENTS={{ documents | map(attribute='title') | join }};" + PLAIN,
+}
+
+
+@pytest.mark.parametrize(
+    ("there", "options", "right"),
+    [
+        (("", ".tool_use", ".rag"), {}, "user:Hi;"),
+        (("", ".tool_use", ".rag"), {"tools": TOOLS}, "TOOLS=get_weather;user:Hi;"),
+        (("", ".tool_use", ".rag"), {"tools": []}, "user:Hi;"),
+        (("", ".tool_use", ".rag"), {"documents": DOCUMENTS}, "DOCUMENTS=A;user:Hi;"),
+        (("", ".tool_use", ".rag"), {"tools": TOOLS, "documents": DOCUMENTS}, "TOOLS=get_weather;user:Hi;"),
+        (("", ".rag"), {"tools": TOOLS}, "user:Hi;"),
+        ((".tool_use",), {"tools": TOOLS}, "TOOLS=get_weather;user:Hi;"),
+        ((".tool_use",), {}, "TOOLS=;user:Hi;"),
+        ((".rag", ".tool_use"), {}, "TOOLS=;user:Hi;"),
+        ((".rag",), {"tools": TOOLS, "documents": DOCUMENTS}, "DOCUMENTS=A;user:Hi;"),
+    ],
+)
+def test_named_templates_are_taken_for_what_they_are_named(there: Any, options: Any, right: str) -> None:
+    metadata = {f"tokenizer.chat_template{name}": NAMED[name] for name in there}
+    found = render_chat(metadata, [{"role": "user", "content": "Hi"}], **options)
+    assert found == right
+    check_chat(metadata)
+
+
+def test_the_names_of_templates_are_no_templates() -> None:
+    """GGUFWriter writes them beside, as `tokenizer.chat_templates`."""
+    metadata = {"tokenizer.chat_templates": Strings.of([b"tool_use"]), "tokenizer.chat_template.tool_use": PLAIN}
+    assert render_chat(metadata, [{"role": "user", "content": "Hi"}]) == "user:Hi;"
+    with pytest.raises(ModelFileError, match=r"tokenizer\.chat_template\.rag' is not a text"):
+        render_chat({**metadata, "tokenizer.chat_template.rag": 3}, [{"role": "user", "content": "Hi"}])
+
+
+def test_a_template_may_be_chatml_by_its_name() -> None:
+    assert render("chatml", CHAT) == CHATML + OPENING
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("add_eos", [False, True])
+def test_a_prompt_that_goes_on_never_ends_in_an_end_token(add_eos: bool, kind: str) -> None:
+    """llama.cpp#8990: a fine-tune whose file says add_eos_token answered its own end."""
+    metadata = {**(_gemma3() if kind == "llama" else vocabulary("smollm2")), "tokenizer.ggml.add_eos_token": add_eos}
+    tok = load_tokenizer(metadata)
+    prompt = render_chat(metadata, CHAT[1:2], bos_token=tok.written(tok.bos))
+    for text, special in ((prompt, True), ("The sky is", False)):
+        ids = tok.encode_prompt(text, parse_special=special)
+        assert ids[-1] not in tok.eog
+        assert (tok.encode(text, parse_special=special)[-1] == tok.eos) is add_eos
+
+
+def test_the_begin_token_is_there_once_whoever_writes_it() -> None:
+    tok = load_tokenizer(_gemma3())
+    assert tok.add_bos and tok.written(tok.bos) == "<bos>" and tok.written(None) == ""
+    assert tok.encode_prompt("<bos>Hi", parse_special=True) == tok.encode_prompt("Hi") == tok.encode("Hi")
+    assert tok.encode_prompt("<bos>Hi")[:2] != [tok.bos, tok.bos]
+    assert tok.encode_prompt("") == [tok.bos]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llamaweb.errors import ModelFileError, UnsupportedError
+from llamaweb.errors import ModelFileError, UnsupportedError, short
 from llamaweb.strings import Strings
 
 CHATML = (
@@ -16,6 +16,9 @@ CHATML = (
 )
 
 
+_KEY = "tokenizer.chat_template"
+
+
 def render_chat(
     metadata: Mapping[str, Any],
     messages: Sequence[Mapping[str, Any]],
@@ -24,11 +27,14 @@ def render_chat(
     bos_token: str | None = None,
     eos_token: str | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
-    """The prompt for a chat. Tokenize it with `parse_special`, and without a second BOS if it starts with one.
+    """The prompt for a chat; Tokenizer.encode_prompt with `parse_special` makes its ids.
 
     messages: dicts with `role` and `content`, as in OpenAI's chat interface; the template sees what else they hold.
-    bos_token, eos_token: how these tokens are written; by default as the metadata has them.
+    bos_token, eos_token: how these tokens are written; by default as the metadata has them. tools: functions in
+    OpenAI's form, for which the template named tool_use is taken if there is one; documents: dicts that an answer is
+    drawn from, for which it is that named rag.
     A model file without a template is spoken to in ChatML if its vocabulary has ChatML's tokens; otherwise it is not
     a chat model, and that is an UnsupportedError. A template that fails is a LlamaWebError with its reason.
     """
@@ -41,9 +47,10 @@ def render_chat(
         "bos_token": _token(metadata, "bos") if bos_token is None else bos_token,
         "eos_token": _token(metadata, "eos") if eos_token is None else eos_token,
         "tools": None if tools is None else [dict(tool) for tool in tools],
-        "documents": None,
+        "documents": None if documents is None else [dict(document) for document in documents],
     }
-    return render_template(_template(metadata), variables)
+    wanted = [name for name, given in (("tool_use", tools), ("rag", documents)) if given]
+    return render_template(_template(metadata, wanted), variables)
 
 
 def check_chat(metadata: Mapping[str, Any]) -> None:
@@ -51,16 +58,29 @@ def check_chat(metadata: Mapping[str, Any]) -> None:
     _template(metadata)
 
 
-def _template(metadata: Mapping[str, Any]) -> str:
-    template = metadata.get("tokenizer.chat_template")
-    if isinstance(template, str) and template.strip():
-        return template
-    if template is not None and not isinstance(template, str):
-        raise ModelFileError("The model file's tokenizer.chat_template is not a text; fetch or convert it again.")
+def _template(metadata: Mapping[str, Any], wanted: Sequence[str] = ()) -> str:
+    """The first template of a `wanted` name, else the default one, else the first that there is, as in llama.cpp."""
+    named = _templates(metadata)
+    for name in (*wanted, "default", "tool_use", *named):
+        if name in named:
+            return CHATML if named[name].strip() == "chatml" else named[name]
     tokens = metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list | Strings) and b"<|im_start|>" in tokens and b"<|im_end|>" in tokens:
         return CHATML
     raise UnsupportedError("The model has no chat template (tokenizer.chat_template); prompt it without chat.")
+
+
+def _templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The file's chat templates by their names; that without one is "default"."""
+    found: dict[str, str] = {}
+    for key, value in metadata.items():
+        if key != _KEY and not key.startswith(_KEY + "."):
+            continue
+        if not isinstance(value, str):
+            raise ModelFileError(f"The model file's {short(key)} is not a text; fetch or convert it again.")
+        if value.strip():
+            found[key.removeprefix(_KEY).removeprefix(".") or "default"] = value
+    return found
 
 
 def _token(metadata: Mapping[str, Any], role: str) -> str:

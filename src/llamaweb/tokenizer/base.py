@@ -62,6 +62,18 @@ class Tokenizer(ABC):
             ids.append(self.eos)
         return ids
 
+    def encode_prompt(self, text: str | bytes, *, parse_special: bool = False) -> list[int]:
+        """Token ids of a text that is to be gone on from: with BOS if the model wants it, which is not doubled where
+        the text (a chat template's, say) writes it too, and never with EOS, behind which nothing of sense comes."""
+        ids = self.encode(text, add_special=False, parse_special=parse_special)
+        if self.add_bos and self.bos is not None and ids[:1] != [self.bos]:
+            ids.insert(0, self.bos)
+        return ids
+
+    def written(self, token: int | None) -> str:
+        """How a special token is written in a text; "" for None."""
+        return "" if token is None else self.token_bytes(token, special=True).decode(errors="replace")
+
     def encode_to_evaluate(self, text: str | bytes) -> list[int]:
         """Token ids of a text whose perplexity is wanted: with BOS if the model wants it, without EOS, special tokens
         not parsed. LlamaWebError if they are fewer than two."""
