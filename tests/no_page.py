@@ -13,6 +13,10 @@ class JsException(Exception):
     """In place of Pyodide's."""
 
 
+class JsProxy:
+    """In place of Pyodide's."""
+
+
 @contextmanager
 def no_page(**js: Any) -> Iterator[None]:
     """Stand-ins for Pyodide's modules while it lasts, `js` being what is in the page; what was imported with them is
@@ -22,7 +26,7 @@ def no_page(**js: Any) -> Iterator[None]:
         "js": js,
         "pyodide": {},
         "pyodide.code": {"run_js": None},
-        "pyodide.ffi": {**bridges, "JsException": JsException},
+        "pyodide.ffi": {**bridges, "JsException": JsException, "JsProxy": JsProxy},
     }
     before = set(sys.modules)
     for name, parts in modules.items():

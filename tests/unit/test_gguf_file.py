@@ -205,7 +205,7 @@ def test_a_vocabulary_of_128k_tokens_parses_in_a_quarter_of_a_second() -> None:
 
 BIG = 2**64 - 1
 MALICIOUS = {
-    "empty": (b"", ModelFileError, "is not a GGUF file: it starts with b''"),
+    "empty": (b"", ModelFileError, "is not a GGUF file: it is empty"),
     "a web page": (b"<!DOCTYPE html>", ModelFileError, "is not a GGUF file: it starts with b'<!DO'"),
     "only the magic": (b"GGUF", ModelFileError, "is cut off or damaged: the version needs 4 bytes at byte 4"),
     "version 1": (header(start=b"GGUF\1\0\0\0"), UnsupportedError, "is GGUF version 1, but only 2 and 3"),

@@ -1,29 +1,41 @@
-"""A File or Blob of the page, or Python bytes, as the source of a model."""
+"""A File or Blob of the page, or what becomes one, as the source of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO, Self
 
 import js
 from pyodide.ffi import JsException, to_js
 
 from llamaweb.errors import DownloadError, ModelFileError
 from llamaweb.javascript import js_file
-from llamaweb.model.source import check_range
+from llamaweb.model.source import check_range, file_name
+
+_PIECE = 16 << 20  # bytes
 
 
 class BlobSource:
     """A File, a Blob or the handle of a file; `beside` are the files that were given with it, by name, which the other
-    parts of a split model are looked for in."""
+    parts of a split model are looked for in. made: gives the blob where there is none yet, and is called once."""
 
     sound = True
 
-    def __init__(self, blob: Any, name: str | None = None, beside: Mapping[str, Any] = {}) -> None:
+    def __init__(
+        self,
+        blob: Any,
+        name: str | None = None,
+        beside: Mapping[str, Any] = {},
+        made: Callable[[], Awaitable[Any]] | None = None,
+    ) -> None:
         self.name = name or str(getattr(blob, "name", None) or "the file")
         self._handle = blob if hasattr(blob, "getFile") else None
         self._blob = None if self._handle else blob
         self._beside = beside
+        self._made = made
 
     async def size(self) -> int:
         return int((await self._file()).size)
@@ -50,20 +62,83 @@ class BlobSource:
             close()
 
     def again(self) -> Self:
-        return type(self)(self._handle or self._blob, self.name, self._beside)
+        return type(self)(self._handle or self._blob, self.name, self._beside, self._made)
 
     async def _file(self) -> Any:
-        if self._blob is None and self._handle:
+        make = self._made or (self._handle and self._handle.getFile)
+        if self._blob is None and make:
             try:
-                self._blob = await self._handle.getFile()
+                self._blob = await make()
             except JsException as error:
                 raise read_error(error, self.name) from None
         return self._blob
 
 
-def bytes_source(data: bytes | bytearray | memoryview, name: str = "the bytes") -> BlobSource:
-    """Python bytes, which leave the WebAssembly heap at once."""
-    return BlobSource(js.Blob.new(to_js([to_js(memoryview(data))])), name)
+def bytes_source(data: Any, name: str = "the bytes") -> BlobSource:
+    """Python bytes, or what else has Python's buffers, which leave the WebAssembly heap at once."""
+    view = memoryview(data)
+    plain = view.cast("B") if view.contiguous and view.nbytes else memoryview(view.tobytes())
+    return BlobSource(js.Blob.new(to_js([to_js(plain)])), name)
+
+
+def file_source(file: BinaryIO, name: str) -> BlobSource:
+    """An open file of Python's, from where it stands to its end, which passes the heap in pieces."""
+    pieces = []
+    while data := file.read(_PIECE):
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise ModelFileError(f"{name} gives {type(data).__name__}, not bytes; open it with mode 'rb'.")
+        pieces.append(js.Blob.new(to_js([to_js(memoryview(data))])))
+    return BlobSource(js.Blob.new(to_js(pieces)), name)
+
+
+def path_source(path: PathLike[str]) -> BlobSource:
+    """A file of Python's own file system."""
+    try:
+        with Path(path).open("rb") as file:
+            return file_source(file, Path(path).name)
+    except OSError as error:
+        raise ModelFileError(
+            f"{path} cannot be read in Python's file system ({error.strerror}); an address is given as text."
+        ) from error
+
+
+def array_source(array: Any) -> BlobSource:
+    """The bytes of an ArrayBuffer or of a view of one, of any type."""
+    try:
+        blob = js.Blob.new(to_js([array]))
+    except JsException:  # of memory that is shared
+        blob = js.Blob.new(to_js([js.Uint8Array.new(getattr(array, "buffer", array)).slice()]))
+    return BlobSource(blob, "the bytes")
+
+
+def response_source(response: Any) -> BlobSource:
+    """The answer of a fetch, or a ReadableStream as the body of one, which the browser reads into a blob of its own."""
+    name = file_name(str(response.url)) if response.url else "the stream"
+    if response.type == "opaque":
+        raise ModelFileError(f"The answer for {name} is opaque (it was fetched with mode 'no-cors'); give its URL.")
+    if not response.ok:
+        answered = f"{response.status} {response.statusText}".strip()
+        raise ModelFileError(f"{response.url or 'The server'} answered {answered}; check the address.")
+    if response.bodyUsed or (response.body and response.body.locked):
+        raise ModelFileError(f"{name} was read already, or is being read; give one that nobody has read from.")
+    blob: asyncio.Future[Any] | None = None
+
+    async def made() -> Any:
+        nonlocal blob
+        blob = blob or asyncio.ensure_future(response.blob())
+        return await blob
+
+    return BlobSource(None, name, made=made)
+
+
+def stream_source(stream: Any) -> BlobSource:
+    """A ReadableStream of bytes."""
+    if stream.locked:
+        raise ModelFileError("The stream is being read by somebody else; give one that nobody has read from.")
+    try:
+        return response_source(js.Response.new(stream))
+    except JsException as error:
+        raise read_error(error, "the stream") from None
 
 
 def read_error(error: JsException, name: str) -> ModelFileError:

@@ -43,6 +43,8 @@ class CachedSource:
         self._remote = remote
         self._checksums = checksums
         self._sha256 = checksums.get(remote.url)
+        if self._sha256:
+            remote.by_content()
         self._keep = keep and self.url.startswith("http") and model_cache.available()
         self._ask = ask
         self._local: BlobSource | UrlSource | None = None  # what can be read as it is

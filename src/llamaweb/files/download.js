@@ -1,5 +1,6 @@
 // A file at a URL. Several ranges are fetched side by side and come out in the file's order; each goes on from its last
-// byte when its connection breaks, with growing pauses. A server without ranges is read from the start in one go.
+// byte when its connection breaks, with growing pauses. A server without ranges is read from the start in one go, and so
+// is one that fails where a range is asked for: a browser then takes no compressed answer, and some give no other.
 //
 // What a person should read is thrown as an Error of the name DownloadError whose message is one sentence.
 //
@@ -16,6 +17,8 @@
   let all = null; // a Blob of the whole file, of a server that tells no size
   let held = 0; // bytes that have come and were not taken yet
   let peak = 0;
+  let plain = false; // whether no ranges are asked for
+  let known = false; // whether the content is checked, so that versions need not be told apart
 
   const failed = (sentence) => Object.assign(new Error(sentence), { name: "DownloadError" });
   const changed = () => failed(`${name} changed on the server while loading; load it again.`);
@@ -23,6 +26,7 @@
 
   const HANDED = 1 << 20; // most bytes of a range that are handed over at once
   const RETRIED = new Set([408, 425, 429, 500, 502, 503, 504]);
+  const NO_RANGES = new Set([400, 405, 406, 412, 501]); // that may mean the range and not the file
   const REMEDIES = {
     401: "it is private or needs a token, or is not there; check the address, ask for access, or give a token",
     403: "it is private or needs a token; ask for access, or give a token",
@@ -37,7 +41,8 @@
       return Object.assign(new Error(`it ${answered}`), { status, after: seconds > 0 ? 1e3 * seconds : 0 });
     }
     if (status === 416) return told ? changed() : failed(`${url} is empty; check the address.`);
-    return failed(`${url} ${answered}; ${REMEDIES[status] ?? "check the address"}.`);
+    const sentence = `${url} ${answered}; ${REMEDIES[status] ?? "check the address"}.`;
+    return Object.assign(failed(sentence), { unanswered: NO_RANGES.has(status) && !plain });
   }
 
   // Checks that an answer is of the same file as the first one.
@@ -51,7 +56,8 @@
       ranged: response.status === 206,
     };
     told ??= now;
-    for (const key of ["size", "etag", "modified"]) {
+    const version = now.etag !== null && told.etag !== null ? "etag" : "modified";
+    for (const key of known ? ["size"] : ["size", version]) {
       if (now[key] !== null && told[key] !== null && now[key] !== told[key]) throw changed();
     }
   }
@@ -60,7 +66,7 @@
   async function ask(from, to, signal) {
     const request = new AbortController();
     const options = {
-      headers: { ...headers, Range: `bytes=${from}-${to - 1}` },
+      headers: plain ? headers : { ...headers, Range: `bytes=${from}-${to - 1}` },
       cache: "no-store",
       signal: AbortSignal.any([signal, closing.signal, request.signal]),
     };
@@ -89,7 +95,9 @@
 
   function whole(response, from) {
     const length = response.headers.get("Content-Length");
-    note(response, length === null || response.headers.get("Content-Encoding") ? null : Number(length));
+    // Of a compressed answer it is another length, and other sites are not shown that it is compressed.
+    const decoded = response.headers.get("Content-Encoding") || (plain && response.type === "cors");
+    note(response, length === null || decoded ? null : Number(length));
     return from;
   }
 
@@ -130,7 +138,8 @@
         if (failures >= most) {
           const times = failures === 1 ? "" : ` after ${failures} attempts`;
           const check = told || error.status ? " and the network" : ", the network, and that its server allows other sites (CORS)";
-          throw failed(`${url} cannot be read${times} (${error.message}); check the address${check}.`);
+          const sentence = `${url} cannot be read${times} (${error.message}); check the address${check}.`;
+          throw Object.assign(failed(sentence), { unanswered: !told && !error.status });
         }
         if (moved) continue;
         await pause(Math.max(delay * 2 ** (failures - 1), Math.min(error.after ?? 0, 60_000)), over);
@@ -263,14 +272,15 @@
     async start() {
       if (told) return told;
       const { signal } = opening;
-      const answers = persist(async function* () {
-        yield await ask(0, first, signal);
-      }, signal);
-      inHand = (await answers.next()).value;
-      if (told.size === null) {
-        if (told.ranged) told.size = await sizeByHead();
-        else told.size = (all = await blob()).size;
+      inHand = await firstAnswer(signal);
+      if (told.size === null && told.ranged) {
+        told.size = await sizeOfWhole();
+        if (told.size === null) {
+          inHand.request.abort();
+          [inHand, plain, told.ranged] = [null, true, false];
+        }
       }
+      if (told.size === null) told.size = (all = await blob()).size;
       if (!all) forward = bytes(0, told.ranged ? Math.min(first, told.size) : told.size, signal);
       return told;
     },
@@ -308,6 +318,8 @@
     open(from) {
       return all ? all.slice(from).stream().getReader() : reader(from, told.size);
     },
+    // Told that the content is checked: servers of one file may each name a version of it.
+    byContent: () => (known = true),
     peak: () => peak,
     close: () => closing.abort(),
   };
@@ -339,12 +351,38 @@
     return (await wholes.next()).value;
   }
 
-  async function sizeByHead() {
+  async function firstAnswer(signal) {
+    const answers = persist(async function* () {
+      yield await ask(0, first, signal);
+    }, signal);
+    try {
+      return (await answers.next()).value;
+    } catch (error) {
+      if (!error.unanswered || signal.aborted) throw error;
+      plain = true;
+      return ask(0, first, signal).catch(() => {
+        throw error;
+      });
+    }
+  }
+
+  // Where ranges come without a word of the whole: its Content-Length, which every site is shown. It is asked for by GET,
+  // since an address may be signed for that alone. What is compressed has another length: then no byte is at its end, or
+  // one behind it, and null is given.
+  async function sizeOfWhole() {
     const request = new AbortController();
     const signal = AbortSignal.any([closing.signal, request.signal]);
-    const response = await patiently(fetch(url, { method: "HEAD", headers, signal }), request).catch(() => null);
-    const length = response?.ok && response.headers.get("Content-Length");
-    if (!length) throw failed(`The server of ${name} does not tell the file's size; use another one.`);
-    return Number(length);
+    try {
+      const response = await patiently(fetch(url, { headers, cache: "no-store", signal }), request);
+      const length = response.ok ? Number(response.headers.get("Content-Length")) : 0;
+      if (!length) return null;
+      const end = await ask(length - 1, length + 1, signal);
+      const { byteLength } = await patiently(end.response.arrayBuffer(), request);
+      return end.response.status === 206 && byteLength === 1 ? length : null;
+    } catch {
+      return null;
+    } finally {
+      request.abort();
+    }
   }
 }

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from os import PathLike
 from typing import Any, Protocol, Self
 
+import js
+from pyodide.ffi import JsProxy
+
 from llamaweb.errors import ModelFileError, short
-from llamaweb.files.blob_source import BlobSource, bytes_source
+from llamaweb.files.blob_source import (
+    BlobSource,
+    array_source,
+    bytes_source,
+    file_source,
+    path_source,
+    response_source,
+    stream_source,
+)
 from llamaweb.files.cached_source import CachedSource
 from llamaweb.files.url_source import UrlSource
 from llamaweb.model.shards import first_shard
@@ -28,7 +41,8 @@ class StreamingSource(Source, Protocol):
 
 def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) -> StreamingSource:
     """A source for what a user gives: a URL, a File or Blob of the page, a file handle of the browser's storage, a list
-    of these that are one model, Python bytes, or a source itself.
+    of these that are one model, the bytes of an array or buffer of JavaScript or Python, a Response, a ReadableStream,
+    a path or an open file of Python's, or a source itself. Raises ModelFileError that names what is none of these.
 
     cache: keep the files of URLs in the browser's storage. sha256: of a URL's file, in hex.
     """
@@ -41,15 +55,66 @@ def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) ->
         return CachedSource(source, {source.url: sha256.lower()} if sha256 else {}, cache)
     if sha256:
         raise ModelFileError("A checksum is for the file of an address; leave sha256 out.")
-    if isinstance(model, (bytes, bytearray, memoryview)):
-        return bytes_source(model)
+    kind = _kind(model)
+    if kind in ("ArrayBuffer", "SharedArrayBuffer", "DataView") or kind.endswith(_ARRAYS):
+        return array_source(model)
+    if kind == "Response":
+        return response_source(model)
+    if kind == "ReadableStream":
+        return stream_source(model)
+    if kind in ("Promise", "coroutine", "PyodideFuture", "Future"):
+        raise ModelFileError("The model is still to come (a Promise or coroutine); await it first.")
+    if kind in _INSTEAD:
+        raise ModelFileError(f"A {kind} is no model; give {_INSTEAD[kind]}.")
     if hasattr(model, "arrayBuffer") or hasattr(model, "getFile"):
         return BlobSource(model)
     if hasattr(model, "stream") and hasattr(model, "read"):
         return model
-    if hasattr(model, "__iter__"):
+    if isinstance(model, PathLike):
+        return path_source(model)
+    if _has_buffer(model):
+        return bytes_source(model)
+    if hasattr(model, "read"):
+        return file_source(model, str(getattr(model, "name", "the file")))
+    if hasattr(model, "__iter__") and not isinstance(model, Mapping):
         return _together(list(model), cache)
-    raise ModelFileError(f"A model is a URL, a file of the page or bytes, not {type(model).__name__}.")
+    raise ModelFileError(
+        f"A model is a URL, a file of the page, bytes, a Response or a ReadableStream, not {_named(kind)}."
+    )
+
+
+_ARRAYS = tuple(f"{name}Array" for name in ("Int8", "Uint8", "Uint8Clamped", "Int16", "Uint16", "Int32", "Uint32"))
+_ARRAYS += ("Float16Array", "Float32Array", "Float64Array", "BigInt64Array", "BigUint64Array")
+_INSTEAD = {
+    "URL": "its href",
+    "Request": "its URL, or await fetch(request)",
+    "FileSystemDirectoryHandle": "the handles of its files",
+    "DataTransferItem": "what its getAsFile() gives",
+    "DataTransferItemList": "the files of the DataTransfer",
+    "DataTransfer": "its files",
+    "HTMLInputElement": "its files",
+    "XMLHttpRequest": "its response",
+    "WebSocket": "a URL of https:",
+}
+
+
+def _kind(model: Any) -> str:
+    """What a thing calls itself: the name of its JavaScript class, or of its Python type."""
+    if not isinstance(model, JsProxy):
+        return type(model).__name__
+    return str(js.Object.prototype.toString.call(model))[8:-1]
+
+
+def _named(kind: str) -> str:
+    return {"NoneType": "None", "JsNull": "null", "JsUndefined": "undefined"}.get(kind, f"a {kind}")
+
+
+def _has_buffer(model: Any) -> bool:
+    try:
+        memoryview(model).release()
+    except TypeError:
+        return False
+    return True
 
 
 def _together(models: list[Any], cache: bool) -> StreamingSource:

@@ -48,7 +48,7 @@ class Told:
         """Whether `other`, which has the same fields, may be of the same file: as far as both tell."""
         if self.sha256 and other.sha256:
             return bool(self.sha256 == other.sha256)
-        names = ("size", "etag", "modified")
+        names = ("size", "etag" if self.etag and other.etag else "modified")
         pairs = [(getattr(self, name), getattr(other, name)) for name in names]
         return all(a == b for a, b in pairs if a is not None and b is not None)
 
@@ -78,6 +78,12 @@ class UrlSource:
             self.url, self.name, js_object(self._headers), js_object(asdict(patience)), js_file("files/through.js")
         )
         self._told: Told | None = None
+        self._by_content = False
+
+    def by_content(self) -> None:
+        """What is read is checked by its content: servers of one file may each name another version of it."""
+        self._by_content = True
+        self.download.byContent()
 
     async def told(self) -> Told:
         """Asks the server for the file's beginning."""
@@ -85,10 +91,13 @@ class UrlSource:
             answer = await self._await(self.download.start())
             sha256 = _sha256(answer.digest, answer.linked)
             told = Told(int(answer.size), answer.etag or None, answer.modified or None, sha256, bool(answer.ranged))
-            if self.before and not self.before.fits(told):
+            same = self.before is None or self._by_content or self.before.fits(told)
+            if not same:
                 raise ModelChangedError(
                     f"{self.name} has changed on its server since it was loaded; load it anew with Llama.load."
                 )
+            if sha256:
+                self.by_content()
             self._told = told
         return self._told
 

@@ -16,12 +16,12 @@ from typing import Any
 from llamaweb.errors import ModelFileError
 from llamaweb.host import fetch, kept, synthetic
 from llamaweb.host.report import Report, silent
-from llamaweb.model.gguf_file import read_header
+from llamaweb.model.gguf_file import MAGIC, read_header
+from llamaweb.model.mistaken import ENOUGH, mistaken
 from llamaweb.model.source import FileSource, Source
 
 DEFAULT = "smollm2"
 RANDOM = "synthetic:SHAPE:FORMAT, as synthetic:llama-3.2-1b:Q4_0"
-MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,11 @@ def resolve(model: str = DEFAULT, report: Report = silent) -> Path | str:
         raise ModelFileError(f"{model} is not a file; give the path of a GGUF file.")
     try:
         with path.open("rb") as file:
-            start = file.read(len(MAGIC))
+            start = file.read(ENOUGH)
     except OSError as error:
         raise ModelFileError(f"{model} cannot be read ({error.strerror}); check its permissions.") from error
-    if start != MAGIC:
-        found = f"it begins with {start!r} instead of {MAGIC!r}" if start else "it is empty"
-        raise ModelFileError(f"{model} is not a GGUF file: {found}; convert the model to GGUF first.")
+    if not start.startswith(MAGIC):
+        raise ModelFileError(mistaken(model, start))
     return path.resolve()
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
 
 from llamaweb.errors import ModelFileError, UnsupportedError, short
+from llamaweb.model.mistaken import ENOUGH, cut_off, mistaken
 from llamaweb.model.source import Source
 from llamaweb.strings import Strings, StringsBuilder
 
@@ -149,9 +150,10 @@ async def read_header(source: Source, progress: Callable[[int], None] | None = N
 
 
 async def _version(cursor: _Cursor) -> int:
-    magic = await cursor.take(min(4, cursor.size), "the magic")
-    if magic != MAGIC:
-        raise ModelFileError(f"{cursor.source.name} is not a GGUF file: it starts with {magic!r}; give a GGUF model.")
+    start = await cursor.peek(ENOUGH)
+    if not start.startswith(MAGIC):
+        raise ModelFileError(mistaken(cursor.source.name, start))
+    await cursor.take(len(MAGIC), "the magic")
     version = await cursor.u32("the version")
     if version not in VERSIONS:
         if 0 < int.from_bytes(version.to_bytes(4, "little"), "big") <= 0xFFFF:
@@ -261,7 +263,7 @@ def _placed(cursor: _Cursor, info: TensorInfo, data_offset: int) -> TensorInfo:
     if start + info.nbytes > cursor.size:
         raise ModelFileError(
             f"{cursor.source.name} is cut off: the tensor {_quoted(info.name)} ends at byte {start + info.nbytes}, "
-            f"but the file has {cursor.size}; fetch it again."
+            f"but the file has {cursor.size}; {cut_off(cursor.source.name)}."
         )
     return replace(info, offset=start)
 
@@ -311,6 +313,13 @@ class _Cursor:
         self._next = start + length
         return self._buffer[start : self._next]
 
+    async def peek(self, length: int) -> bytes:
+        """Up to `length` next bytes, which are not taken."""
+        length = min(length, self.size - self.position)
+        if len(self._buffer) - self._next < length:
+            await self._fill(length, "the beginning")
+        return self._buffer[self._next : self._next + length]
+
     async def u32(self, what: str) -> int:
         return _U32.unpack(await self.take(4, what))[0]
 
@@ -350,7 +359,7 @@ class _Cursor:
         if start + length > self.size:
             raise ModelFileError(
                 f"{self.source.name} is cut off or damaged: {what} needs {length} bytes at byte {start}, "
-                f"but the file has {self.size}; fetch it again."
+                f"but the file has {self.size}; {cut_off(self.source.name)}."
             )
         if start + length > MAX_HEADER_BYTES:
             raise self.damaged(f"{what} makes the header larger than {MAX_HEADER_BYTES >> 20} MiB")
