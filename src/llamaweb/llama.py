@@ -118,7 +118,8 @@ class Llama:
         """Loads a GGUF model onto the GPU.
 
         model: a URL, a File or Blob of the page, a file handle of the browser's storage, a list of these that are one
-        model, or bytes; of a split model at a URL, any of its files. n_ctx: tokens the context holds; by default
+        model, a Response, a ReadableStream, bytes of JavaScript or Python, a path or an open file of Python's; of a
+        split model at a URL, any of its files. n_ctx: tokens the context holds; by default
         2,048, or what the model was trained for where that is less; 0 takes as many as fit. n_ubatch: most tokens of a
         prefill batch. memory_budget: bytes that all GPU buffers together may take at any time; batches may be smaller
         then, and what does not fit is refused before a weight is fetched. logits_all: allow `perplexity` and

@@ -306,3 +306,30 @@ def test_a_browser_without_webgpu_is_told_so(page: Page) -> None:
 
     with pytest.raises(NoWebGPUError, match="no WebGPU adapter"):
         page.run(open)
+
+
+def test_a_page_that_is_not_secure_is_told_so(page: Page, model: bytes) -> None:
+    """A page of http: on another machine's name has no navigator.gpu and no storage, in any browser; here they are set
+    to what Chromium has there."""
+
+    async def load(data):
+        import js
+
+        from llamaweb import Llama
+
+        js.eval("""
+            const hidden = { gpu: navigator, storage: navigator, isSecureContext: globalThis };
+            for (const [name, owner] of Object.entries(hidden)) {
+                const get = () => (name === "isSecureContext" ? false : undefined);
+                Object.defineProperty(owner, name, { get, configurable: true });
+            }
+        """)
+        try:
+            await Llama.load(data)
+        finally:
+            js.eval("delete navigator.gpu; delete navigator.storage; delete globalThis.isSecureContext")
+
+    with pytest.raises(
+        NoWebGPUError, match=r"not secure: it came from http://127\.0\.0\.1:\d+ without TLS; open it by"
+    ):
+        page.run(load, data=model)

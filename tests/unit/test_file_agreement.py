@@ -149,3 +149,9 @@ def test_windows_that_are_not_asked_for_need_no_pattern() -> None:
     key = "gemma3.attention.sliding_window_pattern"
     file = header(crafted({key: ([1.0], ARRAY, F32)}, spec=GEMMA3, without=["gemma3.attention.sliding_window"]))
     assert not plan_model(file).rings
+
+
+def test_plans_of_models_that_differ_are_not_the_same() -> None:
+    """So that the comparisons above can fail."""
+    for spec in (TinyLlama(rms_eps=1e-6), TinyLlama(rope_base=5e4), TinyLlama(n_ff=128), TinyLlama(n_head_kv=4)):
+        assert not same_plan(header(crafted(spec=spec)), PLAIN)

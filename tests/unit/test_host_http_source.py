@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -53,12 +54,44 @@ def test_more_than_there_is_means_cut_off() -> None:
         read(ranged, lambda source: source.read(240, 20))
 
 
-def test_a_server_without_ranges_is_not_made_to_send_everything() -> None:
-    async def whole(request: web.Request) -> web.Response:
-        return web.Response(body=DATA)
+def test_a_server_without_ranges_is_read_from_the_start_and_no_further_than_needed() -> None:
+    sent = 0
 
-    with pytest.raises(ModelFileError, match="no ranged requests"):
-        read(whole, lambda source: source.read(0, 10))
+    async def whole(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        response.content_length = 64 << 20
+        await response.prepare(request)
+        for _ in range(64):
+            await response.write(DATA.ljust(1 << 20, b"."))
+            sent += 1 << 20
+        return response
+
+    async def use(source: HTTPSource) -> tuple[int, bytes, bytes]:
+        return await source.size(), await source.read(100, 20), await source.read(3, 2)
+
+    assert read(whole, use) == (64 << 20, DATA[100:120], DATA[3:5])
+    assert sent < 32 << 20
+
+
+def test_a_server_that_compresses_whatever_is_asked_for_is_named() -> None:
+    async def compressed(request: web.Request) -> web.Response:
+        assert request.headers["Accept-Encoding"] == "identity"
+        return web.Response(body=gzip.compress(DATA), headers={"Content-Encoding": "gzip"})
+
+    with pytest.raises(ModelFileError, match=r"sends it compressed \(gzip\) and without ranges; download the file"):
+        read(compressed, lambda source: source.read(0, 10))
+
+
+def test_a_server_that_tells_no_size_is_named() -> None:
+    async def unsized(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(DATA)
+        return response
+
+    with pytest.raises(ModelFileError, match="does not tell the file's size"):
+        read(unsized, lambda source: source.size())
 
 
 def test_a_wrong_address_is_one_sentence() -> None:

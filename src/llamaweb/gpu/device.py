@@ -11,6 +11,7 @@ import js
 from pyodide.ffi import JsException, create_proxy
 
 from llamaweb.errors import DeviceLostError, GPUError, NoWebGPUError
+from llamaweb.gpu.advice import no_webgpu
 from llamaweb.javascript import js_file, js_object
 from llamaweb.profile import DeviceProfile, SubgroupMatrix
 
@@ -49,10 +50,9 @@ class Device:
         gpu = getattr(js.navigator, "gpu", None)
         adapter = await _adapter(gpu) if gpu else None
         if not adapter:
-            raise NoWebGPUError(
-                "This browser offers no WebGPU adapter; use a current Chrome, Edge, Safari or Firefox with "
-                "hardware acceleration switched on."
-            )
+            agent, origin = (str(getattr(at, name, "")) for at, name in ((js.navigator, "userAgent"), (js, "origin")))
+            secure = bool(getattr(js, "isSecureContext", True))
+            raise NoWebGPUError(no_webgpu(agent, secure=secure, origin=origin, gpu=bool(gpu)))
         limits = {name: int(getattr(adapter.limits, name)) for name in _LIMITS}
         features = [f for f in _FEATURES if adapter.features.has(f)]
         try:

@@ -1,4 +1,4 @@
-"""A model's bytes over HTTP, outside the browser: only the ranges that are asked for are fetched."""
+"""A model's bytes over HTTP, outside the browser: only what is asked for is fetched, where the server can."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from llamaweb.model.source import file_name, sibling_url
 
 
 class HTTPSource:
-    """The `Source` of one address; the server must answer ranged requests."""
+    """The `Source` of one address. A server without ranged requests is read from the start as far as is asked for,
+    which for a header is little."""
 
     sound = True
 
@@ -23,6 +24,8 @@ class HTTPSource:
         self._url = url
         self._session = session
         self._size: int | None = None
+        self._whole: aiohttp.ClientResponse | None = None  # of a server without ranges
+        self._begin = bytearray()  # what was read of it
 
     async def size(self) -> int:
         if self._size is None:
@@ -45,23 +48,43 @@ class HTTPSource:
         return type(self)(sibling_url(self._url, name), self._session)
 
     async def _get(self, offset: int, length: int) -> bytes:
-        headers = {"Range": f"bytes={offset}-{offset + length - 1}"}
         try:
-            async with self._session.get(self._url, headers=headers) as response:
-                if response.status == 200:
+            if self._whole is None:
+                # A part of what is compressed, or its length, would say nothing of the file.
+                headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
+                response = await self._session.get(self._url, headers=headers)
+                if response.status == 206:
+                    async with response:
+                        self._size = self._told(response.headers.get("Content-Range", "").rpartition("/")[2])
+                        return await response.read()
+                if response.status != 200:
+                    response.close()
+                    answered = f"{response.status} {response.reason}"
+                    raise ModelFileError(f"{self._url} answers {answered}; check the address.")
+                encoding = response.headers.get("Content-Encoding", "identity")
+                if encoding != "identity":
+                    response.close()
                     raise ModelFileError(
-                        f"The server of {self._url} has no ranged requests; download the file instead."
+                        f"The server of {self._url} sends it compressed ({encoding}) and without ranges; download the "
+                        "file instead."
                     )
-                if response.status != 206:
-                    raise ModelFileError(f"{self._url} answers {response.status} {response.reason}; check the address.")
-                total = response.headers.get("Content-Range", "").rpartition("/")[2]
-                if not total.isdecimal():
-                    raise ModelFileError(f"The server of {self._url} does not tell the file's size; download the file.")
-                self._size = int(total)
-                return await response.read()
+                self._whole = response  # the session closes it
+                self._size = self._told(response.headers.get("Content-Length", ""))
+            return await self._first(offset + length, offset)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             reason = str(error) or type(error).__name__
             raise ModelFileError(f"{self._url} cannot be reached ({reason}); check the address.") from error
+
+    def _told(self, size: str) -> int:
+        if not size.isdecimal():
+            raise ModelFileError(f"The server of {self._url} does not tell the file's size; download the file.")
+        return int(size)
+
+    async def _first(self, end: int, offset: int) -> bytes:
+        assert self._whole is not None
+        while len(self._begin) < end and (piece := await self._whole.content.read(end - len(self._begin))):
+            self._begin += piece
+        return bytes(self._begin[offset:end])
 
 
 @asynccontextmanager

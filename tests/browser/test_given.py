@@ -1,0 +1,140 @@
+"""What a page or its Python has at hand loads as a model, or is refused by name in a sentence."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from browser_page import Page
+from unreliable_server import UnreliableServer
+
+from llamaweb.errors import ModelFileError
+from tests.tiny import tiny_llama
+
+MODEL = tiny_llama()
+MODEL += bytes(-len(MODEL) % 8)  # so that it is whole numbers of 8 bytes, too
+SHA256 = hashlib.sha256(MODEL).hexdigest()
+
+
+async def content(make, data=b"", url="", twice=False):
+    """The SHA-256 of what streams from `make`, an expression of Python over `data` as bytes and `array` in JavaScript;
+    `twice`: of the source as it is loaded again."""
+    import array as arrays  # noqa: F401
+    import hashlib
+    import io  # noqa: F401
+    from pathlib import Path
+
+    import js
+    import numpy as np  # noqa: F401
+    from pyodide.ffi import to_js
+
+    from llamaweb.files.sources import open_source
+    from llamaweb.model.shards import read_model
+
+    array = to_js(data)
+    path = Path("/tmp/given.gguf")
+    path.write_bytes(data)
+    response = await js.fetch(url) if url else None
+    model = eval(make, {**globals(), **locals()})
+    source = open_source(model)
+    try:
+        if twice:
+            await read_model(source)
+            source = source.again()
+        await read_model(source)
+        digest, reader = hashlib.sha256(), (await source.stream(0)).getReader()
+        while not (piece := await reader.read()).done:
+            digest.update(piece.value.to_bytes())
+        return source.name, digest.hexdigest()
+    finally:
+        await source.close()
+
+
+GIVEN = (
+    "data",
+    "bytearray(data)",
+    "memoryview(data)",
+    "memoryview(np.repeat(np.frombuffer(data, np.uint8), 2))[::2]",
+    "np.frombuffer(data, np.float64)",
+    "np.frombuffer(data, np.uint8).reshape(-1, 8)",
+    "arrays.array('B', data)",
+    "io.BytesIO(data)",
+    "path",
+    "path.open('rb')",
+    "array",
+    "array.buffer",
+    "js.DataView.new(array.buffer)",
+    "js.Uint8ClampedArray.new(array.buffer)",
+    "js.Uint32Array.new(array.buffer)",
+    "js.Float64Array.new(array.buffer)",
+    "js.BigUint64Array.new(array.buffer)",
+    "js.Blob.new(to_js([array]))",
+    "js.File.new(to_js([array]), 'given.gguf')",
+    "[js.File.new(to_js([array]), 'given.gguf')]",
+    "js.Response.new(array)",
+    "js.Response.new(array).body",
+    "js.Blob.new(to_js([array])).stream()",
+)
+
+
+@pytest.mark.parametrize("make", GIVEN)
+def test_whatever_holds_the_bytes_of_a_model_loads(page: Page, make: str) -> None:
+    name, found = page.run(content, make=make, data=MODEL)
+    assert found == SHA256
+    assert name in ("given.gguf", "the bytes", "the file", "the stream")
+
+
+def test_shared_memory_loads(page: Page) -> None:
+    shared = "(lambda a: (a.set(array), a)[1])(js.Uint8Array.new(js.SharedArrayBuffer.new(len(data))))"
+    for make in (shared, f"{shared}.buffer"):
+        assert page.run(content, make=make, data=MODEL)[1] == SHA256
+
+
+def test_the_answer_of_a_fetch_loads_and_loads_again(page: Page, server: UnreliableServer) -> None:
+    url = server.url("given.gguf", MODEL)
+    for make, name in (("response", "given.gguf"), ("response.body", "the stream")):
+        for twice in (False, True):
+            assert page.run(content, make=make, url=url, twice=twice) == (name, SHA256)
+
+
+REFUSED = {
+    "None": "not None",
+    "3": "not a int",
+    "{'url': 'x'}": "not a dict",
+    "js.JSON": "not a JSON",
+    "js.URL.new('https://example.org/m.gguf')": "A URL is no model; give its href",
+    "js.Request.new('https://example.org/m.gguf')": r"A Request is no model; give its URL, or await fetch\(request\)",
+    "js.Promise.resolve(1)": "still to come .* await it first",
+    "js.fetch('data:,x')": "still to come .* await it first",
+    "js.Response.new(array, status=404)": "answered 404; check the address",
+    "(lambda r: (r.body.getReader(), r)[1])(js.Response.new(array))": "is being read; give one that nobody has read",
+    "(lambda s: (s.getReader(), s)[1])(js.Response.new(array).body)": "is being read by somebody else",
+    "js.Response.error()": "answered 0; check the address",
+    "Path('/tmp/nowhere.gguf')": "nowhere.gguf cannot be read in Python's file system .*No such file",
+    "Path('/tmp')": "/tmp cannot be read in Python's file system",
+    "path.open('r', encoding='latin-1')": "given.gguf gives str, not bytes; open it with mode 'rb'",
+    "js.Uint8Array.new(0)": "the bytes is not a GGUF file: it is empty",
+    "js.Blob.new()": "is not a GGUF file: it is empty",
+    "[]": "There is no file in the list",
+}
+
+
+@pytest.mark.parametrize("make", REFUSED)
+def test_what_is_no_model_is_refused_by_name(page: Page, make: str) -> None:
+    with pytest.raises(ModelFileError, match=REFUSED[make]) as caught:
+        page.run(content, make=make, data=MODEL)
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+def test_an_opaque_answer_is_refused(page: Page) -> None:
+    """An isolated page, as that of the tests, gets none; it looks like this."""
+
+    async def opaque():
+        from types import SimpleNamespace
+
+        from llamaweb.files.blob_source import response_source
+
+        response_source(SimpleNamespace(url="", type="opaque", ok=False, bodyUsed=False, body=None))
+
+    with pytest.raises(ModelFileError, match=r"is opaque .*mode 'no-cors'.*; give its URL"):
+        page.run(opaque)
