@@ -28,7 +28,9 @@ class LlamaHyperparameters:
 def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
     meta = Metadata(file)
     if experts := meta.value("expert_count", 0):
-        raise UnsupportedError(f"The model is a mixture of {short(experts)} experts, which is not supported yet.")
+        raise UnsupportedError(
+            f"The model is a mixture of {short(experts)} experts, which is not supported yet; use a dense one."
+        )
     n_layer, n_embd = layers(file, meta), meta.count("embedding_length")
     n_vocab = tokens(file, n_embd)
     n_head = meta.count("attention.head_count")
