@@ -42,7 +42,7 @@ async def content(make, data=b"", url="", twice=False):
             await read_model(source)
             source = source.again()
         await read_model(source)
-        digest, reader = hashlib.sha256(), (await source.stream(0)).getReader()
+        digest, reader = hashlib.sha256(), await source.stream(0)
         while not (piece := await reader.read()).done:
             digest.update(piece.value.to_bytes())
         return source.name, digest.hexdigest()
