@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import js
@@ -75,7 +76,7 @@ def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) ->
     if _has_buffer(model):
         return bytes_source(model)
     if hasattr(model, "read"):
-        return file_source(model, str(getattr(model, "name", "the file")))
+        return file_source(model, Path(str(getattr(model, "name", "the file"))).name)
     if hasattr(model, "__iter__") and not isinstance(model, Mapping):
         return _together(list(model), cache)
     raise ModelFileError(
