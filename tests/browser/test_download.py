@@ -213,7 +213,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "silence about the size": (
         {"faults": [Fault(206, {"Content-Range": "bytes 0-9/*"}), Fault(when=lambda _: time.sleep(2))]},
-        "does not tell the file's size; use another one",
+        r"cannot be read after 3 attempts \(it was silent for 0\.3 seconds\); check the address and the network",
     ),
     "drops for ever": ({"faults": [NOTHING], "always": Fault()}, r"cannot be read after 3 attempts \(.+\); check"),
     "drips for ever": (
