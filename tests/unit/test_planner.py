@@ -464,3 +464,20 @@ def test_the_report_has_every_dispatch_when_asked() -> None:
     dispatches = describe(plan, dispatches=True)["plan"]["decode"]
     assert [d["label"] for d in dispatches] == [d.label for d in plan.phases["decode"].dispatches]
     assert {"kernel", "constants", "bindings", "workgroups"} <= set(dispatches[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": True}])
+def test_every_number_of_a_weight_has_a_tensor_and_a_row(options: dict[str, Any]) -> None:
+    file = llama_header(**TINY, **options)
+    for weight in plan_model(file).weights:
+        if weight.rows == 1:  # a vector, of several tensors perhaps
+            found = [weight.origin(i) for i in range(weight.row)]
+            names = [part.name for part in weight.slices for _ in range(part.count)]
+            assert found == [(name, 0) for name in names]
+            continue
+        rows = [
+            (part.name, (part.first + n) // weight.row)
+            for part in weight.slices
+            for n in range(0, part.count, weight.row)
+        ]
+        assert [weight.origin(i * weight.pitch + weight.pitch - 1) for i in range(weight.rows)] == rows

@@ -87,12 +87,13 @@ class WeightPlan:
         return whole_blocks(self.row)
 
     def origin(self, number: int) -> tuple[str, int]:
-        """The tensor that number `number` of the planes is of, and its row there."""
-        row = number // self.pitch
+        """The tensor that number `number` of the planes is of, and its row there; a vector is one row."""
+        at = number // self.pitch if self.rows > 1 else number
         for part in self.slices:
-            if row < part.count // self.row:
-                return part.name, part.first // self.row + row
-            row -= part.count // self.row
+            rows, first = (n // self.row if self.rows > 1 else n for n in (part.count, part.first))
+            if at < rows:
+                return part.name, first + at if self.rows > 1 else 0
+            at -= rows
         raise IndexError(number)
 
 
