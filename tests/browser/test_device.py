@@ -189,7 +189,7 @@ def test_a_device_lost_while_decoding_is_an_error_and_stays_one(page: Page, mode
     assert len(errors) == 2, "the second generation went on as if nothing had happened"
     for module, name, message in errors:
         assert (module, name) == (DeviceLostError.__module__, "DeviceLostError"), (name, message)
-        assert "load the model again" in message
+        assert "begin again with recover()" in message
 
 
 def test_a_device_lost_while_loading_is_an_error(page: Page, model: bytes) -> None:
