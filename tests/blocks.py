@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as GGMLType
 
-from llamaweb.host.random_blocks import random_blocks
+from llamaweb.kernels.random_blocks import random_blocks
 
 
 def quantized(values: np.ndarray, type: GGMLType) -> np.ndarray:

@@ -28,11 +28,11 @@ class Naga:
             "max-compute-workgroup-storage-size": profile.max_compute_workgroup_storage_size,
         }
         features += ["shader-f16"] if profile.f16 else []
-        self._device: Any = software[0].request_device_sync(required_features=features, required_limits=limits)
+        self.device: Any = software[0].request_device_sync(required_features=features, required_limits=limits)
 
     def module(self, text: str) -> Any:
         """Parses and checks a shader; raises wgpu.GPUError with naga's words."""
-        return self._device.create_shader_module(code=text.replace(UNKNOWN, ""))
+        return self.device.create_shader_module(code=text.replace(UNKNOWN, ""))
 
     def pipeline(self, kernel: Kernel, text: str) -> Any:
         """Compiles a kernel to its end, within the device's limits."""
@@ -41,7 +41,7 @@ class Naga:
             {"binding": i, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": types[slot.access]}}
             for i, slot in enumerate(kernel.slots)
         ]
-        group = self._device.create_bind_group_layout(entries=entries)
-        layout = self._device.create_pipeline_layout(bind_group_layouts=[group])
+        group = self.device.create_bind_group_layout(entries=entries)
+        layout = self.device.create_pipeline_layout(bind_group_layouts=[group])
         compute = {"module": self.module(text), "entry_point": "main"}
-        return self._device.create_compute_pipeline(layout=layout, compute=compute)
+        return self.device.create_compute_pipeline(layout=layout, compute=compute)

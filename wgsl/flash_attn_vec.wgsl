@@ -178,6 +178,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
   let column = lane % W8;
   let share = lane / W8;
+{% set rest = each * groups - workgroup %}{# places of weights behind a step's, which groups read, too; not every driver has zeros there #}
+{% if rest > 0 %}
+  if (lane < {{ heads * rest }}u) { weight[lane / {{ rest }}u * SPAN + WG + lane % {{ rest }}u] = 0.0; }
+{% endif %}
 {# Values of positions `from8` and on of a group, and their sums #}
 {% macro ask(from8) %}
 {% for g in range(from8, [from8 + values, each] | min) %}

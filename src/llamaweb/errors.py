@@ -85,7 +85,7 @@ class GPUError(LlamaWebError):
 
 
 class KernelError(GPUError):
-    """A kernel does not compile on this device (named in the message)."""
+    """A kernel does not compile on this device, or computes something else than it should (named in the message)."""
 
 
 class DeviceLostError(GPUError):
@@ -123,7 +123,7 @@ class ModelWarning(UserWarning):
 
 
 class KernelWarning(RuntimeWarning):
-    """A kernel does not compile on the device, and its plain variant is used instead; the message names it."""
+    """A kernel does not compile on the device or is wrong there; its plain variant is used. The message names it."""
 
 
 def short(value: object, most: int = 40) -> str:

@@ -21,7 +21,7 @@ def events_of(command: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     stored: dict[str, Any] = {}
 
     async def save(name: str, value: Any) -> None:
-        assert not stored, "it is written once"
+        assert name not in stored, "each is written once"
         stored[name] = value
 
     async def kept(name: str) -> Any:
@@ -71,7 +71,18 @@ def test_the_chat_page_is_told_with_the_loaded_model() -> None:
     assert result["warnings"] == [REFUSED]
 
 
-@pytest.mark.parametrize(("before", "after"), [({"a": 1}, {"was": {"a": 1}}), (None, None)])
+FILES = ("llamaweb-tuning.json", "llamaweb-checks.json")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({name: {"a": 1} for name in FILES}, {name: {"was": {"a": 1}} for name in FILES}),
+        ({FILES[1]: {"a": 1}, "another": 2}, {FILES[1]: {"was": {"a": 1}}}),
+        ([3], None),
+        (None, None),
+    ],
+)
 def test_what_tuning_found_elsewhere_is_there_when_the_model_loads_and_is_told_in_the_end(
     before: Any, after: Any
 ) -> None:

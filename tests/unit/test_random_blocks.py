@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
 
-from llamaweb.host.random_blocks import TYPES, random_blocks
 from llamaweb.kernels.formats import FORMATS
+from llamaweb.kernels.random_blocks import TYPES, random_blocks
 
 
 def test_every_format_of_the_engine_is_there() -> None:

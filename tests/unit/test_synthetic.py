@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType as T
 
 from llamaweb.errors import ModelFileError
 from llamaweb.host import synthetic
-from llamaweb.host.random_blocks import TYPES
+from llamaweb.kernels.random_blocks import TYPES
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource, FileSource
 from llamaweb.planner import plan_model

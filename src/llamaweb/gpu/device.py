@@ -36,6 +36,7 @@ class Device:
         self.handle = handle
         self.profile = profile
         self.live_bytes = self.peak_bytes = 0
+        self.told = ""  # what WebGPU tells of the adapter and its driver
         self.loss = ""  # why the device was lost
         self._error: GPUError | None = None
         self._closed = False
@@ -61,7 +62,11 @@ class Device:
             )
         except JsException as error:
             raise GPUError(f"The browser did not open the GPU ({error}); reload the page and try again.") from None
-        return cls(handle, _profile(adapter, limits, features))
+        device = cls(handle, _profile(adapter, limits, features))
+        found = ((name, getattr(adapter.info, name, "")) for name in ("vendor", "architecture", "device", "description"))
+        driver = ", ".join(f"{name} {value}" for name, value in found if value) or "of which WebGPU tells nothing"
+        device.told = f"adapter {device.profile.name}, driver: {driver}"
+        return device
 
     def buffer(self, label: str, size: int, *usage: str) -> Any:
         """A buffer of `size` bytes; usages are GPUBufferUsage's names."""

@@ -12,8 +12,10 @@ import numpy as np
 from pyodide.ffi import JsException, to_js
 
 from llamaweb.errors import KernelError, KernelWarning, megabytes
+from llamaweb.gpu.check import checked
 from llamaweb.gpu.device import Device, Reading
 from llamaweb.javascript import js_file, js_object
+from llamaweb.kernels import library
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.template import wgsl
@@ -90,8 +92,12 @@ class Pipelines:
         """Lets go of all others: tuning compiles hundreds."""
         self._pipelines = {kernel: made for kernel, made in self._pipelines.items() if kernel in kernels}
 
+    def refuse(self, kernels: Set[Kernel]) -> None:
+        """Has their plain variants, which are compiled, run in their place."""
+        self._refused |= kernels
+
     def runs(self, dispatch: Dispatch) -> Dispatch:
-        """The dispatch, or its plain variant where the device refuses its kernel."""
+        """The dispatch, or its plain variant where its kernel is refused."""
         return dispatch.plain if dispatch.plain and dispatch.kernel in self._refused else dispatch
 
     async def _made(self, kernel: Kernel, pipeline: Any, shader: Awaitable[Any]) -> Any:
@@ -164,6 +170,7 @@ class Executor:
         self.device.check()
         chosen = [self.plan.phases[name] for name in names]
         await self._compile(chosen, done)
+        await self._check(chosen)
         async with self.device.errors("preparing the plan"):
             self._steps |= {name: self._made(phase) for name, phase in zip(names, chosen, strict=True)}
 
@@ -175,6 +182,16 @@ class Executor:
         dispatches = [d for phase in phases for d in phase.dispatches]
         plain = {d.kernel: d.plain.kernel for d in dispatches if d.plain}
         await self.pipelines.compile([d.kernel for d in dispatches], done, plain)
+
+    async def _check(self, phases: Sequence[Phase]) -> None:
+        dispatches = [d for phase in phases for d in phase.dispatches]
+        plain = {d.kernel: d.plain.kernel for d in dispatches if d.plain}
+        kernels = dict.fromkeys(self.pipelines.runs(d).kernel for d in dispatches)
+        room = None
+        if not self._steps:  # nothing is cached yet, and vectors may be on their way
+            room = self.buffers["kv.0"]
+            kernels[library.lane_order().kernel] = None
+        self.pipelines.refuse(await checked(self.device, self.pipelines, kernels, plain, room))
 
     def swap(self, plan: ModelPlan) -> None:
         """Takes the same plan with other kernels, which `compile` has compiled; nothing may be under way."""

@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType as T
 from gguf.gguf_writer import WriterState
 
 from llamaweb.errors import ModelFileError
-from llamaweb.host.random_blocks import FLOATS, TYPES, random_blocks
+from llamaweb.kernels.random_blocks import FLOATS, TYPES, random_blocks
 from llamaweb.model.source import check_range
 from llamaweb.strings import Strings
 

@@ -1,4 +1,5 @@
-"""What tuning found, kept between browsers that the command line starts: each has an empty storage of its own."""
+"""What tuning and the self-check found, kept between browsers that the command line starts: each has an empty storage
+of its own."""
 
 from __future__ import annotations
 

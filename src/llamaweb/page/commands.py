@@ -17,6 +17,7 @@ from llamaweb import cache
 from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError, ModelWarning, said
 from llamaweb.files.storage import load_json, save_json
 from llamaweb.files.url_source import UrlSource
+from llamaweb.gpu.check import FILE as CHECKS
 from llamaweb.gpu.tuning import FILE as TUNING
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama
@@ -30,22 +31,27 @@ from llamaweb.progress import Progress
 Emit = Callable[[dict[str, Any]], None]
 _OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop")
 
+_KEPT = (TUNING, CHECKS)  # of the browser's storage, that what starts browsers keeps for the next ones
+
 _loaded: Llama | None = None  # what `load` left for `chat`
 
 
 async def handle(command: str, params: dict[str, Any], emit: Emit, file: Any = None) -> None:
     """Carry out one command; its last event is the result. `file`: Files of a model, in place of params["model"].
 
-    With params["tuning"], what tuning found in another browser, or None, what is known of it in the end is told in an
-    event before the result.
+    With params["tuning"], what tuning and the self-check found in another browser, or None, what is known of it in the
+    end is told in an event before the result.
     """
     if command not in _COMMANDS:
         raise LlamaWebError(f"There is no command {command!r} in the page; there are {', '.join(_COMMANDS)}.")
-    if params.get("tuning"):
-        await save_json(TUNING, params["tuning"])
+    before = params.get("tuning")
+    if isinstance(before, dict):
+        for name in (name for name in _KEPT if name in before):
+            await save_json(name, before[name])
     result = await _COMMANDS[command](params, emit, file)
     if "tuning" in params:
-        emit({"event": "tuning", "kept": await load_json(TUNING)})
+        kept = {name: found for name in _KEPT if (found := await load_json(name))}
+        emit({"event": "tuning", "kept": kept or None})
     emit({"event": "result", **result})
 
 

@@ -44,7 +44,14 @@ def fit(sizes: Sizes, n_ctx: int, n_ubatch: int) -> tuple[int, int]:
 
 def longest_context(sizes: Sizes, n_ubatch: int) -> int:
     """The longest context that fits beside a batch, up to the model's own; 0 if none does."""
-    return _most(sizes.n_ctx_train, lambda n_ctx: sizes.refusal(n_ctx, n_ubatch) is None)
+
+    def fits(n_ctx: int) -> bool:
+        return sizes.refusal(n_ctx, n_ubatch) is None
+
+    cramped = _most(sizes.n_ctx_train, lambda n_ctx: not sizes.has_room(n_ctx, n_ubatch))
+    if cramped < sizes.n_ctx_train and fits(cramped + 1):
+        return cramped + 1 + _most(sizes.n_ctx_train - cramped - 1, lambda more: fits(cramped + 1 + more))
+    return _most(cramped, fits)
 
 
 def _largest_batch(sizes: Sizes, n_ctx: int, least: int, most: int) -> int:

@@ -16,6 +16,7 @@ from llamaweb.kernels.library import attention_splits
 from llamaweb.kernels.mul_mat import PRECISIONS, can_be_packed
 from llamaweb.kernels.tuner import CHECKED_AT_ONCE, TUNED
 from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.planner import checking
 from llamaweb.planner.fusion import Step, fuse
 from llamaweb.planner.kv import CacheLayout, lay_out_caches
 from llamaweb.planner.layout import Layout, lay_out
@@ -115,7 +116,32 @@ class Sizes:
         return {**self.caches(n_ctx, n_ubatch).regions, "arena": align(arena, 4), "io": io, **self.weights.regions}
 
     def transient(self, n_ctx: int, n_ubatch: int) -> int:
-        """Bytes of buffers that are made for a while: the timer's, and what tuning reads a kernel's result through."""
+        """Bytes of buffers that are made for a while: those of the self-check, or the timer's and what tuning reads a
+        kernel's result through."""
+        return max(self._check(n_ctx, n_ubatch), self._tuning(n_ctx, n_ubatch))
+
+    def _check(self, n_ctx: int, n_ubatch: int) -> int:
+        """What is only read lies in the cache, which is empty then, where that is large enough."""
+        steps = [step for layout in self.layouts(n_ctx, n_ubatch).values() for step in layout.steps.steps]
+        quantized = max((step.values["y"].bytes for step in steps if step.op == "quantize"), default=0)
+        cached = max(checking.of_cache(cache) for cache in self.caches(n_ctx, n_ubatch).caches)
+        read, written = self._checked
+        return quantized + cached + written + (0 if self.has_room(n_ctx, n_ubatch) else read + cached)
+
+    def has_room(self, n_ctx: int, n_ubatch: int) -> bool:
+        """Whether what the self-check only reads fits where the cache is to be. Contexts below such a one take more."""
+        layout = self.caches(n_ctx, n_ubatch)
+        cached = max(checking.of_cache(cache) for cache in layout.caches)
+        return layout.regions["kv.0"] >= self._checked[0] + cached
+
+    @cached_property
+    def _checked(self) -> tuple[int, int]:
+        """What does not depend on the context and the batch."""
+        batch = self._layout(2, "all" if self.options.logits_all else "last", 1)
+        layouts = [self._layout(1, "last", 1), self._layout(1, "last", self._splits), batch]
+        return checking.of_kernels([step for layout in layouts for step in layout.steps.steps], self.weights)
+
+    def _tuning(self, n_ctx: int, n_ubatch: int) -> int:
         if not self.options.tuned:
             return TIMER_BYTES
         results = []

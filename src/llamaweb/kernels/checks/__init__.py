@@ -1,0 +1,56 @@
+"""What each kernel must compute, as small cases that a self-check runs on a device (`gpu.check`). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from llamaweb.kernels.checks import attention, products, rows
+from llamaweb.kernels.checks.case import Case
+from llamaweb.kernels.kernel import Kernel
+
+FOUND = 64 << 10  # bytes of results that are read at once, or what the largest case has
+
+_CASES: dict[str, Callable[[Kernel], Case]] = {
+    "add": rows.add,
+    "cross_entropy": rows.cross_entropy,
+    "flash_attn": attention.flash_attn,
+    "flash_attn_reduce": attention.flash_attn_reduce,
+    "flash_attn_vec": attention.flash_attn_vec,
+    "get_rows": products.get_rows,
+    "glu": rows.glu,
+    "lane_order": rows.lane_order,
+    "mul_mat": products.mul_mat,
+    "mul_mat_matrix": products.mul_mat,
+    "mul_mat_vec": products.mul_mat_vec,
+    "mul_mat_vec_packed": products.mul_mat_vec,
+    "rms_norm": rows.rms_norm,
+    "rope_kv": attention.rope_kv,
+}
+
+
+def chains(kernels: Collection[Kernel]) -> list[tuple[Kernel, ...]]:
+    """What is checked together: each kernel by itself, but for a product whose input another one of them quantizes."""
+    kernels = list(dict.fromkeys(kernels))
+    found: list[tuple[Kernel, ...]] = [(k,) for k in kernels if k.template not in ("quantize", "mul_mat_packed")]
+    rows = dict.fromkeys(_row(k) for k in kernels if k.template == "mul_mat_packed")
+    for row in rows:
+        first, *others = (k for k in kernels if k.template == "quantize" and _row(k) == row)
+        products = [k for k in kernels if k.template == "mul_mat_packed" and _row(k) == row]
+        found += [(first, k) for k in products] + [(k, products[0]) for k in others]
+    return found
+
+
+def cases(chain: tuple[Kernel, ...]) -> tuple[Case, ...]:
+    """All that a chain must do right."""
+    *before, kernel = chain
+    if before:
+        return (products.mul_mat(kernel, before[0]),)
+    if kernel.template == "sample":
+        return rows.sample(kernel)
+    return (_CASES[kernel.template](kernel),)
+
+
+def _row(kernel: Kernel) -> tuple[int, int]:
+    """Columns and tokens of a batch, which a quantizing kernel and its products share."""
+    c = dict(kernel.constants)
+    return c["k"], c["n_tokens"]

@@ -1,0 +1,258 @@
+"""Cases of rope, the cache and attention: one key-value head, over few different rows of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType as GGMLType
+from gguf import quants
+
+from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat
+from llamaweb.kernels.checks.case import LIMIT, Case, Data, Expected, Run, batch, lane_place, rms_normed, rng, whole
+from llamaweb.kernels.checks.products import MOST_TOKENS
+from llamaweb.kernels.kernel import Kernel
+
+_ROWS = 13  # different keys and values
+_TOKENS = 3  # different ones of a batch
+_FAR = 600  # positions: a window that is wider is not looked past
+_ROUNDED = {"q8_0": 1e-4, "q4_0": 2e-2}  # what rounding new rows of a cache to the format takes, at most
+_OF_ROUNDED = 1e-4  # of attention where the token's own row of a quantized cache may be rounded to the other side
+
+
+def rope_kv(kernel: Kernel) -> Case:
+    c, random = dict(kernel.constants), rng(kernel)
+    dim, heads, kv_heads, first = c["head_dim"], c["n_head"], c["n_head_kv"], c["first_kv"]
+    group = heads // kv_heads
+    n_tokens = min(_TOKENS, c["n_ctx"])
+    n_past = c["ring"] + c["n_ctx"] - 1 if c["ring"] else min(37, c["n_ctx"] - n_tokens)
+    qkv = random.standard_normal((n_tokens, heads + 2 * kv_heads, dim), np.float32)
+    data = [whole("qkv", qkv), batch(n_tokens, n_past)]
+    given, turns, norms = _rotation(c, random)
+    positions = n_past + np.arange(n_tokens)
+    bound = slice(first * group, (first + c["kv_heads"]) * group)
+    q = _rotated(c, qkv[:, bound], norms[0], turns, positions)
+    k = _rotated(c, qkv[:, heads + first : heads + first + 1], norms[1], turns, positions)[:, 0]
+    v = qkv[:, heads + kv_heads + first]
+    at = 4 * dim * (np.arange(n_tokens) * (heads + 2 * kv_heads) + bound.start)
+    expected = [Expected("qkv", at, q.reshape(n_tokens, -1).astype(np.float32))]
+    expected += _new_rows(c, "k", positions, k) + _new_rows(c, "v", positions, v)
+    workgroups = (c["kv_heads"] * (group + 2), n_tokens, 1)
+    return Case((Run(kernel, workgroups),), (*data, *given), tuple(expected))
+
+
+def flash_attn_vec(kernel: Kernel) -> Case:
+    c, random = dict(kernel.constants), rng(kernel)
+    dim, first, n_head, splits = c["head_dim"], c["first_kv"], c["n_head"], c["splits"]
+    group = n_head // c["n_head_kv"]
+    seen = min(group, 2 * c["heads"])  # heads of two workgroups that share a key
+    h0 = first * group
+    position = _past(c, c["workgroup"] + 5, 1)
+    q, k, v = (random.standard_normal((n, dim), np.float32) for n in (seen, 1, 1))
+    data = [Data("qkv", 4 * dim * np.array([h0]), q.reshape(1, -1)), batch(1, position)]
+    turned, expected = q, []
+    filled = position + 1  # behind rope_kv, the token's own row is there already
+    if not c["rotated"]:
+        filled = position
+        data += [Data("qkv", 4 * dim * np.array([n_head + first, n_head + c["n_head_kv"] + first]), np.vstack([k, v]))]
+        given, turns, norms = _rotation(c, random)
+        data += given
+        at = np.array([position])
+        turned = _rotated(c, q[None], norms[0], turns, at)[0]
+        k = _rotated(c, k[None], norms[1], turns, at)[0]
+        expected += _new_rows(c, "k", at, k) + _new_rows(c, "v", at, v)
+    positions = np.arange(max(position + 1 - (c["window"] or position + 1), 0), filled)
+    keys, values = (_cached(c, name, positions, random, data) for name in "kv")
+    if not c["rotated"]:
+        keys = np.vstack([keys, _as_cached(c, "k", k)])
+        values = np.vstack([values, _as_cached(c, "v", v)])
+    y = _attended(turned, keys, values, c["scale"])
+    limit = _OF_ROUNDED if CACHE_FORMATS[c["type_k"]].block or CACHE_FORMATS[c["type_v"]].block else LIMIT
+    heads = h0 + np.arange(seen)
+    if splits > 1:
+        at = 4 * (dim + 4) * (heads[:, None] * splits + np.arange(splits)).reshape(-1)
+
+        def together(found: np.ndarray) -> np.ndarray:
+            return _put_together(found.reshape(seen, splits, dim + 4))
+
+        expected.append(Expected("y", at, y.astype(np.float32), limit, of=together, words=dim + 4))
+    else:
+        expected.append(_output(c, heads, y, limit))
+    return Case((Run(kernel, (seen // c["heads"], splits, 1)),), tuple(data), tuple(expected))
+
+
+def flash_attn_reduce(kernel: Kernel) -> Case:
+    c, random = dict(kernel.constants), rng(kernel)
+    seen = min(c["n_head"], 2)
+    parts = random.standard_normal((seen, c["splits"], c["head_dim"] + 4), np.float32)
+    parts[..., -3] = np.abs(parts[..., -3]) + 1  # of weights; before it, the largest score
+    output = _output(c, np.arange(seen), _put_together(parts), LIMIT)
+    return Case((Run(kernel, (seen, 1, 1)),), (whole("x", parts),), (output,))
+
+
+def flash_attn(kernel: Kernel) -> Case:
+    c, random = dict(kernel.constants), rng(kernel)
+    dim, n_head, first, queries = c["head_dim"], c["n_head"], c["first_kv"], c["queries"]
+    group = n_head // c["n_head_kv"]
+    seen, h0 = min(2, group), first * group
+    n_tokens = min(queries + 3, MOST_TOKENS, -(-c["n_ctx"] // 2))
+    n_tokens = min(n_tokens, c["ring"] - c["window"]) if c["ring"] else n_tokens
+    n_past = _past(c, c["keys"] + 5, n_tokens)
+    q = random.standard_normal((_TOKENS, seen * dim), np.float32)
+    which = np.arange(n_tokens) % _TOKENS
+    at = 4 * dim * (np.arange(n_tokens) * (n_head + 2 * c["n_head_kv"]) + h0)
+    data = [Data("qkv", at, q[which]), batch(n_tokens, n_past)]
+    oldest = max(n_past + 1 - (c["window"] or n_past + 1), 0)
+    positions = np.arange(oldest, n_past + n_tokens)
+    keys, values = (_cached(c, name, positions, random, data) for name in "kv")
+    # Tokens of all rows that an invocation has, each another invocation's, and the last one
+    tokens = np.unique([*range(0, n_tokens, c["wq"] + 1), n_tokens - 1])
+    y = np.empty((len(tokens), seen, dim))
+    for i, t in enumerate(tokens):
+        own = n_past + t
+        of_token = slice(max(own + 1 - c["window"] - oldest, 0) if c["window"] else 0, own + 1 - oldest)
+        y[i] = _attended(q[which[t]].reshape(seen, dim), keys[of_token], values[of_token], c["scale"])
+    at = 4 * dim * (tokens * n_head + h0)
+    expected = Expected("y", at, y.reshape(len(tokens), -1).astype(np.float32))
+    reach = {"y": 4 * n_tokens * n_head * dim}
+    workgroups = (seen, -(-n_tokens // queries), 1)
+    return Case((Run(kernel, workgroups),), tuple(data), (expected,), reach=reach)
+
+
+def _past(c: dict[str, Any], wanted: int, n_tokens: int) -> int:
+    """Tokens before a batch: more than a step, and than a window or a ring holds."""
+    if c["ring"]:
+        return int(c["ring"] + 5)
+    if c["window"]:
+        wanted = max(wanted, c["window"] + 5 if c["window"] <= _FAR else 0)
+    return int(min(wanted, c["n_ctx"] - n_tokens))
+
+
+def _rotation(c: dict[str, Any], random: np.random.Generator) -> tuple[list[Data], np.ndarray, np.ndarray]:
+    """What the kernel reads for it, turns a position of each pair, and the norms of q's and k's heads."""
+    phases = random.integers(0, 1 << 32, c["n_dims"] // 2, np.uint32)
+    norms = 1 + np.float32(0.1) * random.standard_normal((2, c["head_dim"]), np.float32)
+    data = [whole("phases", phases)] + ([whole("head_norm", norms)] if c["head_eps"] is not None else [])
+    return data, phases / 2**32, norms
+
+
+def _rotated(
+    c: dict[str, Any], x: np.ndarray, norm: np.ndarray, turns: np.ndarray, positions: np.ndarray
+) -> np.ndarray:
+    """x (tokens, heads, head_dim), normed where the model does and rotated to positions."""
+    y = rms_normed(x, norm, c["head_eps"]) if c["head_eps"] is not None else x.astype(np.float64)
+    angle = 2 * np.pi * np.modf(positions[:, None] * turns)[0][:, None]
+    cos, sin = c["magnitude"] * np.cos(angle), c["magnitude"] * np.sin(angle)
+    pair = np.arange(c["n_dims"] // 2)
+    a, b = (2 * pair, 2 * pair + 1) if c["mode"] == "norm" else (pair, pair + len(pair))
+    y[..., a], y[..., b] = y[..., a] * cos - y[..., b] * sin, y[..., a] * sin + y[..., b] * cos
+    return y
+
+
+def _attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
+    """Attention of q (heads, dim) to all of k and v (positions, dim)."""
+    score = q @ k.T * scale
+    weight = np.exp(score - score.max(-1, keepdims=True))
+    return (weight / weight.sum(-1, keepdims=True)) @ v
+
+
+def _put_together(parts: np.ndarray) -> np.ndarray:
+    """Of splits (heads, splits, head_dim + 4), as flash_attn_vec leaves them: sums, the largest score, the sum of
+    weights."""
+    fade = np.exp(parts[..., -4] - parts[..., -4].max(-1, keepdims=True))
+    sums = np.where(fade[..., None] > 0, parts[..., :-4], 0)  # a split may have no positions
+    return (fade[..., None] * sums).sum(1) / (fade * parts[..., -3]).sum(-1, keepdims=True)
+
+
+def _output(c: dict[str, Any], heads: np.ndarray, y: np.ndarray, limit: float) -> Expected:
+    """The results (heads, head_dim) of one token, four by four, in lane order or not."""
+    dim = c["head_dim"]
+    at = (heads[:, None] * dim + np.arange(0, dim, 4)).reshape(-1)
+    at = lane_place(at, c["n_head"] * dim) if c["y_lanes"] else at
+    return Expected("y", 4 * at, y.reshape(-1, 4).astype(np.float32), limit)
+
+
+def _row(c: dict[str, Any], positions: np.ndarray) -> np.ndarray:
+    """Of the first bound head."""
+    return positions % c["ring"] if c["ring"] else positions
+
+
+def _cached(
+    c: dict[str, Any], name: str, positions: np.ndarray, random: np.random.Generator, data: list[Data]
+) -> np.ndarray:
+    """Puts made rows of a cache at positions into the data, and gives their values."""
+    format, dim = CACHE_FORMATS[c[f"type_{name}"]], c["head_dim"]
+    made = random.standard_normal((_ROWS, dim), np.float32)
+    which, row = positions % _ROWS, _row(c, positions)
+    values, scales = _encoded(format, made)
+    if len(positions):
+        data.append(Data(f"{name}_cache", row * (dim * format.bits // 8), values[which]))
+    if len(positions) and format.block:
+        words = _scale_words(format, dim, scales)
+        at = 4 * c[f"{name}_scales"] + row * words.shape[1] * 4
+        data.append(Data(f"{name}_cache", at, words[which]))
+    return _as_cached(c, name, made)[which]
+
+
+def _new_rows(c: dict[str, Any], name: str, positions: np.ndarray, x: np.ndarray) -> list[Expected]:
+    """That the kernel has written rows of x (tokens, head_dim) at positions, rounded to the cache's format."""
+    format, dim, slot = CACHE_FORMATS[c[f"type_{name}"]], c["head_dim"], f"{name}_cache"
+    row, size = _row(c, positions), dim * format.bits // 8
+    if not format.block:
+        dtype = np.float16 if format.bits == 16 else np.float32
+        return [Expected(slot, row * size, x.astype(np.float32), LIMIT, dtype, words=size // 4)]
+    blocks = x.reshape(len(x), -1, format.block)
+    scales = _scale(format, blocks)
+    each, words = (2, dim // 32) if format.unit(dim) == format.block else (1, dim // 64)
+
+    def scales_of(found: np.ndarray) -> np.ndarray:
+        return found[:, ::each]
+
+    def codes_of(found: np.ndarray) -> np.ndarray:
+        return _codes(format, found)
+
+    codes = (blocks / scales[..., None]).reshape(len(x), dim).astype(np.float32)
+    at = 4 * (c[f"{name}_scales"] + row * words)
+    return [
+        Expected(slot, row * size, codes, _ROUNDED[format.name], np.uint8, codes_of, size // 4),
+        Expected(slot, at, scales.astype(np.float32), LIMIT, np.float16, scales_of, words),
+    ]
+
+
+def _scale(format: CacheFormat, blocks: np.ndarray) -> np.ndarray:
+    if format.bits == 8:
+        return np.abs(blocks).max(-1) / 127
+    return np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)[..., 0] / -8
+
+
+def _codes(format: CacheFormat, found: np.ndarray) -> np.ndarray:
+    """The numbers in bytes of rows."""
+    if format.bits == 8:
+        return found.view(np.int8)
+    blocks = found.reshape(len(found), -1, 16)
+    return np.concatenate([blocks & 15, blocks >> 4], -1).reshape(len(found), -1).astype(np.float32) - 8
+
+
+def _encoded(format: CacheFormat, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows as the cache holds them: values' bytes, and scales, f16 (rows, blocks)."""
+    if not format.block:
+        return x.astype(np.float16 if format.bits == 16 else np.float32), np.empty(0)
+    blocks = quants.quantize(x, GGMLType[format.name.upper()]).reshape(len(x), -1, 2 + 4 * format.bits)
+    return blocks[..., 2:].reshape(len(x), -1), blocks[..., :2].copy().view(np.float16)[..., 0]
+
+
+def _scale_words(format: CacheFormat, dim: int, scales: np.ndarray) -> np.ndarray:
+    """Scales in whole words: two, or where a row has an odd number of them, one each."""
+    if format.unit(dim) == format.block:
+        scales = np.stack([scales, np.zeros_like(scales)], -1).reshape(len(scales), -1)
+    return np.ascontiguousarray(scales).view(np.uint32)
+
+
+def _as_cached(c: dict[str, Any], name: str, x: np.ndarray) -> np.ndarray:
+    """Values as they come back out of the cache, float32."""
+    format = CACHE_FORMATS[c[f"type_{name}"]]
+    values, _ = _encoded(format, x.astype(np.float32))
+    if not format.block:
+        return values.astype(np.float32)
+    type = GGMLType[format.name.upper()]
+    return quants.dequantize(quants.quantize(x.astype(np.float32), type), type).astype(np.float32)

@@ -1,0 +1,167 @@
+"""Cases of the matrix products: a workgroup or two, of few different rows and tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from llamaweb.kernels.checks.case import (
+    GLU_OF,
+    LIMIT,
+    LIMIT_F16,
+    Case,
+    Data,
+    Expected,
+    Run,
+    Weight,
+    batch,
+    in_lane_order,
+    lane_place,
+    rms_normed,
+    rng,
+    weight,
+    whole,
+)
+from llamaweb.kernels.formats import BLOCK, FORMATS, Format
+from llamaweb.kernels.kernel import Kernel
+from llamaweb.kernels.mul_mat import quantized_bytes
+
+_MOST_ROWS = 96  # of a token's product that are compared
+MOST_TOKENS = 67  # of a batch, …
+MOST_BYTES = 512 << 10  # … and of its input, and twice those of its results, which lie as far apart as the model's
+FEW = 4  # … tokens, that are taken however long they are
+_TOKENS = 3  # different ones of a batch
+
+
+def mul_mat_vec(kernel: Kernel) -> Case:
+    c, random = dict(kernel.constants), rng(kernel)
+    k, n, glu = c["k"], c["n"], c["epilogue"] in GLU_OF
+    out = n // 2 if glu else n
+    each = c["workgroup"] // c["lanes"] * c["rows_per_group"] // (2 if glu else 1)
+    rows = min(out, 2 * each, _MOST_ROWS)
+    w = weight(_format(c), k, _groups(_format(c), k, rows, out, glu))
+    n_tokens = 2 if c["last_row"] else 1
+    x = random.standard_normal((n_tokens, k), np.float32)
+    data = [whole("x", in_lane_order(x[0]) if c["x_lanes"] else x)]
+    expected = []
+    h = x[-1]
+    if c["post_eps"] is not None:
+        post, norm = 3 * random.standard_normal(k, np.float32), _norm(random, k)
+        data += [whole("post", in_lane_order(post) if c["post_lanes"] else post)]
+        data += [whole("post_norm_weight", in_lane_order(norm))]
+        h = h + rms_normed(post, norm, c["post_eps"])
+    if c["keeps_sum"]:
+        kept = whole("sum", in_lane_order(h) if c["sum_lanes"] else h)
+        expected.append(Expected("sum", kept.at, kept.rows))
+    if c["norm"]:
+        norm = _norm(random, k)
+        data.append(whole("norm_weight", in_lane_order(norm)))
+        h = rms_normed(h, norm, c["eps"])
+    if c["last_row"]:
+        data.append(batch(n_tokens))
+    y = _product(w, h[None])[0]
+    if c["bias"]:
+        y, bias = _with_bias(y, w, random)
+        data.append(bias)
+    y = _results(y[None], rows, c["epilogue"])[0]
+    place = np.arange(c["offset"], c["offset"] + rows)
+    place = lane_place(place, c["y_row"]) if c["y_lanes"] else place
+    if c["epilogue"] == "add":
+        before = random.standard_normal(rows, np.float32)
+        data.append(Data("y", 4 * place, before[:, None]))
+        y = y + before
+    expected.append(Expected("y", 4 * place, y[:, None].astype(np.float32)))
+    workgroups = (min(2, -(-out // each)), 1, 1)
+    return Case((Run(kernel, workgroups),), tuple(data), tuple(expected), w)
+
+
+def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
+    """quantize: the kernel that gives a packed product its input. Its values are made such that rounding them to
+    integers of 8 bits loses nothing, so that what comes of them is compared as closely as anything else."""
+    c, random = dict(kernel.constants), rng(kernel)
+    k, n, glu = c["k"], c["n"], c["epilogue"] in GLU_OF
+    out, tile = (n // 2, c["tile_n"] // 2) if glu else (n, c["tile_n"])
+    rows = min(out, tile + 4)
+    w = weight(_format(c), k, _groups(_format(c), k, rows, out, glu))
+    n_tokens = min(c["tile_m"] + 3, MOST_TOKENS, *(max(MOST_BYTES // (4 * row), FEW) for row in (k, 2 * c["stride"])))
+    n_tokens = min(n_tokens, c["n_tokens"]) if quantize else n_tokens
+    codes = random.integers(-127, 128, (_TOKENS, k // BLOCK, BLOCK))
+    codes[..., 0] = 127
+    x = (codes / 512).astype(np.float32).reshape(_TOKENS, k)
+    which = np.arange(n_tokens) % _TOKENS
+    data = [whole("x", x[which]), batch(n_tokens)]
+    y = _product(w, x)
+    if c["bias"]:
+        y, bias = _with_bias(y, w, random)
+        data.append(bias)
+    y = _results(y, rows, c["epilogue"])
+    # Tokens of all rows that an invocation has, each another invocation's, and those of the next tile
+    step = c["wy"] + 1 if "matrix" not in c else 5
+    seen = np.unique([*range(0, min(c["tile_m"], n_tokens), step), n_tokens - 1])
+    y = y[which[seen]]
+    at = 4 * (seen * c["stride"] + c["offset"])
+    if c["epilogue"] == "add":
+        before = random.standard_normal((len(seen), rows), np.float32)
+        data.append(Data("y", at, before))
+        y = y + before
+    exact = not c.get("half") and ("matrix" not in c or c["matrix"].component == "f32")
+    expected = Expected("y", at, y.astype(np.float32), LIMIT if exact else LIMIT_F16)
+    workgroups = (min(2, -(-out // tile)), -(-n_tokens // c["tile_m"]), 1)
+    reach = {"y": 4 * n_tokens * c["stride"]}
+    if not quantize:
+        return Case((Run(kernel, workgroups),), tuple(data), (expected,), w, reach)
+    q = dict(quantize.constants)
+    (codes_slot,) = (slot.name for slot in kernel.slots if slot.name.startswith("x_q"))
+    first = Run(quantize, (-(-k // BLOCK // q["workgroup"]), n_tokens, 1), {"y": codes_slot})
+    reach[codes_slot] = quantized_bytes(k, c["n_tokens"])
+    return Case((first, Run(kernel, workgroups)), tuple(data), (expected,), w, reach)
+
+
+def get_rows(kernel: Kernel) -> Case:
+    c = dict(kernel.constants)
+    first, count = c["piece"] or (0, c["rows"])
+    w = weight(_format(c), c["k"], _groups(_format(c), c["k"], min(count, 8), count, False))
+    tokens = np.array([0] if c["y_lanes"] else [3, 0, 6, 1], np.uint32) % len(w.dense)
+    y = w.dense[tokens] * c["scale"]
+    words = batch(len(tokens))
+    words.rows[0, -4:][: len(tokens)] = tokens + first
+    expected = whole("y", in_lane_order(y[0]) if c["y_lanes"] else y)
+    expected = Expected("y", expected.at, expected.rows.astype(np.float32))
+    return Case((Run(kernel, (1, len(tokens), 1)),), (words,), (expected,), w)
+
+
+def _format(constants: dict[str, Any]) -> Format:
+    return next(format for format in FORMATS.values() if format.name == constants["format"])
+
+
+def _groups(format: Format, k: int, rows: int, out: int, glu: bool) -> tuple[tuple[int, int], ...]:
+    """Which rows of W: the first, and the same of the ups behind the gates; all as one where that is all there is."""
+    blocks = k // format.block_size
+    while rows < out and rows * blocks % format.unit:
+        rows += 1  # whole units
+    if not glu:
+        return ((0, rows),)
+    return ((0, 2 * out),) if rows == out else ((0, rows), (out, rows))
+
+
+def _norm(random: np.random.Generator, k: int) -> np.ndarray:
+    return np.float32(0.25) + np.float32(0.03) * random.standard_normal(k, np.float32)
+
+
+def _product(w: Weight, x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32) @ w.dense.T
+
+
+def _with_bias(y: np.ndarray, w: Weight, random: np.random.Generator) -> tuple[np.ndarray, Data]:
+    """All groups have a bias of their own."""
+    bias = random.standard_normal((len(w.groups), len(w.dense) // len(w.groups)), np.float32)
+    return y + bias.reshape(-1), Data("bias", np.array([4 * first for first, _ in w.groups]), bias)
+
+
+def _results(y: np.ndarray, rows: int, epilogue: str) -> np.ndarray:
+    """The first rows' results (tokens, rows); for a gated linear unit, of gates and their ups."""
+    if epilogue not in GLU_OF:
+        return y[:, :rows]
+    half = y.shape[1] // 2
+    return GLU_OF[epilogue](y[:, :rows]) * y[:, half : half + rows]

@@ -1,0 +1,167 @@
+"""Cases of kernels that go along rows, and of the sampler."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llamaweb.kernels.checks.case import (
+    GLU_OF,
+    Case,
+    Data,
+    Expected,
+    Run,
+    batch,
+    in_lane_order,
+    rms_normed,
+    rng,
+    whole,
+)
+from llamaweb.kernels.io import IO
+from llamaweb.kernels.kernel import Kernel
+
+_TOKENS = 3
+_LIKELY = 64  # tokens of a vocabulary that are not as unlikely as the others
+_MANY = 65536  # … of which one row is enough
+
+
+def rms_norm(kernel: Kernel) -> Case:
+    c, random = dict(kernel.constants), rng(kernel)
+    x = random.standard_normal((_TOKENS, c["k"]), np.float32)
+    norm = 1 + np.float32(0.1) * random.standard_normal(c["k"], np.float32)
+    y = rms_normed(x, norm, c["eps"])
+    data = [whole("x", x), whole("norm_weight", in_lane_order(norm))]
+    return _along_rows(kernel, (1, _TOKENS, 1), data, y, c["epilogue"] == "add", random)
+
+
+def add(kernel: Kernel) -> Case:
+    n, random = dict(kernel.constants)["n"], rng(kernel)
+    x = random.standard_normal((_TOKENS, n), np.float32)
+    return _along_rows(kernel, (-(-n // 256), _TOKENS, 1), [whole("x", x)], x, True, random)
+
+
+def glu(kernel: Kernel) -> Case:
+    c, random = dict(kernel.constants), rng(kernel)
+    x = random.standard_normal((_TOKENS, 2 * c["n"]), np.float32)
+    y = GLU_OF[c["glu"]](x[:, : c["n"]]) * x[:, c["n"] :]
+    return _along_rows(kernel, (-(-c["n"] // c["workgroup"]), _TOKENS, 1), [whole("x", x)], y, False, random)
+
+
+def _along_rows(
+    kernel: Kernel,
+    workgroups: tuple[int, int, int],
+    data: list[Data],
+    y: np.ndarray,
+    added: bool,
+    random: np.random.Generator,
+) -> Case:
+    if added:
+        before = random.standard_normal(y.shape, np.float32)
+        data.append(whole("y", before))
+        y = y + before
+    expected = Expected("y", np.array([0]), y.astype(np.float32).reshape(1, -1))
+    return Case((Run(kernel, workgroups),), tuple(data), (expected,))
+
+
+def lane_order(kernel: Kernel) -> Case:
+    n = 32 * 7
+    raw = rng(kernel).standard_normal(n, np.float32)
+    expected = whole("w", in_lane_order(raw))
+    job = whole("job", np.array([n // 4], np.uint32))
+    return Case((Run(kernel, (1, 1, 1)),), (whole("raw", raw), job), (Expected("w", expected.at, expected.rows),))
+
+
+def cross_entropy(kernel: Kernel) -> Case:
+    c, random = dict(kernel.constants), rng(kernel)
+    logits = np.stack([_logits(c["n"], random) for _ in range(1 if c["n"] > _MANY else 2)])
+    best = logits.argmax(-1)
+    targets = random.integers(0, c["n"], len(logits))
+    log_p = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(-1, keepdims=True))
+    log_p = log_p[np.arange(len(logits)), targets]
+    at = 4 * (c["results"] + 2 * np.arange(len(logits)))
+    data = (whole("logits", logits), whole("batch", targets.astype(np.uint32), 4 * c["targets"]))
+    expected = (
+        Expected("batch", at, log_p[:, None].astype(np.float32)),
+        Expected("batch", at + 4, best[:, None].astype(np.uint32), 0.0, np.uint32),
+    )
+    return Case((Run(kernel, (1, len(logits), 1)),), data, expected)
+
+
+def sample(kernel: Kernel) -> tuple[Case, Case]:
+    """Greedily with a tie, and drawn with all filters."""
+    n, random = dict(kernel.constants)["n"], rng(kernel)
+    logits = _logits(n, random)
+    tie = logits.copy()
+    tie[random.integers(0, n, 2)] = logits.max() + 1
+    words = {"temperature": _float(0.8), "top_k": 40, "top_p": _float(0.95), "min_p": _float(0.05), "seed": 7}
+    step, token = _draw(logits, 0.8, 40, 0.95, 0.05, 7)
+    greedy = _sampled(kernel, tie, batch(3, 20, step=5), int(tie.argmax()))
+    return greedy, _sampled(kernel, logits, batch(3, 20, step=step, **words), token)
+
+
+def _sampled(kernel: Kernel, logits: np.ndarray, words: Data, token: int) -> Case:
+    after = words.rows[0].copy()
+    after[IO.n_past] += after[IO.n_tokens]
+    after[IO.n_tokens] = 1
+    after[IO.step] += 1
+    after[IO.tokens] = token
+    expected = Expected("batch", words.at, after[None], 0.0, np.uint32)
+    return Case((Run(kernel, (1, 1, 1)),), (whole("logits", logits), words), (expected,))
+
+
+def _logits(n: int, random: np.random.Generator) -> np.ndarray:
+    """A few likely tokens, no two alike; all others are alike, which costs no random numbers."""
+    logits = np.full(n, -9, np.float32)
+    likely = min(n, _LIKELY)
+    at = random.permutation(n)[:likely] if n < 1024 else np.unique(random.integers(0, n, likely))
+    logits[at] = 4 - 6 * random.permutation(len(at)) / len(at)
+    return logits
+
+
+def _draw(logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float, seed: int) -> tuple[int, int]:
+    """A step of the random generator at which the filters decide, and what is drawn then (wgsl/sample.wgsl): one whose
+    token no rounding changes."""
+    order = (
+        np.argsort(-logits, kind="stable")[: top_k + 1].astype(np.uint32) if len(logits) < 1024 else _largest(logits)
+    )
+    p = np.exp(logits[order].astype(np.float64) - logits[order[0]])
+    among = np.arange(len(order)) < top_k
+    before = (np.cumsum(p * among) - p) / (p * among).sum()
+    best = None
+    for step in range(64):
+        value = np.log(p) / temperature + _gumbel(order, step, seed)
+        winners = set()
+        for nearly in (top_p - 1e-3, top_p + 1e-3):
+            kept = np.where(among & (before < nearly) & (p >= min_p), value, -np.inf)
+            winners |= set(np.flatnonzero(kept > kept.max() - 0.05))
+        if len(winners) == 1:
+            (winner,) = winners
+            best = best or (step, int(order[winner]))
+            if value.argmax() != winner:  # without the filters, another token would have won
+                return step, int(order[winner])
+    assert best, "one of so many draws is clear"
+    return best
+
+
+def _largest(logits: np.ndarray) -> np.ndarray:
+    """The likely tokens, the largest first."""
+    at = np.flatnonzero(logits > logits.min())
+    return at[np.argsort(-logits[at], kind="stable")].astype(np.uint32)
+
+
+def _gumbel(tokens: np.ndarray, step: int, seed: int) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        h = _hash(tokens ^ _hash(np.uint32(step) ^ _hash(np.array([seed], np.uint32))))
+    v = (h + 0.5) / 2**32
+    return -np.log(-np.log1p(-v))
+
+
+def _hash(v: np.ndarray) -> np.ndarray:
+    """PCG hash (Jarzynski and Olano)."""
+    state = v * np.uint32(747796405) + np.uint32(2891336453)
+    word = ((state >> ((state >> np.uint32(28)) + np.uint32(4))) ^ state) * np.uint32(277803737)
+    return (word >> np.uint32(22)) ^ word
+
+
+def _float(value: float) -> int:
+    return int(np.float32(value).view(np.uint32))

@@ -1,0 +1,52 @@
+"""How much memory the self-check of a model's kernels takes, at most (kernels/checks, gpu/check.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from llamaweb.kernels.cache import Cache
+from llamaweb.kernels.checks import FOUND
+from llamaweb.kernels.checks.layout import slack
+from llamaweb.kernels.checks.products import FEW, MOST_BYTES, MOST_TOKENS
+from llamaweb.kernels.kernel import GLU
+from llamaweb.planner.fusion import Step
+from llamaweb.planner.weights import Weights
+
+_ROWS = 132  # of a product that are computed, at most
+_TOKENS = {"mul_mat": MOST_TOKENS, "flash_attn": MOST_TOKENS, "sample": 1, "cross_entropy": 2}  # by operation, …
+_POSITIONS = 740  # of a cache, where it is no ring
+
+
+def of_kernels(steps: Iterable[Step], weights: Weights) -> tuple[int, int]:
+    """Bytes that are only read, and the others, of all but caches and quantized activations. A gated linear unit reads
+    rows that lie half a weight apart."""
+    read = written = found = 0
+    for step in steps:
+        tokens = _TOKENS.get(step.op, FEW)
+        rows = [value.row for value in step.values.values()]
+        whole = [value.row for slot, value in step.values.items() if slot not in ("logits", "y")]
+        whole += [step.values["y"].row] if step.op in ("get_rows", "rms_norm", "add", "glu") else []
+        found = max(found, *(4 * FEW * row for row in whole), 0)
+        for weight, _ in weights.place(step):
+            if weight is None:
+                read, written = max(read, 8 * max(rows)), max(written, 4 * tokens * sum(rows))
+                continue
+            halves = 2 if step.params.get("epilogue") in GLU else 1
+            row = weight.row // weight.format.block_size * weight.format.block_bytes
+            made = row * halves * min(weight.rows // halves, _ROWS)
+            codes = weight.format.codebook.data().nbytes if weight.format.codebook else 0
+            apart = row * weight.rows * (halves - 1) // 2
+            read = max(read, made + apart + 8 * weight.row + 4 * weight.rows + codes)
+            x, y = 4 * weight.row, 4 * step.values["y"].row
+            if step.op != "mul_mat_vec":
+                y = min(tokens * y, max(MOST_BYTES // 2, FEW * y))
+            x = min(tokens * x, max(MOST_BYTES, FEW * x))
+            written = max(written, made + x + y)
+    return read + slack(12), written + max(found, FOUND) + slack(12)
+
+
+def of_cache(cache: Cache) -> int:
+    """Of the keys and values of a layer; one head's, but in a format with scales, which lie behind all quants."""
+    blocks = cache.k.block or cache.v.block
+    seen = cache.rows if cache.ring or blocks else min(cache.rows, _POSITIONS)
+    return -(-sum(cache.bytes) * seen // cache.rows // (1 if blocks else cache.n_head_kv))

@@ -1,0 +1,194 @@
+"""What the self-check asks of each kernel: right ones hold it, broken ones do not. On Mesa's software Vulkan, which has
+a compiler and a way to compute of its own; `tests/browser/test_check.py` sees the check in the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from gguf import GGMLQuantizationType as GGMLType
+
+from llamaweb.kernels import library
+from llamaweb.kernels.cache import CACHE_FORMATS
+from llamaweb.kernels.checks import FOUND, cases, chains
+from llamaweb.kernels.checks.layout import lay_out
+from llamaweb.kernels.flash_attn import FlashAttn
+from llamaweb.kernels.flash_attn_vec import FlashAttnVec
+from llamaweb.kernels.formats import BLOCK, FORMATS, Format
+from llamaweb.kernels.kernel import Kernel, Launch
+from llamaweb.kernels.mul_mat import MulMat, mul_mat, quantize
+from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec
+from llamaweb.kernels.template import wgsl
+from llamaweb.planner import DESKTOP, DeviceProfile, ModelPlan, plan_model
+from llamaweb.rope import Rope
+from tests.checked import wrong
+from tests.naga import Naga
+from tests.unit.test_budget import MODELS
+
+LEAST = DeviceProfile()
+LAVAPIPE = DeviceProfile(
+    max_storage_buffers_per_shader_stage=10,
+    max_compute_workgroup_storage_size=32768,
+    subgroup_size=8,
+    packed_dot=True,
+)
+PROFILES = {"any device": LEAST, "subgroups and packed dot": LAVAPIPE}
+
+
+@pytest.fixture(scope="module", params=PROFILES.values(), ids=PROFILES)
+def profile(request: pytest.FixtureRequest) -> DeviceProfile:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def naga(profile: DeviceProfile) -> Naga:
+    return Naga(profile)
+
+
+def shapes(profile: DeviceProfile) -> list[Launch]:
+    """One of each template, or two."""
+    q4_0, q6_k = FORMATS[GGMLType.Q4_0], FORMATS[GGMLType.Q6_K]
+    attention = library.Attention(Rope("norm", 64), 64, 6, 2, 300, 0.125)
+    found = [
+        library.lane_order(),
+        library.get_rows(q6_k, 512, 40, 8, scale=3.5),
+        library.get_rows(q4_0, 96, 40, 1, y_lanes=True, piece=(16, 24)),
+        library.rms_norm(96, 1e-5, 8, epilogue="add"),
+        library.add(96, 8),
+        library.glu("geglu", 160, 8),
+        library.rope_kv(attention, 8),
+        library.flash_attn(attention, 8, profile),
+        library.flash_attn_vec(attention, profile, y_lanes=True),
+        library.flash_attn_vec(attention, profile, splits=8),
+        library.flash_attn_reduce(64, 6, 8),
+        library.sample(300),
+        library.cross_entropy(300, 8, 72, 80),
+        mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, bias=True, epilogue="swiglu", lane_order=("x", "y")),
+        mul_mat_vec(q6_k, 512, 37, profile, epilogue="add", offset=3, y_row=96, last_row=True),
+        mul_mat_vec(q4_0, 96, 80, profile, post_eps=1e-6, keeps_sum=True, eps=1e-5),
+        mul_mat(q4_0, 96, 300, 80, profile, bias=True, epilogue="swiglu", variant=MulMat(32, 32, 16, 16)),
+        mul_mat(q6_k, 512, 37, 80, profile, epilogue="add", offset=3, stride=48, variant=MulMat(64, 64, 8, 8)),
+    ]
+    if profile.packed_dot:
+        packed = MulMatVec(64, 2 * profile.subgroup_size, 2, profile.subgroup_size, True)
+        found += [
+            quantize(512, 80, profile),
+            mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, epilogue="geglu", variant=packed),
+            mul_mat(q6_k, 512, 37, 80, profile, variant=MulMat(32, 64, 16, 8, "packed", 2)),
+            mul_mat(q4_0, 512, 300, 80, profile, epilogue="geglu", variant=MulMat(32, 64, 8, 8, "packed", 1)),
+        ]
+    return found
+
+
+def assert_right(naga: Naga, launches: list[Launch]) -> None:
+    assert wrong(naga, [launch.kernel for launch in launches]) == []
+
+
+def test_every_kernel_holds_what_is_asked_of_it(naga: Naga, profile: DeviceProfile) -> None:
+    assert_right(naga, shapes(profile))
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=lambda format: format.name)
+def test_weights_of_every_format_are_read_as_they_are(naga: Naga, profile: DeviceProfile, format: Format) -> None:
+    k = 3 * max(format.block_size, BLOCK)
+    launches = [library.get_rows(format, k, 40, 4), mul_mat_vec(format, k, 2 * 36, profile, epilogue="swiglu")]
+    assert_right(naga, [*launches, mul_mat(format, k, 40, 8, profile, variant=MulMat(32, 32, 8, 8))])
+
+
+CACHES = [("f32", 64, LEAST), ("q8_0", 96, LEAST), ("q8_0", 64, LAVAPIPE), ("q4_0", 128, LAVAPIPE)]
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "profile"), CACHES, ids=lambda value: str(getattr(value, "subgroup_size", value))
+)
+def test_caches_of_every_format_rings_windows_and_pieces(name: str, dim: int, profile: DeviceProfile) -> None:
+    format = CACHE_FORMATS[name]
+    types = {"type_k": format, "type_v": format}
+    plain = library.Attention(Rope("neox", 32), dim, 4, 2, 400, dim**-0.5, head_eps=1e-6, **types)
+    ring = replace(plain, n_ctx=120, window=70, ring=True)
+    launches = [library.flash_attn_vec(plain, profile, rotated=True)]
+    for attention in (plain, ring, replace(plain, window=100, bound=(1, 1))):
+        together = FlashAttnVec(64, heads=2)
+        launches += [library.rope_kv(attention, 8), library.flash_attn_vec(attention, profile, variant=together)]
+        launches.append(library.flash_attn(attention, 8, profile, variant=FlashAttn(16, 16, 16, 8, 4)))
+    assert_right(Naga(profile), launches)
+
+
+BREAKS = {  # template: a text of its shader, and what makes it wrong
+    "add": ("+= x[", "+= 1.01 * x["),
+    "cross_entropy": ("log(sums[0])", "log2(sums[0])"),
+    "flash_attn": ("position <= at", "position < at"),
+    "flash_attn_reduce": ("sum / norm", "1.01 * sum / norm"),
+    "flash_attn_vec": ("rope_turn(position,", "rope_turn(position + 1u,"),
+    "get_rows": ("block.q[1]", "block.q[2]"),
+    "glu": ("* x[id.y", "* 1.01 * x[id.y"),
+    "lane_order": ("% 8u", "% 4u"),
+    "mul_mat": ("dot(v, w0)", "1.01 * dot(v, w0)"),
+    "mul_mat_packed": ("w_low0.x, low.x", "w_low0.x, low.y"),
+    "mul_mat_vec": ("dot(w0_0.q[3], a3)", "dot(w0_0.q[3], a2)"),
+    "mul_mat_vec_packed": ("<< 8u", "<< 7u"),
+    "quantize": ("127.0 / largest", "126.0 / largest"),
+    "rms_norm": ("inverseSqrt(", "1.01 * inverseSqrt("),
+    "rope_kv": ("rope_turn(position,", "rope_turn(position + 1u,"),
+    "sample": ("747796405u", "747796407u"),
+}
+
+
+def broken(changes: Mapping[str, tuple[str, str]], kernel: Kernel) -> str:
+    text = wgsl(kernel)
+    if kernel.template in changes:
+        before, after = changes[kernel.template]
+        assert before in text
+        text = text.replace(before, after)
+    return text
+
+
+def test_a_kernel_that_is_broken_is_found_whatever_its_template() -> None:
+    naga, kernels = Naga(LAVAPIPE), [launch.kernel for launch in shapes(LAVAPIPE)]
+    assert set(BREAKS) == {kernel.template for kernel in kernels}
+    for template in BREAKS:
+        mine = [k for k in kernels if k.template in (template, "quantize" if template == "mul_mat_packed" else "")]
+        mine = mine or [k for k in kernels if k.template == "mul_mat_packed"]
+        if template == "quantize":
+            mine += [k for k in kernels if k.template == "mul_mat_packed"]
+        found = wrong(naga, mine, lambda kernel, template=template: broken({template: BREAKS[template]}, kernel))
+        assert found == [k for k in mine if k.template != "quantize"], template
+
+
+REPACKED = {
+    "scales": ("Q8_0", ("raw_halves(at,", "raw_halves(at + 2u,")),
+    "codes": ("Q4_K", (">> vec4<u32>(4u * j)", ">> vec4<u32>(3u * j)")),
+}
+
+
+@pytest.mark.parametrize(("type", "change"), REPACKED.values(), ids=REPACKED)
+def test_weights_that_are_repacked_wrongly_are_found(type: str, change: tuple[str, str]) -> None:
+    product = mul_mat_vec(FORMATS[GGMLType[type]], 512, 8, LEAST).kernel
+    assert wrong(Naga(LEAST), [product], lambda kernel: broken({"repack": change}, kernel)) == [product]
+
+
+def kernels_of(plan: ModelPlan) -> list[Kernel]:
+    dispatches = [d for phase in plan.phases.values() for d in phase.dispatches]
+    return [kernel for d in dispatches for kernel in (d.kernel, *([d.plain.kernel] if d.plain else []))]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("device", [DESKTOP, LEAST], ids=["desktop", "least"])
+@pytest.mark.parametrize(
+    "options", [{}, {"n_ctx": 40}, {"logits_all": True, "n_ctx": 3000}, {"type_k": "q8_0"}], ids=str
+)
+def test_every_kernel_of_a_plan_is_asked_and_the_plan_counts_its_memory(
+    name: str, device: DeviceProfile, options: dict
+) -> None:
+    if name == "tiny" and "type_k" in options:
+        options = {"type_k": "f32"}
+    plan = plan_model(MODELS[name], device, **options)
+    kernels = kernels_of(plan)
+    asked = chains(kernels)
+    assert {k for chain in asked for k in chain} == set(kernels)
+    laid = [lay_out(case) for chain in asked for case in cases(chain)]
+    read, written = (max(each.bytes[i] for each in laid) for i in (0, 1))
+    found = max(FOUND, *(each.found for each in laid))
+    own = written + found + (read if read > plan.regions["kv.0"] else 0)
+    assert own <= plan.transient <= 4 * own + 500_000
