@@ -111,6 +111,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   workgroupBarrier();
 {% else %}
   let k_at = ({{ n_head }}u + kv) * D;
+{% if width > head_dim %}
+  for (var i = lane; i < (2u + HEADS) * W; i += WG) { if (i % W >= D) { head[i] = 0.0; } }  // not every driver has zeros there
+{% endif %}
 {# Row r is query head r, the last one k #}
 {% macro at(r) %}select(h * D + {{ r }} * D, k_at, {{ r }} == HEADS){% endmacro %}
 {% macro norm(r, i) %}{% if head_eps is not none %} * of_head[{{ r }}] * head_norm[select({{ i }}, D + {{ i }}, {{ r }} == HEADS)]{% endif %}{% endmacro %}

@@ -31,6 +31,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let position = batch[{{ io.n_past }}u] + t;
   let base = t * {{ (n_head + 2 * n_head_kv) * head_dim }}u + h * D;
   for (var i = lane; i < D; i += {{ workgroup }}u) { head[i] = qkv[base + i]; }
+{% if width > head_dim %}
+  if (lane < {{ width - head_dim }}u) { head[D + lane] = 0.0; }  // not every driver has zeros there
+{% endif %}
   workgroupBarrier();
   if (h < {{ n_head + n_head_kv }}u) {
 {% if head_eps is not none %}

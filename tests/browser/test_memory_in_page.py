@@ -127,11 +127,10 @@ def test_every_buffer_is_a_planned_one_to_the_byte(page: Page, name: str) -> Non
     assert found["buffers"] == found["kept"] == found["planned"]
     assert found["loaded"] == found["after"] == (planned["total"], planned["total"])
     assert sum(size for _, size in found["planned"]) == planned["total"]
-    # What is made for a while is what the self-check and tuning need, and using the model makes nothing.
+    # What is made for a while is what tuning needs, and using the model makes nothing.
     tunes = {"timestamps", "timestamps read", "read"} if options.get("tune") == "full" else set()
-    gone = {label for label, _ in found["gone"]}
-    assert gone - {"check", "checked"} == tunes and found["used"] == []
-    assert (planned["total"] < found["peaks"][0]) == bool(gone)
+    assert {label for label, _ in found["gone"]} == tunes and found["used"] == []
+    assert (planned["total"] < found["peaks"][0]) == bool(tunes)
     assert planned["total"] <= found["peaks"][0] == found["peaks"][1] <= planned["peak"]
     assert found["left"] == 0
     if limit:

@@ -143,14 +143,13 @@ def test_without_a_context_a_tiny_one_is_refused_but_named() -> None:
         plan_model(file, n_ctx=0, memory_budget=budget)
 
 
-def test_what_is_made_for_a_while_counts_too() -> None:
+def test_what_tuning_takes_for_a_while_counts_too() -> None:
     plain, tuned = (plan_model(MODELS["llama 1B"], tuned=tuned).memory for tuned in (False, True))
-    assert plain["total"] < plain["peak"] == tuned["peak"]  # the self-check's buffers are more than tuning's
-    wide = llama_header(**TINY | {"n_vocab": 300_000})
-    plain, tuned = (plan_model(wide, tuned=tuned).memory for tuned in (False, True))
-    assert plain["total"] == tuned["total"] and tuned["peak"] >= tuned["total"] + 4 * 300_000  # a result that is read
-    file, budget = MODELS["llama 1B"], plan_model(MODELS["llama 1B"]).memory["total"]
-    assert plan_model(file, memory_budget=budget).n_ubatch < 512
+    assert plain["total"] == tuned["total"] < plain["peak"]
+    assert tuned["peak"] - plain["peak"] == 4 * 128256  # the largest result that is read at once, to be compared
+    file, budget = MODELS["llama 1B"], plain["peak"]
+    assert plan_model(file, memory_budget=budget).n_ubatch == 512
+    assert plan_model(file, memory_budget=budget, tuned=True).n_ubatch < 512
 
 
 def wllama(share: float) -> int:
@@ -163,7 +162,7 @@ def test_1b_takes_less_than_four_fifths_of_wllamas_memory() -> None:
     assert peak(file, tuned=True) <= wllama(0.77)
     assert peak(file, tuned=True, type_k="q8_0", type_v="q8_0") <= wllama(0.75)
     aim = plan_model(file, tuned=True, memory_budget=wllama(0.75))
-    assert (aim.n_ctx, aim.n_ubatch) >= (2048, 128)
+    assert (aim.n_ctx, aim.n_ubatch) >= (2048, 160)
 
 
 def model_of(file: GGUFFile, plan: ModelPlan) -> tuple[int, int]:

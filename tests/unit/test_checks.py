@@ -51,7 +51,9 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
     q4_0, q6_k = FORMATS[GGMLType.Q4_0], FORMATS[GGMLType.Q6_K]
     attention = library.Attention(Rope("norm", 64), 64, 6, 2, 300, 0.125)
     found = [
-        library.lane_order(),
+        library.vector(GGMLType.F16, 40, lane_order=True),
+        library.vector(GGMLType.BF16, 40),
+        library.pad_rows(FORMATS[GGMLType.F16], 64),
         library.get_rows(q6_k, 512, 40, 8, scale=3.5),
         library.get_rows(q4_0, 96, 40, 1, y_lanes=True, piece=(16, 24)),
         library.rms_norm(96, 1e-5, 8, epilogue="add"),
@@ -96,6 +98,19 @@ def test_weights_of_every_format_are_read_as_they_are(naga: Naga, profile: Devic
     assert_right(naga, [*launches, mul_mat(format, k, 40, 8, profile, variant=MulMat(32, 32, 8, 8))])
 
 
+@pytest.mark.parametrize("dim", [36, 100])
+def test_heads_and_rows_of_odd_sizes(naga: Naga, profile: DeviceProfile, dim: int) -> None:
+    launches = [library.rms_norm(172, 1e-5, 8), library.glu("swiglu", 43, 8), library.add(172, 8)]
+    for type in (GGMLType.F32, GGMLType.F16):
+        format, odd = FORMATS[type], {"columns": 172}
+        launches.append(mul_mat_vec(format, 192, 37, profile, eps=1e-5, post_eps=1e-6, keeps_sum=True, **odd))
+        launches.append(mul_mat(format, 192, 37, 80, profile, epilogue="add", variant=MulMat(32, 32, 16, 16), **odd))
+    attention = library.Attention(Rope("norm", dim), dim, 6, 3, 300, 0.125)
+    launches += [library.rope_kv(attention, 8), library.flash_attn(attention, 8, profile)]
+    launches += [library.flash_attn_vec(attention, profile, splits=splits) for splits in (1, 8)]
+    assert_right(naga, [*launches, library.flash_attn_reduce(dim, 6, 8)])
+
+
 CACHES = [("f32", 64, LEAST), ("q8_0", 96, LEAST), ("q8_0", 64, LAVAPIPE), ("q4_0", 128, LAVAPIPE)]
 
 
@@ -123,15 +138,16 @@ BREAKS = {  # template: a text of its shader, and what makes it wrong
     "flash_attn_vec": ("rope_turn(position,", "rope_turn(position + 1u,"),
     "get_rows": ("block.q[1]", "block.q[2]"),
     "glu": ("* x[id.y", "* 1.01 * x[id.y"),
-    "lane_order": ("% 8u", "% 4u"),
     "mul_mat": ("dot(v, w0)", "1.01 * dot(v, w0)"),
     "mul_mat_packed": ("w_low0.x, low.x", "w_low0.x, low.y"),
     "mul_mat_vec": ("dot(w0_0.q[3], a3)", "dot(w0_0.q[3], a2)"),
     "mul_mat_vec_packed": ("<< 8u", "<< 7u"),
+    "pad_rows": ("at + column + 1u", "at + column + 2u"),
     "quantize": ("127.0 / largest", "126.0 / largest"),
     "rms_norm": ("inverseSqrt(", "1.01 * inverseSqrt("),
     "rope_kv": ("rope_turn(position,", "rope_turn(position + 1u,"),
     "sample": ("747796405u", "747796407u"),
+    "vector": ("= number(n)", "= number(n + 1u)"),
 }
 
 

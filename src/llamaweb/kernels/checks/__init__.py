@@ -18,13 +18,14 @@ _CASES: dict[str, Callable[[Kernel], Case]] = {
     "flash_attn_vec": attention.flash_attn_vec,
     "get_rows": products.get_rows,
     "glu": rows.glu,
-    "lane_order": rows.lane_order,
     "mul_mat": products.mul_mat,
     "mul_mat_matrix": products.mul_mat,
     "mul_mat_vec": products.mul_mat_vec,
     "mul_mat_vec_packed": products.mul_mat_vec,
+    "pad_rows": rows.pad_rows,
     "rms_norm": rows.rms_norm,
     "rope_kv": attention.rope_kv,
+    "vector": rows.vector,
 }
 
 

@@ -70,12 +70,13 @@ def flash_attn_vec(kernel: Kernel) -> Case:
     limit = _OF_ROUNDED if CACHE_FORMATS[c["type_k"]].block or CACHE_FORMATS[c["type_v"]].block else LIMIT
     heads = h0 + np.arange(seen)
     if splits > 1:
-        at = 4 * (dim + 4) * (heads[:, None] * splits + np.arange(splits)).reshape(-1)
+        row = c["width"] + 4
+        at = 4 * row * (heads[:, None] * splits + np.arange(splits)).reshape(-1)
 
         def together(found: np.ndarray) -> np.ndarray:
-            return _put_together(found.reshape(seen, splits, dim + 4))
+            return _put_together(found.reshape(seen, splits, row))[:, :dim]
 
-        expected.append(Expected("y", at, y.astype(np.float32), limit, of=together, words=dim + 4))
+        expected.append(Expected("y", at, y.astype(np.float32), limit, of=together, words=row))
     else:
         expected.append(_output(c, heads, y, limit))
     return Case((Run(kernel, (seen // c["heads"], splits, 1)),), tuple(data), tuple(expected))
@@ -84,9 +85,9 @@ def flash_attn_vec(kernel: Kernel) -> Case:
 def flash_attn_reduce(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
     seen = min(c["n_head"], 2)
-    parts = random.standard_normal((seen, c["splits"], c["head_dim"] + 4), np.float32)
+    parts = random.standard_normal((seen, c["splits"], c["width"] + 4), np.float32)
     parts[..., -3] = np.abs(parts[..., -3]) + 1  # of weights; before it, the largest score
-    output = _output(c, np.arange(seen), _put_together(parts), LIMIT)
+    output = _output(c, np.arange(seen), _put_together(parts)[:, : c["head_dim"]], LIMIT)
     return Case((Run(kernel, (seen, 1, 1)),), (whole("x", parts),), (output,))
 
 
@@ -112,9 +113,9 @@ def flash_attn(kernel: Kernel) -> Case:
         own = n_past + t
         of_token = slice(max(own + 1 - c["window"] - oldest, 0) if c["window"] else 0, own + 1 - oldest)
         y[i] = _attended(q[which[t]].reshape(seen, dim), keys[of_token], values[of_token], c["scale"])
-    at = 4 * dim * (tokens * n_head + h0)
+    at = 4 * (tokens * c["y_row"] + h0 * dim)
     expected = Expected("y", at, y.reshape(len(tokens), -1).astype(np.float32))
-    reach = {"y": 4 * n_tokens * n_head * dim}
+    reach = {"y": 4 * n_tokens * c["y_row"]}
     workgroups = (seen, -(-n_tokens // queries), 1)
     return Case((Run(kernel, workgroups),), tuple(data), (expected,), reach=reach)
 
@@ -165,11 +166,12 @@ def _put_together(parts: np.ndarray) -> np.ndarray:
 
 
 def _output(c: dict[str, Any], heads: np.ndarray, y: np.ndarray, limit: float) -> Expected:
-    """The results (heads, head_dim) of one token, four by four, in lane order or not."""
+    """The results (heads, head_dim) of one token, four by four or one by one, in lane order or not."""
     dim = c["head_dim"]
-    at = (heads[:, None] * dim + np.arange(0, dim, 4)).reshape(-1)
+    each = 4 if dim % 4 == 0 else 1
+    at = (heads[:, None] * dim + np.arange(0, dim, each)).reshape(-1)
     at = lane_place(at, c["n_head"] * dim) if c["y_lanes"] else at
-    return Expected("y", 4 * at, y.reshape(-1, 4).astype(np.float32), limit)
+    return Expected("y", 4 * at, y.reshape(-1, each).astype(np.float32), limit)
 
 
 def _row(c: dict[str, Any], positions: np.ndarray) -> np.ndarray:
@@ -181,8 +183,9 @@ def _cached(
     c: dict[str, Any], name: str, positions: np.ndarray, random: np.random.Generator, data: list[Data]
 ) -> np.ndarray:
     """Puts made rows of a cache at positions into the data, and gives their values."""
-    format, dim = CACHE_FORMATS[c[f"type_{name}"]], c["head_dim"]
+    format, dim = CACHE_FORMATS[c[f"type_{name}"]], c["width"]
     made = random.standard_normal((_ROWS, dim), np.float32)
+    made[:, c["head_dim"] :] = 0
     which, row = positions % _ROWS, _row(c, positions)
     values, scales = _encoded(format, made)
     if len(positions):
@@ -191,12 +194,13 @@ def _cached(
         words = _scale_words(format, dim, scales)
         at = 4 * c[f"{name}_scales"] + row * words.shape[1] * 4
         data.append(Data(f"{name}_cache", at, words[which]))
-    return _as_cached(c, name, made)[which]
+    return _as_cached(c, name, made)[which, : c["head_dim"]]
 
 
 def _new_rows(c: dict[str, Any], name: str, positions: np.ndarray, x: np.ndarray) -> list[Expected]:
     """That the kernel has written rows of x (tokens, head_dim) at positions, rounded to the cache's format."""
-    format, dim, slot = CACHE_FORMATS[c[f"type_{name}"]], c["head_dim"], f"{name}_cache"
+    format, dim, slot = CACHE_FORMATS[c[f"type_{name}"]], c["width"], f"{name}_cache"
+    x = np.pad(x, ((0, 0), (0, dim - c["head_dim"])))
     row, size = _row(c, positions), dim * format.bits // 8
     if not format.block:
         dtype = np.float16 if format.bits == 16 else np.float32

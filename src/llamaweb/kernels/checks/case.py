@@ -120,12 +120,17 @@ def rng(kernel: Kernel) -> np.random.Generator:
     return np.random.default_rng(len(kernel.constants))
 
 
-def weight(format: Format, k: int, groups: tuple[tuple[int, int], ...]) -> Weight:
-    """Rows of groups are the same few ones in turn, those of each group from another one on."""
+def weight(format: Format, k: int, groups: tuple[tuple[int, int], ...], columns: int = 0) -> Weight:
+    """Rows of groups are the same few ones in turn, those of each group from another one on. columns: those of the k
+    that come before zeros; 0: all."""
     raw, dense = _made(format.type)
     at = np.arange(k // format.block_size) % _BLOCKS
     which = np.concatenate([(np.arange(count) + 2 * group) % _ROWS for group, (_, count) in enumerate(groups)])
-    return Weight(format, k, groups, raw[:, at].reshape(_ROWS, -1)[which], dense[:, at].reshape(_ROWS, k)[which])
+    raw, dense = raw[:, at].reshape(_ROWS, -1), dense[:, at].reshape(_ROWS, k)
+    if columns and columns < k:  # in formats of single numbers alone
+        raw[:, columns * format.block_bytes :] = 0
+        dense[:, columns:] = 0
+    return Weight(format, k, groups, raw[which], dense[which])
 
 
 @cache
@@ -138,7 +143,8 @@ def _made(type: GGMLType) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_lane_order(vector: np.ndarray) -> np.ndarray:
-    """A vector as matrix-vector products read it (wgsl/common/lanes.wgsl)."""
+    """A vector as matrix-vector products read it (wgsl/common/lanes.wgsl), with zeros up to a whole block of 32."""
+    vector = np.pad(vector, (0, -len(vector) % 32))
     return np.ascontiguousarray(vector.reshape(-1, 8, 4).swapaxes(0, 1)).reshape(-1)
 
 

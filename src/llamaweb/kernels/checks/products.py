@@ -36,31 +36,31 @@ _TOKENS = 3  # different ones of a batch
 
 def mul_mat_vec(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
-    k, n, glu = c["k"], c["n"], c["epilogue"] in GLU_OF
+    k, columns, n, glu = c["k"], c["columns"], c["n"], c["epilogue"] in GLU_OF
     out = n // 2 if glu else n
     each = c["workgroup"] // c["lanes"] * c["rows_per_group"] // (2 if glu else 1)
     rows = min(out, 2 * each, _MOST_ROWS)
-    w = weight(_format(c), k, _groups(_format(c), k, rows, out, glu))
+    w = weight(_format(c), k, _groups(_format(c), k, rows, out, glu), columns)
     n_tokens = 2 if c["last_row"] else 1
-    x = random.standard_normal((n_tokens, k), np.float32)
-    data = [whole("x", in_lane_order(x[0]) if c["x_lanes"] else x)]
+    x = random.standard_normal((n_tokens, columns), np.float32)
+    data = [whole("x", in_lane_order(x[0]) if c["x_lanes"] else _in_rows(x, k))]
     expected = []
     h = x[-1]
     if c["post_eps"] is not None:
-        post, norm = 3 * random.standard_normal(k, np.float32), _norm(random, k)
-        data += [whole("post", in_lane_order(post) if c["post_lanes"] else post)]
+        post, norm = 3 * random.standard_normal(columns, np.float32), _norm(random, columns)
+        data += [whole("post", in_lane_order(post) if c["post_lanes"] else _in_rows(post[None], k))]
         data += [whole("post_norm_weight", in_lane_order(norm))]
         h = h + rms_normed(post, norm, c["post_eps"])
     if c["keeps_sum"]:
         kept = whole("sum", in_lane_order(h) if c["sum_lanes"] else h)
         expected.append(Expected("sum", kept.at, kept.rows))
     if c["norm"]:
-        norm = _norm(random, k)
+        norm = _norm(random, columns)
         data.append(whole("norm_weight", in_lane_order(norm)))
         h = rms_normed(h, norm, c["eps"])
     if c["last_row"]:
         data.append(batch(n_tokens))
-    y = _product(w, h[None])[0]
+    y = _product(w, _zeros_behind(h[None], k))[0]
     if c["bias"]:
         y, bias = _with_bias(y, w, random)
         data.append(bias)
@@ -80,18 +80,18 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     """quantize: the kernel that gives a packed product its input. Its values are made such that rounding them to
     integers of 8 bits loses nothing, so that what comes of them is compared as closely as anything else."""
     c, random = dict(kernel.constants), rng(kernel)
-    k, n, glu = c["k"], c["n"], c["epilogue"] in GLU_OF
+    k, columns, n, glu = c["k"], c["columns"], c["n"], c["epilogue"] in GLU_OF
     out, tile = (n // 2, c["tile_n"] // 2) if glu else (n, c["tile_n"])
     rows = min(out, tile + 4)
-    w = weight(_format(c), k, _groups(_format(c), k, rows, out, glu))
+    w = weight(_format(c), k, _groups(_format(c), k, rows, out, glu), columns)
     n_tokens = min(c["tile_m"] + 3, MOST_TOKENS, *(max(MOST_BYTES // (4 * row), FEW) for row in (k, 2 * c["stride"])))
     n_tokens = min(n_tokens, c["n_tokens"]) if quantize else n_tokens
     codes = random.integers(-127, 128, (_TOKENS, k // BLOCK, BLOCK))
     codes[..., 0] = 127
-    x = (codes / 512).astype(np.float32).reshape(_TOKENS, k)
+    x = (codes / 512).astype(np.float32).reshape(_TOKENS, k)[:, :columns]
     which = np.arange(n_tokens) % _TOKENS
-    data = [whole("x", x[which]), batch(n_tokens)]
-    y = _product(w, x)
+    data = [whole("x", _in_rows(x, k)[which]), batch(n_tokens)]
+    y = _product(w, _zeros_behind(x, k))
     if c["bias"]:
         y, bias = _with_bias(y, w, random)
         data.append(bias)
@@ -147,6 +147,15 @@ def _groups(format: Format, k: int, rows: int, out: int, glu: bool) -> tuple[tup
 
 def _norm(random: np.random.Generator, k: int) -> np.ndarray:
     return np.float32(0.25) + np.float32(0.03) * random.standard_normal(k, np.float32)
+
+
+def _zeros_behind(x: np.ndarray, k: int) -> np.ndarray:
+    return np.pad(x, ((0, 0), (0, k - x.shape[1])))
+
+
+def _in_rows(x: np.ndarray, k: int) -> np.ndarray:
+    """Rows of k numbers, with something behind what is there that is to be read as zeros."""
+    return np.pad(x, ((0, 0), (0, k - x.shape[1])), constant_values=1e3)
 
 
 def _product(w: Weight, x: np.ndarray) -> np.ndarray:

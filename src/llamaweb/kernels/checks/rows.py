@@ -12,6 +12,7 @@ from llamaweb.kernels.checks.case import (
     Run,
     batch,
     in_lane_order,
+    lane_place,
     rms_normed,
     rng,
     whole,
@@ -27,23 +28,24 @@ _MANY = 65536  # … of which one row is enough
 def rms_norm(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
     x = random.standard_normal((_TOKENS, c["k"]), np.float32)
-    norm = 1 + np.float32(0.1) * random.standard_normal(c["k"], np.float32)
-    y = rms_normed(x, norm, c["eps"])
+    norm = 1 + np.float32(0.1) * random.standard_normal(c["columns"], np.float32)
+    y = rms_normed(x[:, : c["columns"]], norm, c["eps"])
     data = [whole("x", x), whole("norm_weight", in_lane_order(norm))]
-    return _along_rows(kernel, (1, _TOKENS, 1), data, y, c["epilogue"] == "add", random)
+    return _along_rows(kernel, (1, _TOKENS, 1), data, y, c["k"], c["epilogue"] == "add", random)
 
 
 def add(kernel: Kernel) -> Case:
     n, random = dict(kernel.constants)["n"], rng(kernel)
     x = random.standard_normal((_TOKENS, n), np.float32)
-    return _along_rows(kernel, (-(-n // 256), _TOKENS, 1), [whole("x", x)], x, True, random)
+    return _along_rows(kernel, (-(-n // 256), _TOKENS, 1), [whole("x", x)], x, n, True, random)
 
 
 def glu(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
     x = random.standard_normal((_TOKENS, 2 * c["n"]), np.float32)
     y = GLU_OF[c["glu"]](x[:, : c["n"]]) * x[:, c["n"] :]
-    return _along_rows(kernel, (-(-c["n"] // c["workgroup"]), _TOKENS, 1), [whole("x", x)], y, False, random)
+    workgroups = (-(-c["n"] // c["workgroup"]), _TOKENS, 1)
+    return _along_rows(kernel, workgroups, [whole("x", x)], y, c["y_row"], False, random)
 
 
 def _along_rows(
@@ -51,23 +53,47 @@ def _along_rows(
     workgroups: tuple[int, int, int],
     data: list[Data],
     y: np.ndarray,
+    pitch: int,
     added: bool,
     random: np.random.Generator,
 ) -> Case:
+    """y (tokens, row): rows lie `pitch` numbers apart."""
+    at = 4 * pitch * np.arange(len(y))
     if added:
         before = random.standard_normal(y.shape, np.float32)
-        data.append(whole("y", before))
+        data.append(Data("y", at, before))
         y = y + before
-    expected = Expected("y", np.array([0]), y.astype(np.float32).reshape(1, -1))
+    expected = Expected("y", at, y.astype(np.float32))
     return Case((Run(kernel, workgroups),), tuple(data), (expected,))
 
 
-def lane_order(kernel: Kernel) -> Case:
-    n = 32 * 7
-    raw = rng(kernel).standard_normal(n, np.float32)
-    expected = whole("w", in_lane_order(raw))
-    job = whole("job", np.array([n // 4], np.uint32))
-    return Case((Run(kernel, (1, 1, 1)),), (whole("raw", raw), job), (Expected("w", expected.at, expected.rows),))
+def vector(kernel: Kernel) -> Case:
+    """Numbers 5 and on of a longer vector."""
+    c, count, first, n = dict(kernel.constants), 40, 5, 64
+    raw = rng(kernel).standard_normal(count, np.float32)
+    if c["type"] == "bf16":
+        raw = raw.view(np.uint32) & np.uint32(0xFFFF0000)
+        raw, bits = raw.view(np.float32), (raw >> 16).astype(np.uint16)
+    else:
+        bits = raw.astype(np.float16 if c["type"] == "f16" else np.float32)
+        raw = bits.astype(np.float32)
+    at = first + np.arange(count)
+    at = lane_place(at, n) if c["lane_order"] else at
+    data = (whole("raw", bits), whole("job", np.array([count, first, n], np.uint32)))
+    return Case((Run(kernel, (1, 1, 1)),), data, (Expected("w", 4 * at, raw[:, None]),))
+
+
+def pad_rows(kernel: Kernel) -> Case:
+    """Two rows of 43 numbers into whole blocks."""
+    size, row, pitch = dict(kernel.constants)["bytes"], 43, 64
+    raw = rng(kernel).integers(0, 1 << 8 * size, (2, row), np.uint32).astype(np.uint16 if size == 2 else np.uint32)
+    padded = np.zeros((1, 2 * pitch), raw.dtype)
+    padded[0, :row], padded[0, pitch : pitch + row] = raw
+    words = 2 * pitch * size // 4
+    bits = np.concatenate([raw.reshape(-1), np.zeros(2, raw.dtype)])  # whole words
+    data = (whole("raw", bits), whole("job", np.array([words, 8, row, pitch], np.uint32)))
+    expected = Expected("w", np.array([32]), padded.view(np.uint32), 0.0, np.uint32)
+    return Case((Run(kernel, (-(-words // 64), 1, 1)),), data, (expected,))
 
 
 def cross_entropy(kernel: Kernel) -> Case:
