@@ -1,4 +1,4 @@
-"""Cases of the self-check on Mesa's software Vulkan, in CPython: what `gpu.check` does in the page."""
+"""Cases of the self-check on Mesa's software Vulkan, in CPython: what `gpu.selfcheck` does in the page."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ class LoadOptions:
     chat: bool = False
     progress: Callable[[Progress], None] | None = None
     check: bool = False
+    self_check: bool = False
 
     def __post_init__(self) -> None:
         asked(self.n_ctx, self.n_ubatch, self.memory_budget)  # before anything is fetched
@@ -132,10 +133,11 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
             tuned=worth_tuning(device.profile, options.tune),
             unfused=options.unfused,
             precision=options.precision,
+            checked=options.self_check,
         )
         plan = planner.plan({})
         choices = await kept_choices(plan, device.profile) if options.tune == "auto" else {}
-        executor = Executor(device, planner.plan(choices), pipelines)
+        executor = Executor(device, planner.plan(choices), pipelines, options.self_check)
         await executor.allocate()
         # Kernels compile while Python has the vocabulary to make, and while weights come.
         compiling = begin(executor.prepare(FIRST, _report(replace(options, progress=compiled.tell), "pipelines")))

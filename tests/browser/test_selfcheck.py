@@ -25,7 +25,8 @@ async def load(model, breaks=(), templates=(), plain=False, forget=True, **optio
 
     from llamaweb import Llama
     from llamaweb.files.storage import save_json
-    from llamaweb.gpu import check, executor
+    from llamaweb.gpu import executor
+    from llamaweb.gpu import selfcheck as check
 
     if forget:
         await save_json(check.FILE, None)
@@ -48,7 +49,7 @@ async def load(model, breaks=(), templates=(), plain=False, forget=True, **optio
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            async with await Llama.load(model, n_ctx=600, n_ubatch=64, tune="off") as llm:
+            async with await Llama.load(model, n_ctx=600, n_ubatch=64, tune="off", self_check=True) as llm:
                 async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=6):
                     pass
                 peaks = llm._executor.device.peak_bytes, llm.plan.memory["peak"]
@@ -88,7 +89,7 @@ def test_what_is_wrong_without_a_way_out_ends_the_load_in_a_sentence(page: Page,
 def test_what_was_found_is_kept_for_these_kernels_on_this_device(page: Page, model: bytes) -> None:
     async def change(release):
         from llamaweb.files.storage import load_json, save_json
-        from llamaweb.gpu.check import FILE
+        from llamaweb.gpu.selfcheck import FILE
 
         kept = await load_json(FILE)
         if release:
@@ -112,7 +113,7 @@ def test_what_was_found_is_kept_for_these_kernels_on_this_device(page: Page, mod
 def test_a_storage_that_is_damaged_costs_another_check(page: Page, model: bytes, stored: Any) -> None:
     async def damage(stored):
         from llamaweb.files.storage import save_json
-        from llamaweb.gpu.check import FILE
+        from llamaweb.gpu.selfcheck import FILE
         from llamaweb.kernels.template import edition
 
         await save_json(FILE, {**stored, "kernels": edition()} if isinstance(stored, dict) else stored)

@@ -1,5 +1,5 @@
 """What the self-check asks of each kernel: right ones hold it, broken ones do not. On Mesa's software Vulkan, which has
-a compiler and a way to compute of its own; `tests/browser/test_check.py` sees the check in the page."""
+a compiler and a way to compute of its own; `tests/browser/test_selfcheck.py` sees the check in the page."""
 
 from __future__ import annotations
 
@@ -75,10 +75,12 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
     if profile.packed_dot:
         packed = MulMatVec(64, 2 * profile.subgroup_size, 2, profile.subgroup_size, True)
         found += [
-            quantize(512, 80, profile),
+            quantize(512, 80, 8, profile),
+            quantize(512, 80, 16, profile),
             mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, epilogue="geglu", variant=packed),
             mul_mat(q6_k, 512, 37, 80, profile, variant=MulMat(32, 64, 16, 8, "packed", 2)),
             mul_mat(q4_0, 512, 300, 80, profile, epilogue="geglu", variant=MulMat(32, 64, 8, 8, "packed", 1)),
+            mul_mat(q4_0, 512, 37, 80, profile, variant=MulMat(32, 64, 8, 8, "packed", 1, 8)),
         ]
     return found
 
@@ -139,11 +141,11 @@ BREAKS = {  # template: a text of its shader, and what makes it wrong
     "get_rows": ("block.q[1]", "block.q[2]"),
     "glu": ("* x[id.y", "* 1.01 * x[id.y"),
     "mul_mat": ("dot(v, w0)", "1.01 * dot(v, w0)"),
-    "mul_mat_packed": ("w_low0.x, low.x", "w_low0.x, low.y"),
+    "mul_mat_packed": ("let scale = scales_x[", "let scale = 1.01 * scales_x["),
     "mul_mat_vec": ("dot(w0_0.q[3], a3)", "dot(w0_0.q[3], a2)"),
     "mul_mat_vec_packed": ("<< 8u", "<< 7u"),
     "pad_rows": ("at + column + 1u", "at + column + 2u"),
-    "quantize": ("127.0 / largest", "126.0 / largest"),
+    "quantize": ("round(v1 * inverse)", "round(v2 * inverse)"),
     "rms_norm": ("inverseSqrt(", "1.01 * inverseSqrt("),
     "rope_kv": ("rope_turn(position,", "rope_turn(position + 1u,"),
     "sample": ("747796405u", "747796407u"),
@@ -199,7 +201,7 @@ def test_every_kernel_of_a_plan_is_asked_and_the_plan_counts_its_memory(
 ) -> None:
     if name == "tiny" and "type_k" in options:
         options = {"type_k": "f32"}
-    plan = plan_model(MODELS[name], device, **options)
+    plan = plan_model(MODELS[name], device, checked=True, **options)
     kernels = kernels_of(plan)
     asked = chains(kernels)
     assert {k for chain in asked for k in chain} == set(kernels)

@@ -63,7 +63,9 @@ class Device:
         except JsException as error:
             raise GPUError(f"The browser did not open the GPU ({error}); reload the page and try again.") from None
         device = cls(handle, _profile(adapter, limits, features))
-        found = ((name, getattr(adapter.info, name, "")) for name in ("vendor", "architecture", "device", "description"))
+        found = (
+            (name, getattr(adapter.info, name, "")) for name in ("vendor", "architecture", "device", "description")
+        )
         driver = ", ".join(f"{name} {value}" for name, value in found if value) or "of which WebGPU tells nothing"
         device.told = f"adapter {device.profile.name}, driver: {driver}"
         return device

@@ -12,10 +12,11 @@ import numpy as np
 from pyodide.ffi import JsException, to_js
 
 from llamaweb.errors import KernelError, KernelWarning, megabytes
-from llamaweb.gpu.check import checked
 from llamaweb.gpu.device import Device, Reading
+from llamaweb.gpu.selfcheck import checked
 from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels import library
+from llamaweb.kernels.formats import GGMLType
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.template import wgsl
@@ -135,11 +136,15 @@ class Pipelines:
 class Executor:
     """Buffers and prepared dispatches of one plan."""
 
-    def __init__(self, device: Device, plan: ModelPlan, pipelines: Pipelines | None = None) -> None:
-        """pipelines: of the device, where some are compiled already."""
+    def __init__(
+        self, device: Device, plan: ModelPlan, pipelines: Pipelines | None = None, checks: bool = False
+    ) -> None:
+        """pipelines: of the device, where some are compiled already. checks: runs each kernel once on made data before
+        it is used (gpu/selfcheck.py)."""
         self.device = device
         self.plan = plan
         self.pipelines = pipelines or Pipelines(device)
+        self._checks = checks
         self.buffers: dict[str, Any] = {}
         self._replay = js_file("gpu/replay.js")(device.handle)
         self._steps: dict[str, Any] = {}
@@ -170,7 +175,8 @@ class Executor:
         self.device.check()
         chosen = [self.plan.phases[name] for name in names]
         await self._compile(chosen, done)
-        await self._check(chosen)
+        if self._checks:
+            await self._check(chosen)
         async with self.device.errors("preparing the plan"):
             self._steps |= {name: self._made(phase) for name, phase in zip(names, chosen, strict=True)}
 
@@ -190,7 +196,7 @@ class Executor:
         room = None
         if not self._steps:  # nothing is cached yet, and vectors may be on their way
             room = self.buffers["kv.0"]
-            kernels[library.lane_order().kernel] = None
+            kernels[library.vector(GGMLType.F32, 1, lane_order=True).kernel] = None
         self.pipelines.refuse(await checked(self.device, self.pipelines, kernels, plain, room))
 
     def swap(self, plan: ModelPlan) -> None:

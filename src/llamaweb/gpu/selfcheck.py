@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 from pyodide.ffi import to_js
 
-from llamaweb.errors import KernelError, KernelWarning
+from llamaweb.errors import KernelError, KernelWarning, megabytes
 from llamaweb.files.storage import load_json, save_json
 from llamaweb.gpu.device import Device, Reading
 from llamaweb.javascript import js_file, user_agent
@@ -161,13 +161,13 @@ class _Scratch:
         self._sizes = [max(pair) for pair in zip(sizes, self._sizes, strict=True)]
         read, written, found = self._sizes
         usage = ("STORAGE", "COPY_DST", "COPY_SRC")
-        async with self._device.errors(f"making {read + written + found} bytes of buffers to check kernels in"):
+        async with self._device.errors(f"making {megabytes(read + written + found)} of buffers to check kernels in"):
             if not self._room or self._room.size < read:
                 self._own.append(self._device.buffer("check", read, *usage))
             self._own.append(self._device.buffer("check", written, *usage))
             self._own.append(self._device.buffer("checked", found, "MAP_READ", "COPY_DST"))
         self._buffers = self._own if len(self._own) == 3 else [self._room, *self._own]
-        self._runner = js_file("gpu/check.js")(self._device.handle, *self._buffers)
+        self._runner = js_file("gpu/selfcheck.js")(self._device.handle, *self._buffers)
 
     def _step(self, run: Run, ranges: Sequence[Range]) -> Any:
         bound = [(self._buffers[r.buffer], Binding("", r.at, r.size)) for r in ranges]
@@ -184,7 +184,7 @@ class _Scratch:
 
 
 def _moves(parts: Sequence[tuple[Range, Data]], at: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """For check.js: buffer, byte in it, byte in one array of them all from `at` on, and bytes, of each row of the
+    """For selfcheck.js: buffer, byte in it, byte in one array of them all from `at` on, and bytes, of each row of the
     parts; and this array."""
     moves, data = [], []
     for where, part in parts:

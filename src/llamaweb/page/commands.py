@@ -17,7 +17,7 @@ from llamaweb import cache
 from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError, ModelWarning, said
 from llamaweb.files.storage import load_json, save_json
 from llamaweb.files.url_source import UrlSource
-from llamaweb.gpu.check import FILE as CHECKS
+from llamaweb.gpu.selfcheck import FILE as CHECKS
 from llamaweb.gpu.tuning import FILE as TUNING
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama

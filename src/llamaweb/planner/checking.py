@@ -1,4 +1,4 @@
-"""How much memory the self-check of a model's kernels takes, at most (kernels/checks, gpu/check.py)."""
+"""How much memory the self-check of a model's kernels takes, at most (kernels/checks, gpu/selfcheck.py)."""
 
 from __future__ import annotations
 

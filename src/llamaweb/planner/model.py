@@ -48,18 +48,19 @@ class Planner:
         tuned: bool = False,
         unfused: Collection[str] = (),
         precision: str = "high",
+        checked: bool = False,
     ) -> None:
         """n_ctx: tokens the cache holds; None: 2,048, or the model's own where that is less; 0: as many as fit, up to
         the model's own. n_ubatch: most tokens of a prefill batch; fewer are taken where the device or the budget asks
         for it. memory_budget: bytes that all GPU buffers together may take at any time. logits_all: add the phase
         "evaluate", which gives the log-probability of every token. type_k, type_v: formats of the cache
         (kernels/cache.py). tuned: count what timing kernels takes. unfused: names of FUSIONS that are left out.
-        precision: of a batch's products, one of mul_mat.PRECISIONS. Raises UnsupportedError, ContextError or
-        MemoryBudgetError, which says what would fit."""
+        precision: of a batch's products, one of mul_mat.PRECISIONS. checked: count what the self-check takes. Raises
+        UnsupportedError, ContextError or MemoryBudgetError, which says what would fit."""
         if unknown := sorted(set(unfused) - set(FUSIONS)):
             raise UnsupportedError(f"There is no fusion {unknown[0]!r} to leave out; there are {', '.join(FUSIONS)}.")
         n_ctx, n_ubatch, memory_budget = asked(n_ctx, n_ubatch, memory_budget)
-        options = Options(memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused), precision)
+        options = Options(memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused), precision, checked)
         sizes = Sizes(file, profile, options)
         n_ctx = min(USUAL_CONTEXT, sizes.n_ctx_train) if n_ctx is None else n_ctx
         if n_ctx > sizes.n_ctx_train:

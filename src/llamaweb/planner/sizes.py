@@ -42,6 +42,7 @@ class Options:
     tuned: bool = False
     unfused: frozenset[str] = frozenset()
     precision: str = "high"
+    checked: bool = False
 
 
 class Sizes:
@@ -118,7 +119,8 @@ class Sizes:
     def transient(self, n_ctx: int, n_ubatch: int) -> int:
         """Bytes of buffers that are made for a while: those of the self-check, or the timer's and what tuning reads a
         kernel's result through."""
-        return max(self._check(n_ctx, n_ubatch), self._tuning(n_ctx, n_ubatch))
+        tuning = self._tuning(n_ctx, n_ubatch)
+        return max(self._check(n_ctx, n_ubatch), tuning) if self.options.checked else tuning
 
     def _check(self, n_ctx: int, n_ubatch: int) -> int:
         """What is only read lies in the cache, which is empty then, where that is large enough."""
@@ -130,6 +132,8 @@ class Sizes:
 
     def has_room(self, n_ctx: int, n_ubatch: int) -> bool:
         """Whether what the self-check only reads fits where the cache is to be. Contexts below such a one take more."""
+        if not self.options.checked:
+            return True
         layout = self.caches(n_ctx, n_ubatch)
         cached = max(checking.of_cache(cache) for cache in layout.caches)
         return layout.regions["kv.0"] >= self._checked[0] + cached

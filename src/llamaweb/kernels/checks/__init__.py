@@ -1,4 +1,4 @@
-"""What each kernel must compute, as small cases that a self-check runs on a device (`gpu.check`). Pure."""
+"""What each kernel must compute, as small cases that a self-check runs on a device (`gpu.selfcheck`). Pure."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def cases(chain: tuple[Kernel, ...]) -> tuple[Case, ...]:
     return (_CASES[kernel.template](kernel),)
 
 
-def _row(kernel: Kernel) -> tuple[int, int]:
-    """Columns and tokens of a batch, which a quantizing kernel and its products share."""
+def _row(kernel: Kernel) -> tuple[int, int, int]:
+    """Columns, tokens and bits of a batch, which a quantizing kernel and its products share."""
     c = dict(kernel.constants)
-    return c["k"], c["n_tokens"]
+    return c["k"], c["n_tokens"], c["bits"]

@@ -78,7 +78,7 @@ def mul_mat_vec(kernel: Kernel) -> Case:
 
 def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     """quantize: the kernel that gives a packed product its input. Its values are made such that rounding them to
-    integers of 8 bits loses nothing, so that what comes of them is compared as closely as anything else."""
+    integers of its bits loses nothing, so that what comes of them is compared as closely as anything else."""
     c, random = dict(kernel.constants), rng(kernel)
     k, columns, n, glu = c["k"], c["columns"], c["n"], c["epilogue"] in GLU_OF
     out, tile = (n // 2, c["tile_n"] // 2) if glu else (n, c["tile_n"])
@@ -86,9 +86,11 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     w = weight(_format(c), k, _groups(_format(c), k, rows, out, glu), columns)
     n_tokens = min(c["tile_m"] + 3, MOST_TOKENS, *(max(MOST_BYTES // (4 * row), FEW) for row in (k, 2 * c["stride"])))
     n_tokens = min(n_tokens, c["n_tokens"]) if quantize else n_tokens
-    codes = random.integers(-127, 128, (_TOKENS, k // BLOCK, BLOCK))
-    codes[..., 0] = 127
-    x = (codes / 512).astype(np.float32).reshape(_TOKENS, k)[:, :columns]
+    wide = quantize is not None and dict(quantize.constants)["bits"] == 16
+    top, scale = (32512, 2.0**-17) if wide else (127, 2.0**-9)
+    codes = random.integers(-top, top + 1, (_TOKENS, k // BLOCK, BLOCK))
+    codes[..., 0] = top
+    x = (codes * scale).astype(np.float32).reshape(_TOKENS, k)[:, :columns]
     which = np.arange(n_tokens) % _TOKENS
     data = [whole("x", _in_rows(x, k)[which]), batch(n_tokens)]
     y = _product(w, _zeros_behind(x, k))
@@ -114,7 +116,7 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     q = dict(quantize.constants)
     (codes_slot,) = (slot.name for slot in kernel.slots if slot.name.startswith("x_q"))
     first = Run(quantize, (-(-k // BLOCK // q["workgroup"]), n_tokens, 1), {"y": codes_slot})
-    reach[codes_slot] = quantized_bytes(k, c["n_tokens"])
+    reach[codes_slot] = quantized_bytes(k, c["n_tokens"], q["bits"])
     return Case((first, Run(kernel, workgroups)), tuple(data), (expected,), w, reach)
 
 

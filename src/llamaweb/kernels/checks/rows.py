@@ -71,9 +71,10 @@ def vector(kernel: Kernel) -> Case:
     """Numbers 5 and on of a longer vector."""
     c, count, first, n = dict(kernel.constants), 40, 5, 64
     raw = rng(kernel).standard_normal(count, np.float32)
+    bits: np.ndarray
     if c["type"] == "bf16":
-        raw = raw.view(np.uint32) & np.uint32(0xFFFF0000)
-        raw, bits = raw.view(np.float32), (raw >> 16).astype(np.uint16)
+        bits = (raw.view(np.uint32) >> 16).astype(np.uint16)
+        raw = (bits.astype(np.uint32) << 16).view(np.float32)
     else:
         bits = raw.astype(np.float16 if c["type"] == "f16" else np.float32)
         raw = bits.astype(np.float32)
