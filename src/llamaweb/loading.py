@@ -11,7 +11,8 @@ from llamaweb.errors import DeviceLostError, ModelChangedError, megabytes
 from llamaweb.files.sources import StreamingSource
 from llamaweb.gpu.checker import check_weights
 from llamaweb.gpu.device import Device
-from llamaweb.gpu.executor import Executor, Pipelines
+from llamaweb.gpu.executor import Executor
+from llamaweb.gpu.pipelines import Pipelines
 from llamaweb.gpu.trials import Spare
 from llamaweb.gpu.tuning import Tuning, kept_choices
 from llamaweb.gpu.upload import Repacking, upload

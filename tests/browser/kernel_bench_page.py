@@ -10,7 +10,7 @@ import numpy as np
 from pyodide.ffi import to_js
 
 from llamaweb.gpu.device import Device
-from llamaweb.gpu.executor import Pipelines
+from llamaweb.gpu.pipelines import Pipelines
 from llamaweb.gpu.timer import Timer
 from llamaweb.javascript import js_file
 from llamaweb.kernels.kernel import Launch

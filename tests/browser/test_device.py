@@ -19,7 +19,7 @@ def model() -> bytes:
 def test_a_kernel_that_does_not_compile_is_named_with_its_constants(page: Page) -> None:
     async def compile():
         from llamaweb.gpu.device import Device
-        from llamaweb.gpu.executor import Pipelines
+        from llamaweb.gpu.pipelines import Pipelines
         from llamaweb.kernels import library
 
         device = await Device.open()

@@ -25,12 +25,12 @@ async def load(model, breaks=(), templates=(), plain=False, forget=True, **optio
 
     from llamaweb import Llama
     from llamaweb.files.storage import save_json
-    from llamaweb.gpu import executor
+    from llamaweb.gpu import pipelines
     from llamaweb.gpu import selfcheck as check
 
     if forget:
         await save_json(check.FILE, None)
-    kept, cases, ran = executor.wgsl, check.cases, 0
+    kept, cases, ran = pipelines.wgsl, check.cases, 0
 
     def broken(kernel):
         text = kept(kernel)
@@ -45,7 +45,7 @@ async def load(model, breaks=(), templates=(), plain=False, forget=True, **optio
         ran += len(found)
         return found
 
-    executor.wgsl, check.cases = broken, counted
+    pipelines.wgsl, check.cases = broken, counted
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -55,7 +55,7 @@ async def load(model, breaks=(), templates=(), plain=False, forget=True, **optio
                 peaks = llm._executor.device.peak_bytes, llm.plan.memory["peak"]
                 return llm.tokens, [w.message for w in told], ran, peaks
     finally:
-        executor.wgsl, check.cases = kept, cases
+        pipelines.wgsl, check.cases = kept, cases
 
 
 PRODUCT = {"breaks": [("acc[0] * scale", "acc[0] * scale * 1.5")], "templates": ["mul_mat_vec"]}

@@ -6,7 +6,7 @@ import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -15,6 +15,7 @@ from pyodide.ffi import to_js
 from llamaweb.errors import KernelError, KernelWarning, megabytes
 from llamaweb.files.storage import load_json, save_json
 from llamaweb.gpu.device import Device, Reading
+from llamaweb.gpu.pipelines import Pipelines
 from llamaweb.javascript import js_file, user_agent
 from llamaweb.kernels.checks import FOUND, cases, chains
 from llamaweb.kernels.checks.case import Data, Run
@@ -22,9 +23,6 @@ from llamaweb.kernels.checks.layout import Laid, Range, lay_out
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.template import edition
 from llamaweb.planner.plan import Binding, Dispatch
-
-if TYPE_CHECKING:
-    from llamaweb.gpu.executor import Pipelines
 
 FILE = "llamaweb-checks.json"
 

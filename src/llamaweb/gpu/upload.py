@@ -20,7 +20,8 @@ from pyodide.ffi import JsException
 from llamaweb.errors import ModelFileError
 from llamaweb.files.blob_source import read_error
 from llamaweb.files.sources import StreamingSource
-from llamaweb.gpu.executor import Executor, Pipelines
+from llamaweb.gpu.executor import Executor
+from llamaweb.gpu.pipelines import Pipelines
 from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import BLOCK, Format, GGMLType, format_of
