@@ -46,30 +46,45 @@ def speed(results: Sequence[Result]) -> str:
 
 
 def loading(results: Sequence[Result]) -> str:
-    """What `llamaweb bench --loading` measured: memory, and loading."""
-    rows = []
-    for r in (r for r in results if r.get("kind") == "loading"):
-        total = r["memory"]["total"]
-        wllama = WLLAMA_BYTES.get((r["model"], r["context"]))
-        rows.append(
-            (
-                _name(r) + (f", {r['files']} files" if r["files"] > 1 else ""),
-                r["type_k"],
-                f"{r['context']:,}",
-                *(f"{r['memory'][name] / 2**20:,.1f}" for name in ("weights", "kv", "arena", "io")),
-                f"{total / 2**20:,.1f}",
-                f"{total / wllama:.3f}" if wllama else "",
-                f"{r['heap_growth'] / 2**20:,.1f}" if "heap_growth" in r else "",
-                f"{r['load_bytes_per_second'] / 1e6:,.0f}",
-                f"{r['load_ratio']:.2f}",
-                f"{r['first_token_ms'] / 1e3:.2f}",
-                *(_visit(r) if "first_visit_ms" in r else [""] * 4),
-            )
+    """What `llamaweb bench --loading` measured: memory, and loading; a table for each device."""
+    results = [r for r in results if r.get("kind") == "loading"]
+    parts = []
+    for device in sorted({(r["adapter"], r["runtime"]) for r in results}):
+        mine = [r for r in results if (r["adapter"], r["runtime"]) == device]
+        header = (
+            "model",
+            "cache",
+            "context",
+            "weights",
+            "KV",
+            "arena",
+            "I/O",
+            "GPU in all",
+            "of wllama's",
+            "heap growth",
         )
-    header = ("model", "cache", "context", "weights", "KV", "arena", "I/O", "GPU in all", "of wllama's", "heap growth")
-    header += ("loading, MB/s", "of a plain loop", "first token from storage, s", "on the first visit, s")
-    header += ("of that without tuning", "tokens/s then", "tokens/s after idling")
-    return f"Memory in MiB; {_devices(results, 'loading')}:\n\n{_table(header, rows)}"
+        header += ("loading, MB/s", "of a plain loop", "first token from storage, s", "on the first visit, s")
+        header += ("of that without tuning", "tokens/s then", "tokens/s after idling")
+        parts.append(f"Memory in MiB; {', '.join(device)}:\n\n{_table(header, [_loading(r) for r in mine])}")
+    return "\n\n".join(parts)
+
+
+def _loading(r: Result) -> list[str]:
+    total = r["memory"]["total"]
+    wllama = WLLAMA_BYTES.get((r["model"], r["context"]))
+    return [
+        _name(r) + (f", {r['files']} files" if r["files"] > 1 else ""),
+        r["type_k"],
+        f"{r['context']:,}",
+        *(f"{r['memory'][name] / 2**20:,.1f}" for name in ("weights", "kv", "arena", "io")),
+        f"{total / 2**20:,.1f}",
+        f"{total / wllama:.3f}" if wllama else "",
+        f"{r['heap_growth'] / 2**20:,.1f}" if "heap_growth" in r else "",
+        f"{r['load_bytes_per_second'] / 1e6:,.0f}",
+        f"{r['load_ratio']:.2f}",
+        f"{r['first_token_ms'] / 1e3:.2f}",
+        *(_visit(r) if "first_visit_ms" in r else [""] * 4),
+    ]
 
 
 def _visit(r: Result) -> list[str]:
