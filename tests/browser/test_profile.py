@@ -126,10 +126,10 @@ def test_a_measurement_that_fails_is_one_sentence(page: Page) -> None:
         import js
 
         from llamaweb.errors import LlamaWebError
-        from llamaweb.page.loading_bench import bench_loading
+        from llamaweb.gpu.yardstick import plain_load
 
         try:
-            await bench_loading(None, [f"{js.location.origin}/no-such.gguf"])
+            await plain_load([f"{js.location.origin}/no-such.gguf"])
         except LlamaWebError as error:
             return str(error)
 
