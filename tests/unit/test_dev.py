@@ -151,7 +151,13 @@ def test_ctrl_c_while_something_is_set_up_is_130_and_what_sets_up_has_no_last_wo
     )
     command = [sys.executable, "-c", script, "--json"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # As in a terminal: what a shell begins in the background has Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None and process.stderr.readline() == "working\n"
         (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
