@@ -63,11 +63,7 @@ class Device:
         except JsException as error:
             raise GPUError(f"The browser did not open the GPU ({error}); reload the page and try again.") from None
         device = cls(handle, _profile(adapter, limits, features))
-        found = (
-            (name, getattr(adapter.info, name, "")) for name in ("vendor", "architecture", "device", "description")
-        )
-        driver = ", ".join(f"{name} {value}" for name, value in found if value) or "of which WebGPU tells nothing"
-        device.told = f"adapter {device.profile.name}, driver: {driver}"
+        device.told = f"adapter {device.profile.name}, driver: {_driver(adapter)}"
         return device
 
     def buffer(self, label: str, size: int, *usage: str) -> Any:
@@ -216,6 +212,12 @@ def _profile(adapter: Any, limits: dict[str, int], features: list[str]) -> Devic
         else (),
         software=software,
     )
+
+
+def _driver(adapter: Any) -> str:
+    info = getattr(adapter, "info", None)
+    found = ((name, getattr(info, name, "")) for name in ("vendor", "architecture", "device", "description"))
+    return ", ".join(f"{name} {value}" for name, value in found if value) or "of which WebGPU tells nothing"
 
 
 def _subgroup_matrices(info: Any) -> tuple[SubgroupMatrix, ...]:
