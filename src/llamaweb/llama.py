@@ -113,7 +113,7 @@ class Llama:
         chat: bool = False,
         recover: str = "off",
         check: bool = False,
-        self_check: bool = False,
+        self_check: bool = True,
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
         """Loads a GGUF model onto the GPU.

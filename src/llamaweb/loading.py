@@ -43,7 +43,7 @@ class LoadOptions:
     chat: bool = False
     progress: Callable[[Progress], None] | None = None
     check: bool = False
-    self_check: bool = False
+    self_check: bool = True
 
     def __post_init__(self) -> None:
         asked(self.n_ctx, self.n_ubatch, self.memory_budget)  # before anything is fetched
@@ -141,7 +141,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         executor = Executor(device, planner.plan(choices), pipelines, options.self_check)
         await executor.allocate()
         # Kernels compile while Python has the vocabulary to make, and while weights come.
-        compiling = begin(executor.prepare(FIRST, _report(replace(options, progress=compiled.tell), "pipelines")))
+        compiling = begin(executor.compile(FIRST, _report(replace(options, progress=compiled.tell), "pipelines")))
         await asyncio.sleep(0)
         tokenizer = load_tokenizer(file.metadata)
         before_weights = now_ms()
@@ -149,6 +149,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         weights_ms = now_ms() - before_weights
         compiled.go_on(report)
         await compiling
+        await executor.prepare(FIRST)  # when all regions but the weights are idle: the self-check takes them
         if options.check:
             await check_weights(executor)
         await _close(opened)

@@ -49,7 +49,7 @@ async def load(model, breaks=(), templates=(), plain=False, forget=True, **optio
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            async with await Llama.load(model, n_ctx=600, n_ubatch=64, tune="off", self_check=True) as llm:
+            async with await Llama.load(model, n_ctx=600, n_ubatch=64, tune="off") as llm:
                 async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=6):
                     pass
                 peaks = llm._executor.device.peak_bytes, llm.plan.memory["peak"]

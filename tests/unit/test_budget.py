@@ -159,9 +159,9 @@ def wllama(share: float) -> int:
 
 def test_1b_takes_less_than_four_fifths_of_wllamas_memory() -> None:
     file = MODELS["llama 1B"]
-    assert peak(file, tuned=True) <= wllama(0.77)
-    assert peak(file, tuned=True, type_k="q8_0", type_v="q8_0") <= wllama(0.75)
-    aim = plan_model(file, tuned=True, memory_budget=wllama(0.75))
+    assert peak(file, tuned=True, checked=True) <= wllama(0.77)
+    assert peak(file, tuned=True, checked=True, type_k="q8_0", type_v="q8_0") <= wllama(0.75)
+    aim = plan_model(file, tuned=True, checked=True, memory_budget=wllama(0.75))
     assert (aim.n_ctx, aim.n_ubatch) >= (2048, 160)
 
 

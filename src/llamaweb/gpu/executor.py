@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import js
@@ -57,38 +57,43 @@ class Executor:
     ) -> None:
         """Compiles the kernels of some of the plan's phases side by side, by default of all, and makes their bind
         groups; those of a phase that is prepared stay. Raises KernelError."""
-        names = [name for name in phases or self.plan.phases if name in self.plan.phases and name not in self._steps]
-        if not names:
+        found = self.plan.phases
+        chosen = {name: found[name] for name in phases or found if name in found and name not in self._steps}
+        if not chosen:
             return
         self.device.check()
-        chosen = [self.plan.phases[name] for name in names]
-        await self._compile(chosen, done)
+        await self.compile(chosen, done)
         if self._checks:
-            await self._check(chosen)
+            await self._check(chosen.values())
         async with self.device.errors("preparing the plan"):
-            self._steps |= {name: self._made(phase) for name, phase in zip(names, chosen, strict=True)}
+            self._steps |= {name: self._made(phase) for name, phase in chosen.items()}
 
-    async def compile(self, plan: ModelPlan) -> None:
-        """What `swap` needs of a plan."""
-        await self._compile([plan.phases[name] for name in self._steps])
-
-    async def _compile(self, phases: Sequence[Phase], done: Callable[[int, int], None] | None = None) -> None:
-        dispatches = [d for phase in phases for d in phase.dispatches]
+    async def compile(
+        self, phases: Iterable[str], done: Callable[[int, int], None] | None = None, plan: ModelPlan | None = None
+    ) -> None:
+        """Compiles the kernels of some of the phases that there are, of another plan for `swap`."""
+        found = (plan or self.plan).phases
+        dispatches = [d for name in phases if name in found for d in found[name].dispatches]
         plain = {d.kernel: d.plain.kernel for d in dispatches if d.plain}
         await self.pipelines.compile([d.kernel for d in dispatches], done, plain)
 
-    async def _check(self, phases: Sequence[Phase]) -> None:
+    @property
+    def prepared(self) -> list[str]:
+        """Names of the phases that are."""
+        return list(self._steps)
+
+    async def _check(self, phases: Iterable[Phase]) -> None:
         dispatches = [d for phase in phases for d in phase.dispatches]
         plain = {d.kernel: d.plain.kernel for d in dispatches if d.plain}
         kernels = dict.fromkeys(self.pipelines.runs(d).kernel for d in dispatches)
-        room = None
-        if not self._steps:  # nothing is cached yet, and vectors may be on their way
-            room = self.buffers["kv.0"]
+        rooms = (None, None)
+        if not self._steps:  # nothing is cached or computed yet
+            rooms = (self.buffers["kv.0"], self.buffers["arena"])
             kernels[library.vector(GGMLType.F32, 1, lane_order=True).kernel] = None
-        self.pipelines.refuse(await checked(self.device, self.pipelines, kernels, plain, room))
+        self.pipelines.refuse(await checked(self.device, self.pipelines, kernels, plain, rooms))
 
     def swap(self, plan: ModelPlan) -> None:
-        """Takes the same plan with other kernels, which `compile` has compiled; nothing may be under way."""
+        """Takes the same plan with other kernels, which are compiled; nothing may be under way."""
         before, self.plan = self.plan, plan
         for name in self._steps:
             if plan.phases[name].dispatches != before.phases[name].dispatches:

@@ -34,12 +34,13 @@ async def checked(
     pipelines: Pipelines,
     kernels: Collection[Kernel],
     plain: Mapping[Kernel, Kernel],
-    room: Any = None,
+    rooms: Sequence[Any] = (None, None),
 ) -> set[Kernel]:
     """Those of the kernels that compute something else here than they should, whose plain variants do not; a
     KernelWarning tells of them. What was found on this device before is not run again. Kernels are compiled where they
-    are not. room: a buffer of the plan that nothing is in yet, for what is only read, if it is large enough; it is
-    cleared afterwards. Raises KernelError where the plain variant is wrong too, or there is none."""
+    are not. rooms: buffers of the plan that nothing is in yet, for what is only read and for what is written, where
+    they are large enough; they are cleared afterwards. Raises KernelError where the plain variant is wrong too, or
+    there is none."""
     kept = await _Kept.load(device)
     wrong = {k for k in kernels if _key(k) in kept.wrong and k in plain}
     taken = dict.fromkeys(plain[k] if k in wrong else k for k in kernels)
@@ -47,7 +48,7 @@ async def checked(
     if todo:
 
         async def right(chains: Sequence[Chain]) -> list[bool]:
-            return await _right(_Scratch(device, pipelines, room), chains)
+            return await _right(_Scratch(device, pipelines, rooms), chains)
 
         for chain, is_right in zip(todo, await right(todo), strict=True):
             if not is_right:
@@ -114,14 +115,14 @@ class _Scratch:
     """The buffers in which cases run one after the other, as large as the largest of them asks for. wrong: numbers of
     those whose results were not right."""
 
-    def __init__(self, device: Device, pipelines: Pipelines, room: Any) -> None:
+    def __init__(self, device: Device, pipelines: Pipelines, rooms: Sequence[Any]) -> None:
         self.wrong: set[int] = set()
-        self._room = room
+        self._rooms = rooms
         self._device = device
         self._pipelines = pipelines
-        self._sizes = [0, 0, 0]
+        self._sizes = [*(room.size if room else 0 for room in rooms), 0]
         self._own: list[Any] = []
-        self._buffers: list[Any] = []  # of what is read, of what is written, of results
+        self._buffers: list[Any] = []  # of what is read, of what is written, of results; these are own, or rooms
         self._runner: Any = None
         self._waiting: list[tuple[int, Laid]] = []
         self._taken = 0  # bytes of results that are waited for
@@ -157,15 +158,17 @@ class _Scratch:
     async def _enlarge(self, sizes: Sequence[int]) -> None:
         self.close()
         self._sizes = [max(pair) for pair in zip(sizes, self._sizes, strict=True)]
-        read, written, found = self._sizes
+        *sizes, found = self._sizes
         usage = ("STORAGE", "COPY_DST", "COPY_SRC")
-        async with self._device.errors(f"making {megabytes(read + written + found)} of buffers to check kernels in"):
-            if not self._room or self._room.size < read:
-                self._own.append(self._device.buffer("check", read, *usage))
-            self._own.append(self._device.buffer("check", written, *usage))
-            self._own.append(self._device.buffer("checked", found, "MAP_READ", "COPY_DST"))
-        self._buffers = self._own if len(self._own) == 3 else [self._room, *self._own]
+        async with self._device.errors(f"making {megabytes(sum(self._sizes))} of buffers to check kernels in"):
+            for room, size in zip(self._rooms, sizes, strict=True):
+                self._buffers.append(room if room and room.size >= size else self._made("check", size, *usage))
+            self._buffers.append(self._made("checked", found, "MAP_READ", "COPY_DST"))
         self._runner = js_file("gpu/selfcheck.js")(self._device.handle, *self._buffers)
+
+    def _made(self, label: str, size: int, *usage: str) -> Any:
+        self._own.append(self._device.buffer(label, size, *usage))
+        return self._own[-1]
 
     def _step(self, run: Run, ranges: Sequence[Range]) -> Any:
         bound = [(self._buffers[r.buffer], Binding("", r.at, r.size)) for r in ranges]
@@ -174,9 +177,10 @@ class _Scratch:
     def close(self) -> None:
         for buffer in self._own:
             self._device.destroy(buffer)
-        if self._buffers and self._buffers[0] is self._room:
+        if rooms := [buffer for buffer in self._buffers if buffer not in self._own]:
             encoder = self._device.handle.createCommandEncoder()
-            encoder.clearBuffer(self._room)
+            for room in rooms:
+                encoder.clearBuffer(room)
             self._device.handle.queue.submit(to_js([encoder.finish()]))
         self._own, self._buffers = [], []
 

@@ -87,7 +87,7 @@ class Tuning:
                     self.choices |= chosen
                     await _keep(self._executor.device.profile, chosen)
                 faster = self._planner.plan(self.choices)
-                await self._executor.compile(faster)
+                await self._executor.compile(self._executor.prepared, plan=faster)
                 await turns.idle()
                 self._executor.swap(faster)
                 if mode == "auto" and time.monotonic() - begin - (turns.rested_s - rested) > MOST_S:

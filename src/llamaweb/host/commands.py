@@ -140,6 +140,7 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
         type_v=args.type_v,
         precision=args.precision,
         tuned=worth_tuning(profile, "auto"),
+        checked=True,
     )
     report = describe(plan, dispatches=args.plan)
     if args.svg:

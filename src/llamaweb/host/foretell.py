@@ -44,7 +44,7 @@ def foretell(args: argparse.Namespace, header: GGUFFile, out: Output) -> None:
     from llamaweb.tokenizer import load_tokenizer
 
     load_tokenizer(header.metadata)
-    options = {"n_ctx": args.context, "type_k": args.type_k, "type_v": args.type_v}
+    options = {"n_ctx": args.context, "type_k": args.type_k, "type_v": args.type_v, "checked": True}
     try:
         plan = plan_model(header, DESKTOP, **options)
     except MemoryBudgetError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from llamaweb.kernels.cache import Cache
 from llamaweb.kernels.checks import FOUND
@@ -17,16 +18,24 @@ _TOKENS = {"mul_mat": MOST_TOKENS, "flash_attn": MOST_TOKENS, "sample": 1, "cros
 _POSITIONS = 740  # of a cache, where it is no ring
 
 
-def of_kernels(steps: Iterable[Step], weights: Weights) -> tuple[int, int]:
-    """Bytes that are only read, and the others, of all but caches and quantized activations. A gated linear unit reads
-    rows that lie half a weight apart."""
+class Checked(NamedTuple):
+    """Bytes that are only read, those that are written, and results that are looked at at once."""
+
+    read: int
+    written: int
+    found: int
+
+
+def of_kernels(steps: Iterable[Step], weights: Weights) -> Checked:
+    """All but caches and quantized activations. A gated linear unit reads rows that lie half a weight apart."""
     read = written = found = 0
     for step in steps:
-        tokens = _TOKENS.get(step.op, FEW)
+        one = all(value.n_tokens == 1 for value in step.values.values())
+        tokens = 1 if one else _TOKENS.get(step.op, FEW)
         rows = [value.row for value in step.values.values()]
         whole = [value.row for slot, value in step.values.items() if slot not in ("logits", "y")]
         whole += [step.values["y"].row] if step.op in ("get_rows", "rms_norm", "add", "glu") else []
-        found = max(found, *(4 * FEW * row for row in whole), 0)
+        found = max(found, *(4 * min(tokens, FEW) * row for row in whole), 0)
         for weight, _ in weights.place(step):
             if weight is None:
                 read, written = max(read, 8 * max(rows)), max(written, 4 * tokens * sum(rows))
@@ -42,7 +51,7 @@ def of_kernels(steps: Iterable[Step], weights: Weights) -> tuple[int, int]:
                 y = min(tokens * y, max(MOST_BYTES // 2, FEW * y))
             x = min(tokens * x, max(MOST_BYTES, FEW * x))
             written = max(written, made + x + y)
-    return read + slack(12), written + max(found, FOUND) + slack(12)
+    return Checked(read + slack(12), written + slack(12), max(found, FOUND))
 
 
 def of_cache(cache: Cache) -> int:

@@ -17,6 +17,7 @@ from llamaweb.kernels.mul_mat import PRECISIONS, can_be_packed
 from llamaweb.kernels.tuner import CHECKED_AT_ONCE, TUNED
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner import checking
+from llamaweb.planner.checking import Checked
 from llamaweb.planner.fusion import Step, fuse
 from llamaweb.planner.kv import CacheLayout, lay_out_caches
 from llamaweb.planner.layout import Layout, lay_out
@@ -113,6 +114,8 @@ class Sizes:
         """Bytes of every region."""
         n_ubatch = min(n_ubatch, n_ctx)
         arena = max(layout.size for layout in self.layouts(n_ctx, n_ubatch).values())
+        if self.options.checked:  # which happens in it before it is needed
+            arena = max(arena, self._checked(n_ctx, n_ubatch).written)
         io = IO.bytes(n_ubatch) + readback_bytes(n_ubatch)
         return {**self.caches(n_ctx, n_ubatch).regions, "arena": align(arena, 4), "io": io, **self.weights.regions}
 
@@ -120,30 +123,43 @@ class Sizes:
         """Bytes of buffers that are made for a while: those of the self-check, or the timer's and what tuning reads a
         kernel's result through."""
         tuning = self._tuning(n_ctx, n_ubatch)
-        return max(self._check(n_ctx, n_ubatch), tuning) if self.options.checked else tuning
-
-    def _check(self, n_ctx: int, n_ubatch: int) -> int:
-        """What is only read lies in the cache, which is empty then, where that is large enough."""
-        steps = [step for layout in self.layouts(n_ctx, n_ubatch).values() for step in layout.steps.steps]
-        quantized = max((step.values["y"].bytes for step in steps if step.op == "quantize"), default=0)
-        cached = max(checking.of_cache(cache) for cache in self.caches(n_ctx, n_ubatch).caches)
-        read, written = self._checked
-        return quantized + cached + written + (0 if self.has_room(n_ctx, n_ubatch) else read + cached)
+        if not self.options.checked:
+            return tuning
+        first = self._checked(n_ctx, n_ubatch)
+        check = first.found + (0 if self.has_room(n_ctx, n_ubatch) else first.read)
+        if "decode_long" in self.layouts(n_ctx, n_ubatch):  # is checked when a turn may have the regions
+            check = max(check, sum(self._checked_later) + self._cached(n_ctx, n_ubatch))
+        return max(check, tuning)
 
     def has_room(self, n_ctx: int, n_ubatch: int) -> bool:
         """Whether what the self-check only reads fits where the cache is to be. Contexts below such a one take more."""
         if not self.options.checked:
             return True
-        layout = self.caches(n_ctx, n_ubatch)
-        cached = max(checking.of_cache(cache) for cache in layout.caches)
-        return layout.regions["kv.0"] >= self._checked[0] + cached
+        return self.caches(n_ctx, n_ubatch).regions["kv.0"] >= self._checked(n_ctx, n_ubatch).read
+
+    def _checked(self, n_ctx: int, n_ubatch: int) -> Checked:
+        """What the self-check takes at most in a load."""
+        read, written, found = self._checked_kernels
+        cached = self._cached(n_ctx, n_ubatch)
+        batch = self.layouts(n_ctx, n_ubatch).get("prefill")
+        quantized = [step.values["y"].bytes for step in batch.steps.steps if step.op == "quantize"] if batch else []
+        return Checked(read + cached, written + cached + max(quantized, default=0), found)
+
+    def _cached(self, n_ctx: int, n_ubatch: int) -> int:
+        return max(checking.of_cache(cache) for cache in self.caches(n_ctx, n_ubatch).caches)
 
     @cached_property
-    def _checked(self) -> tuple[int, int]:
+    def _checked_kernels(self) -> Checked:
         """What does not depend on the context and the batch."""
         batch = self._layout(2, "all" if self.options.logits_all else "last", 1)
-        layouts = [self._layout(1, "last", 1), self._layout(1, "last", self._splits), batch]
+        layouts = [self._layout(1, "last", 1), batch]
         return checking.of_kernels([step for layout in layouts for step in layout.steps.steps], self.weights)
+
+    @cached_property
+    def _checked_later(self) -> Checked:
+        """The same of the attention in a long context, whose kernels a load does not wait for."""
+        steps = self._layout(1, "last", self._splits).steps.steps
+        return checking.of_kernels([step for step in steps if step.op.startswith("flash_attn")], self.weights)
 
     def _tuning(self, n_ctx: int, n_ubatch: int) -> int:
         if not self.options.tuned:
