@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from gguf import GGUFValueType
 
 from llamaweb.errors import NoWebGPUError, UnsupportedError
 from llamaweb.host import bridge, commands, distribution, foretell
-from llamaweb.host.cli import main
+from llamaweb.host.cli import build_parser, main
 from llamaweb.host.output import Output, harmless
 from tests.crafted import ARRAY, crafted
 from tests.tiny import TinyLlama, tiny_llama, without_chat
@@ -51,6 +53,17 @@ WRONG = [
     (["bench", "synthetic:huge"], "no synthetic model 'huge'; there are tiny, "),
     (["bench", "synthetic:tiny:Q9"], "no synthetic weights in 'Q9'; there are F32, "),
     (["serve", "--port", "70000"], "'70000' is not a whole number from 0 to 65535"),
+    (["run", "--max-tokens", "-2"], "'-2' is not a whole number from 1 to 2147483647, or -1"),
+    (["run", "https://", "-p", "x"], "https:// is not an address (it names no server); check it."),
+    (["run", "HTTPS://[bad", "-p", "x"], "HTTPS://[bad is not an address (Invalid IPv6 URL); check it."),
+    (["inspect", ""], "MODEL: it is empty; give a name"),
+    (["tokenize", "--file", ""], "--file: it is empty; give a name"),
+    (["inspect", "--svg", ""], "--svg: it is empty; give a name"),
+    (["bench", "--output", ""], "--output: it is empty; give a name"),
+    (["run", "--chrome", ""], "--chrome: it is empty; give a name"),
+    (["inspect", "m" * 5000], "mmm… cannot be used (File name too long); check the path"),
+    (["tokenize", "--file", "t" * 5000], "ttt… cannot be used (File name too long); check the path"),
+    (["bench", "--output", "o" * 5000], "ooo… cannot be used (File name too long); check the path"),
     (["inspect", "http://[bad/x"], "http://[bad/x is not an address (Invalid IPv6 URL); check it."),
     (["inspect", "http://host:port/x"], "cannot be reached"),
     (["serve", "https://example.invalid/m.gguf"], "serve needs a file"),
@@ -103,6 +116,55 @@ def test_even_a_bug_shows_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert main(["inspect"]) == 1
     errors = capsys.readouterr().err
     assert "ZeroDivisionError" in errors and "Traceback" not in errors and errors.count("\n") == 1
+
+
+def test_what_stands_for_everything_or_anything_is_taken_as_in_python() -> None:
+    args = build_parser().parse_args(["run", "--max-tokens", "-1", "--top-k", "-1", "--seed", "-1"])
+    assert (args.max_tokens, args.top_k, args.seed) == (-1, -1, -1)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.delenv("LLAMAWEB_DEBUG", raising=False)
+    monkeypatch.setattr(Path, "stat", refused)
+    for arguments in (["inspect", "closed/model.gguf"], ["tokenize", "--file", "closed/text"], ["inspect", "smollm2"]):
+        assert main(arguments) == 1
+        told = capsys.readouterr().err
+        assert "cannot be used (Permission denied); check the path and its permissions.\n" in told
+        assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize(
+    ("redirection", "sentence"),
+    [
+        (">&-", "Standard output is closed; leave it open, or send it to a file or to /dev/null."),
+        (">/dev/full", "Standard output cannot be written (No space left on device); send it elsewhere."),
+        (">&- 2>&-", ""),
+        ("2>/dev/full >/dev/full", ""),
+    ],
+)
+def test_an_answer_that_nobody_can_have_is_one_sentence_and_exit_code_1(
+    redirection: str, sentence: str, json_too: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "MODEL").write_bytes(tiny_llama())
+    words = [sys.executable, "-m", "llamaweb", "inspect", "MODEL", *json_too]
+    command = f"{shlex.join(words)} {redirection}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr.strip()) == (1, sentence)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_notes_that_nobody_can_have_take_nothing_from_the_answer(redirection: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "llamaweb", "inspect", "no-such.gguf", "--json"]
+    command = f"{shlex.join(words)} {redirection}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "no file no-such.gguf" in json.loads(done.stdout)["error"]["message"]
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

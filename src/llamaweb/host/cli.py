@@ -23,12 +23,13 @@ from llamaweb.host.distribution import DEFAULT as DEFAULT_RELEASE
 from llamaweb.host.distribution import RELEASES
 from llamaweb.host.interrupt import at_once
 from llamaweb.host.models import DEFAULT, PACKAGED, RANDOM
-from llamaweb.host.output import Output
+from llamaweb.host.output import Output, to_nobody
 from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.mul_mat import PRECISIONS
 from llamaweb.profile import PROFILES
 
 _JSON = "one JSON object on standard output and nothing else"
+_LONG = 200  # characters of a file's name that are told
 
 
 class Usage(HostError):
@@ -51,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # What the terminal's encoding lacks, and half a character in a file's name, is written as an escape.
             stream.reconfigure(errors="backslashreplace")
+    if sys.stderr is None:  # closed, as a daemon's: what would be said there is said to nobody
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        print("Standard output is closed; leave it open, or send it to a file or to /dev/null.", file=sys.stderr)
+        return 1
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()  # so that what fails, fails here
@@ -60,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 stream.flush()
             except BrokenPipeError:
-                # Nothing more can be said there, not even by Python at its exit.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                to_nobody(stream)
         return 141
 
 
@@ -89,12 +94,18 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("LLAMAWEB_DEBUG"):
             raise
-        out.error(
-            type(error).__name__,
-            f"Something unforeseen went wrong ({type(error).__name__}: {error}); set LLAMAWEB_DEBUG=1 to see where.",
-        )
+        out.error(type(error).__name__, _unforeseen(error))
         return 1
     return 0
+
+
+def _unforeseen(error: Exception) -> str:
+    """What is said of an error that is not ours: of a file's, its name, which may be anybody's choice."""
+    if isinstance(error, OSError) and isinstance(error.filename, str | bytes) and error.strerror:
+        name = os.fsdecode(error.filename)
+        told = name if len(name) <= _LONG else f"{name[:_LONG]}…"
+        return f"{told} cannot be used ({error.strerror}); check the path and its permissions."
+    return f"Something unforeseen went wrong ({type(error).__name__}: {error}); set LLAMAWEB_DEBUG=1 to see where."
 
 
 async def _interruptible(command: Any, wherever: bool) -> None:
@@ -118,12 +129,25 @@ def build_parser() -> argparse.ArgumentParser:
         "-p", "--prompt", type=_prompt, metavar="TEXT", help="the prompt (default: a question to try it out)"
     )
     run.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
-    run.add_argument("--max-tokens", type=_whole(1), default=128, metavar="N", help="most tokens to generate (128)")
+    run.add_argument(
+        "--max-tokens",
+        type=_whole(1, or_else=-1),
+        default=128,
+        metavar="N",
+        help="most tokens to generate; -1: until the context ends (128)",
+    )
     run.add_argument("--temperature", type=_number(0, 100), default=0.8, metavar="T", help="0 is greedy (0.8)")
-    run.add_argument("--top-k", type=_whole(0), default=40, metavar="N", help="likeliest tokens kept; 0: all (40)")
+    run.add_argument(
+        "--top-k", type=_whole(-1), default=40, metavar="N", help="likeliest tokens kept; 0 or -1: all (40)"
+    )
     run.add_argument("--top-p", type=_number(0, 1), default=0.95, metavar="P", help="probability mass kept (0.95)")
     run.add_argument("--min-p", type=_number(0, 1), default=0.05, metavar="P", help="least share of the best (0.05)")
-    run.add_argument("--seed", type=_whole(0, 2**32 - 1), metavar="S", help="the same seed gives the same text")
+    run.add_argument(
+        "--seed",
+        type=_whole(0, 2**32 - 1, or_else=-1),
+        metavar="S",
+        help="the same seed gives the same text; -1: a random one",
+    )
     _context(run)
     _check(run)
 
@@ -134,7 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--peer", choices=["wllama"], help="time another engine beside it, in the same browser")
     bench.add_argument("--loading", action="store_true", help="memory and loading instead, beside a plain loop")
     bench.add_argument("--fusions", action="store_true", help="what each fusion of kernels brings to decoding instead")
-    bench.add_argument("--output", type=Path, metavar="FILE", help="put the result into this file of results, too")
+    bench.add_argument("--output", type=_path, metavar="FILE", help="put the result into this file of results, too")
     _context(bench)
 
     tune = _command(commands, "tune", "time every kernel variant on this device and keep the fastest", browser=True)
@@ -155,7 +179,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--device", choices=PROFILES, default="desktop", help="whose limits to plan for; any: what WebGPU promises"
     )
     inspect.add_argument("--plan", action="store_true", help="list every dispatch")
-    inspect.add_argument("--svg", type=Path, metavar="FILE", help="draw what lies where in memory, and when")
+    inspect.add_argument("--svg", type=_path, metavar="FILE", help="draw what lies where in memory, and when")
 
     cache = commands.add_parser(
         "cache",
@@ -179,12 +203,12 @@ def build_parser() -> argparse.ArgumentParser:
 def _command(commands: Any, name: str, help: str, browser: bool = False) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help, description=f"{help[:1].upper()}{help[1:]}.")
     models = f"a GGUF file, an address, {' or '.join(PACKAGED)} ({DEFAULT}); or random weights: {RANDOM}"
-    parser.add_argument("model", nargs="?", default=DEFAULT, metavar="MODEL", help=models)
+    parser.add_argument("model", nargs="?", type=_not_empty, default=DEFAULT, metavar="MODEL", help=models)
     parser.add_argument("--json", action="store_true", help=_JSON)
     if browser:
         _pyodide(parser)
         parser.add_argument("--browser", choices=BROWSERS, default="chromium", help="which to use (chromium)")
-        parser.add_argument("--chrome", metavar="PATH", help="the Chromium to use")
+        parser.add_argument("--chrome", type=_not_empty, metavar="PATH", help="the Chromium to use")
         parser.add_argument(
             "--chrome-flag", action="append", default=[], metavar="F", help="a flag for it (repeatable)"
         )
@@ -228,7 +252,7 @@ def _file(parser: argparse.ArgumentParser) -> None:
 
 def _text_file(name: str) -> bytes:
     """A text's bytes. Read here, before there is an event loop, so that Ctrl-C ends the wait for a pipe's words."""
-    path = Path(name)
+    path = _path(name)
     if path.is_dir():
         raise HostError(f"{name} is a folder; give the path of a text file with --file.")
     if not path.exists():
@@ -237,6 +261,17 @@ def _text_file(name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise HostError(f"{name} cannot be read ({error.strerror}); check its permissions.") from error
+
+
+def _not_empty(text: str) -> str:
+    """A name or path; the empty one would be that of the folder we are in."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give a name, or leave it out")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_not_empty(text))
 
 
 def _prompt(text: str) -> str:
@@ -262,23 +297,26 @@ def _size(text: str) -> int:
     return size
 
 
-def _whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+def _whole(least: int, most: int = 2**31 - 1, or_else: int | None = None) -> Callable[[str], int]:
+    """A whole number from `least` to `most`, or one that stands for something else."""
+
     def whole(text: str) -> int:
-        return int(_number(least, most, int)(text))
+        return int(_number(least, most, int, or_else)(text))
 
     return whole
 
 
-def _number(least: float, most: float, kind: type = float) -> Callable[[str], float]:
+def _number(least: float, most: float, kind: type = float, or_else: float | None = None) -> Callable[[str], float]:
     def number(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = None
         # Not-a-number fails the comparison.
-        if value is None or not least <= value <= most:
+        if value is None or (not least <= value <= most and value != or_else):
             sort = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {sort} from {least} to {most}")
+            other = "" if or_else is None else f", or {or_else}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {sort} from {least} to {most}{other}")
         return value
 
     return number

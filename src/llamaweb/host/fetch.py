@@ -145,7 +145,12 @@ def pip_download(
 
         # pip streams into the folder for temporary files: ours, so that its growth can be seen.
         environment = os.environ | {"TMPDIR": str(scratch)}
-        _call(command, f"pip cannot fetch {', '.join(pins)}", env=environment, watch=watch if size else None)
+        try:
+            _call(command, f"pip cannot fetch {', '.join(pins)}", env=environment, watch=watch if size else None)
+        except HostError as error:
+            if not scratch.exists():  # which is then the reason
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from error
+            raise
         return [Path(shutil.move(wheel, folder / wheel.name)) for wheel in sorted(wheels.glob("*.whl"))]
 
 

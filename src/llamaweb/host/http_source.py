@@ -87,13 +87,21 @@ class HTTPSource:
         return bytes(self._begin[offset:end])
 
 
+def check_address(url: str) -> str:
+    """The same, if it is an address; ModelFileError if it is none."""
+    try:
+        if urlsplit(url).hostname:
+            return url
+        reason = "it names no server"
+    except ValueError as error:
+        reason = str(error)
+    raise ModelFileError(f"{url} is not an address ({reason}); check it.")
+
+
 @asynccontextmanager
 async def open_address(url: str) -> AsyncIterator[HTTPSource]:
     """A source for `url`, with a connection of its own; ModelFileError if it is no address."""
-    try:
-        urlsplit(url)
-    except ValueError as error:
-        raise ModelFileError(f"{url} is not an address ({error}); check it.") from error
+    check_address(url)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=60)
     async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
         yield HTTPSource(url, session)

