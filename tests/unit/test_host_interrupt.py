@@ -35,6 +35,25 @@ PHASES = {
     "models.resolve = commands.resolve = lambda *_: Path(MODEL)\n"
     "distribution._assemble = lambda *_: (begun(), distribution.fetch._call([sys.executable, '-c', CHILD], 'npm'))\n",
 }
+# What each command does before it has anything to close: it waits for nothing there, and nothing of it may go on.
+BUSY = (
+    "from llamaweb.host import models\n"
+    "def busy(*_):\n"
+    "    begun()\n"
+    "    while True: sum(range(1000))\n"
+    "models.header_source = busy\n"
+)
+BEFORE_A_BROWSER = {
+    "run": ["run"],
+    "run of a prompt": ["run", "-p", "x"],
+    "perplexity": ["perplexity", "--file", "TEXT"],
+    "bench": ["bench"],
+    "bench beside a peer": ["bench", "--peer", "wllama"],
+    "tune": ["tune"],
+    "serve": ["serve", "--port", "0"],
+    "inspect": ["inspect"],
+    "tokenize": ["tokenize", "--file", "TEXT"],
+}
 CHILD = "import time\ntry: time.sleep(60)\nfinally: print('Traceback of npm')"
 ARGUMENTS = {"writing": ["serve", "synthetic:tiny", "--port", "0"]}
 
@@ -48,10 +67,23 @@ def test_an_interrupt_is_130_at_once_and_leaves_nothing_half_done(
         number = signal.SIGINT  # before there is a command line, a SIGTERM ends Python by itself
     model = tmp_path / "tiny.gguf"
     model.write_bytes(tiny_llama())
+    _interrupted(PHASES[phase], ARGUMENTS.get(phase, ["serve", "--port", "0"]), number, model, tmp_path)
+
+
+@pytest.mark.parametrize("command", BEFORE_A_BROWSER)
+def test_every_command_is_interrupted_where_it_is_before_it_has_anything_open(command: str, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("a text")
+    arguments = [str(text) if word == "TEXT" else word for word in BEFORE_A_BROWSER[command]]
+    _interrupted(BUSY, arguments, signal.SIGINT, text, tmp_path)
+
+
+def _interrupted(busy: str, arguments: list[str], number: signal.Signals, model: Path, tmp_path: Path) -> None:
+    """A command that has begun with what would go on for long, and is interrupted in it."""
     script = (
         f"import sys, time\nfrom pathlib import Path\nCHILD, MODEL = {CHILD!r}, {str(model)!r}\n"
-        f"def begun(): Path({str(tmp_path / 'begun')!r}).touch()\n{PHASES[phase]}"
-        f"from llamaweb.__main__ import main\nsys.argv[1:] = {ARGUMENTS.get(phase, ['serve', '--port', '0'])!r}\n"
+        f"def begun(): Path({str(tmp_path / 'begun')!r}).touch()\n{busy}"
+        f"from llamaweb.__main__ import main\nsys.argv[1:] = {arguments!r}\n"
         "sys.exit(main())\n"
     )
     with subprocess.Popen(
@@ -69,7 +101,10 @@ def test_an_interrupt_is_130_at_once_and_leaves_nothing_half_done(
         time.sleep(0.2)
         sent = time.monotonic()
         os.killpg(process.pid, number)
-        output, errors = process.communicate(timeout=30)
+        try:
+            output, errors = process.communicate(timeout=10)
+        finally:
+            process.kill()
     assert process.returncode == 130, errors
     assert time.monotonic() - sent < 5
     assert errors.splitlines()[-1] == "Interrupted." and "Traceback" not in errors + output

@@ -7,18 +7,16 @@ import asyncio
 import io
 import os
 import re
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import llamaweb
 from llamaweb.errors import HostError, LlamaWebError, ModelWarning
 from llamaweb.host.browser import BROWSERS, BrowserChoice
-from llamaweb.host.commands import AT_ONCE, COMMANDS
+from llamaweb.host.commands import COMMANDS
 from llamaweb.host.distribution import DEFAULT as DEFAULT_RELEASE
 from llamaweb.host.distribution import RELEASES
 from llamaweb.host.interrupt import at_once
@@ -80,7 +78,7 @@ def _run(arguments: list[str]) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always", ModelWarning)
             warnings.showwarning = lambda message, *_, **__: out.warn(str(message))
-            asyncio.run(_interruptible(COMMANDS[args.command](args, out), args.command in AT_ONCE))
+            asyncio.run(_interruptible(COMMANDS[args.command](args, out)))
     except LlamaWebError as error:
         out.error(type(error).__name__, error.said("command line"))
         return 1
@@ -108,14 +106,10 @@ def _unforeseen(error: Exception) -> str:
     return f"Something unforeseen went wrong ({type(error).__name__}: {error}); set LLAMAWEB_DEBUG=1 to see where."
 
 
-async def _interruptible(command: Any, wherever: bool) -> None:
-    """Run the command so that a SIGTERM, too, closes the browser before the process ends. `wherever` it is interrupted,
-    it may end there."""
-    task = asyncio.ensure_future(command)
-    if sys.platform != "win32":
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with at_once() if wherever else nullcontext():
-        await task
+async def _interruptible(command: Any) -> None:
+    """Run the command so that Ctrl-C and SIGTERM end it wherever it is, but for what it must close (`in_order`)."""
+    with at_once():
+        await command
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from llamaweb.chat import check_chat
 from llamaweb.errors import HostError, NoWebGPUError
 from llamaweb.host import kept, models
 from llamaweb.host.foretell import foretell, say_fetching, say_size, takes_gpu
-from llamaweb.host.interrupt import at_once
+from llamaweb.host.interrupt import in_order
 from llamaweb.host.models import is_address, resolve
 from llamaweb.host.output import Output, harmless, megabytes, memory_line, timings_line
 
@@ -96,8 +96,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
     params = {name: getattr(args, name) for name in names} | _context(args)
     if not is_address(args.model):
         models.header_source(args.model, out.report)  # what is wrong with it is told before a peer is fetched
-    with at_once():
-        folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
+    folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
         result = await _call(page, "bench", {**params, "model": model}, out)
         result = {"model": Path(model).name, **_unusual_cache(args), **_unusual_precision(args), **result}
@@ -174,14 +173,14 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
 
     if is_address(args.model):
         raise HostError("serve needs a file, since a page can fetch an address itself; give a path or a model's name.")
-    with at_once():
-        await _header(args.model, out)  # a file that no page could read is refused here
-        say_size(args.model, out)
-        model = Path(resolve(args.model, out.report))
-        site = Site(ensure_distribution(out.report, release=args.pyodide), _files(model), default=model.name)
-    async with serving(site, args.port) as server:
-        out.result({"url": server.url}, f"LlamaWeb is at {server.url} (Ctrl-C ends it)")
-        await asyncio.Event().wait()
+    await _header(args.model, out)  # a file that no page could read is refused here
+    say_size(args.model, out)
+    model = Path(resolve(args.model, out.report))
+    site = Site(ensure_distribution(out.report, release=args.pyodide), _files(model), default=model.name)
+    with in_order():
+        async with serving(site, args.port) as server:
+            out.result({"url": server.url}, f"LlamaWeb is at {server.url} (Ctrl-C ends it)")
+            await asyncio.Event().wait()
 
 
 async def _in_page(
@@ -228,17 +227,17 @@ async def _model_page(
     from llamaweb.host.distribution import ensure_distribution
     from llamaweb.host.server import Site
 
-    with at_once():
-        if not is_address(args.model):  # an address' header is read by the page, once
-            foretell(args, await _header(args.model, out), out)
-            say_size(args.model, out)
-        choice = replace(args.choice, gpu=takes_gpu(args.choice.gpu, out))
-        model = resolve(args.model, out.report)
-        files_of_model = {} if isinstance(model, str) else _files(model)
-        site = Site(ensure_distribution(out.report, release=args.pyodide), files_of_model, files, folders)
+    if not is_address(args.model):  # an address' header is read by the page, once
+        foretell(args, await _header(args.model, out), out)
+        say_size(args.model, out)
+    choice = replace(args.choice, gpu=takes_gpu(args.choice.gpu, out))
+    model = resolve(args.model, out.report)
+    files_of_model = {} if isinstance(model, str) else _files(model)
+    site = Site(ensure_distribution(out.report, release=args.pyodide), files_of_model, files, folders)
     try:
-        async with open_page(site, choice, out.report) as page:
-            yield page, model if isinstance(model, str) else page.server.model_url(model.name)
+        with in_order():
+            async with open_page(site, choice, out.report) as page:
+                yield page, model if isinstance(model, str) else page.server.model_url(model.name)
     except NoWebGPUError as error:
         if not choice.gpu:
             raise
@@ -340,5 +339,3 @@ COMMANDS: dict[str, Command] = {
     "serve": serve,
     "cache": cache,
 }
-# They wait for nothing that must be closed, so that Ctrl-C ends them where they are.
-AT_ONCE = ("tokenize", "inspect", "cache")
