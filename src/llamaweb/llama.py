@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -288,8 +289,7 @@ class Llama:
     async def _pieces(
         self, answer: Answer, sampling: Sampling, limit: int, stops: Sequence[str], end: frozenset[int]
     ) -> AsyncGenerator[str]:
-        with self._turns.call():
-            await self._ready()
+        async with self._call():
             self._answer = answer
             decoder = self.tokenizer.stream_decoder()
             text = ""
@@ -350,8 +350,7 @@ class Llama:
         if not ids:
             raise arguments.wrong("tokens", ids, told)
         self._check_evaluates()
-        with self._turns.call():
-            await self._ready()
+        async with self._call():
             try:
                 return await self._generator.log_probabilities(ids)
             except NotANumberError as error:
@@ -400,11 +399,9 @@ class Llama:
         n_generate = arguments.whole("n_generate", n_generate, 32, 0, most, told)
         depth = arguments.whole("depth", depth, 0, 0, most, told)
         repetitions = arguments.whole("repetitions", repetitions, 3, 1, 10_000, "a whole number from 1 to 10000")
-        with self._turns.call():
-            await self._ready()
-            async with self._generator.alone():
-                await self._executor.prepare()
-                return await Profiler(self._executor, repetitions).profile(n_prompt, n_generate, depth)
+        async with self._call(), self._generator.alone():
+            await self._executor.prepare()
+            return await Profiler(self._executor, repetitions).profile(n_prompt, n_generate, depth)
 
     async def recover(self) -> None:
         """Makes a new device and loads the model onto it, from the same source with the same options: a URL's files
@@ -416,6 +413,22 @@ class Llama:
         """
         async with self._recovering:
             await self._load_again()
+
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
+        """Around a call that needs the GPU: work in the background rests, and a recovery meanwhile is told as one."""
+        with self._turns.call():
+            await self._ready()
+            device = self._executor.device
+            try:
+                yield
+            except GPUError as error:
+                if device is self._executor.device or device.lost or self._closed:
+                    raise
+                raise LlamaWebError(
+                    "The model was loaded again by recover(), which ended this call; begin it anew, an answer with "
+                    "stream(llm.conversation)."
+                ) from error
 
     async def _ready(self) -> None:
         """Before a call that needs the GPU: a recovery that is under way is waited for, and a lost device is replaced,

@@ -40,7 +40,7 @@ async def draw(launch: Launch, slots: dict[str, np.ndarray], word: int, count: i
         buffers = _buffers(device, slots)
         ring = device.buffer("draws", 4 * count, "MAP_READ", "COPY_DST")
         step = _step(device, launch, buffers)
-        tokens = await _replay(device).sample(js.Array.of(step), 1, count, buffers["batch"], 4 * word, ring)
+        tokens = await _replay(device).sample(js.Array.of(step), 1, count, buffers["batch"], 4 * word, ring).there
         for buffer in (*buffers.values(), ring):
             device.destroy(buffer)
         return np.asarray(tokens.to_py(), np.uint32)
@@ -95,7 +95,7 @@ async def _run(device: Device, launch: Launch, slots: dict[str, np.ndarray], n_t
         if slot.access == "read_write":
             array, size = slots[slot.name], buffers[slot.name].size
             copy = device.buffer("copy", size, "MAP_READ", "COPY_DST")
-            data = (await _replay(device).readBytes(buffers[slot.name], 0, size, copy)).to_bytes()
+            data = (await _replay(device).readBytes(buffers[slot.name], 0, size, copy).there).to_bytes()
             device.destroy(copy)
             found[slot.name] = np.frombuffer(data[: array.nbytes], array.dtype).reshape(array.shape)
     for buffer in buffers.values():

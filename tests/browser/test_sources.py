@@ -320,7 +320,7 @@ def test_chunks_of_any_size_reach_the_gpu_whole(page: Page, sizes: tuple[int, ..
         counts = [await stream.place(queue, None, pieces)]
         pieces = js_object([{"skip": 2, "buffer": buffer, "at": 4096, "size": second}])
         counts += [await stream.place(queue, None, pieces)]
-        data = await js_file("gpu/replay.js")(device.handle).readBytes(buffer, 0, 8192, slot)
+        data = await js_file("gpu/replay.js")(device.handle).readBytes(buffer, 0, 8192, slot).there
         device.close()
         return counts, data.to_bytes()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from browser_page import Page
 
+from llamaweb.errors import LlamaWebError
 from tests.tiny import TinyLlama, tiny_llama
 
 MODEL = TinyLlama(n_ctx=128)
@@ -111,6 +112,55 @@ def test_after_every_misuse_the_next_plain_call_gives_the_same_answer(page: Page
     assert told["half a token"] == told["awaited"] == told["two at once"] == "LlamaWebError"
     assert told["thrown in the loop"] == told["thrown by a callback"] == "KeyError"
     assert {told[name] for name in told if name.startswith("cancelled")} == {"CancelledError"}
+
+
+async def again(data: bytes) -> tuple[list[float], list[tuple[int, list[float]]]]:
+    """What a call that reads results gives alone, and right after one that was cancelled after some rounds."""
+    import asyncio
+
+    from llamaweb import Llama
+
+    async with await Llama.load(data, n_ctx=96, n_ubatch=16, tune="off", logits_all=True) as llm:
+        tokens = list(range(20, 80))
+        expected = (await llm.log_probabilities(tokens))[0].tolist()
+        found = []
+        for ticks in range(12):
+            task = asyncio.ensure_future(llm.log_probabilities(tokens))
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            task.cancel()
+            found.append((ticks, (await llm.log_probabilities(tokens))[0].tolist()))
+        return expected, found
+
+
+def test_a_call_right_after_one_that_was_cancelled_while_it_read_its_results_gives_the_same(page: Page) -> None:
+    expected, found = page.run(again, data=tiny_llama(MODEL))
+    assert len(found) == 12 and [ticks for ticks, each in found if each != expected] == []
+
+
+def test_what_a_recovery_ends_is_told_as_that_and_goes_on_with_the_conversation(page: Page) -> None:
+    async def recovered(data):
+        from llamaweb import Llama
+
+        options = {"temperature": 0, "ignore_eos": True}
+        async with await Llama.load(data, n_ctx=96, n_ubatch=16, tune="off") as llm:
+            whole = await llm.complete([20, 21, 22], max_tokens=12, **options) and list(llm.tokens)
+            pieces = llm.stream([20, 21, 22], max_tokens=40, **options)
+            await anext(pieces)
+            await llm.recover()
+            try:
+                async for _ in pieces:
+                    pass
+                said = None
+            except Exception as error:
+                said = error
+            before = len(llm.tokens)
+            await llm.complete(llm.conversation, max_tokens=12 - before, **options)
+            return whole, said, llm.conversation[3:]
+
+    whole, said, after = page.run(recovered, data=tiny_llama(MODEL))
+    assert type(said) is LlamaWebError and "loaded again by recover(), which ended this call" in str(said)
+    assert after == whole
 
 
 async def texts(data: bytes) -> list[str]:

@@ -160,7 +160,8 @@ class Reading:
         js_file("gpu/overheard.js")(promise)
 
     async def ended(self) -> None:
-        """Waits for its end, good or bad; as often as one likes, and though an earlier wait was cancelled."""
+        """Waits for its end, good or bad; as often as one likes, and though an earlier wait was cancelled, if the
+        promise comes out of an object (see replay.js)."""
         if not self.done:
             await js_file("gpu/end_of.js")(self._promise).ended
             self.done = True

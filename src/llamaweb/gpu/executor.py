@@ -153,15 +153,15 @@ class Executor:
     async def read_results(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """After the phase "evaluate": each token's target's log-probability, float32, and most likely token, uint32."""
         at = 4 * IO.results(self.plan.n_ubatch)
-        promise = self._replay.readBytes(self.buffers["io"], at, 8 * n_tokens, self._result_slot)
-        data = await self._reading(promise)
+        data = await self._reading(self._replay.readBytes(self.buffers["io"], at, 8 * n_tokens, self._result_slot))
         self.device.check()
         words = np.frombuffer(data.to_bytes(), np.uint32).reshape(n_tokens, 2)
         return words[:, 0].copy().view(np.float32), words[:, 1].copy()
 
-    def _reading(self, promise: Any) -> Reading:
+    def _reading(self, read: Any) -> Reading:
+        """read: as replay.js gives it."""
         self._under_way = [reading for reading in self._under_way if not reading.done]
-        self._under_way.append(Reading(self.device, promise))
+        self._under_way.append(Reading(self.device, read.there))
         return self._under_way[-1]
 
     async def settle(self) -> None:
@@ -178,7 +178,7 @@ class Executor:
         slot = self.device.buffer("read", binding.size, "MAP_READ", "COPY_DST")
         try:
             buffer = self.buffers[binding.region]
-            return await Reading(self.device, self._replay.readBytes(buffer, binding.offset, binding.size, slot))
+            return await Reading(self.device, self._replay.readBytes(buffer, binding.offset, binding.size, slot).there)
         finally:
             self.device.destroy(slot)
 
