@@ -37,6 +37,8 @@ class TinyLlama:
     of all norms, biases and factors of the rotation.
     head_dim: n_embd // n_head if None. rope_dims: head_dim if None (llama.cpp loads nothing else for llama).
     scaling: None, "linear" or "yarn", by `factor` over `n_ctx_orig` tokens. n_vocab: padded with unused tokens if more.
+    bias: of q, k and v; ffn_bias: of gate, up and down; but for names that fit a pattern of `without`. fused: q, k and
+    v, of one format, are one tensor, as llama.cpp's converter has them with `--fuse-qkv`.
     """
 
     n_layer: int = 2
@@ -52,6 +54,9 @@ class TinyLlama:
     vectors: str = "F32"
     tied: bool = True
     bias: bool = False
+    ffn_bias: bool = False
+    without: Sequence[str] = ()
+    fused: bool = False
     rms_eps: float = 1e-5
     rope_base: float = 10000.0
     rope_dims: int | None = None
@@ -161,6 +166,21 @@ class _Random:
 
 def tensors(spec: TinyLlama, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor's name and float32 values, shaped (rows, row length), before quantization."""
+    stacked: dict[str, list[np.ndarray]] = {}
+    for name, values in _all_tensors(spec, n_vocab):
+        layer, found, part = name.rpartition(".attn_")
+        if any(fnmatch.fnmatch(name, pattern) for pattern in spec.without):
+            continue
+        which, _, kind = part.partition(".")
+        if not (spec.fused and found and which in "qkv"):
+            yield name, values
+            continue
+        stacked.setdefault(kind, []).append(values)
+        if which == "v":
+            yield f"{layer}.attn_qkv.{kind}", np.concatenate(stacked.pop(kind))
+
+
+def _all_tensors(spec: TinyLlama, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
     head_dim = spec.head_dim or spec.n_embd // spec.n_head
     q_dim, kv_dim = spec.n_head * head_dim, spec.n_head_kv * head_dim
     random = _Random(spec.seed)
@@ -178,9 +198,13 @@ def tensors(spec: TinyLlama, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
                 yield random.values(f"{prefix}attn_{part}.bias", rows, spread=0.5)
         yield random.matrix(prefix + "attn_output.weight", spec.n_embd, q_dim)
         yield random.norm(prefix + "ffn_norm.weight", spec.n_embd)
-        yield random.matrix(prefix + "ffn_gate.weight", spec.n_ff, spec.n_embd)
-        yield random.matrix(prefix + "ffn_up.weight", spec.n_ff, spec.n_embd)
+        for part, rows, row in (("gate", spec.n_ff, spec.n_embd), ("up", spec.n_ff, spec.n_embd)):
+            yield random.matrix(f"{prefix}ffn_{part}.weight", rows, row)
+            if spec.ffn_bias:
+                yield random.values(f"{prefix}ffn_{part}.bias", rows, spread=0.5)
         yield random.matrix(prefix + "ffn_down.weight", spec.n_embd, spec.n_ff)
+        if spec.ffn_bias:
+            yield random.values(prefix + "ffn_down.bias", spec.n_embd, spread=0.5)
     yield random.norm("output_norm.weight", spec.n_embd)
     if not spec.tied:
         yield random.values("output.weight", n_vocab, spec.n_embd, spread=logit_spread)

@@ -3,6 +3,9 @@ that are no whole blocks of 32, siblings that cannot be stacked, vectors in F16 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from browser_page import Page
@@ -50,6 +53,31 @@ def check(page: Page, spec: Tiny, *, subgroups: bool = True, tokens=TOKENS, n_pr
 @pytest.mark.parametrize("name", SHAPES)
 def test_logits_of_prefill_and_decode_equal_numpys(page: Page, name: str) -> None:
     check(page, SHAPES[name])
+
+
+BIASED = TinyLlama(bias=True, ffn_bias=True, type="Q4_0", vectors="F16")
+SOME_BIASES = ("*.attn_k.bias", "blk.0.ffn_up.bias", "blk.1.ffn_gate.bias", "blk.1.ffn_down.bias")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        BIASED,
+        replace(BIASED, without=SOME_BIASES),
+        replace(BIASED, without=SOME_BIASES, n_embd=96, n_head=6, n_head_kv=3, n_ff=173, type="F16"),
+    ],
+    ids=["all", "some", "some of odd rows"],
+)
+@pytest.mark.parametrize("unfused", [(), FUSIONS], ids=["fused", "unfused"])
+def test_logits_with_biases_of_any_of_the_products(page: Page, spec: TinyLlama, unfused: Sequence[str]) -> None:
+    check(page, spec, unfused=list(unfused))
+
+
+@pytest.mark.parametrize("spec", [BIASED, replace(BIASED, n_embd=50, n_head=5, n_head_kv=1, n_ff=70, type="BF16")])
+def test_q_k_and_v_in_one_tensor_give_the_same_tokens_as_apart(page: Page, spec: TinyLlama) -> None:
+    shape = {"tokens": TOKENS, "n_prompt": PROMPT, "n_ubatch": N_UBATCH, "subgroups": True, "n_ctx": len(TOKENS) + 3}
+    apart, together = (page.run(forward, data=tiny_llama(replace(spec, fused=f)), **shape)[0] for f in (False, True))
+    assert np.array_equal(together, apart)
 
 
 @pytest.mark.parametrize("spec", [HEADS_OF_100, GEMMA], ids=["llama", "gemma3"])

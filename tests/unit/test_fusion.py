@@ -129,12 +129,14 @@ def test_biases_stack_with_their_products() -> None:
     assert [tensor.name for tensor in product.weights["bias"]] == [f"blk.0.attn_{part}.bias" for part in "qkv"]
 
 
-def test_a_bias_of_only_some_siblings_is_refused_by_name() -> None:
+def test_siblings_with_and_without_a_bias_are_products_of_their_own_into_one_value() -> None:
     file = llama_header(**TINY, bias=True)
     tensors: dict[str, TensorInfo] = dict(file.tensors)
     del tensors["blk.0.attn_k.bias"]
-    with pytest.raises(UnsupportedError, match=r"blk\.0\.attn_q"):
-        fused(GGUFFile(3, file.metadata, tensors, 32, 4096, file.size), 1)
+    products = fused(GGUFFile(3, file.metadata, tensors, 32, 4096, file.size), 1).steps[1:4]
+    names = [[tensor.name for tensor in step.weights.get("bias", ())] for step in products]
+    assert names == [["blk.0.attn_q.bias"], [], ["blk.0.attn_v.bias"]]
+    assert len({step.values["y"] for step in products}) == 1
 
 
 def test_steps_only_read_what_was_computed_before() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llamaweb.architectures.metadata import Metadata, layers, rope, tokens
 from llamaweb.errors import ModelFileError, UnsupportedError, short
-from llamaweb.graph import VECTORS, Graph
+from llamaweb.graph import VECTORS, Graph, Tensor
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
 
@@ -66,33 +66,19 @@ def build(graph: Graph, hparams: LlamaHyperparameters) -> None:
     q_dim, kv_dim = hp.n_head * hp.head_dim, hp.n_head_kv * hp.head_dim
     table = g.weight("token_embd.weight", hp.n_embd, hp.n_vocab)
     x = g.get_rows(table, "embd")
+
+    def product(name: str, x: Tensor, size: int) -> Tensor:
+        return g.mul_mat(g.weight(name + ".weight", x.row, size), x, name, g.optional_weight(name + ".bias", size))
+
     for i in range(hp.n_layer):
         p = f"blk.{i}."
         h = g.rms_norm(x, g.weight(p + "attn_norm.weight", hp.n_embd), hp.rms_eps, p + "attn_norm")
-        q, k, v = (
-            g.mul_mat(
-                g.weight(f"{p}attn_{part}.weight", hp.n_embd, dim),
-                h,
-                f"{p}attn_{part}",
-                g.optional_weight(f"{p}attn_{part}.bias", dim),
-            )
-            for part, dim in (("q", q_dim), ("k", kv_dim), ("v", kv_dim))
-        )
+        q, k, v = (product(f"{p}attn_{part}", h, dim) for part, dim in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)))
         a = g.flash_attn(q, k, v, layer=i, head_dim=hp.head_dim, rope=hp.rope, scale=hp.head_dim**-0.5, name=p + "attn")
-        o = g.mul_mat(
-            g.weight(p + "attn_output.weight", q_dim, hp.n_embd),
-            a,
-            p + "attn_output",
-            g.optional_weight(p + "attn_output.bias", hp.n_embd),
-        )
-        x = g.add(x, o, p + "attn_residual")
+        x = g.add(x, product(p + "attn_output", a, hp.n_embd), p + "attn_residual")
         h = g.rms_norm(x, g.weight(p + "ffn_norm.weight", hp.n_embd), hp.rms_eps, p + "ffn_norm")
-        gate = g.mul_mat(g.weight(p + "ffn_gate.weight", hp.n_embd, hp.n_ff), h, p + "ffn_gate")
-        up = g.mul_mat(g.weight(p + "ffn_up.weight", hp.n_embd, hp.n_ff), h, p + "ffn_up")
-        down = g.mul_mat(
-            g.weight(p + "ffn_down.weight", hp.n_ff, hp.n_embd), g.swiglu(gate, up, p + "ffn_glu"), p + "ffn_down"
-        )
-        x = g.add(x, down, p + "ffn_residual")
+        glu = g.swiglu(product(p + "ffn_gate", h, hp.n_ff), product(p + "ffn_up", h, hp.n_ff), p + "ffn_glu")
+        x = g.add(x, product(p + "ffn_down", glu, hp.n_embd), p + "ffn_residual")
     x = g.rms_norm(g.output_rows(x), g.weight("output_norm.weight", hp.n_embd), hp.rms_eps, "output_norm")
     output = g.weight("output.weight", hp.n_embd, hp.n_vocab) if g.has("output.weight") else table
     g.sample(g.mul_mat(output, x, "logits"))

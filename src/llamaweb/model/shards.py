@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from llamaweb.errors import DownloadError, ModelFileError, short
+from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo, read_header
 from llamaweb.model.source import Source
 
@@ -42,7 +43,8 @@ def first_shard(names: Sequence[str]) -> str:
 async def read_model(
     source: S, progress: Callable[[int], None] | None = None, opened: Callable[[S], None] = lambda _: None
 ) -> tuple[GGUFFile, list[S]]:
-    """The header of a model and its files, in the order of TensorInfo.shard; `source` is any of them.
+    """The header of a model, its tensors as `unfused` has them, and its files, in the order of TensorInfo.shard;
+    `source` is any of them.
 
     The others are `source`'s siblings, and `opened` is told each before it is read. Raises ModelFileError if one is
     missing or of another model, and what `read_header` raises; none is read any more then.
@@ -50,7 +52,7 @@ async def read_model(
     header = await _header(source, progress)
     count = _number(source, header, "split.count", 1)
     if count <= 1:
-        return header, [source]
+        return unfused(header), [source]
     own = _number(source, header, "split.no", 0)
     names = shard_names(source.name)
     if len(names) != count or names[own : own + 1] != [source.name]:
@@ -65,7 +67,7 @@ async def read_model(
         await asyncio.wait(reading)
         raise
     shards.insert(own, (source, header))
-    return _merged(shards), [source for source, _ in shards]
+    return unfused(_merged(shards)), [source for source, _ in shards]
 
 
 async def _header(source: Source, progress: Callable[[int], None] | None = None) -> GGUFFile:

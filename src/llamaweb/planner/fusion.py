@@ -226,13 +226,8 @@ class _Fuser:
         """One product with the weights of `nodes` stacked."""
         x = nodes[0].src[1]
         weights: dict[str, tuple[Tensor, ...]] = {"w": tuple(n.src[0] for n in nodes)}
-        biases = [n.src[2] for n in nodes if len(n.src) > 2]
-        if biases:
-            if len(biases) != len(nodes):
-                raise UnsupportedError(
-                    f"Only some of {nodes[0].name} and its siblings have a bias, which is not supported."
-                )
-            weights["bias"] = tuple(biases)
+        if len(nodes[0].src) > 2:  # then all of them have a bias
+            weights["bias"] = tuple(n.src[2] for n in nodes)
         name = "+".join(n.name for n in nodes)
         source = x
         if x not in self.values:  # an rms_norm that was left to its products
@@ -300,12 +295,14 @@ class _Fuser:
 
 
 def _stacks(products: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Neighbours whose weights can be stacked: of one format, and all but the last of whole units of its blocks."""
+    """Neighbours whose weights can be stacked: of one format, all but the last of whole units of its blocks, and all
+    with a bias or none."""
     found: list[list[Tensor]] = []
     for node in products:
         weight = node.src[0]
         format = format_of(weight.type, weight.name)
-        before = found[-1][-1].src[0] if found else None
+        last = found[-1][-1] if found else None
+        before = last.src[0] if last and len(last.src) == len(node.src) else None
         if before and before.type == weight.type and format.in_units(before.row, before.rows):
             found[-1].append(node)
         else:
