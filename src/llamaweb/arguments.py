@@ -87,7 +87,7 @@ def callback(name: str, value: Any) -> Any:
 def word(name: str, value: Any, default: str | None, told: str) -> str | None:
     """A text that is not empty; where the default is None, an empty one is left out, too."""
     value = default if value is None else value
-    if default is None and value in (None, ""):
+    if value is None or (default is None and isinstance(value, str) and not value):
         return None
     if not isinstance(value, str) or not value:
         raise wrong(name, value, told)

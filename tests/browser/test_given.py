@@ -116,6 +116,11 @@ REFUSED = {
     "js.Uint8Array.new(0)": "the bytes is not a GGUF file: it is empty",
     "js.Blob.new()": "is not a GGUF file: it is empty",
     "[]": "There is no file in the list",
+    "[path]": "all files of the page; give them alike",
+    "[js.eval('() => 1')]": "all files of the page; give them alike",
+    "(lambda file: (file.close(), file)[1])(path.open('rb'))": "given.gguf cannot be read .*closed.*; open it again",
+    "js.eval(\"Symbol('x')\")": "cannot be read as a model .*; give a URL",
+    "js.eval('new Proxy({}, {get() { throw new Error(1) }})')": "cannot be read as a model .*; give a URL",
 }
 
 

@@ -206,7 +206,7 @@ WRONG_LOADS: dict[str, list[Any]] = {
     "tune": ["fast", "", 5, True, ["auto"]],
     "unfused": ["norm", ["nomr"], 5, [5], {"norm": 1}],
     "cache": ["no", 2],
-    "sha256": [5, True, "abc", b"0" * 64],
+    "sha256": [5, True, "abc", b"0" * 64, np.array(["a", "b"])],
     "chat": ["no", 2],
     "check": ["no", 2],
     "recover": ["on", 5, True],
@@ -236,7 +236,7 @@ def test_wrong_options_of_load_are_refused_before_anything_is_read(page: Any, na
 @pytest.mark.parametrize("name", ["repo_id", "filename", "revision", "token", "endpoint", "cache"])
 def test_wrong_arguments_of_from_pretrained_are_refused(page: Any, name: str) -> None:
     given = {"repo_id": "owner/name", "filename": "*.gguf"}
-    for value in (5, 2.5, object(), ["a"], *(() if name in ("token", "cache") else ("",))):
+    for value in (5, 2.5, object(), ["a"], np.array(["a", "b"]), *(() if name in ("token", "cache") else ("",))):
         with pytest.raises(page("errors").LlamaWebError, match=name):
             asyncio.run(page("llama").Llama.from_pretrained(**{**given, name: value}))
 

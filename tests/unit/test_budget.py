@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llamaweb.errors import ContextError, MemoryBudgetError, megabytes
+from llamaweb.errors import ContextError, LlamaWebError, MemoryBudgetError, megabytes
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner import DESKTOP, DeviceProfile, ModelPlan, plan_model
 from llamaweb.planner.budget import LEAST_BATCH, LEAST_CONTEXT
@@ -87,6 +87,14 @@ def test_a_context_or_a_batch_that_is_no_whole_number_is_refused(value: Any) -> 
     for name in ("n_ctx", "n_ubatch"):
         with pytest.raises(ContextError, match=rf"{name} is {re.escape(repr(value))}; it must be"):
             plan_model(MODELS["tiny"], **{name: value})
+
+
+@pytest.mark.parametrize("name", ["n_ctx", "n_ubatch", "memory_budget"])
+def test_a_number_that_is_too_large_to_be_written_out_is_refused_in_a_short_sentence(name: str) -> None:
+    for digits in (30, 5000):  # Python refuses to write more than 4,300
+        with pytest.raises(LlamaWebError, match=rf"{name} is .{{1,40}}; it must be") as caught:
+            plan_model(MODELS["tiny"], **{name: 10**digits})
+        assert len(str(caught.value)) < 200
 
 
 def test_a_number_may_be_a_float_that_is_whole() -> None:

@@ -62,6 +62,14 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
         Repository(name)
 
 
+@pytest.mark.parametrize("odd", ["\ud800", "a\nb", "\x1b[31m"])
+def test_a_revision_or_an_endpoint_that_no_address_has_is_refused(odd: str) -> None:
+    for repository in ({"revision": odd}, {"endpoint": f"https://{odd}"}):
+        with pytest.raises(ModelFileError, match=r"is part of no address") as caught:
+            Repository("owner/name", **repository)
+        assert str(caught.value).isprintable()
+
+
 def test_checksums_come_from_the_listing_and_another_answer_is_refused() -> None:
     listing = {"siblings": [{"rfilename": "a.gguf", "lfs": {"sha256": "ab"}}, {"rfilename": "b", "lfs": None}]}
     assert files(REPO, listing) == [HubFile("a.gguf", "ab"), HubFile("b")]

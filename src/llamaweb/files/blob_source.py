@@ -84,15 +84,18 @@ def bytes_source(data: Any, name: str = "the bytes") -> BlobSource:
 def file_source(file: BinaryIO, name: str) -> BlobSource:
     """An open file of Python's, from where it stands to its end, which passes the heap in pieces."""
     pieces = []
-    while data := file.read(_PIECE):
-        if not isinstance(data, bytes | bytearray | memoryview):
-            raise ModelFileError(f"{name} gives {type(data).__name__}, not bytes; open it with mode 'rb'.")
-        pieces.append(js.Blob.new(to_js([to_js(memoryview(data))])))
+    try:
+        while data := file.read(_PIECE):
+            if not isinstance(data, bytes | bytearray | memoryview):
+                raise ModelFileError(f"{name} gives {type(data).__name__}, not bytes; open it with mode 'rb'.")
+            pieces.append(js.Blob.new(to_js([to_js(memoryview(data))])))
+    except ValueError as error:  # of one that is closed
+        raise ModelFileError(f"{name} cannot be read ({error}); open it again.") from error
     return BlobSource(js.Blob.new(to_js(pieces)), name)
 
 
 def path_source(path: PathLike[str]) -> BlobSource:
-    """A file of Python's own file system."""
+    """A file of Python's own file system. Raises ModelFileError."""
     try:
         with Path(path).open("rb") as file:
             return file_source(file, Path(path).name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import js
-from pyodide.ffi import JsProxy
+from pyodide.ffi import JsException, JsProxy
 
 from llamaweb.errors import ModelFileError, short
 from llamaweb.files.blob_source import (
@@ -56,6 +56,14 @@ def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) ->
         return CachedSource(source, {source.url: sha256.lower()} if sha256 else {}, cache)
     if sha256:
         raise ModelFileError("A checksum is for the file of an address; leave sha256 out.")
+    try:
+        return _source(model, cache)
+    except JsException as error:  # of an object that lets nobody look at it, as a revoked Proxy
+        raise ModelFileError(f"What was given cannot be read as a model ({error}); give {_MODEL}.") from error
+
+
+def _source(model: Any, cache: bool) -> StreamingSource:
+    """What is no text."""
     kind = _kind(model)
     if kind in ("ArrayBuffer", "SharedArrayBuffer", "DataView") or kind.endswith(_ARRAYS):
         return array_source(model)
@@ -79,11 +87,10 @@ def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) ->
         return file_source(model, Path(str(getattr(model, "name", "the file"))).name)
     if hasattr(model, "__iter__") and not isinstance(model, Mapping):
         return _together(list(model), cache)
-    raise ModelFileError(
-        f"A model is a URL, a file of the page, bytes, a Response or a ReadableStream, not {_named(kind)}."
-    )
+    raise ModelFileError(f"A model is {_MODEL}, not {_named(kind)}.")
 
 
+_MODEL = "a URL, a file of the page, bytes, a Response or a ReadableStream"
 _ARRAYS = tuple(f"{name}Array" for name in ("Int8", "Uint8", "Uint8Clamped", "Int16", "Uint16", "Int32", "Uint32"))
 _ARRAYS += ("Float16Array", "Float32Array", "Float64Array", "BigInt64Array", "BigUint64Array")
 _INSTEAD = {
@@ -118,11 +125,16 @@ def _has_buffer(model: Any) -> bool:
     return True
 
 
+def _of_the_page(model: Any) -> bool:
+    """Whether it is a File or a file handle, which have names."""
+    return hasattr(model, "name") and (hasattr(model, "arrayBuffer") or hasattr(model, "getFile"))
+
+
 def _together(models: list[Any], cache: bool) -> StreamingSource:
     if not models:
         raise ModelFileError("There is no file in the list; choose a GGUF file.")
     if len({isinstance(model, str) for model in models}) > 1 or not all(
-        isinstance(model, str) or hasattr(model, "name") for model in models
+        isinstance(model, str) or _of_the_page(model) for model in models
     ):
         raise ModelFileError("The files of one model are all addresses, or all files of the page; give them alike.")
     by_name: dict[str, Any] = {}

@@ -37,6 +37,9 @@ class Repository:
     def __post_init__(self) -> None:
         if not _REPO.fullmatch(self.repo_id):
             raise ModelFileError(f"{short(self.repo_id)} is no repository's name; give one like 'owner/name'.")
+        for told in (self.revision, self.endpoint):
+            if not told.isprintable():  # half a surrogate pair, among others
+                raise ModelFileError(f"{short(told)} is part of no address; give one without its odd characters.")
         object.__setattr__(self, "endpoint", self.endpoint.rstrip("/"))
 
     @property

@@ -12,6 +12,7 @@ from llamaweb.planner.sizes import Sizes
 
 LEAST_BATCH = 32  # tokens: smaller batches save little memory, and make reading a prompt slow
 LEAST_CONTEXT = 256  # tokens: what is not worth having without being asked for
+_MOST = 2**63  # tokens or bytes that can be meant
 _SMALLER_CACHES = ("q8_0", "q4_0")
 
 
@@ -20,11 +21,11 @@ def asked(n_ctx: Any, n_ubatch: Any, memory_budget: Any) -> tuple[int | None, in
     for what is none."""
     told = "it must be a whole number of"
     context, batch, budget = (as_whole(value) for value in (n_ctx, n_ubatch, memory_budget))
-    if n_ctx is not None and (context is None or context < 0):
+    if n_ctx is not None and (context is None or not 0 <= context <= _MOST):
         raise ContextError(f"n_ctx is {short(n_ctx)}; {told} tokens, or 0 for as many as fit.")
-    if batch is None or batch < 1:
+    if batch is None or not 1 <= batch <= _MOST:
         raise ContextError(f"n_ubatch is {short(n_ubatch)}; {told} tokens from 1 on.")
-    if memory_budget is not None and (budget is None or budget < 1):
+    if memory_budget is not None and (budget is None or not 1 <= budget <= _MOST):
         raise MemoryBudgetError(f"memory_budget is {short(memory_budget)}; {told} bytes, as 2_000_000_000, or None.")
     return context, batch, budget
 
