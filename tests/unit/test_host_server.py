@@ -83,7 +83,17 @@ def test_the_configuration_names_a_wheel_that_holds_the_package_and_its_wgsl(vis
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/model/other.gguf", "/model/..%2Fsecret", "/pyodide/..%2Fsecret", "/pyodide/../secret"]
+    "path",
+    [
+        "/nothing",
+        "/model/other.gguf",
+        "/model/..%2Fsecret",
+        "/pyodide/..%2Fsecret",
+        "/pyodide/../secret",
+        "/%00",
+        "/pyodide/%ff%fe%00",
+        pytest.param("/" + 3000 * "a", id="long"),
+    ],
 )
 def test_what_is_not_the_sites_is_not_found(visit: Callable[[Visit], None], path: str) -> None:
     async def missing(server: Server, session: aiohttp.ClientSession) -> None:

@@ -156,8 +156,12 @@ async def _isolate(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _file(folder: Path, name: str) -> web.FileResponse:
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+    try:
+        path = (folder / name).resolve()
+        found = path.is_relative_to(folder.resolve()) and path.is_file()
+    except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL
+        found = False
+    if not found:
         raise web.HTTPNotFound
     kind = _TYPES.get(path.suffix)
     return web.FileResponse(path, headers={"Content-Type": kind} if kind else None)
