@@ -37,6 +37,21 @@ def test_a_program_that_is_no_browser_is_one_sentence() -> None:
     assert "\n" not in str(error.value) and "/bin/true did not start" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("folder", "reason"), [("/nowhere/at/all", "No such file or directory"), (__file__, "Not a directory")]
+)
+def test_a_folder_that_takes_no_temporary_files_is_the_reason(
+    folder: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", folder)
+    with pytest.raises(HostError) as error:
+        chrome.start(BrowserChoice("/bin/true"))
+    assert (
+        str(error.value)
+        == f"The folder for temporary files, {folder}, takes none ({reason}); set TMPDIR to another one."
+    )
+
+
 def test_versions_that_do_not_fit_are_named() -> None:
     message = (
         "session not created: This version of ChromeDriver only supports Chrome version 114\n"

@@ -102,6 +102,32 @@ def test_a_wrong_address_is_one_sentence() -> None:
         read(missing, lambda source: source.size())
 
 
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [("", "leads from address to address without end"), ("ftp://x/y", "leads to an address of another kind")],
+)
+def test_an_address_that_leads_nowhere_says_so(location: str, reason: str) -> None:
+    async def elsewhere(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": location or str(request.url)})
+
+    with pytest.raises(ModelFileError, match=rf"cannot be reached \(it {reason}\); check the address\.$"):
+        read(elsewhere, lambda source: source.size())
+
+
+def test_an_answer_that_breaks_off_says_so() -> None:
+    async def half(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=206, headers={"Content-Range": "bytes 0-99/1000"})
+        response.content_length = 100
+        await response.prepare(request)
+        await response.write(b"half")
+        assert request.transport
+        request.transport.close()
+        return response
+
+    with pytest.raises(ModelFileError, match=r"cannot be reached \(its answer breaks off\); check the address\.$"):
+        read(half, lambda source: source.read(0, 100))
+
+
 def test_a_server_that_is_not_there_is_one_sentence() -> None:
     async def body() -> None:
         async with open_address("http://127.0.0.1:9/m.gguf") as source:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,7 @@ def start(choice: BrowserChoice = USUAL) -> Chrome:
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     browser = find_browser(choice.path)
+    _check_temporary()
     options = ChromeOptions()
     options.binary_location = browser
     for flag in flags(choice):
@@ -109,6 +111,20 @@ def start(choice: BrowserChoice = USUAL) -> Chrome:
     if not isinstance(driver.command_executor, str):
         driver.command_executor.client_config.timeout = SCRIPT_SECONDS + 30
     return driver
+
+
+def _check_temporary() -> None:
+    """Raises HostError where no temporary file can be made: Chromium and its driver end without a word of it then, and
+    take TMPDIR as it is where Python looks for another folder."""
+    folder = os.environ.get("TMPDIR") or tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise HostError(
+            f"The folder for temporary files, {folder}, takes none ({error.strerror}); set TMPDIR to another one."
+        ) from error
 
 
 def stop(driver: Chrome) -> None:

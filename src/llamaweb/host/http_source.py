@@ -12,6 +12,19 @@ import aiohttp
 from llamaweb.errors import ModelFileError
 from llamaweb.model.source import file_name, sibling_url
 
+# Of errors whose own words say nothing, or in several lines.
+_REASONS: dict[type[BaseException], str] = {
+    TimeoutError: "it does not answer",
+    aiohttp.ServerTimeoutError: "it does not answer",
+    aiohttp.SocketTimeoutError: "it does not answer",
+    aiohttp.ConnectionTimeoutError: "it does not answer",
+    aiohttp.TooManyRedirects: "it leads from address to address without end",
+    aiohttp.NonHttpUrlRedirectClientError: "it leads to an address of another kind",
+    aiohttp.InvalidUrlRedirectClientError: "it leads to what is no address",
+    aiohttp.ClientPayloadError: "its answer breaks off",
+    aiohttp.ClientResponseError: "it does not answer in HTTP",
+}
+
 
 class HTTPSource:
     """The `Source` of one address. A server without ranged requests is read from the start as far as is asked for,
@@ -72,7 +85,7 @@ class HTTPSource:
                 self._size = self._told(response.headers.get("Content-Length", ""))
             return await self._first(offset + length, offset)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            reason = str(error) or type(error).__name__
+            reason = _REASONS.get(type(error)) or str(error) or type(error).__name__
             raise ModelFileError(f"{self._url} cannot be reached ({reason}); check the address.") from error
 
     def _told(self, size: str) -> int:
