@@ -15,7 +15,7 @@ from aiohttp import web
 
 from llamaweb import errors
 from llamaweb.errors import HostError, LlamaWebError
-from llamaweb.host import browser
+from llamaweb.host import chrome, firefox
 from llamaweb.host.browser import Browser, BrowserChoice, PageError
 from llamaweb.host.report import Report, silent
 from llamaweb.host.server import Server, Site, messages, serving
@@ -111,7 +111,7 @@ async def _ready(inbox: asyncio.Queue[Event | None], report: Report) -> None:
 
 @asynccontextmanager
 async def _started(choice: BrowserChoice) -> AsyncIterator[Browser]:
-    start = asyncio.create_task(asyncio.to_thread(browser.start, choice))
+    start = asyncio.create_task(asyncio.to_thread(_start, choice))
     try:
         started = await asyncio.shield(start)
     except asyncio.CancelledError:
@@ -123,3 +123,7 @@ async def _started(choice: BrowserChoice) -> AsyncIterator[Browser]:
         yield started
     finally:
         await asyncio.shield(asyncio.to_thread(started.quit))
+
+
+def _start(choice: BrowserChoice) -> Browser:
+    return firefox.Firefox(choice) if choice.kind == "firefox" else chrome.Chromium(chrome.start(choice))

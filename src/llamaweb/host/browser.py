@@ -72,13 +72,6 @@ class Browser(Protocol):
         """End it; what is already gone is no error."""
 
 
-def start(choice: BrowserChoice) -> Browser:
-    """The chosen browser; the caller quits it. Raises HostError with one sentence."""
-    from llamaweb.host import chrome, firefox
-
-    return firefox.Firefox(choice) if choice.kind == "firefox" else chrome.Chromium(chrome.start(choice))
-
-
 def value_of(url: str, answer: dict[str, Any]) -> Any:
     """What WHEN_THERE gave; PageError if it failed."""
     if "error" in answer:
