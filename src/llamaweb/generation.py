@@ -223,16 +223,3 @@ def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
         if x != y:
             return i
     return min(len(a), len(b))
-
-
-def stop_at(text: str, stops: Iterable[str]) -> tuple[str, str | None]:
-    """Cuts `text` before the first stop string it holds, and gives that one, too."""
-    at, stop = min(((at, stop) for stop in stops if (at := text.find(stop)) >= 0), default=(len(text), None))
-    return text[:at], stop
-
-
-def held_back(text: str, stops: Iterable[str]) -> int:
-    """How many characters at the end of `text` may be the beginning of a stop string, and must wait."""
-    return max(
-        (n for stop in stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])), default=0
-    )

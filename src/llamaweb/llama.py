@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,9 +16,10 @@ from llamaweb.answer import Answer, Pieces
 from llamaweb.chat import render_chat
 from llamaweb.chat.messages import plain_messages
 from llamaweb.errors import GPUError, LlamaWebError, NotANumberError
+from llamaweb.evaluation import Perplexity, perplexity
 from llamaweb.files.hub import hub_source
 from llamaweb.files.sources import open_source
-from llamaweb.generation import Generator, held_back, no_numbers, stop_at
+from llamaweb.generation import Generator, no_numbers
 from llamaweb.gpu.checker import first_appearance
 from llamaweb.gpu.profiler import Profiler
 from llamaweb.javascript import now_ms, wasm_heap_bytes
@@ -34,16 +35,9 @@ from llamaweb.profiling import Profile
 from llamaweb.progress import Progress
 from llamaweb.sampling import Sampling
 from llamaweb.turns import Turns, begin
+from llamaweb.writing import written
 
 RECOVERS = ("off", "auto")
-
-
-@dataclass(frozen=True)
-class Perplexity:
-    """exp of the mean negative log-probability of `tokens` tokens."""
-
-    perplexity: float
-    tokens: int
 
 
 class Llama:
@@ -273,7 +267,7 @@ class Llama:
         LlamaWebError for what cannot be meant, ContextError for a prompt that does not fit; and while it goes on
         NotANumberError, GPUError.
         """
-        sampling = Sampling(temperature, top_k, top_p, min_p, seed)  # type: ignore[arg-type]
+        sampling = Sampling(temperature, top_k, top_p, min_p, seed)
         told = "a whole number of tokens from 1 on, or -1 for all that the context has room for"
         limit = arguments.whole("max_tokens", max_tokens, -1, -1, math.inf, told)
         if not limit:
@@ -291,39 +285,15 @@ class Llama:
     ) -> AsyncGenerator[str]:
         async with self._call():
             self._answer = answer
-            decoder = self.tokenizer.stream_decoder()
-            text = ""
-            began = first = last = now_ms()
             generation = self._generator.generate(answer.prompt, sampling, self.plan.n_ctx if limit < 0 else limit)
+            text = written(answer, generation, self.tokenizer, limit, stops, end, now_ms)
             try:
-                async for token in generation:
-                    last = now_ms()
-                    first = last if not answer.tokens else first
-                    if token in end:
-                        answer.stop(self.tokenizer.token_bytes(token, special=True).decode(errors="replace"))
-                        break
-                    answer.tokens.append(token)
-                    text, stop = stop_at(text + decoder.push(token), stops)
-                    if stop:
-                        answer.stop(stop)
-                    ready = len(text) if stop else len(text) - held_back(text, stops)
-                    if ready:
-                        yield text[:ready]
-                        text = text[ready:]
-                    if stop:
-                        return
-                if not answer.finish_reason:
-                    answer.run_out("max_tokens" if len(answer.tokens) == limit else "context")
-                text, stop = stop_at(text + decoder.finish(), stops)
-                if stop:
-                    answer.stop(stop)
-                if text:
-                    yield text
+                async for piece in text:
+                    yield piece
             except NotANumberError as error:
                 raise await self._located(error, answer.conversation) from error
             finally:
-                await generation.aclose()
-                answer.time(began, first, last)
+                await text.aclose()
 
     async def complete(self, prompt: str | bytes | Iterable[int], **options: Any) -> str:
         """The whole text that follows `prompt`; options as in `stream`."""
@@ -375,15 +345,7 @@ class Llama:
         arguments.callback("progress", progress)
         ids = self.tokenizer.encode_to_evaluate(arguments.text("text", text))
         self._check_evaluates()
-        total, count = 0.0, 0
-        for at in range(0, len(ids), chunk):
-            log_p, _ = await self.log_probabilities(ids[at : at + chunk])
-            total -= float(log_p.astype(np.float64).sum())
-            count += len(log_p)
-            if progress:
-                progress(Progress("tokens", min(at + chunk, len(ids)), len(ids)))
-        with np.errstate(over="ignore"):  # of a text that the model takes for impossible, which is infinite
-            return Perplexity(float(np.exp(total / count)), count)
+        return await perplexity(self.log_probabilities, ids, chunk, progress)
 
     def _check_evaluates(self) -> None:
         if "evaluate" not in self.plan.phases:

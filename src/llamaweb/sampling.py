@@ -13,7 +13,7 @@ from llamaweb.arguments import number, whole
 _MOST = 2**32 - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Sampling:
     """Names and defaults are llama-cpp-python's; filters run in llama.cpp's order: top_k, top_p, min_p, temperature.
 
@@ -21,21 +21,28 @@ class Sampling:
     None elsewhere is the default. Raises LlamaWebError for what is out of range or no number.
     """
 
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    seed: int | None = None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int | None
 
-    def __post_init__(self) -> None:
-        top_k = whole("top_k", self.top_k, 40, -1, 2**63, "a whole number of tokens, or 0 or -1 for all")
-        seed = whole("seed", self.seed, None, -1, _MOST, f"a whole number from 0 to {_MOST}, or -1 for a random one")
+    def __init__(
+        self,
+        temperature: float | None = 0.8,
+        top_k: int | None = 40,
+        top_p: float | None = 0.95,
+        min_p: float | None = 0.05,
+        seed: int | None = None,
+    ) -> None:
+        kept = whole("top_k", top_k, 40, -1, 2**63, "a whole number of tokens, or 0 or -1 for all")
+        random = whole("seed", seed, None, -1, _MOST, f"a whole number from 0 to {_MOST}, or -1 for a random one")
         checked = {
-            "temperature": number("temperature", self.temperature, 0.8, 0, 100, "from 0 to 100"),
-            "top_k": min(max(top_k, 0), _MOST),
-            "top_p": number("top_p", self.top_p, 0.95, math.ulp(0.0), 1, "above 0, up to 1"),
-            "min_p": number("min_p", self.min_p, 0.05, 0, 1, "from 0 to 1"),
-            "seed": None if seed == -1 else seed,
+            "temperature": number("temperature", temperature, 0.8, 0, 100, "from 0 to 100"),
+            "top_k": min(max(kept, 0), _MOST),
+            "top_p": number("top_p", top_p, 0.95, math.ulp(0.0), 1, "above 0, up to 1"),
+            "min_p": number("min_p", min_p, 0.05, 0, 1, "from 0 to 1"),
+            "seed": None if random == -1 else random,
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)

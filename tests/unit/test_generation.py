@@ -11,7 +11,6 @@ import pytest
 
 from llamaweb.errors import ContextError, GPUError, LlamaWebError
 from llamaweb.generation import Generator as Tokens
-from llamaweb.generation import held_back, stop_at
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
 from llamaweb.planner import ModelPlan, plan_model
 from llamaweb.sampling import Sampling
@@ -316,27 +315,6 @@ def test_log_probabilities_pair_every_token_with_its_next_across_batches(n: int)
 def test_log_probabilities_of_more_than_the_context_are_refused() -> None:
     with pytest.raises(ContextError, match=r"41 tokens.*40"):
         asyncio.run(engine()[1].log_probabilities([1] * 41))
-
-
-@pytest.mark.parametrize(
-    ("text", "stops", "expected"),
-    [
-        ("abc", [], ("abc", None)),
-        ("abc", ["c"], ("ab", "c")),
-        ("abcabc", ["ca", "b"], ("a", "b")),
-        ("", ["x"], ("", None)),
-    ],
-)
-def test_text_ends_before_the_first_stop(text: str, stops: list[str], expected: tuple[str, str | None]) -> None:
-    assert stop_at(text, stops) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "stops", "expected"),
-    [("abc", [], 0), ("abc", ["xy"], 0), ("abcx", ["xy"], 1), ("\n\n", ["\n\n\n"], 2), ("aba", ["abac", "a!"], 3)],
-)
-def test_what_may_begin_a_stop_is_held_back(text: str, stops: list[str], expected: int) -> None:
-    assert held_back(text, stops) == expected
 
 
 def test_a_new_answer_ends_the_one_before_and_keeps_what_the_cache_holds() -> None:

@@ -9,8 +9,19 @@ import llamaweb
 
 PACKAGE = Path(llamaweb.__file__).parent
 PURE = (
-    *("answer", "architectures", "arguments", "chat", "errors", "generation", "graph", "kernels", "model", "planner"),
-    *("rope", "sampling", "strings", "tokenizer"),
+    *(
+        "answer",
+        "architectures",
+        "arguments",
+        "chat",
+        "errors",
+        "evaluation",
+        "generation",
+        "graph",
+        "kernels",
+        "model",
+    ),
+    *("planner", "rope", "sampling", "strings", "tokenizer", "writing"),
 )
 
 

@@ -1,0 +1,84 @@
+"""The text of an answer, from tokens that are bytes here: where it ends, what is held back, and what is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from llamaweb.answer import Answer
+from llamaweb.tokenizer import Tokenizer
+from llamaweb.tokenizer.detokenize import StreamDecoder
+from llamaweb.writing import held_back, stop_at, written
+
+END = 0
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes; END has a name."""
+
+    def token_bytes(self, token: int, special: bool = False) -> bytes:
+        return b"<end>" if token == END else bytes([token])
+
+    def stream_decoder(self) -> StreamDecoder:
+        return StreamDecoder(cast(Any, self).token_bytes)
+
+
+def write(data: bytes, stops: Sequence[str] = (), limit: int = -1) -> tuple[list[str], Answer, bool]:
+    """The pieces of a text, what is told of it, and whether its tokens were closed."""
+    answer, closed = Answer([1]), []
+
+    async def tokens() -> AsyncGenerator[int, None]:
+        try:
+            for token in data if limit < 0 else data[:limit]:
+                yield token
+        finally:
+            closed.append(True)
+
+    async def pieces() -> list[str]:
+        text = written(answer, tokens(), cast(Tokenizer, Bytes()), limit, stops, frozenset([END]), lambda: 0.0)
+        return [piece async for piece in text]
+
+    return asyncio.run(pieces()), answer, closed == [True]
+
+
+@pytest.mark.parametrize(
+    ("data", "stops", "limit", "text", "reason", "by"),
+    [
+        (b"abc", (), -1, "abc", "length", "context"),
+        (b"abc", (), 2, "ab", "length", "max_tokens"),
+        (b"ab\0c", (), -1, "ab", "stop", "<end>"),
+        (b"abcd", ("bc",), -1, "a", "stop", "bc"),
+        ("aé€".encode(), (), -1, "aé€", "length", "context"),
+        (b"ab", ("bc",), -1, "ab", "length", "context"),
+    ],
+)
+def test_an_answer_ends_once_and_says_by_what(
+    data: bytes, stops: Sequence[str], limit: int, text: str, reason: str, by: str
+) -> None:
+    pieces, answer, closed = write(data, stops, limit)
+    assert "".join(pieces) == text and (answer.finish_reason, answer.stopped_by) == (reason, by)
+    assert closed and answer.timings["generated_tokens"] == len(answer.tokens)
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [
+        ("abc", [], ("abc", None)),
+        ("abc", ["c"], ("ab", "c")),
+        ("abcabc", ["ca", "b"], ("a", "b")),
+        ("", ["x"], ("", None)),
+    ],
+)
+def test_text_ends_before_the_first_stop(text: str, stops: list[str], expected: tuple[str, str | None]) -> None:
+    assert stop_at(text, stops) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [("abc", [], 0), ("abc", ["xy"], 0), ("abcx", ["xy"], 1), ("\n\n", ["\n\n\n"], 2), ("aba", ["abac", "a!"], 3)],
+)
+def test_what_may_begin_a_stop_is_held_back(text: str, stops: list[str], expected: int) -> None:
+    assert held_back(text, stops) == expected
