@@ -339,12 +339,13 @@ async function offerDefault() {
   at("default").onclick = () => load({ name: model.name, url: new URL(model.url, location.href).href });
 }
 
+// Where no model can run, Python knows why, and what can be done about it in this browser.
 async function checkWebGPU() {
-  if (await navigator.gpu?.requestAdapter()) return;
-  const remedy = isSecureContext
-    ? "use a current Chrome, Edge, Safari or Firefox with hardware acceleration switched on"
-    : "open the page over https or from localhost";
-  fail(`This browser offers no WebGPU adapter here, and no model can run without one; ${remedy}.`);
+  try {
+    await engine.call("webgpu", {}).result;
+  } catch (error) {
+    if (state === "empty") fail(error.message); // what is being loaded will say so itself
+  }
 }
 
 enter("empty");

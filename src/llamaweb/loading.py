@@ -13,6 +13,7 @@ from llamaweb.gpu.checker import check_weights
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.pipelines import Pipelines
+from llamaweb.gpu.software import recognize
 from llamaweb.gpu.trials import Spare
 from llamaweb.gpu.tuning import Tuning, kept_choices
 from llamaweb.gpu.upload import Repacking, upload
@@ -122,6 +123,7 @@ async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile |
         pipelines = Pipelines(device)
         repacking = Repacking(pipelines, file)
         await asyncio.sleep(0)  # so that it begins
+        await recognize(device, pipelines)
         planner = Planner(
             file,
             device.profile,

@@ -24,7 +24,7 @@ class DeviceProfile:
 
     subgroup_size: the size of every subgroup, or 0 where it varies or there are none. packed_dot: WGSL has the dot
     product of 4x8-bit integers. f16: shaders may compute in f16. subgroup_matrices: an experimental feature. software:
-    the browser says that it is a fallback, computed by the CPU.
+    a CPU plays the GPU; the browser says so, or it was seen in what the adapter does (gpu/software.py).
     """
 
     name: str = "any WebGPU device"

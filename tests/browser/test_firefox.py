@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from firefox_page import FirefoxPage
+from tab_page import TabPage
+from test_cpu_in_page import check_a_cpu, seen
 from unreliable_server import Fault, UnreliableServer
 
 from llamaweb.host.browser import BrowserChoice
@@ -34,8 +35,8 @@ def firefox() -> Iterator[Firefox]:
 @pytest.fixture(scope="module", params=WHERE)
 def place(
     request: pytest.FixtureRequest, firefox: Firefox, web_server_main: tuple[str, int, object]
-) -> Iterator[FirefoxPage]:
-    page = FirefoxPage(firefox, f"http://127.0.0.1:{web_server_main[1]}", request.param)
+) -> Iterator[TabPage]:
+    page = TabPage(firefox.bidi.new_tab(), f"http://127.0.0.1:{web_server_main[1]}", request.param)
     yield page
     page.close()
 
@@ -65,7 +66,7 @@ def likeliest(reference: ReferenceLlama | ReferenceGemma3, prompt: list[int], fo
     return reference.logits([*prompt, *found[:-1]])[len(prompt) - 1 :].argmax(axis=-1).tolist()
 
 
-def test_a_model_answers_as_the_reference_stops_and_goes_on(place: FirefoxPage) -> None:
+def test_a_model_answers_as_the_reference_stops_and_goes_on(place: TabPage) -> None:
     for data, reference in ((LLAMA, ReferenceLlama), (GEMMA3, ReferenceGemma3)):
         first, left, second, facts = place.run(answers, model=data, prompt=PROMPT, n=6)
 
@@ -78,8 +79,33 @@ def test_a_model_answers_as_the_reference_stops_and_goes_on(place: FirefoxPage) 
         assert facts["sync"] == ("without JSPI" not in place.where)
 
 
+def test_a_cpu_is_known_by_what_it_does_where_nothing_is_told(place: TabPage) -> None:
+    check_a_cpu(*place.run(seen, model=LLAMA))
+
+
+def test_what_the_gpu_has_done_is_told_at_once_and_not_with_firefoxs_timer(place: TabPage) -> None:
+    async def pauses(n):
+        from llamaweb.gpu.device import Device
+        from llamaweb.javascript import js_object, now_ms
+
+        device = await Device.open()
+        queue, buffers = device.handle.queue, [device.buffer("b", 16, "MAP_READ", "COPY_DST") for _ in range(n)]
+        found = []
+        for i in range(n):
+            for what in ("done", "read"):
+                queue.submit(js_object([device.handle.createCommandEncoder().finish()]))
+                begin = now_ms()
+                await device.wait(queue.onSubmittedWorkDone() if what == "done" else buffers[i].mapAsync(1))
+                found.append(now_ms() - begin)
+        device.close()
+        return found
+
+    found = sorted(place.run(pauses, n=10))
+    assert found[len(found) // 2] < 40, found  # which the timer would make 100 ms
+
+
 def test_a_model_from_a_url_is_there_without_its_server_after_a_reload(
-    place: FirefoxPage, server: UnreliableServer
+    place: TabPage, server: UnreliableServer
 ) -> None:
     async def load(url):
         from llamaweb import Llama, cache
@@ -110,9 +136,11 @@ def test_the_command_line_answers_in_firefox_and_leaves_no_process(
 
     monkeypatch.setattr(Firefox, "__init__", remember)
     (tmp_path / "tiny.gguf").write_bytes(LLAMA)
-    command = ["run", str(tmp_path / "tiny.gguf"), "--browser", "firefox", "-p", "Once", "--max-tokens", "4", "--json"]
-    assert main(command) == 0
+    # Until the context ends, all of the likeliest tokens, a random seed.
+    options = ["--max-tokens", "-1", "--top-k", "-1", "--seed", "-1", "--context", "20", "--temperature", "0"]
+    assert main(["run", str(tmp_path / "tiny.gguf"), "--browser", "firefox", "-p", "Once", *options, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert len(told["tokens"]) == 4 and told["adapter"] == "unnamed software adapter"
+    assert told["stopped_by"] == "context" and told["timings"]["prompt_tokens"] + len(told["tokens"]) == 21
+    assert told["adapter"] == "unnamed software adapter"
     (browser,) = started
     assert browser.ended and not browser._profile.exists()

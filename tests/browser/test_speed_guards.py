@@ -16,7 +16,6 @@ from kernel_bench import Bench, Case, batch, guarded, poisoned
 
 from llamaweb.kernels import library, peaks
 from llamaweb.kernels.formats import FORMATS, Format
-from llamaweb.kernels.kernel import is_cpu
 from llamaweb.kernels.mul_mat import mul_mat
 from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec
 
@@ -34,7 +33,7 @@ OF_READING = {
 
 @pytest.fixture(autouse=True)
 def software_adapter(bench: Bench) -> None:
-    if not is_cpu(bench.profile):
+    if not bench.profile.software:
         pytest.skip("a GPU is measured by `llamaweb bench --profile`")
 
 

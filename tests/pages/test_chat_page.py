@@ -8,6 +8,7 @@ from pathlib import Path
 
 from selenium.webdriver.common.keys import Keys
 
+from llamaweb.gpu.advice import no_webgpu
 from tests.models import smollm2_path
 from tests.pages.chat_page import ChatPage
 from tests.splits import split
@@ -86,9 +87,13 @@ def test_of_files_dropped_while_one_loads_only_the_last_is_loaded(page: ChatPage
     assert page.script("return window.loads") == ["first.gguf", "third.gguf"]
 
 
-def test_a_browser_without_webgpu_is_told_so_before_anything_is_loaded(page_without_webgpu: ChatPage) -> None:
+def test_a_browser_without_webgpu_is_told_so_and_what_to_do_before_anything_is_loaded(
+    page_without_webgpu: ChatPage,
+) -> None:
     page = page_without_webgpu
-    assert "This browser offers no WebGPU adapter" in page.wait(lambda: page.text("error"), 20)
+    agent, origin = page.script("return [navigator.userAgent, location.origin]")
+    told = no_webgpu(agent, secure=True, origin=origin, gpu=True)
+    assert page.wait(lambda: page.text("error"), 60) == told and "://settings/system" in told
     page.element("default").click()
     page.wait(lambda: page.state == "empty" and page.text("error"), 60)
     assert "no WebGPU adapter" in page.text("error")

@@ -34,7 +34,7 @@ AGENTS = {
         ("Chrome, old", False, "this is version 109 of the browser; use 113 or newer"),
         ("Chrome, Android", False, "Android 12 or newer"),
         ("Edge", True, "edge://settings/system"),
-        ("Firefox", False, "set dom.webgpu.enabled to true in about:config"),
+        ("Firefox", False, "set dom.webgpu.enabled and dom.webgpu.workers.enabled to true in about:config"),
         ("Firefox", True, "gfx.webgpu.ignore-blocklist"),
         ("Firefox, old", False, "this is Firefox 102; use Firefox 141 or newer"),
         ("Safari", False, "Safari 26 or newer, or switch WebGPU on among Safari's feature flags"),

@@ -14,7 +14,7 @@ from llamaweb.kernels.template import wgsl
 from llamaweb.profile import DESKTOP, DeviceProfile
 from llamaweb.rope import Rope
 
-CPU = replace(DESKTOP, subgroup_size=4, max_compute_workgroup_storage_size=32 << 10)
+CPU = replace(DESKTOP, software=True, subgroup_size=4, max_compute_workgroup_storage_size=32 << 10)
 LARGE = replace(DESKTOP, max_compute_workgroup_storage_size=48 << 10)
 PROFILES = {"any": DeviceProfile(), "cpu": CPU, "large": LARGE}
 

@@ -34,7 +34,7 @@ PROFILES = {
     "least": LEAST,
     "phone with the packed dot": replace(LEAST, packed_dot=True),
     "phone with f16": replace(LEAST, f16=True),
-    "software, 4 lanes": replace(DESKTOP, subgroup_size=4),
+    "software, 4 lanes": replace(DESKTOP, software=True, subgroup_size=4),
     "software, Firefox's": replace(LEAST, software=True, packed_dot=True, f16=True, **LARGE),
     "8 lanes": replace(DESKTOP, subgroup_size=8),
     "16 lanes": replace(DESKTOP, subgroup_size=16),
@@ -154,7 +154,7 @@ def test_kernels_outside_of_plans_compile(profile: DeviceProfile) -> None:
     launches += [library.find_nan(f, 100) for f in FORMATS.values()]
     launches += [library.vector(type, 1, lane_order=lanes) for type in VECTORS for lanes in (False, True)]
     launches += [library.pad_rows(f, 1) for f in FORMATS.values() if not f.repacked]
-    launches += [peaks.read(profile)[0], peaks.fma(profile)[0], peaks.dispatch()]
+    launches += [peaks.read(profile)[0], peaks.fma(profile)[0], peaks.dispatch(), peaks.steps(False), peaks.steps(True)]
     for launch in launches:
         naga.pipeline(launch.kernel, wgsl(launch.kernel))
 

@@ -41,7 +41,7 @@ from tests.shaders import type_bytes, workgroup_bytes
 
 ANY = DeviceProfile()
 _LARGE = {"max_buffer_size": 1 << 33, "max_storage_buffer_binding_size": 1 << 32}
-SOFTWARE = replace(ANY, name="a software adapter", subgroup_size=4, max_buffer_size=1 << 30)
+SOFTWARE = replace(ANY, name="a software adapter", software=True, subgroup_size=4, max_buffer_size=1 << 30)
 MIXED = {"*attn_v*": "Q8_0", "*ffn_up*": "Q5_1", "token_embd*": "Q8_0"}
 
 # name: (header, device, options of plan_model)

@@ -130,12 +130,14 @@ def test_shapes_tell_products_apart() -> None:
     assert {"128×256", "128×384 swiglu", "192×128 add", "4/2 heads of 32"} <= shapes
 
 
-@pytest.mark.parametrize("profile", [DeviceProfile(), DESKTOP, DeviceProfile(subgroup_size=4)])
+@pytest.mark.parametrize("profile", [DeviceProfile(), DESKTOP, DeviceProfile(software=True)])
 def test_peak_kernels_stay_within_a_devices_limits(profile: DeviceProfile) -> None:
     for launch, size in (peaks.read(profile), peaks.fma(profile)):
         assert "@compute" in wgsl(launch.kernel)
         assert launch.workgroups[0] <= profile.max_compute_workgroups_per_dimension
         assert size > 0
+    for barriers in (False, True):
+        assert ("workgroupBarrier" in wgsl(peaks.steps(barriers).kernel)) == barriers
     assert peaks.read(profile)[1] <= profile.max_storage_buffer_binding_size
 
 

@@ -105,7 +105,9 @@ def test_candidates_for_attention_of_a_token_fit_the_device(head_dim: int, invoc
     assert from_json(to_json({shape: found[-1]}), [shape], profile) == {shape: found[-1]}
 
 
-@pytest.mark.parametrize("profile", [DESKTOP, replace(DESKTOP, subgroup_size=4), replace(DESKTOP, subgroup_size=64)])
+@pytest.mark.parametrize(
+    "profile", [DESKTOP, replace(DESKTOP, subgroup_size=4, software=True), replace(DESKTOP, subgroup_size=64)]
+)
 @pytest.mark.parametrize("mode", ["auto", "full"])
 def test_what_any_device_runs_of_a_batch_is_among_what_is_tried(profile: DeviceProfile, mode: str) -> None:
     product = Shape("mul_mat", "q4_0", 4096, 28672, "swiglu", n_tokens=512)
@@ -170,7 +172,7 @@ def test_an_edition_of_the_kernels_changes_with_any_of_them(monkeypatch: pytest.
 
 
 def test_a_software_adapter_is_tuned_only_if_asked() -> None:
-    cpu = replace(DESKTOP, subgroup_size=4)
+    cpu = replace(DESKTOP, software=True)
     assert not worth_tuning(cpu, "auto") and worth_tuning(cpu, "full")
     assert worth_tuning(DESKTOP, "auto") and not worth_tuning(DESKTOP, "off")
 

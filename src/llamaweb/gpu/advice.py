@@ -36,7 +36,7 @@ def _firefox(version: int, gpu: bool) -> str:
     if version < 113:
         return f"this is Firefox {version}; use Firefox 141 or newer"
     if not gpu:
-        return "set dom.webgpu.enabled to true in about:config and load the page again"
+        return "set dom.webgpu.enabled and dom.webgpu.workers.enabled to true in about:config and load the page again"
     return (
         "switch hardware acceleration on in Firefox's settings (General, Performance), or set "
         "gfx.webgpu.ignore-blocklist to true in about:config; about:support tells what is wrong with the GPU"

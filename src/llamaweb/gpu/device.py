@@ -40,6 +40,7 @@ class Device:
         self.loss = ""  # why the device was lost
         self._error: GPUError | None = None
         self._closed = False
+        self.watch = js_file("gpu/watch.js")(handle.queue)  # what is waited for
         self._on_error = create_proxy(self._uncaptured)
         self._on_lost = create_proxy(self._lost)
         handle.onuncapturederror = self._on_error
@@ -48,12 +49,7 @@ class Device:
     @classmethod
     async def open(cls) -> Device:
         """The browser's high-performance adapter, with its own limits; raises NoWebGPUError if there is none."""
-        gpu = getattr(js.navigator, "gpu", None)
-        adapter = await _adapter(gpu) if gpu else None
-        if not adapter:
-            agent, origin = (str(getattr(at, name, "")) for at, name in ((js.navigator, "userAgent"), (js, "origin")))
-            secure = bool(getattr(js, "isSecureContext", True))
-            raise NoWebGPUError(no_webgpu(agent, secure=secure, origin=origin, gpu=bool(gpu)))
+        adapter = await find_adapter()
         limits = {name: int(getattr(adapter.limits, name)) for name in _LIMITS}
         features = [f for f in _FEATURES if adapter.features.has(f)]
         try:
@@ -157,7 +153,7 @@ class Reading:
         self._device = device
         self._promise = promise
         self.done = False  # somebody has waited to its end, good or bad
-        js_file("gpu/overheard.js")(promise)
+        device.watch(promise)
 
     async def ended(self) -> None:
         """Waits for its end, good or bad; as often as one likes, and though an earlier wait was cancelled, if the
@@ -178,14 +174,18 @@ class Reading:
         raise GPUError(f"The GPU gave nothing back ({reason}); load the model again.")
 
 
-async def _adapter(gpu: Any) -> Any:
-    """Asked for once more where there is none: a browser whose GPU process has just ended gives none at first."""
-    for pause in (0, 0.5):
+async def find_adapter() -> Any:
+    """The browser's high-performance adapter; NoWebGPUError says why there is none, and what to do. It is asked for
+    once more then: a browser whose GPU process has just ended gives none at first."""
+    gpu: Any = getattr(js.navigator, "gpu", None)
+    for pause in (0, 0.5) if gpu else ():
         await asyncio.sleep(pause)
         with suppress(JsException):
             if adapter := await gpu.requestAdapter(js_object({"powerPreference": "high-performance"})):
                 return adapter
-    return None
+    agent, origin = (str(getattr(at, name, "")) for at, name in ((js.navigator, "userAgent"), (js, "origin")))
+    secure = bool(getattr(js, "isSecureContext", True))
+    raise NoWebGPUError(no_webgpu(agent, secure=secure, origin=origin, gpu=bool(gpu)))
 
 
 def _profile(adapter: Any, limits: dict[str, int], features: list[str]) -> DeviceProfile:

@@ -71,7 +71,7 @@ def environment(choice: BrowserChoice) -> dict[str, str]:
         if not found:
             raise HostError(
                 "Firefox brings no software adapter; install Mesa's (Debian: `apt-get install mesa-vulkan-drivers`), "
-                "or use this machine's GPU with --gpu."
+                "or use this machine's GPU with --gpu, if it has one."
             )
         mine |= {"VK_DRIVER_FILES": found[0], "VK_ICD_FILENAMES": found[0]}  # the second is the older name
     return {**os.environ, **mine}

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 
-from llamaweb.kernels.kernel import is_cpu
 from llamaweb.profile import DeviceProfile
 
 # Tokens, positions, and invocations along both; the first that is valid and fills the device is the default.
@@ -78,8 +77,8 @@ class FlashAttn:
 
 def default(head_dim: int, n_head: int, n_tokens: int, profile: DeviceProfile) -> FlashAttn:
     """The largest tile whose workgroups still fill the device: each key and value then serves the most tokens."""
-    tiles = _deepest(_CPU if is_cpu(profile) else _GPU, head_dim, profile)
-    full = (v for v in tiles if is_cpu(profile) or -(-n_tokens // v.queries) * n_head >= _FULL)
+    tiles = _deepest(_CPU if profile.software else _GPU, head_dim, profile)
+    full = (v for v in tiles if profile.software or -(-n_tokens // v.queries) * n_head >= _FULL)
     return next(full, min(tiles, key=lambda v: (abs(v.queries - 16), tiles.index(v))))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from llamaweb.kernels.kernel import is_cpu
 from llamaweb.profile import DeviceProfile
 
 _UNIT = 8  # values of a head that are asked for together
@@ -60,7 +59,7 @@ def default(head_dim: int, group: int, splits: int, profile: DeviceProfile) -> F
     """On a CPU every invocation of a workgroup costs; on a GPU few barriers win. Where the context is split, there is
     work enough for heads to be taken together (on an H100 two are best, and four ask for too many registers)."""
     together = (FlashAttnVec(128, values=8, heads=heads) for heads in (2, 3))
-    sizes = (64,) if is_cpu(profile) else (256, 128, 64)
+    sizes = (64,) if profile.software else (256, 128, 64)
     alone = next((v for v in map(FlashAttnVec, sizes) if v.valid(head_dim, group, profile)), FlashAttnVec(64))
     if splits == 1 or not profile.subgroup_size:
         return alone

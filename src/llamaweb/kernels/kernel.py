@@ -7,7 +7,6 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from llamaweb.kernels.formats import Format
-from llamaweb.profile import DeviceProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +69,6 @@ GLU = ("swiglu", "geglu")  # epilogues that halve the rows: gate above up
 
 NORM = Slot("norm_weight", "vec4<f32>", "read")
 BIAS = Slot("bias", "f32", "read")
-
-
-def is_cpu(profile: DeviceProfile) -> bool:
-    """Whether the adapter is a software one: it says so, or narrow subgroups mean few lanes in all."""
-    return profile.software or 4 <= profile.subgroup_size <= 8
 
 
 def spread(workgroups: int) -> tuple[int, int, int]:

@@ -18,7 +18,6 @@ from llamaweb.kernels.kernel import (
     Launch,
     Slot,
     arena,
-    is_cpu,
     kernel,
     planes,
     spread,
@@ -228,7 +227,7 @@ def flash_attn_vec(
 def attention_splits(n_head: int, profile: DeviceProfile) -> int:
     """Workgroups that share a head's positions over a long context: 1 where there are few cores to share them, else
     enough to fill a large GPU, and no more, since each rotates and rounds for itself."""
-    return 1 if is_cpu(profile) else next(splits for splits in (32, 16, 8, 4) if splits * n_head <= 512 or splits == 4)
+    return 1 if profile.software else next(splits for splits in (32, 16, 8, 4) if splits * n_head <= 512 or splits == 4)
 
 
 def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool = False) -> Launch:

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from llamaweb.kernels.formats import BLOCK, Format
-from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, arena, is_cpu, kernel, weight
+from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, arena, kernel, weight
 from llamaweb.profile import DeviceProfile, SubgroupMatrix
 
 
@@ -134,7 +134,7 @@ def subgroup_matrix(profile: DeviceProfile) -> SubgroupMatrix | None:
 def default_tile(format: Format, k: int, n: int, n_tokens: int, profile: DeviceProfile, bits: int = 16) -> MulMat:
     """bits: of PRECISIONS. A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU, enough
     workgroups to fill it."""
-    if is_cpu(profile):
+    if profile.software:
         return MulMat(64, 64, 8, 8)
 
     def workgroups(tile_m: int, tile_n: int) -> int:

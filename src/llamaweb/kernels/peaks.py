@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamaweb.kernels.kernel import Kernel, Launch, Slot, is_cpu
+from llamaweb.kernels.kernel import Kernel, Launch, Slot
 from llamaweb.profile import DeviceProfile
 
 _CHAINS = 8
@@ -11,16 +11,16 @@ _WORKGROUP = 256
 
 def read(profile: DeviceProfile) -> tuple[Launch, int]:
     """A kernel that reads slot src once, and how many bytes src should have: more than caches hold."""
-    size = (32 if is_cpu(profile) else 512) << 20
+    size = (32 if profile.software else 512) << 20
     size = min(size, profile.max_storage_buffer_binding_size // 16 * 16, profile.max_buffer_size // 16 * 16)
     slots = (Slot("src", "vec4<u32>", "read"), Slot("y", "u32", "read_write"))
     kernel = Kernel("peak_read", (("workgroup", _WORKGROUP),), slots)
-    return Launch(kernel, (64 if is_cpu(profile) else 4096, 1, 1)), size
+    return Launch(kernel, (64 if profile.software else 4096, 1, 1)), size
 
 
 def fma(profile: DeviceProfile) -> tuple[Launch, int]:
     """A kernel of nothing but float32 multiply-adds, and how many operations it makes."""
-    steps, workgroups = (256, 64) if is_cpu(profile) else (1024, 8192)
+    steps, workgroups = (256, 64) if profile.software else (1024, 8192)
     constants = (("chains", _CHAINS), ("steps", steps), ("workgroup", _WORKGROUP))
     kernel = Kernel("peak_fma", constants, (Slot("y", "u32", "read_write"),))
     return Launch(kernel, (workgroups, 1, 1)), 2 * 4 * _CHAINS * steps * workgroups * _WORKGROUP
@@ -29,3 +29,9 @@ def fma(profile: DeviceProfile) -> tuple[Launch, int]:
 def dispatch() -> Launch:
     """A kernel that does next to nothing, and waits for the one before it."""
     return Launch(Kernel("peak_dispatch", (), (Slot("y", "u32", "read_write"),)), (1, 1, 1))
+
+
+def steps(barriers: bool) -> Launch:
+    """A kernel of arithmetic in steps, and the same with the invocations of a workgroup waiting for each other."""
+    constants = (("barriers", barriers), ("chains", 4), ("steps", 16), ("workgroup", _WORKGROUP))
+    return Launch(Kernel("peak_barrier", constants, (Slot("y", "u32", "read_write"),)), (1024, 1, 1))

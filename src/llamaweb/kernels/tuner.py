@@ -15,7 +15,7 @@ from llamaweb.kernels.cache import width
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.formats import FORMATS
-from llamaweb.kernels.kernel import Kernel, is_cpu
+from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.library import Attention
 from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, default_tile, variants, works
 from llamaweb.kernels.mul_mat_vec import MulMatVec
@@ -117,7 +117,7 @@ def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]
 
 def worth_tuning(profile: DeviceProfile, mode: str) -> bool:
     """On a software adapter variants differ little and trying them takes long: only "full" does."""
-    return mode == "full" or (mode == "auto" and not is_cpu(profile))
+    return mode == "full" or (mode == "auto" and not profile.software)
 
 
 def finalists(trials: Sequence[Trial], count: int) -> list[list[int]]:

@@ -17,7 +17,9 @@ from llamaweb import cache
 from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError, ModelWarning, said
 from llamaweb.files.storage import load_json, save_json
 from llamaweb.files.url_source import UrlSource
+from llamaweb.gpu.device import find_adapter
 from llamaweb.gpu.selfcheck import FILE as CHECKS
+from llamaweb.gpu.software import FILE as ADAPTERS
 from llamaweb.gpu.tuning import FILE as TUNING
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama
@@ -31,7 +33,7 @@ from llamaweb.progress import Progress
 Emit = Callable[[dict[str, Any]], None]
 _OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop")
 
-_KEPT = (TUNING, CHECKS)  # of the browser's storage, that what starts browsers keeps for the next ones
+_KEPT = (TUNING, CHECKS, ADAPTERS)  # of the browser's storage, that what starts browsers keeps for the next ones
 
 _loaded: Llama | None = None  # what `load` left for `chat`
 
@@ -136,6 +138,12 @@ async def _forget(urls: Sequence[str]) -> None:
             await cache.remove(model)
 
 
+async def _webgpu(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
+    """Nothing, but NoWebGPUError where no model can run."""
+    await find_adapter()
+    return {}
+
+
 async def _load(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
     """Loads a model for `chat`, in place of the one before."""
     global _loaded
@@ -187,6 +195,7 @@ _COMMANDS = {
     "bench_fusions": _bench_fusions,
     "bench_loading": _bench_loading,
     "tune": _tune,
+    "webgpu": _webgpu,
     "load": _load,
     "chat": _chat,
 }

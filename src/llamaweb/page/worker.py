@@ -10,7 +10,11 @@ from typing import Any
 
 from llamaweb.errors import LlamaWebError
 
-_OF_THE_CHAT_PAGE = ("load", "chat")  # commands whose errors are told in its words; the command line finds its own
+_OF_THE_CHAT_PAGE = (
+    "webgpu",
+    "load",
+    "chat",
+)  # commands whose errors are told in its words; the command line finds its own
 CANCELLED = {"event": "error", "type": "Cancelled", "message": "Stopped."}
 
 _tasks: dict[int, asyncio.Task[None]] = {}

@@ -1,13 +1,14 @@
-"""Python in a tab of Firefox, on its main thread or in a worker, with `run` as in Chromium's page."""
+"""Python in a tab of Firefox or Chromium, on its main thread or in a worker, with `run` as in pytest-pyodide's page."""
 
 from __future__ import annotations
 
 import base64
+import json
+from typing import Any, Protocol
 
 from browser_page import CALL, Page
+from selenium.webdriver import Chrome
 
-from llamaweb.host.bidi import Tab
-from llamaweb.host.firefox import Firefox
 from llamaweb.host.page_wheel import page_wheel
 
 # Pyodide takes JSPI where it finds it.
@@ -44,13 +45,47 @@ THERE = """async (script, ...start) => {
 }"""
 
 
-class FirefoxPage(Page):
+class Tab(Protocol):
+    """As `bidi.Tab`, of whichever browser."""
+
+    def get(self, url: str) -> None: ...
+    def run(self, function: str, *arguments: Any) -> Any: ...
+    def close(self) -> None: ...
+
+
+class ChromiumTab:
+    """The first tab of a Chromium under selenium."""
+
+    def __init__(self, driver: Chrome) -> None:
+        self._driver = driver
+
+    def get(self, url: str) -> None:
+        self._driver.get(url)
+
+    def run(self, function: str, *arguments: Any) -> Any:
+        script = f"""
+            const [json, done] = arguments;
+            (async () => ({function})(...JSON.parse(json)))().then(
+              (value) => done(JSON.stringify([value ?? null, null])),
+              (error) => done(JSON.stringify([null, String(error)])),
+            );
+        """
+        value, error = json.loads(self._driver.execute_async_script(script, json.dumps(arguments)))
+        assert error is None, error
+        return value
+
+    def close(self) -> None:
+        self._driver.quit()
+
+
+class TabPage(Page):
     """In a tab of its own; `reload` is a person's, after which Python is a new one."""
 
-    def __init__(self, firefox: Firefox, url: str, where: str) -> None:
+    def __init__(self, tab: Tab, url: str, where: str) -> None:
+        """where: "worker" or "main thread"; "without JSPI" behind it takes that away before Pyodide starts."""
         self.url = url
         self.where = where
-        self._tab: Tab = firefox.bidi.new_tab()
+        self._tab = tab
         self.reload()
 
     def reload(self) -> None:
