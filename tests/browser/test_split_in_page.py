@@ -44,7 +44,8 @@ async def forward(data, tokens, limit, n_ctx):
 
     Device.open = limited if limit else opened
     try:
-        llm = await Llama.load(data, n_ctx=n_ctx, n_ubatch=6, logits_all=True, tune="off")
+        options = {"logits_all": True, "tune": "off", "self_check": False}  # a check takes more at once
+        llm = await Llama.load(data, n_ctx=n_ctx, n_ubatch=6, **options)
     finally:
         Device.open = opened
     rows = []
