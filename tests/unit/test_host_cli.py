@@ -261,6 +261,17 @@ def test_without_a_terminal_progress_is_one_line_for_each_step(capsys: pytest.Ca
     assert capsys.readouterr().err == "Fetching numpy (0.0 MB) …\nStarting the browser …\n"
 
 
+@pytest.mark.parametrize(("pieces", "printed"), [(["one", " two"], "one two\n"), (["one\n"], "one\n"), ([], "")])
+def test_an_answer_that_is_broken_off_ends_its_line(
+    pieces: list[str], printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Output()
+    for piece in pieces:
+        out.text(piece)
+    out.error("Interrupted", "Interrupted.")
+    assert capsys.readouterr() == (printed, "Interrupted.\n")
+
+
 def test_a_text_of_one_token_is_told_before_a_browser_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,7 @@ class Output:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self._answered = False
+        self._within_line = False  # of the answer
         self._warned: set[str] = set()
         self._label = ""
         self._bars: Any = None
@@ -95,6 +96,7 @@ class Output:
         self.clear()
         if not self.as_json:
             _write(sys.stdout, piece, end="")
+            self._within_line = bool(piece) and not piece.endswith("\n")
 
     def note(self, line: str) -> None:
         """A line for a person, beside the answer."""
@@ -114,11 +116,15 @@ class Output:
             self._object(result)
         else:
             _write(sys.stdout, text)
+            self._within_line = False
 
     def error(self, kind: str, message: str) -> None:
         """One sentence on standard error; with `as_json` an object on standard output as well, unless the result is
-        there already."""
+        there already. An answer that is broken off ends its line before."""
         self.clear()
+        if self._within_line:
+            _write(sys.stdout, "")
+            self._within_line = False
         _write(sys.stderr, _one_line(message))
         if self.as_json and not self._answered:
             self._object({"error": {"type": kind, "message": message}})
