@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from dataclasses import dataclass
 
@@ -17,7 +16,8 @@ _MOST = 2**32 - 1
 class Sampling:
     """Names and defaults are llama-cpp-python's; filters run in llama.cpp's order: top_k, top_p, min_p, temperature.
 
-    temperature 0 is greedy. top_k 0 or -1, top_p 1 and min_p 0 switch a filter off. seed None or -1 takes a fresh one.
+    temperature 0 is greedy; top_p 0 leaves the likeliest token alone. top_k 0 or -1, top_p 1 and min_p 0 switch a
+    filter off. seed None or -1 takes a fresh one.
     None elsewhere is the default. Raises LlamaWebError for what is out of range or no number.
     """
 
@@ -40,7 +40,7 @@ class Sampling:
         checked = {
             "temperature": number("temperature", temperature, 0.8, 0, 100, "from 0 to 100"),
             "top_k": min(max(kept, 0), _MOST),
-            "top_p": number("top_p", top_p, 0.95, math.ulp(0.0), 1, "above 0, up to 1"),
+            "top_p": number("top_p", top_p, 0.95, 0, 1, "from 0 to 1"),
             "min_p": number("min_p", min_p, 0.05, 0, 1, "from 0 to 1"),
             "seed": None if random == -1 else random,
         }

@@ -91,7 +91,7 @@ def test_exactly_the_filters_candidates_are_drawn(bench: Bench, parameters: dict
 
 def test_one_candidate_is_greedy_at_any_temperature(bench: Bench) -> None:
     logits = rng.standard_normal(1000).astype(np.float32)
-    for parameters in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+    for parameters in ({"top_k": 1}, {"top_p": 1e-6}, {"top_p": 0.0}, {"min_p": 1.0}):
         found = drawn(bench, logits, 40, temperature=100.0, **parameters)
         assert set(found.tolist()) == {int(logits.argmax())}, parameters
 

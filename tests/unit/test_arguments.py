@@ -78,7 +78,7 @@ OPTIONS: dict[str, list[Any]] = {
     "max_tokens": [*NO_WHOLE, 0, -2, -(10**30)],
     "temperature": [*NO_NUMBER, -0.1, 101, *HUGE],
     "top_k": [*NO_WHOLE, -2, -(10**30)],
-    "top_p": [*NO_NUMBER, 0, 0.0, -1, 1.1, *HUGE],
+    "top_p": [*NO_NUMBER, -0.1, -1, 1.1, *HUGE],
     "min_p": [*NO_NUMBER, -0.1, 1.1, *HUGE],
     "seed": [*NO_WHOLE, -2, 2**32, *HUGE],
     "stop": [*NO_TEXT, [5], [b"x"], [None], {"a": 1}, {"a"}, b"x"],

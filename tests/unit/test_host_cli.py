@@ -30,7 +30,7 @@ WRONG = [
     (["run", "--temperature", "nan"], "'nan' is not a number from 0 to 100"),
     (["run", "--temperature", "inf"], "'inf' is not a number from 0 to 100"),
     (["run", "--seed", str(2**32)], "'4294967296' is not a whole number from 0 to 4294967295"),
-    (["run", "--top-p", "0"], "--top-p is 0.0; it must be above 0, up to 1"),
+    (["run", "--top-p", "1.1"], "'1.1' is not a number from 0 to 1"),
     (["run", "-p", ""], "it is empty; give a text"),
     (["run", "-p", "a\udcffb"], "has bytes that are no text; give UTF-8"),
     (["perplexity", "--file", __file__, "--context", "1"], "'1' is not a whole number from 2"),

@@ -35,7 +35,7 @@ def test_a_huge_top_k_is_all_tokens() -> None:
         ("temperature", float("nan")),
         ("temperature", float("inf")),
         ("top_k", -2),
-        ("top_p", 0.0),
+        ("top_p", -0.01),
         ("top_p", 1.01),
         ("min_p", -0.01),
         ("min_p", 1.5),
@@ -50,4 +50,4 @@ def test_values_out_of_range_are_refused_by_name(name: str, value: float) -> Non
 
 @pytest.mark.parametrize("value", [0, 1, 100])
 def test_values_at_the_ends_of_their_ranges_are_taken(value: float) -> None:
-    Sampling(temperature=value, top_k=value, top_p=1.0, min_p=min(value, 1))  # type: ignore[arg-type]
+    Sampling(temperature=value, top_k=value, top_p=min(value, 1), min_p=min(value, 1))  # type: ignore[arg-type]
