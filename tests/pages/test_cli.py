@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from math import floor
@@ -35,6 +36,14 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where temporary files go, those of a browser included; its path is short, as that of /tmp."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -67,7 +76,7 @@ def sentence(*arguments: object) -> str:
     return done.stderr.splitlines()[-1]
 
 
-def test_run_gives_the_answer_on_standard_output_and_the_rest_beside_it(model: Path) -> None:
+def test_run_gives_the_answer_on_standard_output_and_the_rest_beside_it(model: Path, temporary: Path) -> None:
     options = (model, "-p", "the king", "--max-tokens", 12, "--temperature", 1.5, "--seed", 7, "--context", 64)
     done = llamaweb("run", *options)
     assert done.returncode == 0, done.stderr
@@ -89,6 +98,7 @@ def test_run_gives_the_answer_on_standard_output_and_the_rest_beside_it(model: P
     memory = result["memory"]
     assert memory["total"] == sum(memory[name] for name in ("weights", "kv", "arena", "io"))
     assert memory["wasm_heap"] > 0 and result["adapter"] and result["dispatches_per_token"] > 0
+    assert list(temporary.iterdir()) == []
 
 
 def test_inspect_plans_what_run_then_creates(model: Path) -> None:
@@ -166,7 +176,9 @@ def test_a_model_at_an_address_is_inspected_and_run_from_there(model: Path) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_ends_with_130_and_leaves_no_browser(model: Path, number: signal.Signals) -> None:
+def test_an_interrupted_run_ends_with_130_and_leaves_no_browser(
+    model: Path, number: signal.Signals, temporary: Path
+) -> None:
     process = subprocess.Popen(
         command("run", model, "-p", "the", "--max-tokens", 400, "--temperature", 2),
         stdout=subprocess.PIPE,
@@ -189,6 +201,7 @@ def test_an_interrupted_run_ends_with_130_and_leaves_no_browser(model: Path, num
     while any(map(_alive, drivers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(_alive, drivers))
+    assert list(temporary.iterdir()) == []
 
 
 def _children(pid: int) -> list[int]:

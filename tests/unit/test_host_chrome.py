@@ -45,11 +45,18 @@ def test_a_folder_that_takes_no_temporary_files_is_the_reason(
 ) -> None:
     monkeypatch.setenv("TMPDIR", folder)
     with pytest.raises(HostError) as error:
-        chrome.start(BrowserChoice("/bin/true"))
+        chrome.Chromium(BrowserChoice("/bin/true"))
     assert (
         str(error.value)
         == f"The folder for temporary files, {folder}, takes none ({reason}); set TMPDIR to another one."
     )
+
+
+def test_a_browser_that_does_not_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(HostError, match="did not start"):
+        chrome.Chromium(BrowserChoice("/bin/true"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_versions_that_do_not_fit_are_named() -> None:

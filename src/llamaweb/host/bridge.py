@@ -126,4 +126,4 @@ async def _started(choice: BrowserChoice) -> AsyncIterator[Browser]:
 
 
 def _start(choice: BrowserChoice) -> Browser:
-    return firefox.Firefox(choice) if choice.kind == "firefox" else chrome.Chromium(chrome.start(choice))
+    return firefox.Firefox(choice) if choice.kind == "firefox" else chrome.Chromium(choice)

@@ -64,6 +64,9 @@ def flags(choice: BrowserChoice = USUAL) -> list[str]:
     return [*_QUIET, *sandbox, *_WEBGPU, *adapter, *choice.flags]
 
 
+_LONGEST_FOLDER = 107 - len("/org.chromium.Chromium.XXXXXX/SingletonSocket")
+
+
 def find_browser(path: str | None = None) -> str:
     """The browser's executable: `path` if given, else the first known name; HostError says what to install."""
     if path is not None:
@@ -87,19 +90,20 @@ def find_driver(browser: str) -> str | None:
     return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
 
 
-def start(choice: BrowserChoice = USUAL) -> Chrome:
-    """A headless browser under selenium; the caller quits it. Raises HostError with one sentence."""
+def start(choice: BrowserChoice = USUAL, temporary: Path | None = None) -> Chrome:
+    """A headless browser under selenium; the caller quits it. temporary: where its temporary files go, if not where
+    all do. Raises HostError with one sentence."""
     from selenium.common.exceptions import WebDriverException
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     browser = find_browser(choice.path)
-    _check_temporary()
     options = ChromeOptions()
     options.binary_location = browser
     for flag in flags(choice):
         options.add_argument(flag)
     # A session of its own: Ctrl-C in the terminal must reach us, not the driver that we still need to end the browser.
-    service = ChromeService(find_driver(browser), popen_kw={"start_new_session": True})
+    env = {**os.environ, "TMPDIR": str(temporary)} if temporary else None
+    service = ChromeService(find_driver(browser), env=env, popen_kw={"start_new_session": True})
     try:
         driver = Chrome(options=options, service=service)
     except WebDriverException as error:
@@ -113,18 +117,19 @@ def start(choice: BrowserChoice = USUAL) -> Chrome:
     return driver
 
 
-def _check_temporary() -> None:
-    """Raises HostError where no temporary file can be made: Chromium and its driver end without a word of it then, and
-    take TMPDIR as it is where Python looks for another folder."""
-    folder = os.environ.get("TMPDIR") or tempfile.gettempdir()
+def _temporary() -> Path:
+    """A folder for the temporary files of one browser, since Chromium leaves some behind. Raises HostError where none
+    can be made: Chromium ends without a word of it, and takes TMPDIR as it is where Python looks further."""
+    where = os.environ.get("TMPDIR") or tempfile.gettempdir()
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))
-            file.flush()
+        folder = Path(tempfile.mkdtemp(prefix="llamaweb-", dir=where))
+        (folder / "probe").write_bytes(bytes(4096))
+        (folder / "probe").unlink()
     except OSError as error:
         raise HostError(
-            f"The folder for temporary files, {folder}, takes none ({error.strerror}); set TMPDIR to another one."
+            f"The folder for temporary files, {where}, takes none ({error.strerror}); set TMPDIR to another one."
         ) from error
+    return folder
 
 
 def stop(driver: Chrome) -> None:
@@ -134,10 +139,16 @@ def stop(driver: Chrome) -> None:
 
 
 class Chromium:
-    """A browser under selenium, as `browser.Browser`."""
+    """A browser under selenium, as `browser.Browser`, that leaves nothing behind."""
 
-    def __init__(self, driver: Chrome) -> None:
-        self.driver = driver
+    def __init__(self, choice: BrowserChoice) -> None:
+        self._temporary = _temporary()
+        try:
+            # The path of a socket in there is of 107 characters at most.
+            self.driver = start(choice, self._temporary if len(str(self._temporary)) <= _LONGEST_FOLDER else None)
+        except BaseException:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            raise
 
     def get(self, url: str) -> None:
         self.driver.get(url)
@@ -161,6 +172,7 @@ class Chromium:
 
     def quit(self) -> None:
         stop(self.driver)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def _sentence(browser: str, message: str) -> str:
