@@ -133,7 +133,7 @@ def short(value: object, most: int = 40) -> str:
     try:
         text = " ".join(repr(value).split("\n"))
     except Exception:  # an object's own repr may do anything; that of a whole number of 5,000 digits is refused
-        text = f"a {type(value).__name__}"
+        text = f"an object of {type(value).__name__}"
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

@@ -287,6 +287,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         DownloadError,
         r"'http://\[x/.*' is not an address; give one that begins with https://",
     ),
+    "no page's": (
+        {"filename": "*", "endpoint": "ftp://hub"},
+        DownloadError,
+        r"'ftp://hub/.*' is of ftp:, which no page can read; give one that begins with https://",
+    ),
     "no name": ({"filename": "*", "repo_id": "a b"}, ModelFileError, "'a b' is no repository's name"),
     "damaged": ({"filename": "*f16.gguf"}, ModelFileError, "tiny-f16.gguf is cut off"),
 }

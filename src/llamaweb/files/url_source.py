@@ -17,6 +17,8 @@ from llamaweb.javascript import js_file, js_object
 from llamaweb.model.gguf_file import FIRST_READ
 from llamaweb.model.source import check_range, file_name, sibling_url
 
+_PROTOCOLS = ("https:", "http:", "blob:", "data:")  # what every page's fetch reads
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -131,11 +133,16 @@ class UrlSource:
 
 def absolute(url: str) -> str:
     """The address as the browser writes it; raises DownloadError for what is none."""
+    here = getattr(js, "location", None)
     try:
-        base = (js.location.href,) if hasattr(js, "location") else ()
-        return str(js.URL.new(url, *base).href)
+        found = js.URL.new(url, *((here.href,) if here else ()))
     except JsException:
         raise DownloadError(f"{url!r} is not an address; give one that begins with https://.") from None
+    if found.protocol not in {*_PROTOCOLS, *((here.protocol,) if here else ())}:
+        raise DownloadError(
+            f"{url!r} is of {found.protocol}, which no page can read; give one that begins with https://."
+        )
+    return str(found.href)
 
 
 def _sha256(digest: Any, linked: Any) -> str | None:
