@@ -11,26 +11,28 @@ async def load_packed(url, **options):  # type: ignore[no-untyped-def]
     import builtins
     from dataclasses import replace
 
-    from llamaweb import Llama
+    from llamaweb import Llama, loading
     from llamaweb.gpu.device import Device
     from llamaweb.kernels import mul_mat
 
-    opened, default_tile = Device.open, mul_mat.default_tile
+    opened, default_tile, recognize = Device.open, mul_mat.default_tile, loading.recognize
 
     async def open_as_a_gpu():
         device = await opened()
         device.profile = replace(device.profile, subgroup_size=0, software=False)
         return device
 
+    async def as_it_says(device, pipelines): ...
+
     def small_tile(*args, **kwargs):
         tile = default_tile(*args, **kwargs)
         return replace(tile, tile_m=16, tile_n=32, wx=4, wy=8, depth=1) if tile.kind == "packed" else tile
 
-    Device.open, mul_mat.default_tile = open_as_a_gpu, small_tile
+    Device.open, mul_mat.default_tile, loading.recognize = open_as_a_gpu, small_tile, as_it_says
     try:
         builtins.packed = llm = await Llama.load(url, tune="off", **options)
     finally:
-        Device.open, mul_mat.default_tile = opened, default_tile
+        Device.open, mul_mat.default_tile, loading.recognize = opened, default_tile, recognize
     products = [
         (name, dict(d.kernel.constants).get("bits", 32))
         for name, phase in llm.plan.phases.items()

@@ -54,11 +54,14 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups, packed=False, opt
 
     import numpy as np
 
+    from llamaweb import loading
     from llamaweb.gpu.device import Device
     from llamaweb.llama import Llama
     from llamaweb.sampling import Sampling
 
-    opened = Device.open
+    opened, recognize = Device.open, loading.recognize
+
+    async def as_it_says(device, pipelines): ...
 
     async def open_without_subgroups():
         device = await opened()
@@ -67,10 +70,12 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups, packed=False, opt
 
     try:
         if not subgroups:
-            Device.open = open_without_subgroups
+            Device.open, loading.recognize = open_without_subgroups, as_it_says
         llm = await Llama.load(data, n_ctx=n_ctx, n_ubatch=n_ubatch, tune="off", **(options or {}))
     finally:
-        Device.open = opened
+        Device.open, loading.recognize = opened, recognize
+    kernels = {d.kernel.template for phase in llm.plan.phases.values() for d in phase.dispatches}
+    assert ("mul_mat_packed" in kernels) == packed
     rows = []
     for n in range(n_prompt, len(tokens) + 1):
         _ = [token async for token in llm._generator.generate(tokens[:n], Sampling(temperature=0), 1)]
