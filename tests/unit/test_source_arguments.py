@@ -48,7 +48,7 @@ def test_an_address_that_is_empty_is_refused(files: Any) -> None:
     "models",
     [
         ["https://example.org/a.gguf?part=1", "https://example.net/a.gguf"],
-        [SimpleNamespace(name="a.gguf"), SimpleNamespace(name="b.gguf"), SimpleNamespace(name="a.gguf")],
+        [SimpleNamespace(name=f"{name}.gguf", arrayBuffer=None) for name in "aba"],
     ],
 )
 def test_two_files_of_one_name_are_refused(files: Any, models: list) -> None:
