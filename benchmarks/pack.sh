@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Packs what `llamaweb bench` needs where there is neither a network nor a browser: Node with Dawn (the same WebGPU as
 # Chromium's), the Pyodide distribution, this checkout, and a tokenizer for synthetic models. One part below 60 MB.
-# With --browser more parts of at most 60 MB: headless Chromium with its libraries, chromedriver, and what the command
+# With --browser more parts of at most 60 MB: headless Chromium with its libraries, and what the command
 # line needs of Python (PYTHON_VERSION of the machine there, 3.12).
 #   usage: pack.sh DIR [--browser]         ->  DIR/rig.part [DIR/browser.1.part DIR/browser.2.part …]
 #   there: xz -dc -T0 rig.part | tar -C /tmp -xf - ;  cat browser.?.part | xz -dc -T0 | tar -C /tmp -xf -
 #          then /tmp/rig/llamaweb/benchmarks/run_gpu.sh
-# Needs npm and ./dev's environment; for --browser Debian's packages chromium, chromium-driver and apt-get.
+# Needs npm and ./dev's environment; for --browser Debian's package chromium and apt-get.
 set -euo pipefail
 root=$(dirname "$(dirname "$(realpath "$0")")")
 out=$(realpath -m "${1:?usage: pack.sh DIR [--browser]}")
@@ -43,8 +43,7 @@ browser() {
     v8_context_snapshot.bin snapshot_blob.bin; do
     [ ! -e "/usr/lib/chromium/$file" ] || cp -L "/usr/lib/chromium/$file" browser/chromium/
   done
-  cp /usr/bin/chromedriver browser/chromium/
-  ldd browser/chromium/chromium-headless-shell browser/chromium/chromedriver | awk '$3 ~ /^\// {print $3}' | sort -u |
+  ldd browser/chromium/chromium-headless-shell | awk '$3 ~ /^\// {print $3}' | sort -u |
     grep -Ev '/lib(c|m|pthread|dl|rt|resolv)[.-]' | xargs -I{} cp -L {} browser/lib/
   for name in libsoftokn3.so libfreebl3.so libfreeblpriv3.so libnssckbi.so; do # what NSS opens by itself
     find /usr/lib -name "$name" -print -quit | xargs -r -I{} cp -L {} browser/lib/
@@ -52,8 +51,8 @@ browser() {
   cp -r /etc/fonts browser/fonts
   "$python" -m pip install --quiet --disable-pip-version-check --target browser/site --only-binary=:all: --no-compile \
     --python-version "${PYTHON_VERSION:-3.12}" --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
-    aiohttp selenium rich jinja2 gguf packaging numpy
-  rm -rf browser/site/selenium/webdriver/common/{macos,windows} browser/site/numpy/*/tests
+    aiohttp websocket-client rich jinja2 gguf packaging numpy
+  rm -rf browser/site/numpy/*/tests
   "$python" -m pip install --quiet --disable-pip-version-check --target browser/site --no-deps "$root"
   rm -rf browser/site/llamaweb  # its metadata are wanted; the code is the checkout's
   tar -cf - browser | xz -T0 -6 >all

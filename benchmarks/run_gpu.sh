@@ -22,17 +22,16 @@ runtimes=${RUNTIMES:-node chromium}
 [[ $runtimes == *chromium* ]] && [ -x "$browser/chromium/chromium-headless-shell" ] || exit 0
 mkdir -p /etc/fonts && cp -rn "$browser/fonts/." /etc/fonts/ || true
 bin=$(mktemp -d) && trap 'rm -rf "$bin"' EXIT
-for program in chromium-headless-shell chromedriver; do # with the libraries they were packed with
-  printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$browser/lib" "$browser/chromium/$program" >"$bin/$program"
-done
-chmod +x "$bin"/*
-export PYTHONPATH=$source/src:$browser/site PATH=$bin:$PATH XDG_CACHE_HOME=$rig/cache
+chromium=$bin/chromium-headless-shell # with the libraries it was packed with
+printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$browser/lib" "$browser/chromium/${chromium##*/}" >"$chromium"
+chmod +x "$chromium"
+export PYTHONPATH=$source/src:$browser/site XDG_CACHE_HOME=$rig/cache
 for asked in "$@"; do
   name=${asked%+} depth=0 precision=high
   case $name in *=*) precision=${name#*=} name=${name%=*} ;; esac
   case $name in *@*) depth=${name#*@} name=${name%@*} ;; esac
   case $name in synthetic:*) name=${name#synthetic:} name=$models/synthetic-${name/:/-}.gguf ;; esac
   # shellcheck disable=SC2086  # FLAGS are words
-  python3 -m llamaweb.host.cli bench "$name" --chrome "$bin/chromium-headless-shell" ${FLAGS---gpu} --floor --prompt-tokens "$prompt" \
+  python3 -m llamaweb.host.cli bench "$name" --chrome "$chromium" ${FLAGS---gpu} --floor --prompt-tokens "$prompt" \
     --gen-tokens "$generated" --reps "$reps" --depth "$depth" --precision "$precision" --output "$results" || true
 done

@@ -15,8 +15,8 @@ from pytest_pyodide.runner import BrowserWorkerChromeRunner
 from pytest_pyodide.server import DefaultHandler
 
 from llamaweb.host.browser import SCRIPT_SECONDS, BrowserChoice
-from llamaweb.host.chrome import start
 from llamaweb.host.page_wheel import page_wheel
+from tests.driver import start
 
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import json
 from typing import Any, Protocol
 
 from browser_page import CALL, Page
-from selenium.webdriver import Chrome
 
 from llamaweb.host.page_wheel import page_wheel
 
@@ -46,36 +44,11 @@ THERE = """async (script, ...start) => {
 
 
 class Tab(Protocol):
-    """As `bidi.Tab`, of whichever browser."""
+    """As `bidi.Tab` and `cdp.Tab`."""
 
     def get(self, url: str) -> None: ...
     def run(self, function: str, *arguments: Any) -> Any: ...
     def close(self) -> None: ...
-
-
-class ChromiumTab:
-    """The first tab of a Chromium under selenium."""
-
-    def __init__(self, driver: Chrome) -> None:
-        self._driver = driver
-
-    def get(self, url: str) -> None:
-        self._driver.get(url)
-
-    def run(self, function: str, *arguments: Any) -> Any:
-        script = f"""
-            const [json, done] = arguments;
-            (async () => ({function})(...JSON.parse(json)))().then(
-              (value) => done(JSON.stringify([value ?? null, null])),
-              (error) => done(JSON.stringify([null, String(error)])),
-            );
-        """
-        value, error = json.loads(self._driver.execute_async_script(script, json.dumps(arguments)))
-        assert error is None, error
-        return value
-
-    def close(self) -> None:
-        self._driver.quit()
 
 
 class TabPage(Page):

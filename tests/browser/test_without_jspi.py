@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tab_page import ChromiumTab, TabPage
+from tab_page import TabPage
 from test_firefox import GEMMA3, LLAMA, PROMPT, answers, likeliest
 
 from llamaweb.errors import LlamaWebError
 from llamaweb.host.browser import BrowserChoice
-from llamaweb.host.chrome import start
+from llamaweb.host.chrome import Chromium
 from tests.reference import ReferenceGemma3, ReferenceLlama
 
 
 @pytest.fixture(scope="module")
 def place(browser_choice: BrowserChoice, web_server_main: tuple[str, int, object]) -> Iterator[TabPage]:
-    tab = ChromiumTab(start(browser_choice))
+    chromium = Chromium(browser_choice)
     try:
-        yield TabPage(tab, f"http://127.0.0.1:{web_server_main[1]}", "worker without JSPI")
+        yield TabPage(chromium.tab, f"http://127.0.0.1:{web_server_main[1]}", "worker without JSPI")
     finally:
-        tab.close()
+        chromium.quit()
 
 
 def test_a_model_answers_as_the_reference_stops_and_goes_on(place: TabPage) -> None:

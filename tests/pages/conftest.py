@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import Chrome
 
-from llamaweb.host import chrome
 from llamaweb.host.browser import BrowserChoice
+from tests import driver as drivers
 from tests.models import smollm2_path
 from tests.pages.chat_page import ChatPage
 from tests.tiny import TinyLlama, tiny_llama
@@ -98,8 +98,8 @@ def chat(smollm2: tuple[ChatPage, list[str]]) -> ChatPage:
 
 @contextmanager
 def _browser(choice: BrowserChoice) -> Iterator[Chrome]:
-    driver = chrome.start(choice)
+    driver = drivers.start(choice)
     try:
         yield driver
     finally:
-        chrome.stop(driver)
+        drivers.stop(driver)

@@ -45,17 +45,21 @@ def use_wheel(monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> None:
 
 
 @pytest.fixture
-def drivers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def browsers(monkeypatch: pytest.MonkeyPatch) -> list[chrome.Chromium]:
     """The browsers that were started."""
-    started: list[Any] = []
-    start = chrome.start
+    started: list[chrome.Chromium] = []
+    start = chrome.Chromium
 
-    def remember(choice: BrowserChoice) -> Any:
+    def remember(choice: BrowserChoice) -> chrome.Chromium:
         started.append(start(choice))
         return started[-1]
 
-    monkeypatch.setattr(chrome, "start", remember)
+    monkeypatch.setattr(chrome, "Chromium", remember)
     return started
+
+
+def has_ended(browser: chrome.Chromium) -> bool:
+    return browser.cdp is not None and browser.cdp.process.poll() is not None
 
 
 def in_page(use: Callable[[PageSession], Awaitable[Any]]) -> Any:
@@ -67,7 +71,7 @@ def in_page(use: Callable[[PageSession], Awaitable[Any]]) -> Any:
 
 
 def test_events_pass_in_order_and_errors_come_out_as_they_were(
-    monkeypatch: pytest.MonkeyPatch, drivers: list[Any]
+    monkeypatch: pytest.MonkeyPatch, browsers: list[chrome.Chromium]
 ) -> None:
     use_wheel(monkeypatch, "llamaweb/page/commands.py", STAND_IN)
     events: list[dict[str, Any]] = []
@@ -81,10 +85,12 @@ def test_events_pass_in_order_and_errors_come_out_as_they_were(
     assert in_page(use) == {"params": {"prompt": "ü", "seed": None}}
     assert [event["event"] for event in events] == ["progress", "text"]
     assert events[0]["total"] == 5_000_000_000 and events[1]["text"] == "é😀"
-    assert drivers[0].service.process.poll() is not None
+    assert has_ended(browsers[0])
 
 
-def test_what_no_page_can_read_is_an_error_and_not_silence(monkeypatch: pytest.MonkeyPatch, drivers: list[Any]) -> None:
+def test_what_no_page_can_read_is_an_error_and_not_silence(
+    monkeypatch: pytest.MonkeyPatch, browsers: list[chrome.Chromium]
+) -> None:
     use_wheel(monkeypatch, "llamaweb/page/commands.py", STAND_IN)
 
     async def use(page: PageSession) -> Any:
@@ -103,26 +109,26 @@ def test_what_no_page_can_read_is_an_error_and_not_silence(monkeypatch: pytest.M
     assert in_page(use) == {"params": {}}
 
 
-def test_a_browser_that_dies_is_one_sentence(monkeypatch: pytest.MonkeyPatch, drivers: list[Any]) -> None:
+def test_a_browser_that_dies_is_one_sentence(monkeypatch: pytest.MonkeyPatch, browsers: list[chrome.Chromium]) -> None:
     use_wheel(monkeypatch, "llamaweb/page/commands.py", STAND_IN)
 
     async def use(page: PageSession) -> Any:
-        return await page.call("sleep", {}, lambda event: drivers[0].quit())
+        return await page.call("sleep", {}, lambda event: browsers[0].quit())
 
     with pytest.raises(PageError, match="ended unexpectedly"):
         in_page(use)
 
 
 def test_python_that_does_not_start_in_the_page_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, drivers: list[Any]
+    monkeypatch: pytest.MonkeyPatch, browsers: list[chrome.Chromium]
 ) -> None:
     use_wheel(monkeypatch, "llamaweb/page/worker.py", "raise ImportError('the wheel is broken')")
     with pytest.raises(PageError, match="Python did not start in the page: ImportError: the wheel is broken"):
         in_page(lambda page: asyncio.sleep(0))
-    assert drivers[0].service.process.poll() is not None
+    assert has_ended(browsers[0])
 
 
-def test_cancelling_closes_the_browser(monkeypatch: pytest.MonkeyPatch, drivers: list[Any]) -> None:
+def test_cancelling_closes_the_browser(monkeypatch: pytest.MonkeyPatch, browsers: list[chrome.Chromium]) -> None:
     use_wheel(monkeypatch, "llamaweb/page/commands.py", STAND_IN)
 
     async def use(page: PageSession) -> Any:
@@ -132,4 +138,4 @@ def test_cancelling_closes_the_browser(monkeypatch: pytest.MonkeyPatch, drivers:
 
     with pytest.raises(asyncio.CancelledError):
         in_page(use)
-    assert drivers[0].service.process.poll() is not None
+    assert has_ended(browsers[0])

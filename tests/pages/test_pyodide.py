@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from llamaweb.host import chrome, distribution, fetch
+from llamaweb.host import distribution, fetch
 from llamaweb.host.browser import BrowserChoice
 from llamaweb.host.distribution import CDN, RELEASES, Pyodide
 from llamaweb.host.page_wheel import page_wheel
 from llamaweb.host.report import silent
 from llamaweb.host.server import Site, serving
+from tests import driver as drivers
 
 IN_WORKER = """
 const [wheel, code, done] = arguments;
@@ -48,13 +49,13 @@ def release(name: str) -> Pyodide:
 async def in_module_worker(folder: Path, choice: BrowserChoice, code: str) -> Any:
     """What Python code gives, as JSON, in a worker of a page that is served Pyodide from the folder."""
     async with serving(Site(folder)) as server:
-        driver = await asyncio.to_thread(chrome.start, choice)
+        driver = await asyncio.to_thread(drivers.start, choice)
         try:
             await asyncio.to_thread(driver.get, f"{server.url}/config.json")
             arguments = (IN_WORKER, page_wheel().file_name, code)
             found = await asyncio.to_thread(driver.execute_async_script, *arguments)
         finally:
-            await asyncio.to_thread(chrome.stop, driver)
+            await asyncio.to_thread(drivers.stop, driver)
     assert "error" not in found, found
     return json.loads(found["value"])
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
+import subprocess
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +16,7 @@ from llamaweb.errors import HostError, LlamaWebError
 BROWSERS = ("chromium", "firefox")
 # A model's answer can take minutes on the software adapter.
 SCRIPT_SECONDS = 600
+_STOP_SECONDS = 5
 # In place of a page's function that may not be there yet: an error as text, since browsers tell it differently.
 WHEN_THERE = """async (name, argument) => {
   try {
@@ -81,3 +85,17 @@ def value_of(url: str, answer: dict[str, Any]) -> Any:
 
 def unanswered(url: str, reason: str) -> PageError:
     return PageError(f"{url} did not answer ({reason.partition(chr(10))[0]}); try again.")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a browser that leads a session of its own, with all that it has started, whatever it is at."""
+    for number in (signal.SIGTERM, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM):
+        if process.poll() is not None:
+            return
+        with contextlib.suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, number)
+            else:
+                process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llamaweb.errors import HostError
-from llamaweb.host.browser import SCRIPT_SECONDS, USUAL, WHEN_THERE, BrowserChoice, unanswered, value_of
-
-if TYPE_CHECKING:
-    from selenium.webdriver import Chrome
+from llamaweb.host.browser import SCRIPT_SECONDS, USUAL, WHEN_THERE, BrowserChoice, end, unanswered, value_of
+from llamaweb.host.cdp import CDP, CDPError, Tab
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 _MAC_APPS = ("Google Chrome.app/Contents/MacOS/Google Chrome", "Chromium.app/Contents/MacOS/Chromium")
-# Debian keeps the driver here on some releases, off the PATH.
-_DRIVERS = ("/usr/lib/chromium/chromedriver", "/usr/lib/chromium-browser/chromedriver")
-INSTALL = "install Chromium (Debian: `apt-get install chromium chromium-driver`) or name a browser with --chrome PATH"
+INSTALL = "install Chromium (Debian: `apt-get install chromium`) or name a browser with --chrome PATH"
+_STOP_SECONDS = 5
 
 _QUIET = (
     "--headless=new",
     "--no-first-run",
+    "--no-default-browser-check",
+    # No keyring of the person's is asked for.
+    "--password-store=basic",
+    "--use-mock-keychain",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
@@ -83,40 +84,6 @@ def find_browser(path: str | None = None) -> str:
     raise HostError(f"No Chromium was found; {INSTALL}.")
 
 
-def find_driver(browser: str) -> str | None:
-    """chromedriver from PATH or beside the browser; None leaves it to selenium, which can fetch one."""
-    beside = Path(os.path.realpath(browser)).parent / "chromedriver"
-    candidates = [shutil.which("chromedriver"), str(beside), *_DRIVERS]
-    return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
-
-
-def start(choice: BrowserChoice = USUAL, temporary: Path | None = None) -> Chrome:
-    """A headless browser under selenium; the caller quits it. temporary: where its temporary files go, if not where
-    all do. Raises HostError with one sentence."""
-    from selenium.common.exceptions import WebDriverException
-    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
-
-    browser = find_browser(choice.path)
-    options = ChromeOptions()
-    options.binary_location = browser
-    for flag in flags(choice):
-        options.add_argument(flag)
-    # A session of its own: Ctrl-C in the terminal must reach us, not the driver that we still need to end the browser.
-    env = {**os.environ, "TMPDIR": str(temporary)} if temporary else None
-    service = ChromeService(find_driver(browser), env=env, popen_kw={"start_new_session": True})
-    try:
-        driver = Chrome(options=options, service=service)
-    except WebDriverException as error:
-        with contextlib.suppress(Exception):
-            service.stop()
-        raise HostError(_sentence(browser, error.msg or type(error).__name__)) from error
-    driver.set_script_timeout(SCRIPT_SECONDS)
-    # selenium's own HTTP client gives up after two minutes unless told otherwise.
-    if not isinstance(driver.command_executor, str):
-        driver.command_executor.client_config.timeout = SCRIPT_SECONDS + 30
-    return driver
-
-
 def _temporary() -> Path:
     """A folder for the temporary files of one browser, since Chromium leaves some behind. Raises HostError where none
     can be made: Chromium ends without a word of it, and takes TMPDIR as it is where Python looks further."""
@@ -132,56 +99,56 @@ def _temporary() -> Path:
     return folder
 
 
-def stop(driver: Chrome) -> None:
-    """End the browser and its driver; what is already gone is no error."""
-    with contextlib.suppress(Exception):
-        driver.quit()
-
-
 class Chromium:
-    """A browser under selenium, as `browser.Browser`, that leaves nothing behind."""
+    """A headless Chromium with a profile that goes when it does, and leaves nothing behind. HostError with one sentence
+    if it does not start."""
 
     def __init__(self, choice: BrowserChoice) -> None:
+        browser = find_browser(choice.path)
         self._temporary = _temporary()
+        # The path of a socket in there is of 107 characters at most.
+        inside = {"TMPDIR": str(self._temporary)} if len(str(self._temporary)) <= _LONGEST_FOLDER else {}
+        command = [browser, *flags(choice), f"--user-data-dir={self._temporary / 'profile'}", "about:blank"]
+        self.cdp: CDP | None = None
         try:
-            # The path of a socket in there is of 107 characters at most.
-            self.driver = start(choice, self._temporary if len(str(self._temporary)) <= _LONGEST_FOLDER else None)
+            self.cdp = CDP(command, SCRIPT_SECONDS, {**os.environ, **inside})
+            self.cdp.call("Browser.getVersion")
+            self.tab: Tab = next(iter(self.cdp.tabs()), None) or self.cdp.new_tab()
+        except (OSError, CDPError) as error:
+            self.quit()
+            raise HostError(f"{browser} did not start ({error}); {INSTALL}.") from error
         except BaseException:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            self.quit()
             raise
 
+    @property
+    def _cdp(self) -> CDP:
+        assert self.cdp
+        return self.cdp
+
     def get(self, url: str) -> None:
-        self.driver.get(url)
+        try:
+            self.tab.get(url)
+        except CDPError as error:
+            raise unanswered(url, str(error)) from error
 
     def in_new_tab(self, url: str, function: str, argument: Any) -> Any:
-        from selenium.common.exceptions import WebDriverException
-
-        driver = self.driver
-        first = driver.current_window_handle
-        driver.switch_to.new_window("tab")
         try:
-            driver.get(url)
-            script = f"const [name, argument, done] = arguments; ({WHEN_THERE})(name, argument).then(done);"
-            answer = driver.execute_async_script(script, function, argument)
-        except WebDriverException as error:
-            raise unanswered(url, error.msg or "") from error
-        finally:
-            driver.close()
-            driver.switch_to.window(first)
+            tab = self._cdp.new_tab()
+            try:
+                tab.get(url)
+                answer = tab.run(WHEN_THERE, function, argument)
+            finally:
+                tab.close()
+        except CDPError as error:
+            raise unanswered(url, str(error)) from error
         return value_of(url, answer)
 
     def quit(self) -> None:
-        stop(self.driver)
+        """Ends the browser, whatever it is at; what is already gone is no error."""
+        if self.cdp:
+            self.cdp.close()  # of which it ends by itself
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.cdp.process.wait(_STOP_SECONDS)
+            end(self.cdp.process)
         shutil.rmtree(self._temporary, ignore_errors=True)
-
-
-def _sentence(browser: str, message: str) -> str:
-    supported = re.search(r"only supports Chrome version (\d+)", message)
-    current = re.search(r"[Cc]urrent browser version is (\d+)", message)
-    if supported and current:
-        return (
-            f"chromedriver is for Chromium {supported[1]} and {browser} is version {current[1]}; "
-            "install the two in the same version (Debian: `apt-get install chromium chromium-driver`)."
-        )
-    first = message.strip().splitlines()[0].rstrip(".") if message.strip() else "no reason given"
-    return f"{browser} did not start under chromedriver ({first}); {INSTALL}."

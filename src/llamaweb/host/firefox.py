@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,14 +15,13 @@ from typing import Any
 
 from llamaweb.errors import HostError
 from llamaweb.host.bidi import BiDi, BiDiError, Tab
-from llamaweb.host.browser import SCRIPT_SECONDS, WHEN_THERE, BrowserChoice, unanswered, value_of
+from llamaweb.host.browser import SCRIPT_SECONDS, WHEN_THERE, BrowserChoice, end, unanswered, value_of
 
 NAMES = ("firefox", "firefox-esr", "firefox-developer-edition", "firefox-nightly")
 _MAC_APP = Path("/Applications/Firefox.app/Contents/MacOS/firefox")
 _DRIVERS = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d")
 INSTALL = "install Firefox (Debian: `apt-get install firefox-esr mesa-vulkan-drivers`)"
 START_SECONDS = 60
-_STOP_SECONDS = 5
 
 _PREFS: dict[str, Any] = {
     "dom.webgpu.enabled": True,
@@ -136,17 +134,6 @@ class Firefox:
 
     def quit(self) -> None:
         """Ends the browser, whatever it is at; what is already gone is no error."""
-        if not self.ended:
-            for end in (signal.SIGTERM, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM):
-                self._signal(end)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(_STOP_SECONDS)
-                    break
+        if self.process:
+            end(self.process)
         shutil.rmtree(self._profile, ignore_errors=True)
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(OSError):
-            if hasattr(os, "killpg"):
-                os.killpg(self.process.pid, number)
-            else:
-                self.process.terminate()
