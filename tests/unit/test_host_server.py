@@ -105,27 +105,100 @@ def test_what_is_not_the_sites_is_not_found(visit: Callable[[Visit], None], path
     visit(missing)
 
 
-def test_another_sites_name_for_this_machine_is_refused(visit: Callable[[Visit], None]) -> None:
+async def raw(server: Server, *lines: str) -> str:
+    """The first line of the answer to a request as it stands here."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode())
+    answer = await reader.readline()
+    writer.close()
+    return answer.decode()
+
+
+def test_another_sites_name_for_this_machine_is_refused_however_it_is_written(visit: Callable[[Visit], None]) -> None:
     async def rebound(server: Server, session: aiohttp.ClientSession) -> None:
-        headers = {"Host": "attacker.example"}
-        async with session.get(server.model_url("a model.gguf"), headers=headers) as response:
-            assert response.status == 403
+        port, path = server.port, "/model/a%20model.gguf"
+        for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}"):
+            assert " 200 " in await raw(server, f"GET {path} HTTP/1.1", f"Host: {host}"), host
+        ours, theirs = f"Host: 127.0.0.1:{port}", "Host: attacker.example"
+        for lines in (
+            [f"GET {path} HTTP/1.1", theirs],
+            [f"GET {path} HTTP/1.1", f"{theirs}:{port}"],
+            [f"GET {path} HTTP/1.1", "Host: 127.0.0.1"],
+            [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1.attacker.example:{port}"],
+            [f"GET {path} HTTP/1.1", f"Host: attacker.example@127.0.0.1:{port}"],
+            [f"GET {path} HTTP/1.1", ours, theirs],
+            [f"GET {path} HTTP/1.1", theirs, ours],
+            [f"GET {path} HTTP/1.0"],
+            [f"GET http://attacker.example{path} HTTP/1.1", ours],
+            [f"GET http://127.0.0.1:{port}{path} HTTP/1.1", theirs],
+        ):
+            status = (await raw(server, *lines)).split()[1]
+            assert status in ("400", "403"), lines
 
     visit(rebound)
 
 
-def test_the_bridge_is_only_for_who_knows_its_token(tmp_path: Path) -> None:
+def test_no_other_page_frames_ours_or_learns_where_they_are(visit: Callable[[Visit], None]) -> None:
+    async def headers(server: Server, session: aiohttp.ClientSession) -> None:
+        for path in ("", "bridge.html", "worker.js", "config.json", "model/a%20model.gguf", "nothing"):
+            async with session.get(f"{server.url}/{path}") as response:
+                assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+                assert response.headers["Referrer-Policy"] == "no-referrer"
+                assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+    visit(headers)
+
+
+def test_a_compressed_file_beside_one_is_not_served_in_its_place(
+    visit: Callable[[Visit], None], tmp_path: Path
+) -> None:
+    for name in ("a model.gguf", "pyodide/pyodide.mjs"):
+        for ending in (".gz", ".br"):
+            (tmp_path / f"{name}{ending}").write_bytes(b"another")
+
+    async def compressed(server: Server, session: aiohttp.ClientSession) -> None:
+        for url, data in (
+            (server.model_url("a model.gguf"), bytes(range(200))),
+            (f"{server.url}/pyodide/pyodide.mjs", b"export {}"),
+        ):
+            async with session.get(url, headers={"Accept-Encoding": "gzip, br"}) as response:
+                assert await response.read() == data and "Content-Encoding" not in response.headers
+
+    visit(compressed)
+
+
+def test_the_bridge_is_only_for_a_page_of_ours_that_knows_its_token(tmp_path: Path) -> None:
     async def body() -> None:
         async def bridge(socket: aiohttp.web.WebSocketResponse) -> None:
             await socket.send_str("welcome")
 
         async with serving(Site(tmp_path), bridge=bridge) as server, aiohttp.ClientSession() as session:
-            with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
-                await session.ws_connect(f"{server.url}/bridge?token=guess")
-            async with session.ws_connect(f"{server.url}/bridge?token={server.token}") as websocket:
+            right, origin = f"{server.url}/bridge?token={server.token}", server.url
+            for url, headers in (
+                (f"{server.url}/bridge?token=guess", {"Origin": origin}),
+                (f"{server.url}/bridge?token=gu%C3%A9ss", {"Origin": origin}),
+                (f"{server.url}/bridge?token=", {"Origin": origin}),
+                (f"{server.url}/bridge", {"Origin": origin}),
+                (right, {}),
+                (right, {"Origin": "http://attacker.example"}),
+                (right, {"Origin": "null"}),
+                (right, {"Origin": f"http://localhost:{server.port + 1}"}),
+            ):
+                with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+                    await session.ws_connect(url, headers=headers)
+            async with session.ws_connect(right, headers={"Origin": origin}) as websocket:
                 assert await websocket.receive_str() == "welcome"
 
     asyncio.run(body())
+
+
+def test_only_this_machine_reaches_it(visit: Callable[[Visit], None]) -> None:
+    async def bound(server: Server, session: aiohttp.ClientSession) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as other, pytest.raises(OSError):
+            other.settimeout(2)
+            other.connect(("127.0.0.2", server.port))  # it is bound to 127.0.0.1 alone, not to all addresses
+
+    visit(bound)
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:

@@ -24,10 +24,13 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "frame-ancestors 'none'",  # the rest is in the pages
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
 _TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json"}
-_OURS = {"127.0.0.1", "localhost"}
+_OURS = (HOST, "localhost")
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,18 @@ class Server:
     """A running server; `url` is where."""
 
     def __init__(self, port: int) -> None:
-        self.url = f"http://{HOST}:{port}"
+        self.port = port
         # Whoever connects to the bridge must know it: other pages in the user's browser can reach this port too.
         self.token = secrets.token_urlsafe(16)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def hosts(self) -> set[str]:
+        """What a browser names as the host of our addresses."""
+        return {f"{name}:{self.port}" for name in _OURS} | (set(_OURS) if self.port == 80 else set())
 
     @property
     def bridge_url(self) -> str:
@@ -75,7 +87,7 @@ async def serving(site: Site, port: int = 0, bridge: Bridge | None = None) -> As
             await web.TCPSite(runner, HOST, port).start()
         except OSError as error:
             raise HostError(_port_sentence(port, error)) from error
-        server.url = f"http://{HOST}:{runner.addresses[0][1]}"
+        server.port = runner.addresses[0][1]
         yield server
     finally:
         await runner.cleanup()
@@ -108,7 +120,7 @@ def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
         name = request.match_info["name"]
         if name not in site.models:
             raise web.HTTPNotFound
-        return web.FileResponse(site.models[name], headers={"Content-Type": "application/octet-stream"})
+        return _Served(site.models[name], headers={"Content-Type": "application/octet-stream"})
 
     async def file(request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -123,14 +135,25 @@ def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
         return _file(site.folders[name], request.match_info["path"])
 
     async def websocket(request: web.Request) -> web.WebSocketResponse:
-        if bridge is None or not secrets.compare_digest(request.query.get("token", ""), server.token):
+        told = request.query.get("token", "").encode()
+        if bridge is None or not secrets.compare_digest(told, server.token.encode()):
+            raise web.HTTPForbidden
+        if request.headers.get("Origin") != server.url:  # a page of ours opens it, and nothing else
             raise web.HTTPForbidden
         socket = web.WebSocketResponse(max_msg_size=0, heartbeat=30)
         await socket.prepare(request)
         await bridge(socket)
         return socket
 
-    app = web.Application(middlewares=[_only_us])
+    @web.middleware
+    async def only_us(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+        # A foreign name that resolves to this machine (DNS rebinding) would let its pages read the model and the files.
+        hosts = request.headers.getall("Host", [])
+        if len(hosts) != 1 or hosts[0].lower() not in server.hosts or not request.raw_path.startswith("/"):
+            raise web.HTTPForbidden
+        return await handler(request)
+
+    app = web.Application(middlewares=[only_us])
     app.router.add_get("/config.json", settings)
     app.router.add_get(f"/{wheel.file_name}", the_wheel)
     app.router.add_get("/pyodide/{path:.+}", pyodide)
@@ -143,16 +166,15 @@ def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
     return app
 
 
-@web.middleware
-async def _only_us(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
-    # A foreign name that resolves to this machine (DNS rebinding) would let its pages read the model and the files.
-    if request.url.host not in _OURS:
-        raise web.HTTPForbidden
-    return await handler(request)
-
-
 async def _isolate(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
+
+
+class _Served(web.FileResponse):
+    """The file itself: aiohttp would take a compressed one that lies beside it for the same."""
+
+    def _make_response(self, request: Any, accept_encoding: str) -> Any:
+        return super()._make_response(request, "")
 
 
 def _file(folder: Path, name: str) -> web.FileResponse:
@@ -164,7 +186,7 @@ def _file(folder: Path, name: str) -> web.FileResponse:
     if not found:
         raise web.HTTPNotFound
     kind = _TYPES.get(path.suffix)
-    return web.FileResponse(path, headers={"Content-Type": kind} if kind else None)
+    return _Served(path, headers={"Content-Type": kind} if kind else None)
 
 
 async def messages(socket: web.WebSocketResponse) -> AsyncIterator[dict[str, Any]]:
