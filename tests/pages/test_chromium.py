@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +38,52 @@ def sockets(session: int) -> set[str]:
         except OSError:
             continue  # it has just ended
     return found
+
+
+@pytest.fixture
+def proxy() -> Iterator[tuple[str, list[str]]]:
+    """The address of a proxy that gives nothing, and the first line of all that it is asked."""
+    asked: list[str] = []
+
+    class Refuse(socketserver.StreamRequestHandler):
+        timeout = 2
+
+        def handle(self) -> None:
+            asked.append(self.rfile.readline().decode("latin-1"))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield "{}:{}".format(*server.server_address), asked
+        server.shutdown()
+
+
+def test_a_command_has_it_ask_nobody_for_anything(
+    choice: BrowserChoice, tiny_model: Path, proxy: tuple[str, list[str]]
+) -> None:
+    address, asked = proxy
+    options = [f"--chrome-flag=--proxy-server={address}", *(["--chrome", choice.path] if choice.path else [])]
+    command = [sys.executable, "-m", "llamaweb", "run", tiny_model, "-p", "the king", "--max-tokens", "8", *options]
+    subprocess.run(command, check=True, capture_output=True)
+    assert asked == []
+    browser = Chromium(replace(choice, flags=(f"--proxy-server={address}",)))
+    try:
+        with pytest.raises(PageError):
+            browser.get("http://somewhere.example/")
+        assert set(asked) == {"GET http://somewhere.example/ HTTP/1.1\r\n"}  # what is asked is seen
+    finally:
+        browser.quit()
+
+
+def test_a_browser_for_a_local_model_reaches_this_machine_alone(choice: BrowserChoice, site: str) -> None:
+    browser = Chromium(replace(choice, flags=(), offline=True))
+    try:
+        with pytest.raises(PageError, match="ERR_NAME_NOT_RESOLVED"):
+            browser.get("http://localhost.example/")
+        with pytest.raises(PageError, match="ERR_"):
+            browser.get("http://192.0.2.1/")
+        browser.get(site)
+    finally:
+        browser.quit()
 
 
 def test_it_listens_nowhere_and_leaves_nothing_behind(

@@ -62,6 +62,8 @@ def test_a_browser_that_does_not_start_leaves_nothing_behind(monkeypatch: pytest
 def test_the_software_adapter_is_the_default_and_gpu_leaves_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     assert "--use-webgpu-adapter=swiftshader" in chrome.flags()
+    reach = [flag for flag in chrome.flags(BrowserChoice(offline=True)) if "host-resolver-rules" in flag]
+    assert len(reach) == 1 and not any("host-resolver-rules" in flag for flag in chrome.flags())
     real = chrome.flags(BrowserChoice(gpu=True, flags=("--mine",)))
     assert "--use-vulkan=native" in real and real[-1] == "--mine"
     assert not any("swiftshader" in flag or "dawn-features" in flag for flag in real)

@@ -37,12 +37,14 @@ class BrowserChoice:
     """Which browser to start, and on which adapter: `gpu` takes the machine's own, otherwise the software one.
 
     path, flags: Chromium's executable, found by its name if None, and more of its command line. kind: of BROWSERS.
+    offline: the browser reaches this machine alone.
     """
 
     path: str | None = None
     gpu: bool = False
     flags: tuple[str, ...] = ()
     kind: str = "chromium"
+    offline: bool = False
 
     def __post_init__(self) -> None:
         if self.kind == "firefox" and (self.path is not None or self.flags):

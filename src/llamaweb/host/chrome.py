@@ -32,9 +32,14 @@ _QUIET = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-quic",
+    # Nobody is asked for the time, for an account, for advice or for updates.
+    "--disable-features=NetworkTimeServiceQuerying,OptimizationHints",
+    "--gaia-url=http://127.0.0.1:9",
+    "--component-updater=url-source=http://127.0.0.1:9",
     # Containers often have a tiny /dev/shm.
     "--disable-dev-shm-usage",
 )
+_OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
 # Developer features: timestamps that are not rounded to 0.1 ms, and the adapter's full name.
 _WEBGPU = ("--enable-unsafe-webgpu", "--enable-webgpu-developer-features", "--ignore-gpu-blocklist")
 _SOFTWARE = (
@@ -62,7 +67,8 @@ def flags(choice: BrowserChoice = USUAL) -> list[str]:
         adapter = _SOFTWARE[:2]
     # Chromium refuses its sandbox to root.
     sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    return [*_QUIET, *sandbox, *_WEBGPU, *adapter, *choice.flags]
+    reach = [_OFFLINE] if choice.offline else []
+    return [*_QUIET, *sandbox, *reach, *_WEBGPU, *adapter, *choice.flags]
 
 
 _LONGEST_FOLDER = 107 - len("/org.chromium.Chromium.XXXXXX/SingletonSocket")

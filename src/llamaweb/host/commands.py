@@ -230,7 +230,7 @@ async def _model_page(
     if not is_address(args.model):  # an address' header is read by the page, once
         foretell(args, await _header(args.model, out), out)
         say_size(args.model, out)
-    choice = replace(args.choice, gpu=takes_gpu(args.choice.gpu, out))
+    choice = replace(args.choice, gpu=takes_gpu(args.choice.gpu, out), offline=not is_address(args.model))
     model = resolve(args.model, out.report)
     files_of_model = {} if isinstance(model, str) else _files(model)
     site = Site(ensure_distribution(out.report, release=args.pyodide), files_of_model, files, folders)

@@ -46,6 +46,12 @@ _PREFS: dict[str, Any] = {
     "services.settings.server": "data:,#none",
     "toolkit.telemetry.enabled": False,
 }
+# A proxy that is not there, for all but this machine.
+_OFFLINE: dict[str, Any] = {"network.proxy.type": 1} | {
+    f"network.proxy.{kind}{what}": value
+    for kind in ("http", "ssl")
+    for what, value in (("", "127.0.0.1"), ("_port", 9))
+}
 
 
 def find_browser() -> str:
@@ -81,7 +87,8 @@ class Firefox:
     def __init__(self, choice: BrowserChoice) -> None:
         browser, env = find_browser(), environment(choice)
         self._profile = Path(tempfile.mkdtemp(prefix="llamaweb-firefox-"))
-        prefs = "".join(f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in _PREFS.items())
+        wanted = _PREFS | (_OFFLINE if choice.offline else {})
+        prefs = "".join(f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in wanted.items())
         (self._profile / "user.js").write_text(prefs)
         command = [browser, "--profile", str(self._profile), "--no-remote", "--remote-debugging-port", "0"]
         # A session of its own: Ctrl-C in the terminal must reach us alone, and what it starts must end with it.
