@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamaweb.host.browser import BrowserChoice
+from llamaweb.host.browser import BrowserChoice, PageError
 from llamaweb.host.firefox import Firefox
 from tests.reference import ReferenceLlama
 from tests.tiny import TinyLlama, tiny_llama
@@ -83,3 +83,13 @@ def test_the_chat_page_answers(site: str) -> None:
     finally:
         firefox.quit()
     assert told["answer"] and "first word after" in told["facts"] and "tokens/s" in told["facts"]
+
+
+def test_a_firefox_for_a_local_model_reaches_this_machine_alone(site: str) -> None:
+    firefox = Firefox(BrowserChoice(kind="firefox", offline=True))
+    try:
+        with pytest.raises(PageError, match="PROXY_CONNECTION_REFUSED"):
+            firefox.get("http://192.0.2.1/")
+        firefox.get(site)
+    finally:
+        firefox.quit()
