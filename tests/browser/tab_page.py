@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Protocol
 
 from browser_page import CALL, Page
 
+from llamaweb.host.browser import Tab
 from llamaweb.host.page_wheel import page_wheel
 
 # Pyodide takes JSPI where it finds it.
@@ -41,14 +41,6 @@ THERE = """async (script, ...start) => {
   globalThis.ask = (...ask) => send({ ask });
   await send({ start });
 }"""
-
-
-class Tab(Protocol):
-    """As `bidi.Tab` and `cdp.Tab`."""
-
-    def get(self, url: str) -> None: ...
-    def run(self, function: str, *arguments: Any) -> Any: ...
-    def close(self) -> None: ...
 
 
 class TabPage(Page):

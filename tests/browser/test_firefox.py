@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tab_page import TabPage
@@ -66,13 +67,18 @@ def likeliest(reference: ReferenceLlama | ReferenceGemma3, prompt: list[int], fo
     return reference.logits([*prompt, *found[:-1]])[len(prompt) - 1 :].argmax(axis=-1).tolist()
 
 
-def test_a_model_answers_as_the_reference_stops_and_goes_on(place: TabPage) -> None:
+def check_answers(place: TabPage) -> Iterator[dict[str, Any]]:
+    """That both families answer as the reference, stop and go on; gives the facts of each."""
     for data, reference in ((LLAMA, ReferenceLlama), (GEMMA3, ReferenceGemma3)):
         first, left, second, facts = place.run(answers, model=data, prompt=PROMPT, n=6)
-
         assert first == likeliest(reference(data), PROMPT, first)
         assert left == likeliest(reference(data), [*PROMPT, 5], left)
         assert second == likeliest(reference(data), [*PROMPT, *first, 9], second)
+        yield facts
+
+
+def test_a_model_answers_as_the_reference_stops_and_goes_on(place: TabPage) -> None:
+    for facts in check_answers(place):
         # A software adapter is known although it has no name, and nothing is timed on it.
         assert facts["software"] and facts["adapter"] == "unnamed software adapter" and facts["trials"] == 0
         assert facts["text"]

@@ -45,9 +45,9 @@ def test_a_huge_top_k_is_all_tokens() -> None:
 )
 def test_values_out_of_range_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(LlamaWebError, match=rf"{name} is "):
-        Sampling(**{name: value})  # type: ignore[arg-type]
+        Sampling(**{name: value})
 
 
 @pytest.mark.parametrize("value", [0, 1, 100])
 def test_values_at_the_ends_of_their_ranges_are_taken(value: float) -> None:
-    Sampling(temperature=value, top_k=value, top_p=min(value, 1), min_p=min(value, 1))  # type: ignore[arg-type]
+    Sampling(temperature=value, top_k=value, top_p=min(value, 1), min_p=min(value, 1))

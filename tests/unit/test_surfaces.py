@@ -70,7 +70,7 @@ def test_options_that_are_checked_are_told_as_the_command_lines_own() -> None:
     with pytest.raises(Exception, match="top_p is") as caught:
         Sampling(top_p=2)
     assert str(caught.value) == "top_p is 2; it must be from 0 to 1."
-    assert caught.value.said("command line") == "--top-p is 2; it must be from 0 to 1."  # type: ignore[attr-defined]
+    assert caught.value.said("command line") == "--top-p is 2; it must be from 0 to 1."
     with pytest.raises(ContextError) as refused:
         plan_model(llama_header(**TINY), n_ctx=-1)
     assert refused.value.said("page").startswith("context length in the settings is -1; ")

@@ -11,10 +11,12 @@ from typing import Any
 
 import websocket
 
+from llamaweb.host.browser import BrowserError
+
 OPEN_SECONDS = 60
 
 
-class BiDiError(Exception):
+class BiDiError(BrowserError):
     """The browser refused a command, or is gone."""
 
 

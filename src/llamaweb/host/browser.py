@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,28 +66,59 @@ def other_browser(path: str) -> str | None:
     return next((told for pattern, told in known for name in names if re.match(pattern, name, re.IGNORECASE)), None)
 
 
-class Browser(Protocol):
-    """A headless browser. Its methods block, and are called in a thread of their own."""
+class BrowserError(Exception):
+    """The browser refused a command, or is gone."""
+
+
+class Tab(Protocol):
+    """A page of the browser; its methods raise BrowserError."""
+
+    def get(self, url: str) -> None:
+        """Opens an address; returns when its document is there."""
+
+    def run(self, function: str, *arguments: Any) -> Any:
+        """What a JavaScript function of the page, async or not, gives for arguments, all of them JSON."""
+
+    def close(self) -> None: ...
+
+
+class Browser(ABC):
+    """A headless browser. Its methods block, and are called in a thread of their own. tab: its first."""
+
+    tab: Tab
+
+    @abstractmethod
+    def new_tab(self) -> Tab: ...
+
+    @abstractmethod
+    def quit(self) -> None:
+        """End it, whatever it is at; what is already gone is no error."""
 
     def get(self, url: str) -> None:
         """Open an address in the first tab."""
+        try:
+            self.tab.get(url)
+        except BrowserError as error:
+            raise _unanswered(url, error) from error
 
     def in_new_tab(self, url: str, function: str, argument: Any) -> Any:
         """What a page's async `function` gives for `argument` (JSON) in a tab of its own; PageError if it fails."""
+        try:
+            tab = self.new_tab()
+            try:
+                tab.get(url)
+                answer = tab.run(WHEN_THERE, function, argument)
+            finally:
+                tab.close()
+        except BrowserError as error:
+            raise _unanswered(url, error) from error
+        if "error" in answer:
+            raise PageError(f"{url} failed: {answer['error']}.")
+        return answer["value"]
 
-    def quit(self) -> None:
-        """End it; what is already gone is no error."""
 
-
-def value_of(url: str, answer: dict[str, Any]) -> Any:
-    """What WHEN_THERE gave; PageError if it failed."""
-    if "error" in answer:
-        raise PageError(f"{url} failed: {answer['error']}.")
-    return answer["value"]
-
-
-def unanswered(url: str, reason: str) -> PageError:
-    return PageError(f"{url} did not answer ({reason.partition(chr(10))[0]}); try again.")
+def _unanswered(url: str, reason: BrowserError) -> PageError:
+    return PageError(f"{url} did not answer ({str(reason).partition(chr(10))[0]}); try again.")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

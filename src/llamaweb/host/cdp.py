@@ -14,6 +14,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llamaweb.host.browser import BrowserError
+
 _END = b"\0"  # behind each message
 # Chromium takes the pipes as files 3 and 4, which may be anything here. Its children must not have them, too.
 _AS_3_AND_4 = """
@@ -25,7 +27,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
-class CDPError(Exception):
+class CDPError(BrowserError):
     """The browser refused a command, or is gone."""
 
 

@@ -10,10 +10,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from llamaweb.errors import HostError
-from llamaweb.host.browser import SCRIPT_SECONDS, USUAL, WHEN_THERE, BrowserChoice, end, unanswered, value_of
+from llamaweb.host.browser import SCRIPT_SECONDS, USUAL, Browser, BrowserChoice, end
 from llamaweb.host.cdp import CDP, CDPError, Tab
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
@@ -105,7 +104,7 @@ def _temporary() -> Path:
     return folder
 
 
-class Chromium:
+class Chromium(Browser):
     """A headless Chromium with a profile that goes when it does, and leaves nothing behind. HostError with one sentence
     if it does not start."""
 
@@ -119,7 +118,7 @@ class Chromium:
         try:
             self.cdp = CDP(command, SCRIPT_SECONDS, {**os.environ, **inside})
             self.cdp.call("Browser.getVersion")
-            self.tab: Tab = next(iter(self.cdp.tabs()), None) or self.cdp.new_tab()
+            self.tab = next(iter(self.cdp.tabs()), None) or self.cdp.new_tab()
         except (OSError, CDPError) as error:
             self.quit()
             raise HostError(f"{browser} did not start ({error}); {INSTALL}.") from error
@@ -127,28 +126,9 @@ class Chromium:
             self.quit()
             raise
 
-    @property
-    def _cdp(self) -> CDP:
-        assert self.cdp
-        return self.cdp
-
-    def get(self, url: str) -> None:
-        try:
-            self.tab.get(url)
-        except CDPError as error:
-            raise unanswered(url, str(error)) from error
-
-    def in_new_tab(self, url: str, function: str, argument: Any) -> Any:
-        try:
-            tab = self._cdp.new_tab()
-            try:
-                tab.get(url)
-                answer = tab.run(WHEN_THERE, function, argument)
-            finally:
-                tab.close()
-        except CDPError as error:
-            raise unanswered(url, str(error)) from error
-        return value_of(url, answer)
+    def new_tab(self) -> Tab:
+        assert self.cdp  # it has started
+        return self.cdp.new_tab()
 
     def quit(self) -> None:
         """Ends the browser, whatever it is at; what is already gone is no error."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from llamaweb.errors import HostError
 from llamaweb.host.bidi import BiDi, BiDiError, Tab
-from llamaweb.host.browser import SCRIPT_SECONDS, WHEN_THERE, BrowserChoice, end, unanswered, value_of
+from llamaweb.host.browser import SCRIPT_SECONDS, Browser, BrowserChoice, end
 
 NAMES = ("firefox", "firefox-esr", "firefox-developer-edition", "firefox-nightly")
 _MAC_APP = Path("/Applications/Firefox.app/Contents/MacOS/firefox")
@@ -81,7 +81,7 @@ def environment(choice: BrowserChoice) -> dict[str, str]:
     return {**os.environ, **mine}
 
 
-class Firefox:
+class Firefox(Browser):
     """A headless Firefox with a profile that goes when it does. HostError with one sentence if it does not start."""
 
     def __init__(self, choice: BrowserChoice) -> None:
@@ -97,7 +97,7 @@ class Firefox:
         try:
             self.process = subprocess.Popen(command, env=env, start_new_session=True, **quiet)
             self.bidi = BiDi(self._address(), SCRIPT_SECONDS)
-            self.tab: Tab = self.bidi.tabs()[0]
+            self.tab = self.bidi.tabs()[0]
         except (OSError, BiDiError, TimeoutError) as error:
             self.quit()
             raise HostError(f"{browser} did not start ({error}); {INSTALL}.") from error
@@ -117,27 +117,8 @@ class Firefox:
             time.sleep(0.05)
         raise BiDiError(f"it did not listen within {START_SECONDS} seconds")
 
-    def get(self, url: str) -> None:
-        try:
-            self.tab.get(url)
-        except BiDiError as error:
-            raise unanswered(url, str(error)) from error
-
-    def in_new_tab(self, url: str, function: str, argument: Any) -> Any:
-        try:
-            tab = self.bidi.new_tab()
-            try:
-                tab.get(url)
-                answer = tab.run(WHEN_THERE, function, argument)
-            finally:
-                tab.close()
-        except BiDiError as error:
-            raise unanswered(url, str(error)) from error
-        return value_of(url, answer)
-
-    @property
-    def ended(self) -> bool:
-        return self.process is None or self.process.poll() is not None
+    def new_tab(self) -> Tab:
+        return self.bidi.new_tab()
 
     def quit(self) -> None:
         """Ends the browser, whatever it is at; what is already gone is no error."""

@@ -20,10 +20,8 @@ def read(profile: DeviceProfile) -> tuple[Launch, int]:
 
 def fma(profile: DeviceProfile) -> tuple[Launch, int]:
     """A kernel of nothing but float32 multiply-adds, and how many operations it makes."""
-    steps, workgroups = (256, 64) if profile.software else (1024, 8192)
-    constants = (("chains", _CHAINS), ("steps", steps), ("workgroup", _WORKGROUP))
-    kernel = Kernel("peak_fma", constants, (Slot("y", "u32", "read_write"),))
-    return Launch(kernel, (workgroups, 1, 1)), 2 * 4 * _CHAINS * steps * workgroups * _WORKGROUP
+    count, workgroups = (256, 64) if profile.software else (1024, 8192)
+    return _fma(count, workgroups), 2 * 4 * _CHAINS * count * workgroups * _WORKGROUP
 
 
 def dispatch() -> Launch:
@@ -34,5 +32,9 @@ def dispatch() -> Launch:
 def steps(barriers: bool) -> Launch:
     """A kernel of arithmetic in steps, or the same with the invocations of a workgroup waiting for each other after
     each; there is arithmetic enough to hide that on a GPU."""
-    constants = (("barriers", barriers), ("chains", 8), ("steps", 64), ("workgroup", _WORKGROUP))
-    return Launch(Kernel("peak_barrier", constants, (Slot("y", "u32", "read_write"),)), (256, 1, 1))
+    return _fma(64, 256, barriers)
+
+
+def _fma(count: int, workgroups: int, barriers: bool = False) -> Launch:
+    constants = (("barriers", barriers), ("chains", _CHAINS), ("steps", count), ("workgroup", _WORKGROUP))
+    return Launch(Kernel("peak_fma", constants, (Slot("y", "u32", "read_write"),)), (workgroups, 1, 1))
