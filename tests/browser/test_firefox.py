@@ -149,4 +149,4 @@ def test_the_command_line_answers_in_firefox_and_leaves_no_process(
     assert told["stopped_by"] == "context" and told["timings"]["prompt_tokens"] + len(told["tokens"]) == 21
     assert told["adapter"] == "unnamed software adapter"
     (browser,) = started
-    assert browser.ended and not browser._profile.exists()
+    assert browser.process.poll() is not None and not browser._profile.exists()
