@@ -1,7 +1,6 @@
 // Between the command line (a websocket) and the worker: messages pass as they are.
 
-const token = new URLSearchParams(location.search).get("token");
-const socket = new WebSocket(`ws://${location.host}/bridge?token=${token}`);
+const socket = new WebSocket(new URL("bridge", location.href.replace("http", "ws")));
 const opened = new Promise((resolve) => socket.addEventListener("open", resolve));
 const send = async (message) => {
   await opened;

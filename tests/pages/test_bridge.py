@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import io
-import zipfile
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from llamaweb.errors import ContextError
-from llamaweb.host import chrome, server
+from llamaweb.host import chrome
 from llamaweb.host.bridge import PageError, PageSession, open_page
 from llamaweb.host.browser import BrowserChoice
 from llamaweb.host.distribution import ensure_distribution
-from llamaweb.host.page_wheel import page_wheel
 from llamaweb.host.server import Site
+from tests.pages.stand_in import use_wheel
 
 STAND_IN = """
 import asyncio
@@ -32,16 +29,6 @@ async def handle(command, params, emit, file=None):
     emit({"event": "text", "text": "é😀"})
     emit({"event": "result", "params": params})
 """
-
-
-def use_wheel(monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> None:
-    """Serve the package with one module replaced."""
-    wheel = page_wheel()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(wheel.data)) as old, zipfile.ZipFile(buffer, "w") as new:
-        for entry in old.namelist():
-            new.writestr(entry, source if entry == name else old.read(entry))
-    monkeypatch.setattr(server, "page_wheel", lambda: dataclasses.replace(wheel, data=buffer.getvalue()))
 
 
 @pytest.fixture

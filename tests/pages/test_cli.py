@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from math import floor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession, CookieJar
+from yarl import URL
 
 from llamaweb.errors import megabytes
+from llamaweb.host.distribution import ensure_distribution
 from tests.tiny import TinyLlama, tiny_llama
 
 TEXT = "the other king is on the hill and it is raining\n" * 12
@@ -158,21 +166,49 @@ def test_an_architecture_that_is_not_there_yet_is_named(model: Path, tmp_path: P
     assert "mamba" in sentence("run", path, "-p", "x")
 
 
-def test_a_model_at_an_address_is_inspected_and_run_from_there(model: Path) -> None:
+@contextmanager
+def serve(model: Path, *arguments: object) -> Iterator[URL]:
+    """The address that `llamaweb serve` tells, until it is interrupted."""
     with subprocess.Popen(
-        command("serve", model, "--port", 0, "--json"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command("serve", model, *arguments, "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as server:
         try:
-            assert server.stdout is not None
-            url = json.loads(server.stdout.readline())["url"]
-            found = in_json("inspect", f"{url}/model/{model.name}")
-            assert found["metadata"]["general.architecture"] == "llama"
-            port = url.rpartition(":")[2]
-            assert f"Port {port} is in use" in sentence("serve", model, "--port", port)
+            assert server.stdout is not None and server.stderr is not None
+            yield URL(json.loads(server.stdout.readline())["url"])
             server.send_signal(signal.SIGINT)
             assert server.wait(30) == 130
+            assert server.stderr.read() == "Interrupted.\n"
         finally:
             server.kill()
+
+
+def test_an_address_that_serve_printed_works_again_when_it_has_started_again(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def visit(address: URL) -> bytes:
+        jar = CookieJar(unsafe=True)
+        async with ClientSession(cookie_jar=jar) as session:
+            inside = (await session.get(address)).url
+            return await (await session.get(inside / "model" / model.name)).read()
+
+    (tmp_path / "llamaweb").mkdir()
+    (tmp_path / "llamaweb" / ensure_distribution().name).symlink_to(ensure_distribution())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with serve(model, "--port", 0) as first:
+        assert asyncio.run(visit(first)) == model.read_bytes()
+        assert f"Port {first.port} is in use" in sentence("serve", model, "--port", first.port)
+    with serve(model, "--port", first.port) as second:
+        assert second == first and asyncio.run(visit(first)) == model.read_bytes()
+    assert (tmp_path / "llamaweb" / "login").read_text() == first.query["token"]
+
+
+def test_a_model_at_an_address_is_inspected_from_there(model: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(model.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        found = in_json("inspect", f"http://127.0.0.1:{server.server_port}/{model.name}")
+        server.shutdown()
+    assert found["metadata"]["general.architecture"] == "llama"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -88,8 +88,9 @@ def test_the_chat_page_answers(site: str) -> None:
 def test_a_firefox_for_a_local_model_reaches_this_machine_alone(site: str) -> None:
     firefox = Firefox(BrowserChoice(kind="firefox", offline=True))
     try:
-        with pytest.raises(PageError, match="PROXY_CONNECTION_REFUSED"):
-            firefox.get("http://192.0.2.1/")
+        with pytest.raises(PageError, match="PROXY_CONNECTION_REFUSED") as told:
+            firefox.get("http://192.0.2.1/?token=secret")
+        assert "secret" not in str(told.value)
         firefox.get(site)
     finally:
         firefox.quit()

@@ -24,21 +24,25 @@ from llamaweb.host.report import silent
 from llamaweb.host.server import Site, serving
 from tests import driver as drivers
 
-IN_WORKER = """
-const [wheel, code, done] = arguments;
-const program = `
-  import { loadPyodide } from "${location.origin}/pyodide/pyodide.mjs";
+WORKER = """
+import { loadPyodide } from "./pyodide.mjs";
+
+onmessage = async ({ data: [wheel, code] }) => {
   try {
-    const pyodide = await loadPyodide({ indexURL: "${location.origin}/pyodide/" });
-    pyodide.unpackArchive(await (await fetch("${location.origin}/${wheel}")).arrayBuffer(), "wheel");
-    postMessage({ value: await pyodide.runPythonAsync(${JSON.stringify(code)}) });
+    const pyodide = await loadPyodide({ indexURL: new URL(".", self.location).href });
+    pyodide.unpackArchive(await (await fetch(`../${wheel}`)).arrayBuffer(), "wheel");
+    postMessage({ value: await pyodide.runPythonAsync(code) });
   } catch (error) {
     postMessage({ error: String(error) });
-  }`;
-const url = URL.createObjectURL(new Blob([program], { type: "text/javascript" }));
-const worker = new Worker(url, { type: "module" });
+  }
+};
+"""
+IN_WORKER = """
+const [wheel, code, done] = arguments;
+const worker = new Worker("pyodide/worker.mjs", { type: "module" });
 worker.onmessage = ({ data }) => done(data);
 worker.onerror = (event) => done({ error: event.message });
+worker.postMessage([wheel, code]);
 """
 
 
@@ -48,10 +52,11 @@ def release(name: str) -> Pyodide:
 
 async def in_module_worker(folder: Path, choice: BrowserChoice, code: str) -> Any:
     """What Python code gives, as JSON, in a worker of a page that is served Pyodide from the folder."""
+    (folder / "worker.mjs").write_text(WORKER)
     async with serving(Site(folder)) as server:
         driver = await asyncio.to_thread(drivers.start, choice)
         try:
-            await asyncio.to_thread(driver.get, f"{server.url}/config.json")
+            await asyncio.to_thread(driver.get, f"{server.url}/config.json?token={server.login.secret}")
             arguments = (IN_WORKER, page_wheel().file_name, code)
             found = await asyncio.to_thread(driver.execute_async_script, *arguments)
         finally:

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from llamaweb.errors import HostError
+from llamaweb.host.login import COOKIE
 from llamaweb.host.server import Server, Site, serving
 
 Visit = Callable[[Server, aiohttp.ClientSession], Awaitable[None]]
@@ -20,7 +21,7 @@ Visit = Callable[[Server, aiohttp.ClientSession], Awaitable[None]]
 
 @pytest.fixture
 def visit(tmp_path: Path) -> Callable[[Visit], None]:
-    """Runs a visit to a server whose model holds the bytes 0 to 199."""
+    """Runs a visit, with the login, to a server whose model holds the bytes 0 to 199."""
     distribution = tmp_path / "pyodide"
     distribution.mkdir()
     (distribution / "pyodide.mjs").write_text("export {}")
@@ -32,12 +33,22 @@ def visit(tmp_path: Path) -> Callable[[Visit], None]:
     def run(visitor: Visit) -> None:
         async def body() -> None:
             site = Site(distribution, {model.name: model}, default=model.name)
-            async with serving(site) as server, aiohttp.ClientSession() as session:
+            async with serving(site) as server, browser() as session:
+                await session.get(server.address)
                 await visitor(server, session)
 
         asyncio.run(body())
 
     return run
+
+
+def browser() -> aiohttp.ClientSession:
+    """Which keeps a server's cookies, as a browser does."""
+    return aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+
+
+def cookie(server: Server) -> str:
+    return f"Cookie: {COOKIE}={server.login.secret}"
 
 
 def test_a_model_is_served_in_ranges(visit: Callable[[Visit], None]) -> None:
@@ -106,9 +117,9 @@ def test_what_is_not_the_sites_is_not_found(visit: Callable[[Visit], None], path
 
 
 async def raw(server: Server, *lines: str) -> str:
-    """The first line of the answer to a request as it stands here."""
+    """The first line of the answer to a request as it stands here, with the login."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode())
+    writer.write("\r\n".join([*lines, cookie(server), "Connection: close", "", ""]).encode())
     answer = await reader.readline()
     writer.close()
     return answer.decode()
@@ -116,7 +127,7 @@ async def raw(server: Server, *lines: str) -> str:
 
 def test_another_sites_name_for_this_machine_is_refused_however_it_is_written(visit: Callable[[Visit], None]) -> None:
     async def rebound(server: Server, session: aiohttp.ClientSession) -> None:
-        port, path = server.port, "/model/a%20model.gguf"
+        port, path = server.port, f"{server.login.folder}/model/a%20model.gguf"
         for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}"):
             assert " 200 " in await raw(server, f"GET {path} HTTP/1.1", f"Host: {host}"), host
         ours, theirs = f"Host: 127.0.0.1:{port}", "Host: attacker.example"
@@ -167,26 +178,29 @@ def test_a_compressed_file_beside_one_is_not_served_in_its_place(
     visit(compressed)
 
 
-def test_the_bridge_is_only_for_a_page_of_ours_that_knows_its_token(tmp_path: Path) -> None:
+def test_the_bridge_is_only_for_a_page_of_ours_in_a_browser_with_the_login(tmp_path: Path) -> None:
     async def body() -> None:
         async def bridge(socket: aiohttp.web.WebSocketResponse) -> None:
             await socket.send_str("welcome")
 
         async with serving(Site(tmp_path), bridge=bridge) as server, aiohttp.ClientSession() as session:
-            right, origin = f"{server.url}/bridge?token={server.token}", server.url
-            for url, headers in (
-                (f"{server.url}/bridge?token=guess", {"Origin": origin}),
-                (f"{server.url}/bridge?token=gu%C3%A9ss", {"Origin": origin}),
-                (f"{server.url}/bridge?token=", {"Origin": origin}),
-                (f"{server.url}/bridge", {"Origin": origin}),
-                (right, {}),
-                (right, {"Origin": "http://attacker.example"}),
-                (right, {"Origin": "null"}),
-                (right, {"Origin": f"http://localhost:{server.port + 1}"}),
+            url, origin, secret = f"{server.url}/bridge", server.origin, server.login.secret
+            ours = {"Cookie": f"{COOKIE}={secret}"}
+            for query, headers in (
+                ("", {"Origin": origin}),
+                ("", {"Origin": origin, "Cookie": f"{COOKIE}="}),
+                ("", {"Origin": origin, "Cookie": f"{COOKIE}={secret[:-1]}"}),
+                ("?token=guess", {"Origin": origin}),
+                ("?token=gu%C3%A9ss", {"Origin": origin}),
+                ("", ours),
+                ("", ours | {"Origin": "http://attacker.example"}),
+                ("", ours | {"Origin": "null"}),
+                ("", ours | {"Origin": f"http://127.0.0.1:{server.port + 1}"}),
+                ("", ours | {"Origin": f"http://localhost:{server.port}"}),
             ):
                 with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
-                    await session.ws_connect(url, headers=headers)
-            async with session.ws_connect(right, headers={"Origin": origin}) as websocket:
+                    await session.ws_connect(url + query, headers=headers)
+            async with session.ws_connect(url, headers=ours | {"Origin": origin}) as websocket:
                 assert await websocket.receive_str() == "welcome"
 
     asyncio.run(body())

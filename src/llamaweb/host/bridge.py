@@ -88,7 +88,7 @@ async def open_page(site: Site, choice: BrowserChoice, report: Report = silent) 
         async with _started(choice) as started:
             try:
                 async with asyncio.timeout(START_SECONDS):
-                    await asyncio.to_thread(started.get, server.bridge_url)
+                    await asyncio.to_thread(started.get, server.bridge_address)
                     socket = await connected
                     await _ready(inbox, report)
             except TimeoutError as error:

@@ -118,7 +118,9 @@ class Browser(ABC):
 
 
 def _unanswered(url: str, reason: BrowserError) -> PageError:
-    return PageError(f"{url} did not answer ({str(reason).partition(chr(10))[0]}); try again.")
+    shown = url.partition("?")[0]  # behind which a secret may stand
+    told = str(reason).partition("\n")[0].replace(url, shown)
+    return PageError(f"{shown} did not answer ({told}); try again.")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

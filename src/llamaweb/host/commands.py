@@ -169,6 +169,7 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
     import asyncio
 
     from llamaweb.host.distribution import ensure_distribution
+    from llamaweb.host.login import kept_login
     from llamaweb.host.server import Site, serving
 
     if is_address(args.model):
@@ -178,8 +179,8 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
     model = Path(resolve(args.model, out.report))
     site = Site(ensure_distribution(out.report, release=args.pyodide), _files(model), default=model.name)
     with in_order():
-        async with serving(site, args.port) as server:
-            out.result({"url": server.url}, f"LlamaWeb is at {server.url} (Ctrl-C ends it)")
+        async with serving(site, args.port, login=kept_login()) as server:
+            out.result({"url": server.address}, f"LlamaWeb is at {server.address} (Ctrl-C ends it)")
             await asyncio.Event().wait()
 
 

@@ -23,7 +23,13 @@ _MAKE_ROOM = (
     "to a folder of another disk"
 )
 _MODELS = "models"
-_KINDS = {"pyodide-": "Pyodide", "wllama-": "peer", "tuning.json": "tuning", "vocabularies": "test data"}
+_KINDS = {
+    "pyodide-": "Pyodide",
+    "wllama-": "peer",
+    "tuning.json": "tuning",
+    "login": "login",
+    "vocabularies": "test data",
+}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from aiohttp import WSMsgType, web
 
 from llamaweb.assets import asset_dir
 from llamaweb.errors import HostError
+from llamaweb.host.login import Login
 from llamaweb.host.page_wheel import page_wheel
 
 HOST = "127.0.0.1"
@@ -49,16 +49,20 @@ Bridge = Callable[[web.WebSocketResponse], Awaitable[None]]
 
 
 class Server:
-    """A running server; `url` is where."""
+    """A running server. `url` is where its pages are, for a browser that has opened `address` or `bridge_address`:
+    these hold the secret, and are for nobody's eyes but a person's."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, login: Login) -> None:
         self.port = port
-        # Whoever connects to the bridge must know it: other pages in the user's browser can reach this port too.
-        self.token = secrets.token_urlsafe(16)
+        self.login = login
+
+    @property
+    def origin(self) -> str:
+        return f"http://{HOST}:{self.port}"
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"{self.origin}{self.login.folder}"
 
     @property
     def hosts(self) -> set[str]:
@@ -66,8 +70,12 @@ class Server:
         return {f"{name}:{self.port}" for name in _OURS} | (set(_OURS) if self.port == 80 else set())
 
     @property
-    def bridge_url(self) -> str:
-        return f"{self.url}/bridge.html?token={self.token}"
+    def address(self) -> str:
+        return f"{self.origin}/?token={self.login.secret}"
+
+    @property
+    def bridge_address(self) -> str:
+        return f"{self.url}/bridge.html?token={self.login.secret}"
 
     def model_url(self, name: str) -> str:
         return f"{self.url}/model/{quote(name)}"
@@ -77,9 +85,12 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(site: Site, port: int = 0, bridge: Bridge | None = None) -> AsyncIterator[Server]:
-    """Serve `site` on `port` (0: a free one) of this machine only; HostError if the port is in use."""
-    server = Server(port)
+async def serving(
+    site: Site, port: int = 0, bridge: Bridge | None = None, login: Login | None = None
+) -> AsyncIterator[Server]:
+    """Serve `site` on `port` (0: a free one) of this machine only; HostError if the port is in use. login: one of its
+    own if None."""
+    server = Server(port, login or Login())
     runner = web.AppRunner(_app(site, server, bridge), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -135,10 +146,8 @@ def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
         return _file(site.folders[name], request.match_info["path"])
 
     async def websocket(request: web.Request) -> web.WebSocketResponse:
-        told = request.query.get("token", "").encode()
-        if bridge is None or not secrets.compare_digest(told, server.token.encode()):
-            raise web.HTTPForbidden
-        if request.headers.get("Origin") != server.url:  # a page of ours opens it, and nothing else
+        # A page of ours opens it, and nothing else: the cookie is sent with what other pages of this machine ask, too.
+        if bridge is None or request.headers.get("Origin") != server.origin:
             raise web.HTTPForbidden
         socket = web.WebSocketResponse(max_msg_size=0, heartbeat=30)
         await socket.prepare(request)
@@ -151,17 +160,21 @@ def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
         hosts = request.headers.getall("Host", [])
         if len(hosts) != 1 or hosts[0].lower() not in server.hosts or not request.raw_path.startswith("/"):
             raise web.HTTPForbidden
+        server.login.check(request)
         return await handler(request)
 
     app = web.Application(middlewares=[only_us])
-    app.router.add_get("/config.json", settings)
-    app.router.add_get(f"/{wheel.file_name}", the_wheel)
-    app.router.add_get("/pyodide/{path:.+}", pyodide)
-    app.router.add_get("/model/{name}", model)
-    app.router.add_get("/file/{name}", file)
-    app.router.add_get("/folder/{name}/{path:.+}", folder)
-    app.router.add_get("/bridge", websocket)
-    app.router.add_get("/{path:.*}", demo)
+    for path, handler in (
+        ("config.json", settings),
+        (wheel.file_name, the_wheel),
+        ("pyodide/{path:.+}", pyodide),
+        ("model/{name}", model),
+        ("file/{name}", file),
+        ("folder/{name}/{path:.+}", folder),
+        ("bridge", websocket),
+        ("{path:.*}", demo),
+    ):
+        app.router.add_get(f"{server.login.folder}/{path}", handler)
     app.on_response_prepare.append(_isolate)
     return app
 
