@@ -13,7 +13,7 @@ from llamaweb.gpu.checker import check_weights
 from llamaweb.gpu.device import Device
 from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.pipelines import Pipelines
-from llamaweb.gpu.software import recognize
+from llamaweb.gpu.recognition import recognize
 from llamaweb.gpu.trials import Spare
 from llamaweb.gpu.tuning import Tuning, kept_choices
 from llamaweb.gpu.upload import Repacking, upload

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
+from math import log2
 from zlib import crc32
+
+MOST_CORES = 128  # of which defaults know: a large GPU, on which they were measured, has as many or a few more
+
+
+def about_cores(measured: float) -> int:
+    """The nearest power of two, so that what is measured again is the same."""
+    return 1 << min(max(round(log2(measured)), 0), int(log2(MOST_CORES))) if measured > 0 else 1
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,9 @@ class DeviceProfile:
 
     subgroup_size: the size of every subgroup, or 0 where it varies or there are none. packed_dot: WGSL has the dot
     product of 4x8-bit integers. f16: shaders may compute in f16. subgroup_matrices: an experimental feature. software:
-    a CPU plays the GPU; the browser says so, or it was seen in what the adapter does (gpu/software.py).
+    a CPU plays the GPU; the browser says so, or it was seen in what the adapter does (gpu/recognition.py). cores: about
+    how many of them a GPU has, a power of two up to MOST_CORES, as `about_cores` gives it; which it is taken for where
+    they were not counted.
     """
 
     name: str = "any WebGPU device"
@@ -41,6 +51,7 @@ class DeviceProfile:
     f16: bool = False
     subgroup_matrices: tuple[SubgroupMatrix, ...] = ()
     software: bool = False
+    cores: int = MOST_CORES
 
     @property
     def key(self) -> str:

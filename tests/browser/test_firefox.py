@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tab_page import TabPage
-from test_cpu_in_page import check_a_cpu, seen
+from test_recognition_in_page import check_a_cpu, seen
 from unreliable_server import Fault, UnreliableServer
 
 from llamaweb.host.browser import BrowserChoice

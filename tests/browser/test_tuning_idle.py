@@ -158,6 +158,46 @@ def test_a_call_waits_for_no_more_than_what_is_on_the_gpu_and_tuning_rests_meanw
     assert begun and before == during < after
 
 
+def test_a_gpu_too_slow_for_whole_products_is_given_parts_of_them_and_wrong_ones_are_still_seen(page: Page) -> None:
+    work = """
+    from dataclasses import replace
+
+    steps, held = trials.Trials._steps, []
+
+    def few(d):  # tiles of 8 x 8 invocations have half of the columns that are due
+        tile = dict(d.kernel.constants)
+        broken = tile.get("wx") == 8 and tile.get("tile_m") == 64
+        return replace(d, workgroups=(d.workgroups[0] // 2, *d.workgroups[1:])) if broken else d
+
+    def seen(self, dispatches, broken=False):
+        held.extend(d.workgroups[0] for d in dispatches if d.kernel.template == "mul_mat")
+        return steps(self, [few(d) if broken else d for d in dispatches])
+
+    async def tune(slice_us, broken=False):
+        trials._SLICE_US, kept_slice = slice_us, trials._SLICE_US
+        trials.Trials._steps = lambda self, dispatches: seen(self, dispatches, broken)
+        held.clear()
+        try:
+            await save_json(tuning.FILE, {})
+            async with await Llama.load(model, n_ctx=64, n_ubatch=64) as llm:
+                await llm.tuned()
+                found = [t for t in llm.trials if t.shape.op == "mul_mat"]
+                return [(t.variant.wx, t.right, t.microseconds) for t in found], max(held)
+        finally:
+            trials._SLICE_US, trials.Trials._steps = kept_slice, steps
+
+    trials.candidates = lambda shape, *rest: kept(shape, *rest)[:2] if shape.op == "mul_mat" and shape.n >= 1024 else []
+    return await tune(1e9), await tune(50.0), await tune(50.0, broken=True)
+    """
+    tiny = TinyLlama(n_layer=1, n_embd=256, n_ff=1024, n_head=8, n_head_kv=4, type="Q4_0", n_ctx=64)
+    (whole, most), (parts, least), (broken, _) = idle(page, work, model=tiny_llama(tiny))
+    assert [right for _, right, _ in whole + parts] == [True] * 4
+    assert least <= 2 and most >= 32  # columns of workgroups at once
+    for (_, _, us), (_, _, again) in zip(whole, parts, strict=True):
+        assert us / 2 < again < 2 * us
+    assert [right for wx, right, _ in broken] == [wx != 8 for wx, *_ in broken] and len(broken) == 2
+
+
 def test_closing_a_model_ends_its_tuning_and_gives_all_memory_back(page: Page, model: bytes) -> None:
     work = """
     left = []

@@ -6,6 +6,7 @@ They use what the model has: its weights, its arena, and of its cache what holds
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -42,6 +43,7 @@ _NMSE = 1e-6  # between a variant's result and the plain one's
 _NO_SCORE = -1e38  # less is the largest score of a split that has no positions
 _NMSE_QUANTIZED = 5e-4  # … where activations are rounded to 8 bits
 _SLICE_US = 4e3  # of the GPU's time that one run of the default may take: other variants take a multiple
+_GROWTH = 4  # from one part of a product to the next
 _HOPELESS = 4  # times the default's time: not worth timing again
 _COMPILED_AT_ONCE = 8  # variants: a call's own kernels would wait behind them
 _COLD_MS = 200.0  # without work, after which a GPU's clocks have fallen
@@ -102,6 +104,13 @@ class _Load:
     once: float
 
 
+def _part(place: Place, share: float) -> Place:
+    """A place of which only so much of the rows is computed, at least: the last dispatch has fewer workgroups."""
+    *before, d = place
+    x, y, z = d.workgroups
+    return (*before, replace(d, workgroups=(min(math.ceil(share * x), x), y, z)))
+
+
 class NoRoom(Exception):
     """The cache is full, so that attention cannot be tried."""
 
@@ -119,6 +128,7 @@ class Trials:
         self._timer = Timer(executor.device)
         self._random = np.random.default_rng(0)
         self._plain: dict[Shape, list[Place]] = {}
+        self._parts: dict[Shape, int] = {}  # of which one is computed at once, by a GPU too slow for a whole product
         self._worked = 0.0  # when something was timed last
 
     def candidates(self, shape: Shape) -> list[Variant]:
@@ -143,15 +153,19 @@ class Trials:
 
         compiled = await asyncio.gather(*map(compiles, entries))
         works = [entry for entry, ok in zip(entries, compiled, strict=True) if ok]
+        for shape in shapes:
+            mine = [entry for entry in works if entry.shape == shape]
+            if shape.op == "mul_mat" and mine:
+                await self._piece(self._fit, mine[0])
         right = []
         for entry in works:
             right.append(await self._piece(self._right, entry))
             step()
         for shape in shapes:
-            mine = [(entry, is_right) for entry, is_right in zip(works, right, strict=True) if entry.shape == shape]
-            if any(is_right is None for _, is_right in mine):
+            checked = [(entry, is_right) for entry, is_right in zip(works, right, strict=True) if entry.shape == shape]
+            if any(is_right is None for _, is_right in checked):
                 continue  # there was no room to check it
-            yield await self._timed([entry for entry, _ in mine], [bool(is_right) for _, is_right in mine], step)
+            yield await self._timed([entry for entry, _ in checked], [bool(is_right) for _, is_right in checked], step)
 
     async def _entries(self, shapes: Sequence[Shape]) -> list[_Entry]:
         tried = {shape: self.candidates(shape) for shape in shapes}
@@ -212,12 +226,21 @@ class Trials:
             found[i] = replace(found[i], microseconds=min(us, found[i].microseconds))
         return found
 
+    async def _fit(self, entry: _Entry) -> None:
+        """Finds in how many parts a product must be computed so that few tokens take no longer than a slice: from one
+        column of workgroups on, as many more as there is time for."""
+        shape, d = entry.shape, entry.places[0][-1]
+        few, parts = checked_tokens(shape.n_tokens, d.token_tile), d.workgroups[0]
+        self._parts[shape] = parts
+        while parts > 1 and _GROWTH * await self._clock(entry, 1, few) <= _SLICE_US * parts:
+            self._parts[shape] = parts = max(parts // _GROWTH, 1)
+
     async def _load(self, entry: _Entry) -> _Load:
         """How much of a shape keeps the GPU for no longer than a slice."""
         shape = entry.shape
         few = checked_tokens(shape.n_tokens, entry.places[0][-1].token_tile)
         once = await self._clock(entry, 1, few)
-        fit = max(int(_SLICE_US / once), 1)
+        fit = max(int(_SLICE_US * self._parts.get(shape, 1) / once), 1)
         if shape.n_tokens > 1:
             return _Load(1, min(shape.n_tokens, few * fit), once)
         return _Load(min(len(entry.places), fit), 1, once)
@@ -236,7 +259,10 @@ class Trials:
 
     async def _clock(self, entry: _Entry, count: int, n_tokens: int, repetitions: int = 1, about: float = 0.0) -> float:
         """Microseconds of one place, of `count` one behind the other."""
-        steps = self._steps([d for place in entry.places[:count] for d in place])
+        whole = entry.places[0][-1].workgroups[0]
+        some = [_part(place, 1 / self._parts.get(entry.shape, 1)) for place in entry.places[:count]]
+        scale = whole / some[0][-1].workgroups[0]
+        steps = self._steps([d for place in some for d in place])
         n_past = self._depth(entry.shape, n_tokens)
 
         def reset() -> None:
@@ -245,9 +271,10 @@ class Trials:
 
         if now_ms() - self._worked > _COLD_MS:
             await self._timer.warm(steps, reset)
-        us = await self._timer.time(steps, n_tokens, repetitions=repetitions, about=about * count, reset=reset)
+        about *= count / scale
+        us = await self._timer.time(steps, n_tokens, repetitions=repetitions, about=about, reset=reset)
         self._worked = now_ms()
-        return us / count
+        return scale * us / count
 
     def _room(self, n: int) -> int:
         """The first position that holds nothing, before room for n."""
@@ -286,8 +313,13 @@ class Trials:
         return all([place == plain or await self._same(entry, place, plain) for place, plain in pairs])
 
     async def _same(self, entry: _Entry, place: Place, plain: Place) -> bool:
-        """Whether a place's result is the plain one's."""
-        shape = entry.shape
+        """Whether a place's result is the plain one's, as far as that is computed."""
+        shape, parts = entry.shape, self._parts.get(entry.shape, 1)
+        if parts > 1:
+            all_rows = plain[-1].workgroups[0]
+            plain = _part(plain, 1 / parts)
+            # Tiles may end elsewhere, but not before those of the plain one.
+            place = _part(place, plain[-1].workgroups[0] / (all_rows - 1 or 1))
         n_tokens = checked_tokens(shape.n_tokens, place[-1].token_tile)
         # A token's attention reads what it has written for those before it.
         runs = min(self._executor.plan.n_ctx, CHECKED_TOKENS) if shape.op == "flash_attn_vec" else 1
@@ -297,6 +329,8 @@ class Trials:
         error = norm = 0.0
         async for rows in self._results(place, shape, n_tokens, range(begin, begin + runs), seed):
             wanted, found = _values(expected.pop(0)), _values(rows)
+            if parts > 1:
+                found = np.where(wanted == 0, np.float32(0), found)
             error += float(np.sum((found - wanted) ** 2, dtype=np.float64))
             norm += float(np.sum(wanted**2, dtype=np.float64))
         rounds = shape.precision == "fast" and place[0].kernel.template == "quantize"

@@ -18,7 +18,7 @@ _GPU = (
 )
 _CPU = ((16, 16, 8, 4), (8, 16, 8, 4), *_GPU)  # every invocation costs at a barrier, and many results to compile
 _LARGE_HEADS = ((4, 32, 4, 16),)  # where none of these fits: heads of up to 512 in 16 KiB
-_FULL = 192  # workgroups that fill a large GPU
+_FULL = 1.5  # workgroups for each core, that fill a GPU
 _MOST_HELD = 144  # numbers of an invocation: with more there are no registers for them, and compilers take minutes
 
 
@@ -78,7 +78,7 @@ class FlashAttn:
 def default(head_dim: int, n_head: int, n_tokens: int, profile: DeviceProfile) -> FlashAttn:
     """The largest tile whose workgroups still fill the device: each key and value then serves the most tokens."""
     tiles = _deepest(_CPU if profile.software else _GPU, head_dim, profile)
-    full = (v for v in tiles if profile.software or -(-n_tokens // v.queries) * n_head >= _FULL)
+    full = (v for v in tiles if profile.software or -(-n_tokens // v.queries) * n_head >= _FULL * profile.cores)
     return next(full, min(tiles, key=lambda v: (abs(v.queries - 16), tiles.index(v))))
 
 

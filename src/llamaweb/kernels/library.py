@@ -225,9 +225,11 @@ def flash_attn_vec(
 
 
 def attention_splits(n_head: int, profile: DeviceProfile) -> int:
-    """Workgroups that share a head's positions over a long context: 1 where there are few cores to share them, else
-    enough to fill a large GPU, and no more, since each rotates and rounds for itself."""
-    return 1 if profile.software else next(splits for splits in (32, 16, 8, 4) if splits * n_head <= 512 or splits == 4)
+    """Workgroups that share a head's positions over a long context: 1 on a CPU, else enough for a GPU's cores, and no
+    more, since each rotates and rounds for itself."""
+    if profile.software:
+        return 1
+    return next(splits for splits in (32, 16, 8, 4) if splits * n_head <= 4 * profile.cores or splits == 4)
 
 
 def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool = False) -> Launch:

@@ -141,12 +141,12 @@ def default_tile(format: Format, k: int, n: int, n_tokens: int, profile: DeviceP
         return -(-n // tile_n) * -(-n_tokens // tile_m)
 
     if can_be_packed(format, profile):
-        tile = (64, 64, 16, 8) if workgroups(64, 64) >= 128 else (32, 32, 8, 8)
+        tile = (64, 64, 16, 8) if workgroups(64, 64) >= profile.cores else (32, 32, 8, 8)
         return MulMat(*tile, "packed", 2, bits)
     wide = MulMat(64, 128, 16, 16)
-    if workgroups(64, 128) >= 256 and works(wide, format, "store", profile):
+    if workgroups(64, 128) >= 2 * profile.cores and works(wide, format, "store", profile):
         return wide
-    return MulMat(64, 64, 16, 16) if workgroups(64, 64) >= 128 else PLAIN
+    return MulMat(64, 64, 16, 16) if workgroups(64, 64) >= profile.cores else PLAIN
 
 
 def works(v: MulMat, format: Format, epilogue: str, profile: DeviceProfile) -> bool:

@@ -74,7 +74,7 @@ def default(format: Format, k: int, n: int, epilogue: str, profile: DeviceProfil
     if not 16 <= size <= 64:
         narrow = size if 4 <= size <= 8 else 0  # a CPU's subgroups; others are too narrow or too wide, or vary
         return MulMatVec(64, narrow or 16, 2 if epilogue in GLU or n < 8192 else 4, narrow)
-    if n >= 16384:
+    if n >= 128 * profile.cores:
         return MulMatVec(128, size, 8, size)  # enough rows to fill the GPU: more of them share the activations
     if k >= 2048:
         return MulMatVec(256, 2 * size, 2 if n <= 4096 else 4, size)  # long rows: two subgroups share them

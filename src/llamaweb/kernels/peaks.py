@@ -35,6 +35,11 @@ def steps(barriers: bool) -> Launch:
     return _fma(64, 256, barriers)
 
 
+def busy(workgroups: int) -> Launch:
+    """So many workgroups, each of arithmetic enough for every lane of a GPU's core."""
+    return _fma(256, workgroups)
+
+
 def _fma(count: int, workgroups: int, barriers: bool = False) -> Launch:
     constants = (("barriers", barriers), ("chains", _CHAINS), ("steps", count), ("workgroup", _WORKGROUP))
     return Launch(Kernel("peak_fma", constants, (Slot("y", "u32", "read_write"),)), (workgroups, 1, 1))

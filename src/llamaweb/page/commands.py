@@ -18,8 +18,8 @@ from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError, ModelWar
 from llamaweb.files.storage import load_json, save_json
 from llamaweb.files.url_source import UrlSource
 from llamaweb.gpu.device import find_adapter
+from llamaweb.gpu.recognition import FILE as ADAPTERS
 from llamaweb.gpu.selfcheck import FILE as CHECKS
-from llamaweb.gpu.software import FILE as ADAPTERS
 from llamaweb.gpu.tuning import FILE as TUNING
 from llamaweb.kernels.tuner import choose
 from llamaweb.llama import Llama
