@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from heapq import heapify, heappop, heappush
 from typing import Any
 
 from llamaweb.strings import Index
 from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.byte_level import SYMBOLS, decode_utf8, token_to_bytes
+from llamaweb.tokenizer.merging import Merger
 from llamaweb.tokenizer.pretokenizers import pre_tokenizer, splitter
 from llamaweb.tokenizer.vocabulary import read_vocabulary, strings
 
@@ -29,6 +29,7 @@ class BPETokenizer(Tokenizer):
         self._ids = self._vocabulary.ids
         # Merges, written `left right`, to their rank; of a merge that stands twice the first counts.
         self._ranks = Index(strings(metadata, "tokenizer.ggml.merges"))
+        self._merge = Merger(lambda left, right: self._ranks.get(left + b" " + right))
         self._words: dict[str, list[int]] = {}
 
     def _encode_text(self, data: bytes, *, begins: bool) -> list[int]:
@@ -51,7 +52,7 @@ class BPETokenizer(Tokenizer):
         if whole is not None:
             return [whole]
         ids: list[int] = []
-        for piece in merge(symbols, self._ranks):
+        for piece in self._merge(symbols):
             token = self._ids.get(piece)
             if token is not None:
                 ids.append(token)
@@ -61,34 +62,3 @@ class BPETokenizer(Tokenizer):
 
     def _plain_bytes(self, text: bytes) -> bytes:
         return token_to_bytes(text)
-
-
-def merge(symbols: list[bytes], ranks: Index) -> list[bytes]:
-    """Merge neighbours, lowest rank first and from the left among equals, until no merge applies.
-
-    O(n log n) for n symbols: a heap of candidate pairs over a linked list. A pair is outdated, and dropped, when one
-    of its halves has been merged since; the index where its right half ends tells. Changes `symbols`.
-    """
-    count = len(symbols)
-    following, previous = list(range(1, count + 1)), list(range(-1, count - 1))
-    heap = [
-        (rank, left, left + 1, left + 2)
-        for left in range(count - 1)
-        if (rank := ranks.get(symbols[left] + b" " + symbols[left + 1])) is not None
-    ]
-    heapify(heap)
-    while heap:
-        _, left, right, end = heappop(heap)
-        if not symbols[left] or following[left] != right or following[right] != end:
-            continue
-        symbols[left] += symbols[right]
-        symbols[right] = b""
-        following[left] = end
-        before = previous[left]
-        if before >= 0 and (rank := ranks.get(symbols[before] + b" " + symbols[left])) is not None:
-            heappush(heap, (rank, before, left, end))
-        if end < count:
-            previous[end] = left
-            if (rank := ranks.get(symbols[left] + b" " + symbols[end])) is not None:
-                heappush(heap, (rank, left, end, following[end]))
-    return [symbol for symbol in symbols if symbol]

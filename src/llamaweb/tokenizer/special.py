@@ -3,33 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
+from heapq import heappop, heappush
+
+import numpy as np
+
+from llamaweb.tokenizer.prefixes import Prefixes
+
+PART = 1 << 16  # bytes of a text that are searched at once, so that it takes little memory
 
 
 class SpecialTokens:
-    """Cuts text at the tokens it is given."""
+    """Cuts text at the tokens it is given, in a time that does not grow with how many there are."""
 
     def __init__(self, tokens: Iterable[tuple[bytes, int]]) -> None:
-        # Most texts hold no special token: a look for their few distinct beginnings spares a search for each.
-        self._by_beginning: dict[bytes, list[tuple[int, bytes, int]]] = {}
-        for order, (text, token) in enumerate(sorted(tokens, key=lambda item: -len(item[0]))):
-            self._by_beginning.setdefault(text[:2], []).append((order, text, token))
+        # A longer token goes before a shorter one, wherever in the text they are; among equals the first given.
+        ranked = sorted(tokens, key=lambda item: -len(item[0]))
+        self._texts = [text for text, _ in ranked]
+        self._ids = [token for _, token in ranked]
+        self._longest = max(map(len, self._texts), default=0)
+        # Most texts hold no special token: a look for their first two bytes spares the search.
+        self._begins = np.zeros((256, 256), bool)
+        for text in self._texts:
+            self._begins[text[0], text[1] if len(text) > 1 else slice(None)] = True
+
+    @cached_property
+    def _prefixes(self) -> Prefixes:
+        return Prefixes(self._texts)
 
     def split(self, data: bytes) -> list[bytes | int]:
         """The text's pieces in order: bytes still to be tokenized, and ids of special tokens."""
-        parts: list[bytes | int] = [data] if data else []
-        present = [tokens for beginning, tokens in self._by_beginning.items() if beginning in data]
-        for _, text, token in sorted(item for tokens in present for item in tokens):
-            if text in data:
-                parts = [piece for part in parts for piece in _cut(part, text, token)]
+        parts: list[bytes | int] = []
+        done = 0
+        for start, rank in sorted(self._cuts(data).items()):
+            if start > done:
+                parts.append(data[done:start])
+            parts.append(self._ids[rank])
+            done = start + len(self._texts[rank])
+        if done < len(data):
+            parts.append(data[done:])
         return parts
 
+    def _cuts(self, data: bytes) -> dict[int, int]:
+        """Where special tokens are taken, and which, by rank: in the order of their ranks, from the left among equals.
 
-def _cut(part: bytes | int, text: bytes, token: int) -> Iterable[bytes | int]:
-    if isinstance(part, int) or text not in part:
-        yield part
-        return
-    for index, piece in enumerate(part.split(text)):
-        if index:
-            yield token
-        if piece:
-            yield piece
+        What overlaps one that was taken becomes the longest that fits before it. As that one is no shorter, what is
+        left then is less than half of the room: no place is tried more often than a token's length has bits.
+        """
+        waiting = self._found(data)
+        ranks = sorted(waiting)  # which is a heap
+        taken = bytearray(len(data))
+        cuts: dict[int, int] = {}
+        while ranks:
+            rank = heappop(ranks)
+            length = len(self._texts[rank])
+            for start in sorted(waiting.pop(rank)):
+                room = taken.find(1, start, start + length) - start
+                if room < 0:
+                    taken[start : start + length] = b"\1" * length
+                    cuts[start] = rank
+                elif room and (shorter := self._prefixes.shortened(rank, room)) is not None:
+                    if shorter not in waiting:
+                        waiting[shorter] = []
+                        heappush(ranks, shorter)
+                    waiting[shorter].append(start)
+        return cuts
+
+    def _found(self, data: bytes) -> dict[int, list[int]]:
+        """Where a special token begins, by the rank of the longest one that does."""
+        found: dict[int, list[int]] = {}
+        text = np.frombuffer(data, np.uint8)
+        for part in range(0, len(data), PART):
+            piece = text[part : part + PART + self._longest]
+            second = np.append(piece[1:], np.uint8(0))  # the search sees that behind the end there is nothing
+            starts = np.flatnonzero(self._begins[piece, second][:PART])
+            if len(starts):
+                ranks = self._prefixes.longest(piece, starts)
+                for start, rank in zip((starts + part).tolist(), ranks.tolist(), strict=True):
+                    if rank >= 0:
+                        found.setdefault(rank, []).append(start)
+        return found

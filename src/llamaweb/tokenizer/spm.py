@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from llamaweb.errors import LlamaWebError
-from llamaweb.strings import Index, Strings
+from llamaweb.strings import Strings
 from llamaweb.tokenizer.base import Tokenizer
+from llamaweb.tokenizer.merging import Merger
 from llamaweb.tokenizer.vocabulary import flag, read_vocabulary, scores
 
 SPACE = "\u2581".encode()
@@ -37,8 +37,9 @@ class SPMTokenizer(Tokenizer):
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         super().__init__(read_vocabulary(metadata, bos=BOS, eos=EOS, add_bos=True))
         self._ids = self._vocabulary.ids
-        # The scores with their sign turned: the lowest is merged first.
-        self._costs = array("f", (-scores(metadata, self.n_vocab)).tobytes())
+        # The scores with their sign turned: the lowest is merged first, and what is no number last.
+        self._costs = array("f", np.nan_to_num(-scores(metadata, self.n_vocab), nan=np.inf).tobytes())
+        self._merge = Merger(self._cost)
         self._space_prefix = flag(metadata, "add_space_prefix", True)
         self._bytes = [self._ids.get(b"<0x%02X>" % byte, self._ids.get(bytes((byte,)))) for byte in range(256)]
         self._word = _word_pattern(self._vocabulary.tokens)
@@ -75,13 +76,17 @@ class SPMTokenizer(Tokenizer):
 
     def _encode_word(self, data: bytes) -> list[int]:
         ids: list[int] = []
-        for piece in merge(_SYMBOL.findall(data), self._ids, self._costs):
+        for piece in self._merge(_SYMBOL.findall(data)):
             token = self._ids.get(piece)
             if token is not None:
                 ids.append(token)
             else:
                 ids += map(self._byte_token, piece)
         return ids
+
+    def _cost(self, left: bytes, right: bytes) -> float | None:
+        token = self._ids.get(left + right)
+        return None if token is None else self._costs[token]
 
     def _byte_token(self, byte: int) -> int:
         token = self._bytes[byte]
@@ -108,34 +113,3 @@ def _word_pattern(tokens: Strings) -> re.Pattern[str]:
     }
     inside = "".join(f"|(?<={re.escape(character)})\u2581+" for character in sorted(goes_on - {""}))
     return re.compile(f"\u2581*(?:[^\u2581]{inside})+|\u2581+")
-
-
-def merge(symbols: list[bytes], ids: Index, costs: Sequence[float]) -> list[bytes]:
-    """Merge neighbours that are a token together, lowest cost first and from the left among equals, until none are.
-
-    O(n log n) for n symbols: a heap of candidate pairs over a linked list. A pair is outdated, and dropped, when one
-    of its halves has been merged since; the index where its right half ends tells. Changes `symbols`.
-    """
-    count = len(symbols)
-    following, previous = list(range(1, count + 1)), list(range(-1, count - 1))
-    heap = [
-        (costs[token], left, left + 1, left + 2)
-        for left in range(count - 1)
-        if (token := ids.get(symbols[left] + symbols[left + 1])) is not None
-    ]
-    heapify(heap)
-    while heap:
-        _, left, right, end = heappop(heap)
-        if not symbols[left] or following[left] != right or following[right] != end:
-            continue
-        symbols[left] += symbols[right]
-        symbols[right] = b""
-        following[left] = end
-        before = previous[left]
-        if before >= 0 and (token := ids.get(symbols[before] + symbols[left])) is not None:
-            heappush(heap, (costs[token], before, left, end))
-        if end < count:
-            previous[end] = left
-            if (token := ids.get(symbols[left] + symbols[end])) is not None:
-                heappush(heap, (costs[token], left, end, following[end]))
-    return [symbol for symbol in symbols if symbol]

@@ -1,0 +1,122 @@
+"""The longest of many strings that a text goes on with, for all places of the text at once."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class Prefixes:
+    """Strings, none of them empty or there twice, in tables for numpy.
+
+    A search is one by powers of two (Waldvogel et al. 1997, "Scalable high speed IP routing lookups"): a string of 13
+    bytes is reached from the empty one in steps of 8, 4 and 1. Blocks of a power of two are numbered (Karp, Miller and
+    Rosenberg 1972): one of 8 bytes by the numbers of its two halves; 0 is one that no string has. So for strings of L
+    bytes a place of a text takes log L look-ups twice, however many strings there are and whatever they share.
+    """
+
+    def __init__(self, strings: Sequence[bytes]) -> None:
+        data = np.frombuffer(b"".join(strings), np.uint8).astype(np.int32) + 1
+        lengths = np.array([len(string) for string in strings], np.intp)
+        starts = np.cumsum(lengths) - lengths
+        levels = int(lengths.max(initial=0)).bit_length()
+
+        self._blocks: list[np.ndarray] = []  # pairs of halves, sorted, of blocks of 2, 4, 8, … bytes
+        numbers, firsts = [data], [starts]  # of the whole blocks of each string, one string after the other
+        for level in range(1, levels):
+            counts = lengths >> level
+            first = np.cumsum(counts) - counts
+            each = np.repeat(firsts[-1] - 2 * first, counts) + 2 * np.arange(counts.sum())
+            pairs, found = np.unique(_pairs(numbers[-1][each], numbers[-1][each + 1]), return_inverse=True)
+            self._blocks.append(pairs)
+            numbers.append((found + 1).astype(np.int32))
+            firsts.append(first)
+
+        # Steps by level: a pair of the state before it and the block that it takes. State 0 is the empty string.
+        self._steps: list[tuple[np.ndarray, int]] = [(np.empty(0, np.int64), 0)] * levels
+        state = np.zeros(len(lengths), np.int64)
+        reached: dict[int, list[tuple[int, int]]] = {}
+        count = 1
+        for level in reversed(range(levels)):
+            which = np.flatnonzero(lengths >> level & 1)
+            before = lengths[which] >> level & ~1  # blocks of this level that the steps before have taken
+            pairs, example, found = np.unique(
+                _pairs(state[which], numbers[level][firsts[level][which] + before]),
+                return_index=True,
+                return_inverse=True,
+            )
+            self._steps[level] = pairs, count
+            state[which] = count + found
+            lengths_there = (before[example] + 1) << level
+            for index, (string, length) in enumerate(zip(which[example].tolist(), lengths_there.tolist(), strict=True)):
+                reached.setdefault(string, []).append((count + index, length))
+            count += len(pairs)
+        # Of each string: its length, the longest other one that it begins with, and one further on that way (Myers
+        # 1983, "An applicative random-access stack"); the last entry, -1, is of none.
+        self._lengths = [*lengths.tolist(), 0]
+        self._shorter = [-1] * len(self._lengths)
+        self._jump = [-1] * len(self._lengths)
+        self._best = np.full(count, -1, np.int32)  # of each state: the longest string that is part of it
+        self._order(strings, reached)
+
+    def _order(self, strings: Sequence[bytes], reached: dict[int, list[tuple[int, int]]]) -> None:
+        """reached: of a string, states on its way and how many bytes of it they are."""
+        depth = [0] * len(self._lengths)
+        chain, lengths = [-1], [0]  # the strings that the present one begins with, and itself
+        for string in sorted(range(len(strings)), key=strings.__getitem__):
+            while len(chain) > 1 and not strings[string].startswith(strings[chain[-1]]):
+                chain.pop()
+                lengths.pop()
+            above = chain[-1]
+            self._shorter[string], depth[string] = above, depth[above] + 1
+            beside = self._jump[above]
+            even = depth[above] - depth[beside] == depth[beside] - depth[self._jump[beside]]
+            self._jump[string] = self._jump[beside] if even else above
+            chain.append(string)
+            lengths.append(self._lengths[string])
+            for state, length in reached.get(string, ()):
+                self._best[state] = chain[bisect_right(lengths, length) - 1]
+
+    def longest(self, text: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """For each of `starts`, ascending, the string that the text (uint8) goes on with there; -1 for none."""
+        text, starts = self._near(text, starts)
+        numbers = [np.append(text.astype(np.int64) + 1, 0)]
+        for level, pairs in enumerate(self._blocks):
+            second = np.zeros_like(numbers[-1])
+            second[: -1 << level] = numbers[-1][1 << level :]
+            numbers.append(_place(pairs, _pairs(numbers[-1], second)) + 1)
+        state, at = np.zeros(len(starts), np.int64), starts.astype(np.int64)
+        for level, (pairs, first) in reversed([*enumerate(self._steps)]):
+            place = _place(pairs, _pairs(state, numbers[level][at]))
+            state = np.where(place < 0, state, first + place)
+            at += (place >= 0) << level
+        return self._best[state]
+
+    def shortened(self, string: int, most: int) -> int | None:
+        """The longest string of at most `most` bytes that one begins with; None if there is none."""
+        while self._lengths[string] > most:
+            jump = self._jump[string]
+            string = jump if self._lengths[jump] > most else self._shorter[string]
+        return None if string < 0 else string
+
+    def _near(self, text: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same without the parts of the text that no string which begins at one of `starts` reaches."""
+        longest, places = max(self._lengths), np.arange(len(text))
+        latest = np.full(len(text), -longest)
+        latest[starts] = starts
+        near = places - np.maximum.accumulate(latest) < longest
+        return text[near], (np.cumsum(near) - 1)[starts]
+
+
+def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return first.astype(np.int64) << 32 | second
+
+
+def _place(table: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Where in a sorted table each key is; -1 for what is not there."""
+    if not len(table):
+        return np.full(len(keys), -1)
+    place = np.minimum(table.searchsorted(keys), len(table) - 1)
+    return np.where(table[place] == keys, place, -1)

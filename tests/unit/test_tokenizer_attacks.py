@@ -1,0 +1,159 @@
+"""Texts and vocabularies made to take long: the time grows with the text alone, and nothing is found otherwise."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import TokenType
+
+from llamaweb.tokenizer import load_tokenizer, merging, special
+from llamaweb.tokenizer.byte_level import SYMBOLS
+from llamaweb.tokenizer.merging import Merger
+from llamaweb.tokenizer.special import SpecialTokens
+
+
+def seconds(what: Callable[[], object]) -> float:
+    """The least of three times of this process, which others on the machine do not change."""
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        what()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def split_naively(tokens: list[bytes], data: bytes) -> list[bytes | int]:
+    """As llama.cpp does it: token by token, the longest first, in what the ones before it have left."""
+    parts: list[bytes | int] = [data]
+    for text, token in sorted(((text, token) for token, text in enumerate(tokens)), key=lambda item: -len(item[0])):
+        cut: list[bytes | int] = []
+        for part in parts:
+            pieces = [part] if isinstance(part, int) else part.split(text)
+            cut += [piece for index, found in enumerate(pieces) for piece in ([token, found] if index else [found])]
+        parts = cut
+    return [part for part in parts if part != b""]
+
+
+@pytest.mark.parametrize("part", (3, special.PART))
+def test_special_tokens_are_found_longest_first_wherever_they_overlap(
+    part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(special, "PART", part)
+    rng = random.Random(part)
+    for _ in range(400):
+        letters = rng.sample([b"a", b"b", b"\0", b"\xff", b"<"], rng.randint(1, 4))
+
+        def text(most: int, letters: list[bytes] = letters) -> bytes:
+            return b"".join(rng.choices(letters, k=rng.randint(1, most)))
+
+        tokens = list(dict.fromkeys(text(rng.choice((2, 5, 17))) for _ in range(rng.randint(1, 40))))
+        data = text(rng.choice((4, 30, 300)))
+        assert SpecialTokens(zip(tokens, range(len(tokens)), strict=True)).split(data) == split_naively(tokens, data)
+
+
+def special_tokens(tokens: list[bytes]) -> SpecialTokens:
+    made = SpecialTokens(zip(tokens, range(len(tokens)), strict=True))
+    made.split(b"".join(tokens[:1]))  # which makes its tables
+    return made
+
+
+COMMON = b"<|common_beginning_%d|>"
+
+
+@pytest.mark.parametrize("text", (COMMON % 77 + b" text ", b"<|common_beginning_", COMMON % 10**9))
+def test_thirty_times_the_special_tokens_do_not_take_longer(text: bytes) -> None:
+    few, many = (special_tokens([COMMON % number for number in range(count)]) for count in (1000, 30_000))
+    data = text * (200_000 // len(text))
+    assert seconds(lambda: many.split(data)) < 5 * seconds(lambda: few.split(data))
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        [b"a" * 1000 + b"%d" % number for number in range(100)],  # each place is the beginning of one
+        [b"a" * length for length in range(1, 1000)],  # each place has a thousand
+        [*(b"a" * length for length in range(1, 1000)), b"a" * 999 + b"b"],  # which are cut off over and over
+        [b"a" * length + b"b" for length in range(1, 1000)],
+        [b"a", b"aa", b"b"],
+    ],
+    ids=("beginnings", "all lengths", "cut off", "all lengths and an end", "each byte"),
+)
+def test_eight_times_the_text_takes_no_more_than_about_eight_times_as_long(tokens: list[bytes]) -> None:
+    found = special_tokens(tokens)
+    line = b"a" * 1997 + b"b"
+    assert seconds(lambda: found.split(line * 80)) < 20 * seconds(lambda: found.split(line * 10))
+
+
+def test_tokens_of_all_lengths_at_each_place_take_little_more_than_one_token() -> None:
+    """A walk from each to the next shorter one would take hundreds of times as long."""
+    line = (b"a" * 1997 + b"b") * 100
+    one, all_lengths = (
+        special_tokens([*(b"a" * length for length in lengths), b"a" * 999 + b"b"])
+        for lengths in ((999,), range(1, 1000))
+    )
+    assert seconds(lambda: all_lengths.split(line)) < 12 * seconds(lambda: one.split(line))
+
+
+def bpe(merges: list[bytes]) -> dict[str, Any]:
+    tokens = [*SYMBOLS, *(merge.replace(b" ", b"") for merge in merges)]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": np.full(len(tokens), int(TokenType.NORMAL), np.int32),
+        "tokenizer.ggml.merges": merges,
+    }
+
+
+DOUBLING = [b"a" * (1 << n) + b" " + b"a" * (1 << n) for n in range(6)]
+TURN_BY_TURN = [b"ab c", b"a b", b"abc abc"]  # the second is broken off by the first each time
+GROWING = [b"a" * n + b" a" for n in range(40, 0, -1)]  # from one place on, each merge the cheapest
+
+
+@pytest.mark.parametrize("merges", (DOUBLING, TURN_BY_TURN, GROWING), ids=("doubling", "turn by turn", "growing"))
+@pytest.mark.parametrize("text", ("a", "abc"))
+def test_a_word_eight_times_as_long_takes_no_more_than_about_eight_times_as_long(
+    merges: list[bytes], text: str
+) -> None:
+    tokenizer = load_tokenizer(bpe(merges))
+    assert seconds(lambda: tokenizer.encode(text * 80_000)) < 20 * seconds(lambda: tokenizer.encode(text * 10_000))
+
+
+def test_a_pair_is_looked_up_once_however_long_the_word_is() -> None:
+    asked: list[tuple[bytes, bytes]] = []
+
+    def cost(left: bytes, right: bytes) -> float | None:
+        asked.append((left, right))
+        return float(len(left)) if left == right and len(left) < 32 else None
+
+    merge = Merger(cost)
+    assert merge([b"a"] * 100_001) == [b"a" * 32] * 3125 + [b"a"]
+    assert merge([b"a"] * 64) == [b"a" * 32] * 2
+    assert len(asked) == len(set(asked)) < 20
+
+
+def test_what_is_remembered_of_pairs_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "REMEMBERED", 100)
+    merge = Merger(lambda left, right: None)
+    for number in range(200):
+        word = [b"%d" % (7 * number + digit) for digit in range(5)]
+        assert merge(list(word)) == word
+        assert merge.remembered <= 100 + 20
+
+
+def test_scores_that_are_no_numbers_end() -> None:
+    tokens = [b"<unk>", b"<s>", b"</s>", *(b"<0x%02X>" % byte for byte in range(256)), b"a", b"aa", b"aaaa"]
+    tokenizer = load_tokenizer(
+        {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.scores": np.array([0.0] * (len(tokens) - 2) + [np.nan, np.nan], np.float32),
+            "tokenizer.ggml.add_space_prefix": False,
+        }
+    )
+    assert tokenizer.decode(tokenizer.encode("a" * 9, add_special=False)) == b"a" * 9
