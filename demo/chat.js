@@ -6,7 +6,7 @@ import { amount, size } from "./units.js";
 const at = (id) => document.getElementById(id);
 const engine = new Engine();
 
-let state = "empty"; // empty, loading, ready or answering
+let state = "empty"; // empty, loading, ready, answering or gone: the model is, the conversation is not
 let call = null; // the engine's command under way
 let task = null; // a promise: what goes on has ended, on the page too
 let source = null; // {name, files} or {name, url} of the model
@@ -19,18 +19,20 @@ let messages = []; // the conversation, as the model gets it
 function enter(next) {
   state = document.body.dataset.state = next;
   const usable = next === "ready" || next === "answering";
+  const chatting = usable || next === "gone";
   at("welcome").hidden = next !== "empty";
   at("loading").hidden = next !== "loading";
-  at("log").hidden = !usable;
-  at("new-chat").hidden = at("other").hidden = !usable;
+  at("log").hidden = !chatting;
+  at("new-chat").hidden = !usable;
+  at("other").hidden = !chatting;
   at("send").hidden = next === "answering";
   at("stop").hidden = next !== "answering";
   at("stop").disabled = at("cancel").disabled = false;
-  at("question").disabled = !usable;
-  at("question").placeholder = usable ? "Ask something" : "Load a model first";
+  at("question").disabled = !chatting;
+  at("question").placeholder = chatting ? "Ask something" : "Load a model first";
   at("below").hidden = !usable;
-  at("model").textContent = usable ? source.name.replace(/\.gguf$/i, "") : "";
-  at("model").title = usable ? (loaded.name ?? "") : "";
+  at("model").textContent = chatting ? source.name.replace(/\.gguf$/i, "") : "";
+  at("model").title = loaded?.name ?? "";
   allowSend();
 }
 
@@ -81,11 +83,22 @@ function showPhase(progress) {
   }
 }
 
-let pythonIsReady = false;
-engine.ready.then(() => {
-  pythonIsReady = true;
+engine.onready = () => {
   if (state === "loading") showPhase({ phase: "header" });
-});
+};
+
+// Commands under way tell it themselves.
+engine.onended = (error) => {
+  if (state === "ready") lose(error);
+};
+
+// The model is gone, and with a press of a button it is there again.
+function lose(error) {
+  loaded = null;
+  at("tuning").hidden = true;
+  enter("gone");
+  fail(error.type === "Cancelled" ? "The model is not loaded." : error.message, wayOut({ type: "PythonEnded" }));
+}
 
 async function load(next) {
   fail("");
@@ -100,26 +113,29 @@ async function loading(next) {
   const again = next === source;
   [source, loaded] = [next, null];
   if (!again) forget();
+  fail(""); // of what ended for this
   enter("loading");
   at("tuning").hidden = true;
   at("loading-title").textContent = `Loading ${next.name}`;
   at("loading-title").focus();
-  showPhase({ phase: pythonIsReady ? "header" : "python" });
+  showPhase({ phase: engine.isReady ? "header" : "python" });
   if (next.url) navigator.storage?.persist?.(); // a worker cannot ask that its models stay
   call = engine.call("load", { model: next.url, cache: true, ...settings() }, showPhase, next.files);
   try {
     loaded = await call.result;
-    enter("ready");
-    for (const warning of loaded.warnings) remark(at("log"), warning);
-    showFacts(loaded);
-    announce(`${next.name} is ready.`);
-    at("question").focus();
   } catch (error) {
+    if (again && messages.length) return lose(error);
     enter("empty");
     if (error.type !== "Cancelled") fail(error.message);
-    at("file").focus();
+    return at("file").focus();
+  } finally {
+    call = null;
   }
-  call = null;
+  enter("ready");
+  for (const warning of loaded.warnings) remark(at("log"), warning);
+  showFacts(loaded);
+  announce(`${next.name} is ready.`);
+  at("question").focus();
 }
 
 // Kernels are timed while nobody waits, once a GPU; an answer may be slower until then, and is the same.
@@ -219,7 +235,8 @@ async function answering(question) {
   call = null;
   answer.item.ariaBusy = null;
   following(() => {
-    const why = failure ? "Broken off." : whyEnded(result);
+    const stopped = failure?.type === "Cancelled";
+    const why = failure && !stopped ? "Broken off." : whyEnded(result ?? { stopped });
     if (why) remark(answer.item, why);
     if (answer.node.length) {
       messages = [...params.messages, { role: "assistant", content: answer.node.data }];
@@ -229,8 +246,9 @@ async function answering(question) {
       answer.item.remove();
       if (!at("question").value) write(question);
     }
+    if (failure?.type === "PythonEnded") return lose(failure);
     enter("ready");
-    if (failure) fail(failure.message, wayOut(failure));
+    if (failure && !stopped) fail(failure.message, wayOut(failure));
   });
 }
 
@@ -244,7 +262,7 @@ function whyEnded({ stopped, finish_reason: reason, stopped_by: by }) {
 
 // A button that helps after an error, if one does.
 function wayOut({ type }) {
-  if (type !== "DeviceLostError" && type !== "ContextError") return null;
+  if (!["PythonEnded", "DeviceLostError", "ContextError"].includes(type)) return null;
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = type === "ContextError" ? "New chat" : "Load it again";

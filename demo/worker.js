@@ -2,8 +2,9 @@
 //
 // in:  {id, command, params, file}   file: the Files of a model of the page, for commands that load one
 //      {id, cancel: true}
-// out: {event}                        while starting: ready or error
-//      {id, event}                    what the command emits; its last event is a result or an error
+// out: {event}                        ready; or an error: Python did not start, or has ended (PythonEnded)
+//      {id, event}                    what the command emits; its last event is a result or an error.
+//                                     "stopping" says that it has heard of being cancelled
 
 async function start() {
   const config = await (await fetch("config.json")).json();
@@ -11,10 +12,18 @@ async function start() {
   const indexURL = new URL(config.pyodide, self.location.href).href;
   const { loadPyodide } = await import(indexURL + "pyodide.mjs");
   const pyodide = await loadPyodide({ indexURL, packages: ["numpy", "gguf", "jinja2"] });
+  // Python cannot go on after an error in WebAssembly itself, as when it recurses too deeply; nobody would be told.
+  pyodide._api.on_fatal = ended;
   pyodide.unpackArchive(await wheel, "wheel");
   return pyodide.pyimport("llamaweb.page.worker");
 }
 
+function ended(error) {
+  const message = `Python in the page has ended (${reasonOf(error)}).`;
+  self.postMessage({ event: { event: "error", type: "PythonEnded", message } });
+}
+
+const reasonOf = (error) => String(error?.message ?? error).trim().split("\n").pop();
 const post = (json) => self.postMessage(JSON.parse(json));
 const python = start();
 
@@ -22,8 +31,7 @@ python.then(
   () => self.postMessage({ event: { event: "ready", ms: performance.now() } }),
   (error) => {
     console.error(error);
-    const reason = String(error.message ?? error).trim().split("\n").pop();
-    const message = `Python did not start in the page: ${reason}`;
+    const message = `Python did not start in the page: ${reasonOf(error)}`;
     self.postMessage({ event: { event: "error", type: "PageError", message } });
   },
 );
@@ -31,12 +39,13 @@ python.then(
 self.onmessage = async ({ data }) => {
   try {
     const { id, command, params, file, cancel } = data;
+    if (cancel) self.postMessage({ id, event: { event: "stopping" } });
     const worker = await python;
     if (cancel) worker.cancel(id);
     else worker.start(id, command, JSON.stringify(params ?? {}), post, file);
   } catch (error) {
     console.error(error);
-    const message = `The command did not start: ${String(error.message ?? error).trim().split("\n").pop()}`;
+    const message = `The command did not start: ${reasonOf(error)}`;
     self.postMessage({ id: data?.id, event: { event: "error", type: "PageError", message } });
   }
 };

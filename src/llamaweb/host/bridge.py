@@ -63,6 +63,8 @@ class PageSession:
 
 def error_of(event: Event) -> LlamaWebError:
     """The page's error event as the exception that it was."""
+    if event.get("type") == "PythonEnded":
+        return PageError(f"{event['message'].rstrip('.')}; try again, or a smaller model.")
     kind = getattr(errors, str(event.get("type")), None)
     if isinstance(kind, type) and issubclass(kind, LlamaWebError):
         return kind(event["message"])

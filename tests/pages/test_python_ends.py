@@ -1,0 +1,169 @@
+"""Python in the page dies, or hears of nothing any more: page and command line say so, and a press brings it back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from selenium.webdriver import Chrome
+
+from llamaweb.host.bridge import PageError, PageSession, open_page
+from llamaweb.host.browser import BrowserChoice
+from llamaweb.host.distribution import ensure_distribution
+from llamaweb.host.server import Site, serving
+from tests.pages.chat_page import ChatPage
+from tests.pages.stand_in import use_wheel
+
+STAND_IN = """
+import asyncio, ctypes
+
+def die():
+    ctypes.string_at(0xfffffff0, 64)
+
+async def handle(command, params, emit, file=None):
+    memory = {"total": 1}
+    if command == "load":
+        emit({"event": "result", "name": "a model", "context": 64, "memory": memory, "adapter": "", "warnings": []})
+    elif command == "chat":
+        question = params["messages"][-1]["content"]
+        emit({"event": "text", "text": "I " + question})
+        await asyncio.sleep(0.2)
+        if question == "die":
+            die()
+        if question == "die later":
+            asyncio.get_running_loop().call_later(1, die)
+        if question == "hang":
+            while True:
+                pass
+        if question == "wait":
+            try:
+                await asyncio.sleep(1e6)
+            finally:
+                await asyncio.sleep(4)  # as for the GPU's work in flight
+        emit({"event": "result", "tokens": [1], "memory": memory, "stopped": False, "finish_reason": "stop"})
+    elif command == "webgpu":
+        emit({"event": "result"})
+    else:
+        die()
+"""
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of the chat page, in whose package an answer ends as the question says."""
+    loop, told, end = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    found = []
+    model = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    model.write_bytes(b"GGUF")
+
+    async def serve() -> None:
+        async with serving(Site(ensure_distribution(), {model.name: model}, default=model.name)) as server:
+            found.append(server.address)
+            told.set()
+            await end.wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        use_wheel(patch, "llamaweb/page/commands.py", STAND_IN)
+        thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+        thread.start()
+        assert told.wait(60)
+    try:
+        yield found[0]
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join()
+
+
+@pytest.fixture
+def page(browser: Chrome, stand_in: str) -> Iterator[ChatPage]:
+    """A page with the stand-in's model and one answer."""
+    page = ChatPage(browser, stand_in)
+    page.wait(page.element("default").is_displayed)
+    page.element("default").click()
+    page.loaded()
+    assert page.ask("live") == "I live"
+    yield page
+    page.close()
+
+
+def goes_on(page: ChatPage) -> None:
+    """The conversation is still there, the model is again after a press, and answers."""
+    before = page.questions
+    page.way_out("Load it again")
+    page.loaded()
+    assert page.questions == before
+    page.element("question").clear()
+    assert page.ask("again") == "I again"
+    assert page.questions == [*before, "again"] and page.answers[0] == "I live"
+
+
+def test_python_that_dies_in_an_answer_is_said_at_once_and_can_be_started_again(page: ChatPage) -> None:
+    page.send("die")
+    page.wait(lambda: page.state == "answering", 10)
+    begin = time.monotonic()
+    sentence = page.wait(lambda: page.text("error"), 10)
+    assert time.monotonic() - begin < 5  # it is at once, but for a browser that shares its machine
+    assert sentence.startswith("Python in the page has ended (") and "\n" not in sentence.removesuffix(
+        "\nLoad it again"
+    )
+    assert page.state == "gone" and not page.element("send").is_enabled() and page.element("other").is_displayed()
+    assert page.answers == ["I live", "I die"] and "Broken off." in page.text("log")
+    page.element("question").send_keys("in vain\n")
+    assert page.state == "gone" and page.questions == ["live", "die"]
+    goes_on(page)
+
+
+def test_python_that_dies_while_nothing_goes_on_is_said_too(page: ChatPage) -> None:
+    assert page.ask("die later") == "I die later"
+    page.wait(lambda: page.state == "gone", 10)
+    assert "Python in the page has ended (" in page.text("error")
+    goes_on(page)
+
+
+def test_stop_ends_python_that_does_not_hear_of_it(page: ChatPage) -> None:
+    page.send("hang")
+    page.wait(lambda: page.state == "answering" and len(page.answers) == 2, 10)
+    time.sleep(0.5)
+    page.element("stop").click()
+    page.wait(lambda: page.state == "gone", 10)
+    assert page.text("error").startswith("Python did not react to being stopped, and was ended.")
+    goes_on(page)
+
+
+def test_python_that_waits_for_the_gpu_is_not_ended_by_stop(page: ChatPage) -> None:
+    page.send("wait")
+    page.wait(lambda: page.state == "answering" and len(page.answers) == 2, 10)
+    page.element("stop").click()
+    page.wait(lambda: page.state != "answering", 20)
+    assert page.state == "ready" and page.text("error") == "" and page.text("log").endswith("Stopped.")
+    page.element("question").clear()
+    assert page.ask("live") == "I live"
+
+
+@pytest.mark.parametrize("question", ["die", "hang"])
+def test_another_model_can_always_be_chosen(page: ChatPage, question: str) -> None:
+    page.send(question)
+    page.wait(lambda: len(page.answers) == 2, 10)
+    time.sleep(0.5)
+    page.drop("another.gguf", b"GGUF and more")
+    page.wait(lambda: page.state == "ready" and page.text("model") == "another", 60)
+    assert page.text("error") == "" and page.questions == []
+    assert page.ask("live") == "I live"
+
+
+def test_the_command_line_says_it_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_wheel(monkeypatch, "llamaweb/page/commands.py", STAND_IN)
+
+    async def use(page: PageSession) -> None:
+        async with asyncio.timeout(10):
+            await page.call("run", {}, lambda event: None)
+
+    async def body() -> None:
+        async with open_page(Site(ensure_distribution()), BrowserChoice()) as page:
+            await use(page)
+
+    with pytest.raises(PageError, match=r"^Python in the page has ended \(.+\); try again, or a smaller model\.$"):
+        asyncio.run(body())
