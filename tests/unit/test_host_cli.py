@@ -16,7 +16,8 @@ from gguf import GGUFValueType
 from llamaweb.errors import NoWebGPUError, UnsupportedError
 from llamaweb.host import bridge, commands, distribution, foretell
 from llamaweb.host.cli import build_parser, main
-from llamaweb.host.output import Output, harmless
+from llamaweb.host.output import Output
+from llamaweb.host.terminal import harmless
 from tests.crafted import ARRAY, crafted
 from tests.tiny import TinyLlama, tiny_llama, without_chat
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +23,8 @@ from llamaweb.host.distribution import DEFAULT as DEFAULT_RELEASE
 from llamaweb.host.distribution import RELEASES
 from llamaweb.host.interrupt import at_once
 from llamaweb.host.models import DEFAULT, PACKAGED, RANDOM
-from llamaweb.host.output import Output, to_nobody
+from llamaweb.host.output import Output
+from llamaweb.host.terminal import Logged, to_nobody, write
 from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.mul_mat import PRECISIONS
 from llamaweb.profile import PROFILES
@@ -53,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stderr is None:  # closed, as a daemon's: what would be said there is said to nobody
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
-        print("Standard output is closed; leave it open, or send it to a file or to /dev/null.", file=sys.stderr)
+        write(sys.stderr, "Standard output is closed; leave it open, or send it to a file or to /dev/null.")
         return 1
+    logging.lastResort = Logged(logging.WARNING)
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()  # so that what fails, fails here
@@ -91,7 +95,7 @@ def _run(arguments: list[str]) -> int:
         return int(done.code or 0)
     except Exception as error:
         if os.environ.get("LLAMAWEB_DEBUG"):
-            raise
+            write(sys.stderr, traceback.format_exc())
         out.error(type(error).__name__, _unforeseen(error))
         return 1
     return 0

@@ -15,7 +15,8 @@ from llamaweb.host import kept, models
 from llamaweb.host.foretell import foretell, say_fetching, say_size, takes_gpu
 from llamaweb.host.interrupt import in_order
 from llamaweb.host.models import is_address, resolve
-from llamaweb.host.output import Output, harmless, megabytes, memory_line, timings_line
+from llamaweb.host.output import Output, megabytes, memory_line, timings_line
+from llamaweb.host.terminal import one_line
 
 if TYPE_CHECKING:
     from llamaweb.host.bridge import PageSession
@@ -318,14 +319,14 @@ def _inspection(metadata: dict[str, Any], device: str, report: dict[str, Any]) -
     lines.append(f"Arena lower bound {bound}; {report['dispatches_per_token']} dispatches a token")
     for phase, dispatches in report.get("plan", {}).items():
         lines += ["", f"{phase}:"]
-        lines += [f"  {d['label']}: {d['kernel']} {'×'.join(map(str, d['workgroups']))}" for d in dispatches]
+        lines += [f"  {one_line(d['label'])}: {d['kernel']} {'×'.join(map(str, d['workgroups']))}" for d in dispatches]
     return "\n".join(lines)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return f"({value['length']} values)"
-    text = " ".join(harmless(str(value)).split())
+    text = " ".join(one_line(str(value)).split())
     return text if len(text) <= 100 else text[:99] + "…"
 
 

@@ -1,19 +1,12 @@
-"""What a person or a script sees: answers on standard output, everything else on standard error.
-
-Names, texts and errors come from files of strangers: whatever a terminal would obey is shown as an escape. All that is
-written goes through `_write`, but the one JSON object, which is ASCII.
-"""
+"""What a person or a script sees: answers on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import sys
-from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any
 
-from llamaweb.errors import HostError, megabytes, said
+from llamaweb.errors import megabytes, said
+from llamaweb.host.terminal import one_line, write, write_json
 
 _PHASES = {
     "header": "Reading the model's header",
@@ -24,39 +17,6 @@ _PHASES = {
     "repetitions": "Measuring",
     "fusions": "Measuring without each fusion",
 }
-
-
-# C0 and C1 controls, those of Unicode's bidirectional text, and its separators of lines and paragraphs.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-
-def harmless(text: str, keep: str = "\n\t") -> str:
-    """A text as a terminal may have it: control characters but those of `keep` are written as escapes."""
-    return _CONTROLS.sub(lambda c: c[0] if c[0] in keep else repr(c[0])[1:-1], text.replace("\r\n", "\n"))
-
-
-def _write(stream: TextIO, text: str, end: str = "\n") -> None:
-    _send(stream, harmless(text) + end)
-
-
-def _send(stream: TextIO, text: str) -> None:
-    """Raises HostError if standard output does not take it, and BrokenPipeError if its reader has gone. What standard
-    error does not take (a full disk) is said to nobody: the answer matters more."""
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        to_nobody(stream)
-        if stream is not sys.stderr:
-            raise HostError(f"Standard output cannot be written ({error.strerror}); send it elsewhere.") from error
-
-
-def to_nobody(stream: TextIO) -> None:
-    """From now on, what is written to it, and what waits in it, goes nowhere: Python flushes it at its exit, too."""
-    with suppress(OSError):  # of a stream without a file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Output:
@@ -77,7 +37,7 @@ class Output:
             self._bar(label, done, total, unit)
         elif label != self._label:
             size = f" ({megabytes(total)})" if unit == "B" and total else ""
-            _write(sys.stderr, f"{_one_line(label)}{size} …")
+            write(sys.stderr, f"{one_line(label)}{size} …")
         self._label = label
 
     def event(self, event: dict[str, Any]) -> None:
@@ -95,13 +55,13 @@ class Output:
         """A piece of the answer, at once."""
         self.clear()
         if not self.as_json:
-            _write(sys.stdout, piece, end="")
+            write(sys.stdout, piece, end="", keep="\n\t")
             self._within_line = bool(piece) and not piece.endswith("\n")
 
     def note(self, line: str) -> None:
         """A line for a person, beside the answer."""
         self.clear()
-        _write(sys.stderr, _one_line(line))
+        write(sys.stderr, one_line(line))
 
     def warn(self, message: str) -> None:
         """A note that is made once, whoever finds it: a file's header is read here and in the page."""
@@ -110,12 +70,12 @@ class Output:
             self.note(message)
 
     def result(self, result: dict[str, Any], text: str) -> None:
-        """The command's result: the JSON object, or `text` for a person."""
+        """The command's result: the JSON object, or `text` for a person, in which what is not ours is in one line."""
         self.clear()
         if self.as_json:
             self._object(result)
         else:
-            _write(sys.stdout, text)
+            write(sys.stdout, text)
             self._within_line = False
 
     def error(self, kind: str, message: str) -> None:
@@ -123,16 +83,16 @@ class Output:
         there already. An answer that is broken off ends its line before."""
         self.clear()
         if self._within_line:
-            _write(sys.stdout, "")
+            write(sys.stdout, "")
             self._within_line = False
-        _write(sys.stderr, _one_line(message))
+        write(sys.stderr, one_line(message))
         if self.as_json and not self._answered:
             self._object({"error": {"type": kind, "message": message}})
 
     def _object(self, value: dict[str, Any]) -> None:
-        """The one JSON object; in ASCII, which is the same in every encoding of standard output."""
+        """The one JSON object."""
         self._answered = True
-        _send(sys.stdout, json.dumps(value) + "\n")
+        write_json(sys.stdout, value)
 
     def clear(self) -> None:
         """Take the progress bars away."""
@@ -167,13 +127,8 @@ class Output:
                 transient=True,
             )
             self._bars.start()
-            self._task = self._bars.add_task(harmless(_one_line(label)), total=total or None)
+            self._task = self._bars.add_task(one_line(label), total=total or None)
         self._bars.update(self._task, completed=done, total=total or None)
-
-
-def _one_line(text: str) -> str:
-    """A text that cannot be taken for several of ours."""
-    return " ".join(text.replace("\r\n", "\n").split("\n"))
 
 
 def memory_line(memory: dict[str, int]) -> str:

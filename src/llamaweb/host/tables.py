@@ -7,11 +7,13 @@ from typing import Any
 
 from llamaweb.host.kept import Kept
 from llamaweb.host.output import megabytes, memory_line
+from llamaweb.host.terminal import in_lines, one_line
 from llamaweb.text_table import profile_text, text_table
 
 
 def bench_text(result: dict[str, Any]) -> str:
     """The whole result of a bench."""
+    result = in_lines(result)
     lines = [_speeds(result)]
     if result.get("profile"):
         lines.append(profile_text(result["profile"]))
@@ -32,6 +34,7 @@ def bench_text(result: dict[str, Any]) -> str:
 
 def loading_text(result: dict[str, Any]) -> str:
     """The whole result of a bench of loading."""
+    result = in_lines(result)
     files = f" in {result['files']} files" if result["files"] > 1 else ""
     rate, plain = (megabytes(result[f"{name}_bytes_per_second"]) for name in ("load", "plain"))
     beside = f"{result['load_ratio']:.2f} of the plain loop's {plain}/s"
@@ -51,6 +54,7 @@ def loading_text(result: dict[str, Any]) -> str:
 
 def fusions_text(result: dict[str, Any]) -> str:
     """The whole result of a bench of fusions."""
+    result = in_lines(result)
     names = ("without", "dispatches", "tokens/s", "of all fused", "GPU µs a token", "what is left out")
     columns = {name: "<" if name in ("without", "what is left out") else ">" for name in names}
     whole = result["fusions"][0]
@@ -74,6 +78,7 @@ def fusions_text(result: dict[str, Any]) -> str:
 
 def tune_text(result: dict[str, Any]) -> str:
     """What was tried for each shape: the default, the fastest and the slowest variant, and what was chosen."""
+    result = in_lines(result)
     names = ("kernel", "default µs", "chosen µs", "worst µs", "tried", "wrong", "chosen variant")
     columns = {name: "<" if name.startswith(("kernel", "chosen v")) else ">" for name in names}
     rows = []
@@ -96,12 +101,14 @@ def cache_text(folder: str, there: Sequence[Kept], removed: Sequence[Kept] | Non
     if removed is not None:
         freed = megabytes(sum(each.bytes for each in removed))
         lines.append(
-            f"Removed: {', '.join(each.name for each in removed)} ({freed})" if removed else "Nothing was there"
+            f"Removed: {', '.join(one_line(each.name) for each in removed)} ({freed})"
+            if removed
+            else "Nothing was there"
         )
     if there:
-        rows = [[each.name, each.kind, megabytes(each.bytes)] for each in there]
+        rows = [[one_line(each.name), each.kind, megabytes(each.bytes)] for each in there]
         lines.append(text_table({"name": "<", "kind": "<", "size": ">"}, rows))
-    lines.append(f"{megabytes(sum(each.bytes for each in there))} in {folder}")
+    lines.append(f"{megabytes(sum(each.bytes for each in there))} in {one_line(folder)}")
     return "\n".join(lines)
 
 
