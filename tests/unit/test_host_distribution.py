@@ -87,11 +87,13 @@ def test_a_network_that_swallows_the_cdn_costs_no_more_than_three_seconds() -> N
         assert time.monotonic() - start < 3
 
 
-def test_a_file_with_another_hash_is_refused_and_removed(tmp_path: Path) -> None:
-    _write(tmp_path / "x")
+def test_a_download_with_another_hash_is_refused_and_not_kept(cdn: tuple[str, Path], tmp_path: Path) -> None:
+    url, root = cdn
+    _write(root / "x")
+    (tmp_path / "to").mkdir()
     with pytest.raises(HostError, match="not the pinned"):
-        fetch.check_sha256(tmp_path / "x", "0" * 64)
-    assert not (tmp_path / "x").exists()
+        fetch.download(f"{url}/x", tmp_path / "to" / "x", "0" * 64)
+    assert not list((tmp_path / "to").iterdir())
 
 
 def test_without_npm_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

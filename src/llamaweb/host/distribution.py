@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from llamaweb.errors import HostError
-from llamaweb.host import fetch, kept
+from llamaweb.host import fetch, kept, stamps
 from llamaweb.host.report import Report, silent
 
 CDN = "https://cdn.jsdelivr.net"
@@ -44,6 +44,13 @@ class Pyodide:
     files: dict[str, str]
     numpy: dict[str, str] | None = None
 
+    def pins(self, tests: bool) -> dict[str, str]:
+        """The digests of what a distribution has as it was fetched; its lock is not, nor are wheels that were taken
+        apart."""
+        core = {name: sha256 for name, sha256 in self.files.items() if name != _LOCK}
+        wheels = _PINS["pure"] | (_PINS["test"] if tests else {})
+        return core | {f"{name}-{pin['version']}-py3-none-any.whl": pin["sha256"] for name, pin in wheels.items()}
+
 
 RELEASES = tuple(_PINS["pyodide"])
 DEFAULT = RELEASES[0]
@@ -55,13 +62,19 @@ def ensure_distribution(
     """The folder of one of RELEASES of Pyodide, assembled on the first call; with `tests`, pytest's wheels are in it
     too.
 
-    Raises HostError, with what to do, if a part can be had from nowhere.
+    One that is not what was put there is assembled anew. Raises HostError, with what to do, if a part can be had from
+    nowhere.
     """
     pyodide = Pyodide(**_PINS["pyodide"][release])
     key = hashlib.sha256(_PINS_FILE.read_bytes() + bytes([_RECIPE])).hexdigest()[:12]
     folder = kept.cache_root() / f"pyodide-{pyodide.version}-{key}{'-test' if tests else ''}"
-    if folder.is_dir():
-        return folder
+    pins = pyodide.pins(tests)
+    with kept.keeping():
+        if folder.is_dir():
+            if stamps.whole(folder, pins):
+                return folder
+            report("Pyodide in the cache is not what was put there; it is made anew")
+            shutil.rmtree(folder)
     if tests:
         base = ensure_distribution(report, release=release, cdn=cdn)
         return _build(folder, lambda stage: _assemble_tests(stage, base, pyodide, report))
@@ -76,6 +89,7 @@ def _build(folder: Path, assemble: Callable[[Path], None]) -> Path:
             stage.chmod(0o755)
             try:
                 stage.rename(folder)
+                stamps.seal(folder)
             except OSError:
                 # Another process may have been first: its folder is as good.
                 if not folder.is_dir():

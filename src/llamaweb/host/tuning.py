@@ -25,7 +25,7 @@ def save(found: Any) -> None:
     """Puts it in the place of what was there; where nothing can be written, nothing happens."""
     path = _path()
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tuning-") as folder:
             Path(folder, path.name).write_text(json.dumps(found))
             os.replace(Path(folder, path.name), path)

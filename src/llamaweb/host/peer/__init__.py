@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamaweb.errors import HostError, LlamaWebError
-from llamaweb.host import fetch, kept
+from llamaweb.host import fetch, kept, stamps
 from llamaweb.host.bridge import PageSession
 from llamaweb.host.report import Report, silent
 
@@ -24,10 +24,13 @@ def ensure_wllama(report: Report = silent) -> Path:
     Raises HostError if it cannot be fetched.
     """
     with kept.keeping() as root:
-        folder = root / f"wllama-{VERSION}"
+        folder, page = root / f"wllama-{VERSION}", Path(__file__).with_name("wllama.html")
+        if folder.is_dir() and not stamps.whole(folder, {page.name: fetch.sha256_of(page)}):
+            shutil.rmtree(folder)
         if not folder.is_dir():
             _fetch(folder, report)
-        shutil.copy(Path(__file__).with_name("wllama.html"), folder)
+            shutil.copy(page, folder)
+            stamps.seal(folder)
     return folder
 
 
