@@ -84,6 +84,7 @@ class Generator:
         """Tokens that follow `prompt`, up to `max_tokens` or the context's end; the caller stops by closing. Raises
         NotANumberError where the model has no next token."""
         plan = self._runner.plan
+        prompt = tuple(prompt)  # it tells later what the cache holds, and a caller may go on with its list
         self.check_prompt(prompt)
         total = min(index(max_tokens), plan.n_ctx - len(prompt) + 1)
         run = await self._begin(prompt)

@@ -54,8 +54,10 @@ async def written(
 
 
 def stop_at(text: str, stops: Iterable[str]) -> tuple[str, str | None]:
-    """Cuts `text` before the first stop string it holds, and gives that one, too."""
-    at, stop = min(((at, stop) for stop in stops if (at := text.find(stop)) >= 0), default=(len(text), None))
+    """Cuts `text` before the stop string that ends first in it, and gives that one, too; so what comes in pieces is cut
+    where the whole would be, whatever the pieces are."""
+    found = ((at + len(stop), at, stop) for stop in stops if (at := text.find(stop)) >= 0)
+    _, at, stop = min(found, default=(0, len(text), None))
     return text[:at], stop
 
 

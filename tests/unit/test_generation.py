@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llamaweb import generation
 from llamaweb.errors import ContextError, GPUError, LlamaWebError
 from llamaweb.generation import Generator as Tokens
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
@@ -353,8 +354,12 @@ class RingGPU(FakeGPU):
                 assert self.rows[seen % self.ring.rows] == (seen, self.cache[seen]), (phase, position, seen)
 
 
+@pytest.mark.parametrize("ms_per_token", [0.1, 2.0, 100.0])  # up to 32 tokens run past a stop, or 4
+@pytest.mark.parametrize("in_flight", [1, IN_FLIGHT])
 @pytest.mark.parametrize(("window", "n_ubatch"), [(5, 8), (1, 40), (20, 1), (16, 33)])
-def test_conversations_with_windows_find_in_the_ring_what_they_need(window: int, n_ubatch: int) -> None:
+def test_conversations_with_windows_find_in_the_ring_what_they_need(
+    window: int, n_ubatch: int, in_flight: int, ms_per_token: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def talk(gpu: RingGPU, tokens: Tokens) -> None:
         random = np.random.default_rng(window)
         text: list[int] = []
@@ -367,7 +372,9 @@ def test_conversations_with_windows_find_in_the_ring_what_they_need(window: int,
             assert found == continued(text, stop)
             text += found
 
+    monkeypatch.setattr(generation, "IN_FLIGHT", in_flight)
     gpu = RingGPU(window, 256, n_ubatch)
+    gpu.ms_per_token = ms_per_token
     asyncio.run(talk(gpu, Tokens(gpu, lambda: gpu.now)))
 
 

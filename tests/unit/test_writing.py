@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from llamaweb.answer import Answer
@@ -17,16 +19,21 @@ END = 0
 
 
 class Bytes:
-    """A tokenizer whose tokens are bytes; END has a name."""
+    """A tokenizer whose tokens are bytes, or what stands behind them in `more`; END has a name."""
+
+    def __init__(self, more: Sequence[bytes] = ()) -> None:
+        self.more = more
 
     def token_bytes(self, token: int, special: bool = False) -> bytes:
-        return b"<end>" if token == END else bytes([token])
+        return b"<end>" if token == END else bytes([token]) if token < 256 else self.more[token - 256]
 
     def stream_decoder(self) -> StreamDecoder:
         return StreamDecoder(cast(Any, self).token_bytes)
 
 
-def write(data: bytes, stops: Sequence[str] = (), limit: int = -1) -> tuple[list[str], Answer, bool]:
+def write(
+    data: Sequence[int], stops: Sequence[str] = (), limit: int = -1, more: Sequence[bytes] = ()
+) -> tuple[list[str], Answer, bool]:
     """The pieces of a text, what is told of it, and whether its tokens were closed."""
     answer, closed = Answer([1]), []
 
@@ -38,7 +45,7 @@ def write(data: bytes, stops: Sequence[str] = (), limit: int = -1) -> tuple[list
             closed.append(True)
 
     async def pieces() -> list[str]:
-        text = written(answer, tokens(), cast(Tokenizer, Bytes()), limit, stops, frozenset([END]), lambda: 0.0)
+        text = written(answer, tokens(), cast(Tokenizer, Bytes(more)), limit, stops, frozenset([END]), lambda: 0.0)
         return [piece async for piece in text]
 
     return asyncio.run(pieces()), answer, closed == [True]
@@ -53,6 +60,7 @@ def write(data: bytes, stops: Sequence[str] = (), limit: int = -1) -> tuple[list
         (b"abcd", ("bc",), -1, "a", "stop", "bc"),
         ("aé€".encode(), (), -1, "aé€", "length", "context"),
         (b"ab", ("bc",), -1, "ab", "length", "context"),
+        (b"a\xc3", ("\ufffd",), -1, "a", "stop", "\ufffd"),
     ],
 )
 def test_an_answer_ends_once_and_says_by_what(
@@ -70,9 +78,13 @@ def test_an_answer_ends_once_and_says_by_what(
         ("abc", ["c"], ("ab", "c")),
         ("abcabc", ["ca", "b"], ("a", "b")),
         ("", ["x"], ("", None)),
+        ("abbc", ["b", "abb"], ("a", "b")),
+        ("abbc", ["bb", "abb"], ("", "abb")),
     ],
 )
-def test_text_ends_before_the_first_stop(text: str, stops: list[str], expected: tuple[str, str | None]) -> None:
+def test_text_ends_before_the_stop_that_ends_first(
+    text: str, stops: list[str], expected: tuple[str, str | None]
+) -> None:
     assert stop_at(text, stops) == expected
 
 
@@ -82,3 +94,22 @@ def test_text_ends_before_the_first_stop(text: str, stops: list[str], expected: 
 )
 def test_what_may_begin_a_stop_is_held_back(text: str, stops: list[str], expected: int) -> None:
     assert held_back(text, stops) == expected
+
+
+def test_no_beginning_of_a_stop_is_shown_whatever_the_pieces_are() -> None:
+    random = np.random.default_rng(0)
+    ended = 0
+    for _ in range(3000):
+        letters = ["a", "b", "é", "\n"][: int(random.integers(1, 5))]
+        text = "".join(random.choice(letters, int(random.integers(0, 24))))
+        stops = ["".join(random.choice(letters, int(random.integers(1, 5)))) for _ in range(int(random.integers(0, 4)))]
+        data = text.encode()
+        cuts = sorted({0, len(data), *random.integers(0, len(data) + 1, int(random.integers(0, 8))).tolist()})
+        parts = [data[i:j] for i, j in pairwise(cuts)]
+        found = [(i + len(stop), i, stop) for stop in stops if (i := text.find(stop)) >= 0]
+        _, end, stop = min(found, default=(0, len(text), None))
+        pieces, answer, _ = write([256 + i for i in range(len(parts))], stops, more=parts)
+        assert "".join(pieces) == text[:end], (text, stops, parts)
+        assert all(pieces) and answer.stopped_by == (stop or "context")
+        ended += bool(found)
+    assert 500 < ended < 2500
