@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -145,34 +144,29 @@ def test_helpers_of_the_field_are_there() -> None:
 FAILING = {
     "{{ raise_exception('Roles must alternate.\n\nReally') }}": "Roles must alternate. Really;",
     "{{ messages[0]['nothing'] + 'x' }}": "has no attribute 'nothing'",
+    "{{ messages[0].nothing.more }}": "'dict object' has no attribute 'nothing'",
+    "{{ nothing.more }}": "'nothing' is undefined",
+    "{{ range.nothing.more }}": "'function' has no attribute 'nothing'",
     "{{ messages[0].content + 1 }}": "TypeError",
     "{% if %}": "(line 1)",
     "{{ 1 // 0 }}": "ZeroDivisionError",
     "{{ 'x' | unknown }}": "unknown",
     "{{ messages.append(1) }}": "unsafe",
     "{{ ''.__class__.__mro__ }}": "unsafe",
-    "{{ lipsum.__globals__['os'] }}": "unsafe",
-    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}": "without end",
-    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "calls itself without end",
-    "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}": "more than 1000000 steps",
-    "{% for i in range(9) recursive %}{{ loop(range(9)) }}{% endfor %}": "without end",
-    "{{ 'x' * 999999999 }}": "something too long",
-    "{{ 9 ** 999999 }}": "something too long",
-    "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}": "something too long",
-    "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}": "something too long",
-    "{% set s = 'x' * 60000 %}{% for i in range(9000) %}{{ s }}{% endfor %}": "longer than",
+    "{{ range.__globals__['os'] }}": "unsafe",
+    "{{ '{0.__class__.__mro__}'.format(1) }}": "unsafe",
+    "{{ ['{0.__class__.__mro__}'] | map(attribute='format') | first | string }}": "uses a Format",
+    "{{ (5).to_bytes(1, 'big') }}": "not safely callable",
 }
 
 
 @pytest.mark.parametrize("template", FAILING)
-def test_a_failing_template_gives_one_sentence_soon(template: str) -> None:
-    start = time.perf_counter()
+def test_a_failing_template_gives_one_sentence(template: str) -> None:
     with pytest.raises(LlamaWebError) as caught:
         render(template)
     message = str(caught.value)
     assert FAILING[template] in message and message.startswith("The model's chat template cannot be applied")
     assert "\n" not in message and len(message) < 500 and message.endswith(".")
-    assert time.perf_counter() - start < 10
 
 
 def test_a_template_works_again_after_it_failed() -> None:

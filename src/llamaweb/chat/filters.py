@@ -1,0 +1,240 @@
+"""The filters and tests that a chat template may use, each with the size of what it makes.
+
+Those of jinja2 that templates of models use, and those that make no more than they are given. Left out are the ones for
+web pages and for people who look at Python's objects (urlize, xmlattr, pprint, …).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jinja2 import pass_context
+from jinja2.exceptions import TemplateRuntimeError
+from jinja2.filters import FILTERS, do_mark_safe
+from jinja2.runtime import Context
+from jinja2.tests import TESTS
+from jinja2.utils import _PassArg
+
+from llamaweb.chat.budget import ITEM, MAX_NESTING, SIMPLE, Budget, list_size, text_size
+from llamaweb.chat.methods import percent, replaced, searched
+
+MAX_DIGITS = 1000
+"""Of a number that is read from a text or rounded; Python takes the square of it."""
+
+
+# What a filter makes, in bytes, of a value of `size` bytes and its arguments, which are jinja2's.
+def _same(size: int, value: Any, *args: Any, **options: Any) -> int:
+    return size
+
+
+def _each(size: int, value: Any, *args: Any, **options: Any) -> int:
+    """Of each item, an attribute is found along its name."""
+    names = sum(len(name) for name in (*args, *options.values()) if isinstance(name, str))
+    return size + list_size(value) // ITEM * names
+
+
+def _escaped(size: int, value: Any) -> int:
+    return 5 * size
+
+
+def _words(size: int, value: Any) -> int:
+    """A list of all words, or of what is between them."""
+    return size * ITEM // 2
+
+
+def _trimmed(size: int, value: Any, chars: Any = None) -> int:
+    return searched(str(value), chars)
+
+
+def _centered(size: int, value: Any, width: int = 80) -> int:
+    return size + 4 * width
+
+
+def _indented(size: int, value: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> int:
+    return (size + 1) * (1 + (text_size(width) if isinstance(width, str) else width))
+
+
+def _replaced(size: int, value: Any, old: Any, new: Any, count: int | None = None) -> int:
+    return replaced(str(value), str(old), str(new))
+
+
+def _joined(size: int, value: Any, d: Any = "", attribute: Any = None) -> int:
+    return size + list_size(value) * text_size(str(d))
+
+
+def _truncated(size: int, value: Any, length: int = 255, killwords: bool = False, end: Any = "...", *more: Any) -> int:
+    return size + text_size(str(end))
+
+
+def _batched(size: int, value: Any, count: int, fill_with: Any = None) -> int:
+    return size + list_size(range(abs(count)))
+
+
+def _number(size: int, value: Any, *args: Any, **options: Any) -> int:
+    if any(isinstance(number, int) and abs(number) > MAX_DIGITS for number in (*args[:1], *options.values())):
+        raise TemplateRuntimeError("it rounds to too many digits")
+    return size
+
+
+def _read(size: int, value: Any, *args: Any, **options: Any) -> int:
+    if isinstance(value, str) and len(value) > MAX_DIGITS:
+        raise TemplateRuntimeError("it reads a number that is too long")
+    return size
+
+
+def _sum(size: int, value: Any, attribute: Any = None, start: Any = 0) -> int:
+    if not isinstance(start, SIMPLE):
+        raise TemplateRuntimeError("it sums what are no numbers")
+    return _each(size, value, attribute)
+
+
+Estimate = Callable[..., int]
+# Filters that read all of a value, however deep. A text goes in as it is, another value's size is taken as printed.
+_DEEP: dict[str, Estimate] = {
+    **dict.fromkeys(("capitalize", "lower", "upper"), _same),
+    **dict.fromkeys(("title", "wordcount"), _words),
+    **dict.fromkeys(("dictsort", "groupby", "max", "min", "sort", "unique"), _each),
+    **dict.fromkeys(("e", "escape"), _escaped),
+    **{"center": _centered, "indent": _indented, "join": _joined, "replace": _replaced, "truncate": _truncated},
+    **{"batch": _batched, "slice": _batched, "trim": _trimmed, "float": _read, "int": _read},
+}
+# Filters that go over a list's items, whatever these are.
+_FLAT: dict[str, Estimate] = {
+    **dict.fromkeys(("map", "reject", "rejectattr", "select", "selectattr"), _each),
+    **dict.fromkeys(("items", "list", "reverse"), _same),
+    **{"abs": _same, "round": _number, "sum": _sum},
+}
+_QUICK = ("count", "d", "default", "first", "last", "length")
+_PLAIN_TESTS = (
+    *("boolean", "callable", "defined", "escaped", "false", "filter", "float", "integer", "iterable", "mapping"),
+    *("none", "number", "sameas", "sequence", "string", "test", "true", "undefined"),
+)
+_COMPARING = (
+    *("!=", "<", "<=", "==", ">", ">=", "eq", "equalto", "ge", "greaterthan", "gt", "in", "le", "lessthan", "lt", "ne"),
+    *("lower", "upper"),
+)
+_DIVIDING = ("divisibleby", "even", "odd")
+
+
+def filters(budget: Budget) -> dict[str, Any]:
+    """The filters by their names."""
+    return {
+        **{name: FILTERS[name] for name in _QUICK},
+        **{name: _guarded(budget, _plain(FILTERS[name]), estimate, True) for name, estimate in _DEEP.items()},
+        **{name: _guarded(budget, _plain(FILTERS[name]), estimate, False) for name, estimate in _FLAT.items()},
+        "safe": lambda value: do_mark_safe(written(budget, value)),
+        "string": lambda value: written(budget, value),
+        "format": lambda value, *args, **options: percent(budget, written(budget, value), options or args),
+        "tojson": lambda value, *args, **options: _tojson(budget, value, *args, **options),
+    }
+
+
+def tests(budget: Budget) -> dict[str, Any]:
+    """The tests by their names."""
+    return {
+        **{name: TESTS[name] for name in _PLAIN_TESTS},
+        **{name: _comparing(budget, TESTS[name]) for name in _COMPARING},
+        **{name: _dividing(TESTS[name]) for name in _DIVIDING},
+    }
+
+
+def written(budget: Budget, value: Any) -> str:
+    """A value as text; texts as they are, a text marked as safe too."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, SIMPLE):
+        budget.make(4 * budget.size(listed(budget, value)))  # signs of a text that is printed as \x00
+    return str(value)
+
+
+def listed(budget: Budget, value: Any) -> Any:
+    """Another filter's items as a list; other values as they are."""
+    if not isinstance(value, Iterator):
+        return value
+    items = []
+    for item in value:
+        budget.take()
+        items.append(item)
+    return items
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter without its variant for asynchronous templates."""
+    return getattr(function, "__wrapped__", function)
+
+
+def _guarded(budget: Budget, function: Callable[..., Any], estimate: Estimate, deep: bool) -> Callable[..., Any]:
+    passed = _PassArg.from_obj(function)
+
+    @pass_context
+    def guarded(context: Context, value: Any, *args: Any, **options: Any) -> Any:
+        if type(value) is str:
+            size = text_size(value) if deep else list_size(value)
+        else:
+            value = listed(budget, value)
+            size = budget.size(value) if deep else list_size(value)
+        for argument in (*args, *options.values()) if args or options else ():
+            size += budget.size(argument)
+        budget.make(estimate(size, value, *args, **options))
+        if passed is None:
+            result = function(value, *args, **options)
+        elif passed is _PassArg.context:
+            # A filter that calls filters, which are named: 'a' | map('map', 'map', …).
+            budget.enter()
+            try:
+                return iter(listed(budget, function(context, value, *args, **options)))
+            finally:
+                budget.leave()
+        else:
+            first = context.eval_ctx if passed is _PassArg.eval_context else context.environment
+            result = function(first, value, *args, **options)
+        # What is made step by step is made now: it could be nested as deep as lists, unseen.
+        return iter(listed(budget, result)) if isinstance(result, Iterator) else result
+
+    return guarded
+
+
+def _comparing(budget: Budget, test: Any) -> Callable[..., bool]:
+    def comparing(*values: Any) -> bool:
+        for value in values:
+            compared(budget, value)
+        return test(*values)
+
+    return comparing
+
+
+def compared(budget: Budget, value: Any) -> Any:
+    """The value, which Python may now read as a whole."""
+    if type(value) is str:
+        if len(value) > 1000:
+            budget.make(text_size(value))
+    elif not isinstance(value, SIMPLE):
+        budget.make(budget.size(value))
+    return value
+
+
+def searched_in(budget: Budget, value: Any) -> Any:
+    """The same for what is looked through by `in`: a dict only at one place."""
+    return value if type(value) is dict else compared(budget, value)
+
+
+def _dividing(test: Any) -> Callable[..., bool]:
+    def dividing(*values: Any) -> bool:
+        if not all(isinstance(value, SIMPLE) for value in values):
+            raise TemplateRuntimeError("it divides what is no number")
+        return test(*values)
+
+    return dividing
+
+
+def _tojson(budget: Budget, value: Any, ensure_ascii: bool = False, indent: Any = None, **options: Any) -> str:
+    """JSON as templates expect it: jinja2's own filter would escape <, > and & for HTML."""
+    allowed = {name: options[name] for name in ("separators", "sort_keys") if options.get(name) is not None}
+    value = listed(budget, value)
+    size = budget.size(value)
+    wide = indent if isinstance(indent, int) else text_size(indent) if isinstance(indent, str) else 0
+    between = wide * MAX_NESTING + sum(text_size(part) for part in allowed.get("separators", ()))
+    budget.make(2 * size + size // ITEM * between)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **allowed)

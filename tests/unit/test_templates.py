@@ -1,0 +1,177 @@
+"""Chat templates from strangers: what wants to freeze or kill Python is refused soon, and everything else works on."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import time
+from typing import Any
+
+import pytest
+
+from llamaweb.chat import budget, render_chat
+from llamaweb.errors import LlamaWebError
+from tests.bombs import BOMBS, HEAVY, deep, message_bombs
+
+USER = [{"role": "user", "content": "Hi"}]
+MESSAGES = message_bombs()
+REFUSED = "The model's chat template cannot be applied to these messages: "
+
+
+def render(template: str, messages: Any = USER, **options: Any) -> str:
+    return render_chat({"tokenizer.chat_template": template}, messages, **options)
+
+
+def taken(template: str, messages: Any = USER, **options: Any) -> str:
+    """The text, or the sentence; with at most 3 s of this process's time and 400 MB more than it ever had."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    try:
+        words = render(template, messages, **options)
+    except LlamaWebError as error:
+        words = str(error)
+        assert words.startswith(REFUSED) and words.endswith(".") and len(words) < 500
+        assert "\n" not in words and "MemoryError" not in words
+    assert time.process_time() - start < 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 400_000
+    return words
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_template_that_takes_too_much_is_refused_in_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "MAX_SECONDS", 0.5)
+    assert taken(BOMBS[name]).startswith(REFUSED)
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_a_template_that_takes_much_gives_its_text(name: str) -> None:
+    assert not taken(HEAVY[name]).startswith(REFUSED)
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages_that_are_too_much_for_a_template_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "MAX_SECONDS", 0.5)
+    template, given = MESSAGES[name]
+    assert taken(template, **given).startswith(REFUSED)
+
+
+def test_a_template_is_stopped_by_the_clock_where_its_steps_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(budget.time, "monotonic", lambda: next(clock) * 0.25)
+    for body in (
+        "{{ i }}",
+        "{% if messages == [i] %}{% endif %}",
+        "{% set a = [i] %}",
+        "{{ 'a' ~ i }}",
+        "{{ i | string }}",
+    ):
+        with pytest.raises(LlamaWebError, match="longer than 2 seconds"):
+            render(f"{{% for i in range(2000) %}}{body}{{% endfor %}}")
+    assert render("{% for i in range(9) %}{{ i }}{% endfor %}") == "012345678"
+
+
+STEPS = {
+    "rounds of a loop": "{% for i in messages %}{% endfor %}",
+    "rounds of its loops": "{% for i in [messages] recursive %}{{ loop(i) if i is not mapping }}{% endfor %}",
+    "calls": "{% macro f() %}{% endmacro %}" + "{{ f() }}" * 1000,
+    "methods": "{{ 'a'.upper() }}" * 1000,
+    "filters": "{{ 'a' | upper }}" * 1000,
+    "numbers": "{{ 1 + 1 }}" * 1000,
+    "texts": "{{ 'a' ~ 1 }}" * 1000,
+    "what is written": "{{ messages[0].content }}" * 1000,
+    "slices": "{{ 'a'[:1] }}" * 1000,
+}
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_each_operation_is_a_step(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = USER * 1000
+    monkeypatch.setattr(budget, "MAX_STEPS", 999)
+    with pytest.raises(LlamaWebError, match="more than 999 steps"):
+        render(STEPS[kind], messages)
+    monkeypatch.setattr(budget, "MAX_STEPS", 9_999)
+    for _ in range(20):  # of each rendering alone: they do not add up over a conversation
+        render(STEPS[kind], messages)
+
+
+def test_steps_and_calls_begin_anew_after_a_template_was_stopped_in_the_middle() -> None:
+    template = (
+        "{% macro f(n) %}{% if messages[0].content == 'no' %}{{ raise_exception('no') }}{% endif %}{{ n }}{% if n %}"
+    )
+    template += "{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(9) }}"
+    for _ in range(100):
+        with pytest.raises(LlamaWebError, match="no"):
+            render(template, [{"role": "user", "content": "no"}])
+        assert render(template) == "9876543210"
+
+
+def test_long_conversations_and_texts_are_no_bombs() -> None:
+    chat = [{"role": ("user", "assistant")[i % 2], "content": f"{i} " * 500} for i in range(4000)]
+    text = render("{% for m in messages %}{{ m.role ~ ': ' ~ m.content | trim + '\n' }}{% endfor %}", chat)
+    assert len(text) == sum(len(m["role"]) + 2 + len(m["content"]) for m in chat)
+    assert len(render("{{ messages[0].content }}", [{"role": "user", "content": "ä" * 4_000_000}])) == 4_000_000
+    tool = {"type": "function", "function": {"parameters": deep(50, dict)}}
+    assert render("{{ tools | tojson }}", tools=[tool]).count("{") == 52
+
+
+def test_eos_token_is_written_as_the_vocabulary_has_it() -> None:
+    metadata = {
+        "tokenizer.chat_template": "{{ bos_token }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}",
+        "tokenizer.ggml.tokens": [b"<unk>", b"<s>", b"</s>"],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+    assert render_chat(metadata, USER * 2) == "<s>Hi</s>Hi</s>"
+    assert render_chat(metadata, USER, eos_token="<end>") == "<s>Hi<end>"
+    assert render_chat({**metadata, "tokenizer.ggml.eos_token_id": 3}, USER) == "<s>Hi"
+
+
+# What jinja2 says of them; each is led through the budget in a way of its own.
+KEPT = {
+    "{{ 'a' ~ 1 ~ none ~ [1, 'b'] }}": "a1None[1, 'b']",
+    "{{ ('<' | safe) ~ '<' }}{{ ('<' | safe) + '<' }}": "<<<&lt;",
+    "{{ '%s is %5.1f%%' % ('a', 2) }}|{{ '%(a)03d' % {'a': 7} }}|{{ '%s' | format([1]) }}": "a is   2.0%|007|[1]",
+    "{{ '{0} {b:>4} {0!r:<4}|'.format('a', b=1) }}{{ '{a[x]}'.format_map({'a': {'x': 2}}) }}": "a    1 'a' |2",
+    "{{ 1 < 2 < 3 }}{{ 3 > [1] | length == 1 }}{{ 'a' in 'ab' }}{{ 2 not in (1, i) }}": "TrueTrueTrueTrue",
+    "{% set ns = namespace(a=1) %}{% set ns.a, ns.b = 2, [3] %}{{ ns.a }}{{ ns.b[0] }}{{ ns }}": (
+        "23<Namespace {'a': 2, 'b': [3]}>"
+    ),
+    "{{ 'abcdef'[1:-1:2] }}{{ [1, 2, 3][::-1] }}{{ (1, 2)[:1] }}": "bd[3, 2, 1](1,)",
+    "{{ dict(*[[(1, 2)]], **{'a': 3}) }}": "{1: 2, 'a': 3}",
+    "{% macro f(a) %}{{ a }}{{ varargs }}{{ kwargs }}{% endmacro %}{{ f(1, 2, b=3) }}": "1(2,){'b': 3}",
+    "{% macro f() %}[{{ caller('x') }}]{% endmacro %}{% call(a) f() %}{{ a }}{% endcall %}": "[x]",
+    "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.current }}": "aba",
+    "{% set j = joiner('|') %}{% for i in range(3) %}{{ j() }}{{ i }}{% endfor %}": "0|1|2",
+    "{% for i in [1, 1, 2] %}{{ loop.changed(i) }}{{ loop.cycle('a', 'b') }}{{ loop.previtem }}{% endfor %}": (
+        "TrueaFalseb1Truea1"
+    ),
+    "{% filter upper | replace('A', 'b') %}a{% endfilter %}{% set x | trim %} a {% endset %}{{ x }}": "ba",
+    "{% for k, v in {'a': 1} | items %}{{ k }}{{ v }}{% endfor %}{{ {'b': 1, 'a': 2} | dictsort }}": (
+        "a1[('a', 2), ('b', 1)]"
+    ),
+    "{{ [3, 1] | sort | join(',') }}{{ [1, 2] | map('string') | list }}{{ [1, 2] | select('odd') | first }}": (
+        "1,3['1', '2']1"
+    ),
+    "{{ [{'a': 1}, {'a': 2}] | selectattr('a', 'gt', 1) | map(attribute='a') | sum }}": "2",
+    "{% for g, l in [{'a': 1}] | groupby('a') %}{{ g }}{{ l }}{% endfor %}": "1[{'a': 1}]",
+    "{{ [1, 2, 3] | batch(2, 0) | list }}{{ [1, 2, 3] | slice(2) | list }}": "[[1, 2], [3, 0]][[1, 2], [3]]",
+    "{{ 'a b' | title }}{{ 'a b c' | wordcount }}{{ 'ab' | center(4) }}{{ 'a\nb' | indent(1) }}": "A B3 ab a\n b",
+    "{{ 'x' * 3 }}{{ 2 * [1] }}{{ 7 // 2 }}{{ 7 % 4 }}{{ 2 ** 10 }}{{ 7 / 2 }}{{ -(3) }}{{ [1] + [2] }}": (
+        "xxx[1, 1]3310243.5-3[1, 2]"
+    ),
+    "{{ 5 is odd }}{{ 6 is divisibleby 3 }}{{ 'a' is in ['a'] }}{{ 'a' is eq 'a' }}": "TrueTrueTrueTrue",
+    "{{ 'a,b'.split(',') }}{{ ' a'.lstrip() }}{{ 'aXb'.partition('X') }}{{ 'a'.zfill(3) }}": (
+        "['a', 'b']a('a', 'X', 'b')00a"
+    ),
+    "{{ {'a': 1}.get('b', 2) }}{{ {'a': 1}.items() | list }}{{ {'items': 1}['items'] }}{{ [1, 1].count(1) }}": (
+        "2[('a', 1)]12"
+    ),
+    "{% block b %}x{% endblock %}{{ self.b() }}": "xx",
+    "{% if [] | select %}an iterator is true{% endif %}": "an iterator is true",
+    "{{ 3.14159 | round(2) }}{{ '7' | int + 1 }}{{ 'f' | int(0, 16) }}{{ '1.5' | float }}{{ -1 | abs }}": "3.148151.51",
+}
+
+
+@pytest.mark.parametrize("template", KEPT)
+def test_what_is_bounded_means_what_it_means_in_jinja2(template: str) -> None:
+    assert render(template) == KEPT[template]
