@@ -36,6 +36,15 @@ DROP = """
 """
 
 
+def until(what: Callable[[], Any], seconds: float = SECONDS) -> Any:
+    """Waits until `what` is true, and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"nothing came in {seconds} s"
+        time.sleep(0.05)
+    return found
+
+
 class ChatPage:
     """One tab with the chat page; every method works in that tab."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from llamaweb.host.bridge import open_page
 from llamaweb.host.browser import BROWSERS, BrowserChoice
 from llamaweb.host.distribution import ensure_distribution
 from llamaweb.host.server import Site
+from tests.pages.chat_page import until
 from tests.pages.stand_in import use_wheel
 
 # Where a document is, where it was opened from, and its cookies.
@@ -25,18 +25,18 @@ PROBE = """
 import os
 import js
 from pyodide.code import run_js
+from pyodide.ffi import JsException
 
 LISTEN = '''(url) => new Promise((resolve) => {
   const socket = new WebSocket(url);
-  socket.onmessage = () => resolve("it answers");
-  socket.onclose = () => resolve("closed");
-  setTimeout(() => resolve("open"), 5000);
+  socket.onopen = socket.onmessage = () => resolve("open");
+  socket.onerror = socket.onclose = () => resolve("closed");
 })'''
 
 async def handle(command, params, emit, file=None):
     try:
         bridge = await run_js(LISTEN)(params["bridge"])
-    except js.Error as error:
+    except JsException:
         bridge = "closed"
     emit({"event": "result", "told": [str(js.location.href), str(os.environ)], "bridge": bridge})
 """
@@ -101,8 +101,4 @@ def test_the_printed_address_opens_from_a_link_of_another_site(tab: Chrome, site
     # As in a terminal that is a page itself: what it opens is sent no strict cookie at first.
     tab.get(f"data:text/html,<a href='{site}'>the printed address</a>")
     tab.find_element(By.TAG_NAME, "a").click()
-    for _ in range(200):
-        if tab.title == "LlamaWeb":
-            break
-        time.sleep(0.05)
-    assert tab.title == "LlamaWeb"
+    until(lambda: tab.title == "LlamaWeb", 10)

@@ -53,6 +53,24 @@ WRONG = [
     (["bench", "--loading", "--profile"], "leave out --profile"),
     (["bench", "synthetic:huge"], "no synthetic model 'huge'; there are tiny, "),
     (["bench", "synthetic:tiny:Q9"], "no synthetic weights in 'Q9'; there are F32, "),
+    *(
+        (["serve", "--allow-frame", text], f"{text!r} is no origin; give scheme, host and port alone")
+        for text in (
+            "*",
+            "https://*.example.org",
+            "https://example.org/",
+            "https://example.org/page",
+            "https://a.example https://b.example",
+            "https://a.example;script-src *",
+            "https://a.example\n",
+            "https://me@a.example",
+            "https://a.example:99999",
+            "https://",
+            "example.org",
+            "'self'",
+            "data:",
+        )
+    ),
     (["serve", "--port", "70000"], "'70000' is not a whole number from 0 to 65535"),
     (["run", "--max-tokens", "-2"], "'-2' is not a whole number from 1 to 2147483647, or -1"),
     (["run", "https://", "-p", "x"], "https:// is not an address (it names no server); check it."),

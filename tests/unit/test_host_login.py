@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -12,7 +13,7 @@ import pytest
 from yarl import URL
 
 from llamaweb.host import kept
-from llamaweb.host.login import COOKIE, REFUSAL, Login, kept_login
+from llamaweb.host.login import COOKIE, FRAMED, REFUSAL, Login, kept_login
 from llamaweb.host.server import Site, serving
 
 MODEL, TEXT = b"GGUF and secret weights", b"a secret text"
@@ -76,6 +77,23 @@ def test_the_printed_address_gives_a_cookie_for_a_folder_that_nobody_else_knows_
             assert server.login.secret not in server.url and len(server.login.folder) > 20
 
     asyncio.run(body())
+
+
+def test_a_cookie_for_frames_of_other_sites_is_given_only_where_one_was_allowed(site: Site) -> None:
+    async def cookies(site: Site) -> list[str]:
+        async with serving(site) as server, aiohttp.ClientSession() as session:
+            async with session.get(server.address, allow_redirects=False) as response:
+                told = response.headers.getall("Set-Cookie")
+            headers = {"Cookie": f"{FRAMED}={server.login.secret[:-1]}"}
+            async with session.get(f"{server.url}/file/text", headers=headers) as response:
+                assert response.status == 403
+            return [each for each in told if server.login.secret in each and f"Path={server.login.folder}/" in each]
+
+    (strict,) = asyncio.run(cookies(site))
+    assert "SameSite=Strict" in strict
+    framed, again = sorted(asyncio.run(cookies(replace(site, frames=("https://site.example",)))))
+    assert "SameSite=Strict" in again and framed.startswith(f"{FRAMED}=")
+    assert {"HttpOnly", "Secure", "SameSite=None", "Partitioned"} <= set(framed.split("; "))
 
 
 def test_another_servers_secret_is_not_this_ones(site: Site) -> None:

@@ -149,15 +149,43 @@ def test_another_sites_name_for_this_machine_is_refused_however_it_is_written(vi
     visit(rebound)
 
 
-def test_no_other_page_frames_ours_or_learns_where_they_are(visit: Callable[[Visit], None]) -> None:
-    async def headers(server: Server, session: aiohttp.ClientSession) -> None:
-        for path in ("", "bridge.html", "worker.js", "config.json", "model/a%20model.gguf", "nothing"):
-            async with session.get(f"{server.url}/{path}") as response:
-                assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
-                assert response.headers["Referrer-Policy"] == "no-referrer"
-                assert response.headers["X-Content-Type-Options"] == "nosniff"
+def test_every_answer_has_a_policy_and_tells_nobody_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "pyodide.mjs").touch()
+    (tmp_path / "peer.html").touch()
+    (tmp_path / "peer.js").touch()
+    theirs, frame = "https://models.example", "http://127.0.0.1:8888"
+    pages = ("", "bridge.html", "index.html", "config.json", "style.css", "file/text", "nothing")
+    scripts = ("worker.js", "chat.js", "pyodide/pyodide.mjs")
 
-    visit(headers)
+    async def body(frames: tuple[str, ...]) -> None:
+        site = Site(tmp_path, files={"text": b""}, folders={"peer": tmp_path}, reach=(theirs,), frames=frames)
+        async with serving(site) as server, browser() as session:
+
+            async def policy(path: str) -> dict[str, str]:
+                async with session.get(f"{server.url}/{path}") as response:
+                    assert response.headers["Referrer-Policy"] == "no-referrer"
+                    assert response.headers["X-Content-Type-Options"] == "nosniff"
+                    found = response.headers["Content-Security-Policy"]
+                return {part.split()[0]: part.split(maxsplit=1)[1] for part in found.split("; ")}
+
+            shown = " ".join(frames) or "'none'"
+            assert (await policy(""))["frame-ancestors"] == shown  # of who is refused
+            await session.get(server.address)
+            for path in pages:
+                found = await policy(path)
+                assert found["frame-ancestors"] == shown and found["default-src"] == "'self'", path
+                assert not {"script-src", "connect-src", "worker-src"} & set(found) and "img-src" in found
+            for path in scripts:
+                found = await policy(path)
+                assert found["default-src"] == found["frame-ancestors"] == "'none'", path
+                assert found["connect-src"] == f"{server.origin} {theirs}"
+                assert found["script-src"] == "'self' 'unsafe-eval'"
+            for path in ("folder/peer/peer.html", "folder/peer/peer.js"):
+                found = await policy(path)
+                assert found["frame-ancestors"] == "'none'" and theirs not in str(found) and "*" not in str(found)
+
+    asyncio.run(body(()))
+    asyncio.run(body((frame, theirs)))
 
 
 def test_a_compressed_file_beside_one_is_not_served_in_its_place(

@@ -195,6 +195,14 @@ def build_parser() -> argparse.ArgumentParser:
     serve = _command(commands, "serve", "serve the demo pages")
     _pyodide(serve)
     serve.add_argument("--port", type=_whole(0, 65535), default=8000, metavar="P", help="0: a free one (8000)")
+    serve.add_argument(
+        "--allow-frame",
+        action="append",
+        type=_origin,
+        default=[],
+        metavar="ORIGIN",
+        help="whose pages may show ours in a frame (nobody's; repeatable)",
+    )
     return parser
 
 
@@ -266,6 +274,16 @@ def _not_empty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty; give a name, or leave it out")
     return text
+
+
+def _origin(text: str) -> str:
+    """An origin as Content-Security-Policy takes it: neither a pattern nor anything that would end the policy."""
+    found = re.fullmatch(r"https?://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::(\d{1,5}))?", text.lower())
+    if not found or int(found[1] or 0) > 65535:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no origin; give scheme, host and port alone, like https://example.org or http://127.0.0.1:8888"
+        )
+    return text.lower()
 
 
 def _path(text: str) -> Path:

@@ -178,7 +178,8 @@ async def serve(args: argparse.Namespace, out: Output) -> None:
     await _header(args.model, out)  # a file that no page could read is refused here
     say_size(args.model, out)
     model = Path(resolve(args.model, out.report))
-    site = Site(ensure_distribution(out.report, release=args.pyodide), _files(model), default=model.name)
+    pyodide, frames = ensure_distribution(out.report, release=args.pyodide), tuple(args.allow_frame)
+    site = Site(pyodide, _files(model), default=model.name, frames=frames)
     with in_order():
         async with serving(site, args.port, login=kept_login()) as server:
             out.result({"url": server.address}, f"LlamaWeb is at {server.address} (Ctrl-C ends it)")
@@ -227,6 +228,7 @@ async def _model_page(
     """A page in the browser that the arguments choose, and the model's address as it sees it."""
     from llamaweb.host.bridge import open_page
     from llamaweb.host.distribution import ensure_distribution
+    from llamaweb.host.reach import origins
     from llamaweb.host.server import Site
 
     if not is_address(args.model):  # an address' header is read by the page, once
@@ -235,7 +237,8 @@ async def _model_page(
     choice = replace(args.choice, gpu=takes_gpu(args.choice.gpu, out), offline=not is_address(args.model))
     model = resolve(args.model, out.report)
     files_of_model = {} if isinstance(model, str) else _files(model)
-    site = Site(ensure_distribution(out.report, release=args.pyodide), files_of_model, files, folders)
+    reach = await origins(model) if isinstance(model, str) else ()
+    site = Site(ensure_distribution(out.report, release=args.pyodide), files_of_model, files, folders, reach=reach)
     try:
         with in_order():
             async with open_page(site, choice, out.report) as page:

@@ -22,17 +22,20 @@ from aiohttp import web
 from llamaweb.host import kept
 
 COOKIE = "llamaweb"
+FRAMED = "llamaweb-framed"
 REFUSAL = "This address needs its token: open the one that `llamaweb serve` printed, as it stands there.\n"
 _FILE = "login"
 _SECRET = re.compile(r"[\w-]{43}")
 
 
 class Login:
-    """`secret` is what a browser must know; `folder` begins the path of everything that it then may see."""
+    """`secret` is what a browser must know; `folder` begins the path of everything that it then may see. `framed`: in
+    a frame of another site, where no strict cookie is sent, a page of ours gets one that holds there alone."""
 
     def __init__(self, secret: str | None = None) -> None:
         """secret: a new one if None."""
         self.secret = secret or secrets.token_urlsafe(32)
+        self.framed = False
         name = hashlib.sha256(b"folder of " + self.secret.encode()).digest()[:16]
         self.folder = "/" + base64.urlsafe_b64encode(name).decode().rstrip("=")
 
@@ -42,9 +45,14 @@ class Login:
         if self._is(request.query.get("token")):
             inside = request.path.startswith(f"{self.folder}/")
             enter = web.HTTPSeeOther(request.rel_url.raw_path if inside else f"{self.folder}/")
-            enter.set_cookie(COOKIE, self.secret, path=f"{self.folder}/", httponly=True, samesite="Strict")
+            path = f"{self.folder}/"
+            enter.set_cookie(COOKIE, self.secret, path=path, httponly=True, samesite="Strict")
+            if self.framed:
+                # By hand: http.cookies knows `Partitioned` since Python 3.14.
+                how = f"Path={path}; HttpOnly; Secure; SameSite=None; Partitioned"
+                enter.headers.add("Set-Cookie", f"{FRAMED}={self.secret}; {how}")
             raise enter
-        if not self._is(request.cookies.get(COOKIE)):
+        if not any(self._is(request.cookies.get(name)) for name in (COOKIE, FRAMED)):
             refusal = web.HTTPForbidden(text=REFUSAL)
             refusal.force_close()  # no connection is kept for a stranger
             if request.headers.get("Sec-Fetch-Site") == "cross-site":

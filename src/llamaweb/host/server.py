@@ -17,6 +17,7 @@ from llamaweb.assets import asset_dir
 from llamaweb.errors import HostError
 from llamaweb.host.login import Login
 from llamaweb.host.page_wheel import page_wheel
+from llamaweb.host.policy import page_policy, peer_policy, script_policy
 
 HOST = "127.0.0.1"
 # Cross-origin isolation; no-cache has the browser ask again, and a 304 answer costs nothing.
@@ -24,7 +25,6 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "frame-ancestors 'none'",  # the rest is in the pages
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
@@ -36,13 +36,16 @@ _OURS = (HOST, "localhost")
 @dataclass(frozen=True)
 class Site:
     """What is served. `models`, `files` and `folders` map the names in addresses to files, bytes and folders;
-    `default` is the page's model."""
+    `default` is the page's model. `reach`: the other origins that Python in the page may reach, `frames`: those whose
+    pages may show ours."""
 
     distribution: Path
     models: Mapping[str, Path] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     folders: Mapping[str, Path] = field(default_factory=dict)
     default: str | None = None
+    reach: tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
 
 
 Bridge = Callable[[web.WebSocketResponse], Awaitable[None]]
@@ -91,6 +94,7 @@ async def serving(
     """Serve `site` on `port` (0: a free one) of this machine only; HostError if the port is in use. login: one of its
     own if None."""
     server = Server(port, login or Login())
+    server.login.framed = bool(site.frames)
     runner = web.AppRunner(_app(site, server, bridge), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -154,6 +158,15 @@ def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
         await bridge(socket)
         return socket
 
+    async def isolate(request: web.Request, response: web.StreamResponse) -> None:
+        if request.path.startswith(f"{server.login.folder}/folder/"):
+            policy = peer_policy()
+        elif response.content_type == "text/javascript":
+            policy = script_policy(f"http://{request.host}", site.reach)
+        else:
+            policy = page_policy(site.frames)
+        response.headers.update(HEADERS | {"Content-Security-Policy": policy})
+
     @web.middleware
     async def only_us(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
         # A foreign name that resolves to this machine (DNS rebinding) would let its pages read the model and the files.
@@ -175,12 +188,8 @@ def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
         ("{path:.*}", demo),
     ):
         app.router.add_get(f"{server.login.folder}/{path}", handler)
-    app.on_response_prepare.append(_isolate)
+    app.on_response_prepare.append(isolate)
     return app
-
-
-async def _isolate(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
 
 
 class _Served(web.FileResponse):
