@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from llamaweb.errors import ModelFileError
+from llamaweb.host import http_source, inward
 from llamaweb.host.http_source import HTTPSource, open_address
 
 DATA = bytes(range(250))
@@ -135,3 +136,89 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
 
     with pytest.raises(ModelFileError, match="cannot be reached"):
         asyncio.run(body())
+
+
+async def endless(response: web.StreamResponse, request: web.Request, piece: bytes, pause: float = 0) -> Any:
+    await response.prepare(request)
+    for _ in range(500):
+        await response.write(piece)
+        await asyncio.sleep(pause)
+    return response
+
+
+def test_of_a_range_that_never_ends_no_more_is_read_than_was_asked_for() -> None:
+    sent = 0
+
+    async def more(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse(status=206, headers={"Content-Range": "bytes 0-99/1000"})
+        await response.prepare(request)
+        for _ in range(256):
+            await response.write(DATA.ljust(1 << 20, b"."))
+            sent += 1
+        return response
+
+    assert read(more, lambda source: source.read(0, 100)) == DATA[:100]
+    assert sent < 32
+
+
+@pytest.mark.parametrize("status", (200, 206))
+def test_a_server_that_drips_is_given_up_with_its_rate(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_source, "SLOW_SECONDS", 0.3)
+
+    async def drips(request: web.Request) -> web.StreamResponse:
+        told = {"Content-Range": "bytes 0-99/100"} if status == 206 else {"Content-Length": "100"}
+        return await endless(web.StreamResponse(status=status, headers=told), request, b"x", 0.1)
+
+    with pytest.raises(ModelFileError, match=r"sends \d+ bytes a second, too slowly to be read"):
+        read(drips, lambda source: source.read(0, 100))
+
+
+@pytest.mark.parametrize("size", ("9" * 400, "9" * 5000, "-1", "\u0663", "x", ""))
+def test_a_size_that_is_none_is_a_sentence(size: str) -> None:
+    async def huge(request: web.Request) -> web.Response:
+        return web.Response(status=206, body=b"x", headers={"Content-Range": f"bytes 0-0/{size}"})
+
+    with pytest.raises(ModelFileError, match="does not tell the file's size"):
+        read(huge, lambda source: source.size())
+
+
+INWARD = (
+    *("127.0.0.1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1"),
+    *("::1", "::", "fe80::1%1", "fd00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::"),
+    *("64:ff9b::7f00:1", "64:ff9b::a00:1"),
+)
+
+
+@pytest.mark.parametrize("address", INWARD)
+def test_an_address_of_this_machine_or_a_private_network_is_known(address: str) -> None:
+    assert not inward.is_public(address)
+
+
+@pytest.mark.parametrize("address", ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"))
+def test_a_public_address_is_known(address: str) -> None:
+    assert inward.is_public(address)
+
+
+@pytest.mark.parametrize("host", ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"))
+@pytest.mark.parametrize("public", (True, False))
+def test_a_public_server_leads_to_no_private_one(host: str, public: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What plays the public server is at 127.0.0.1 and taken for one by its name."""
+    reached = []
+
+    async def leads(request: web.Request) -> web.Response:
+        if request.query_string:
+            reached.append(request.query_string)
+            return await ranged(request)
+        return web.Response(
+            status=302, headers={"Location": f"http://{host}:{request.url.port}/my%20model.gguf?inside"}
+        )
+
+    real = inward.Resolver.public
+    monkeypatch.setattr(inward.Resolver, "public", lambda self, url: real(self, url) if url.query_string else public)
+    if public:
+        with pytest.raises(ModelFileError, match=r"leads to .*, an address of this machine or of a private network"):
+            read(leads, lambda source: source.size())
+        assert not reached
+    elif host in ("127.0.0.1", "localhost"):
+        assert read(leads, lambda source: source.size()) == 250 and reached

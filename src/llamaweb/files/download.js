@@ -85,9 +85,9 @@
 
   function part(response, from) {
     const content = response.headers.get("Content-Range"); // not every server shows it to other origins
-    const [, begin, total] = content?.match(/^bytes (\d+)-\d+\/(\d+|\*)$/) ?? [];
+    const [, begin, total] = content?.match(/^bytes (\d+)-\d+\/(\d{1,15}|\*)$/) ?? [];
     if (content && Number(begin) !== from) {
-      throw failed(`The server of ${name} answers ranges wrongly (${content}); use another one.`);
+      throw failed(`The server of ${name} answers ranges wrongly (${content.slice(0, 80)}); use another one.`);
     }
     note(response, total === undefined || total === "*" ? null : Number(total));
     return 0;
@@ -377,8 +377,11 @@
       const length = response.ok ? Number(response.headers.get("Content-Length")) : 0;
       if (!length) return null;
       const end = await ask(length - 1, length + 1, signal);
-      const { byteLength } = await patiently(end.response.arrayBuffer(), request);
-      return end.response.status === 206 && byteLength === 1 ? length : null;
+      const reader = end.response.body.getReader(); // of a body that may have no end
+      let came = 0;
+      for (let next; came < 2 && !(next = await patiently(reader.read(), end.request)).done; ) came += next.value.length;
+      end.request.abort();
+      return end.response.status === 206 && came === 1 ? length : null;
     } catch {
       return null;
     } finally {

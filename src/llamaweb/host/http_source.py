@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from llamaweb.errors import ModelFileError
+from llamaweb.host.inward import Resolver
 from llamaweb.model.source import file_name, sibling_url
+
+ANSWER_SECONDS = 60  # for the head of an answer
+SLOW_SECONDS = 15  # after which a body that comes at less than SLOWEST bytes a second is given up
+SLOWEST = 1000
+REDIRECTS = 10
 
 # Of errors whose own words say nothing, or in several lines.
 _REASONS: dict[type[BaseException], str] = {
@@ -18,9 +27,6 @@ _REASONS: dict[type[BaseException], str] = {
     aiohttp.ServerTimeoutError: "it does not answer",
     aiohttp.SocketTimeoutError: "it does not answer",
     aiohttp.ConnectionTimeoutError: "it does not answer",
-    aiohttp.TooManyRedirects: "it leads from address to address without end",
-    aiohttp.NonHttpUrlRedirectClientError: "it leads to an address of another kind",
-    aiohttp.InvalidUrlRedirectClientError: "it leads to what is no address",
     aiohttp.ClientPayloadError: "its answer breaks off",
     aiohttp.ClientResponseError: "it does not answer in HTTP",
 }
@@ -32,10 +38,11 @@ class HTTPSource:
 
     sound = True
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, resolver: Resolver) -> None:
         self.name = file_name(url)
         self._url = url
         self._session = session
+        self._resolver = resolver
         self._size: int | None = None
         self._whole: aiohttp.ClientResponse | None = None  # of a server without ranges
         self._begin = bytearray()  # what was read of it
@@ -58,18 +65,21 @@ class HTTPSource:
         return data
 
     def sibling(self, name: str) -> Self:
-        return type(self)(sibling_url(self._url, name), self._session)
+        return type(self)(sibling_url(self._url, name), self._session, self._resolver)
 
     async def _get(self, offset: int, length: int) -> bytes:
         try:
             if self._whole is None:
                 # A part of what is compressed, or its length, would say nothing of the file.
                 headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
-                response = await self._session.get(self._url, headers=headers)
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    response = await self._ask(headers)
                 if response.status == 206:
-                    async with response:
+                    try:
                         self._size = self._told(response.headers.get("Content-Range", "").rpartition("/")[2])
-                        return await response.read()
+                        return await self._body(response, length)
+                    finally:
+                        response.close()  # whatever else it sends
                 if response.status != 200:
                     response.close()
                     answered = f"{response.status} {response.reason}"
@@ -88,15 +98,43 @@ class HTTPSource:
             reason = _REASONS.get(type(error)) or str(error) or type(error).__name__
             raise ModelFileError(f"{self._url} cannot be reached ({reason}); check the address.") from error
 
+    async def _ask(self, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """The answer, after redirects; those from a public server lead to public ones alone."""
+        url: Any = self._url  # then the library's own, so that what is looked at is what is asked
+        self._resolver.outward = False  # what the user names may be anywhere
+        for _ in range(REDIRECTS):
+            response = await self._session.get(url, headers=headers, allow_redirects=False)
+            if response.status not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
+                return response
+            response.close()
+            self._resolver.outward = self._resolver.public(response.url)
+            url = response.url.join(type(response.url)(response.headers["Location"]))
+            if url.scheme not in ("http", "https"):
+                raise ValueError("it leads to an address of another kind")
+            if not url.host:
+                raise ValueError("it leads to what is no address")
+            self._resolver.check(url)
+        raise ValueError("it leads from address to address without end")
+
+    async def _body(self, response: aiohttp.ClientResponse, length: int) -> bytes:
+        """At most `length` bytes of the rest of a body."""
+        data, began = bytearray(), time.monotonic()
+        while len(data) < length and (piece := await response.content.read(length - len(data))):
+            data += piece
+            seconds = time.monotonic() - began
+            if seconds > SLOW_SECONDS and len(data) < SLOWEST * seconds:
+                rate = f"{len(data) / seconds:,.0f} bytes a second"
+                raise ModelFileError(f"{self._url} sends {rate}, too slowly to be read; try again or another address.")
+        return bytes(data)
+
     def _told(self, size: str) -> int:
-        if not size.isdecimal():
+        if not re.fullmatch(r"[0-9]{1,18}", size):
             raise ModelFileError(f"The server of {self._url} does not tell the file's size; download the file.")
         return int(size)
 
     async def _first(self, end: int, offset: int) -> bytes:
         assert self._whole is not None
-        while len(self._begin) < end and (piece := await self._whole.content.read(end - len(self._begin))):
-            self._begin += piece
+        self._begin += await self._body(self._whole, end - len(self._begin))
         return bytes(self._begin[offset:end])
 
 
@@ -116,5 +154,7 @@ async def open_address(url: str) -> AsyncIterator[HTTPSource]:
     """A source for `url`, with a connection of its own; ModelFileError if it is no address."""
     check_address(url)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=60)
-    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
-        yield HTTPSource(url, session)
+    resolver = Resolver()
+    connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
+        yield HTTPSource(url, session, resolver)
