@@ -114,9 +114,10 @@ class Environment(ImmutableSandboxedEnvironment):
                 self.budget.size(value, 1)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+" and type(left) is str and type(right) is str:
-            if len(left) + len(right) > 1000:
-                self.budget.make(text_size(left) + text_size(right))
+        if operator == "+" and isinstance(left, str) and isinstance(right, str):
+            if len(left) + len(right) > 1000:  # one marked as safe escapes the other
+                escaped = 1 if type(left) is type(right) is str else 5
+                self.budget.make(escaped * (text_size(left) + text_size(right)))
             return left + right
         if isinstance(left, SIMPLE) and isinstance(right, SIMPLE):
             self.budget.take()
@@ -125,8 +126,7 @@ class Environment(ImmutableSandboxedEnvironment):
         elif operator == "%" and isinstance(left, str):
             return percent(self.budget, left, right)
         elif operator == "+":
-            escaped = 5 if isinstance(left, Markup) or isinstance(right, Markup) else 1
-            self.budget.make(escaped * (_length(left) + _length(right)))
+            self.budget.make(_length(left) + _length(right))
         elif operator == "*":
             times = [abs(value) for value in (left, right) if isinstance(value, int)]
             self.budget.make((_length(left) or _length(right)) * (times or [1])[0])
@@ -138,7 +138,8 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def concat(self, parts: Any) -> str:
         parts = parts if type(parts) is list else list(parts)
-        self.budget.make(sum(map(text_size, parts)))
+        if sum(map(len, parts)) > 1000:
+            self.budget.make(sum(map(text_size, parts)))
         return "".join(parts)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
