@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from math import log2
 from zlib import crc32
 
@@ -55,8 +55,10 @@ class DeviceProfile:
 
     @property
     def key(self) -> str:
-        """What is found out about a device is kept under this: adapters differ in it where no browser names them."""
-        return f"{self.name} {crc32(repr(astuple(self)).encode()):08x}"
+        """What is found out about a device is kept under this: adapters differ in it where no browser names them. What
+        was counted is no part of it."""
+        told = replace(self, cores=MOST_CORES)
+        return f"{self.name} {crc32(repr(astuple(told)).encode()):08x}"
 
 
 DESKTOP = DeviceProfile(

@@ -25,7 +25,7 @@ async def seen(model):
 
     device = await module.Device.open()
     costs = [await recognition.barriers_cost(device, Pipelines(device)) for _ in range(3)]
-    cores = [await recognition.cores_seen(device, Pipelines(device)) for _ in range(3)]
+    cores = [seen for _ in range(2) for seen in await recognition.cores_seen(device, Pipelines(device))]
     left = device.live_bytes
     device.close()
 
@@ -69,8 +69,9 @@ def check_a_cpu(measured: Any, as_it_is: Any, as_a_gpu: Any) -> None:
     # Once, where it was seen clearly, which a machine that has much else to do may have prevented.
     assert (times, kept) in ((1, [{"software": True}]), (2, [{"software": True}]), (2, []))
     (first, second), counts = as_a_gpu
-    assert first == second and not first[0] and first[1] < 2 * (os.cpu_count() or 1)
-    assert counts == [{"software": False, "cores": first[1]}]
+    assert not first[0] and not second[0] and max(first[1], second[1]) < 2 * (os.cpu_count() or 1)
+    # Two counts that differ are not kept, as on a machine that has much else to do.
+    assert counts in ([{"software": False, "cores": second[1]}], [{"software": False}])
 
 
 def test_barriers_cost_a_cpu_far_more_than_any_gpu_and_it_is_not_tuned(

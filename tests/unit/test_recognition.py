@@ -16,7 +16,7 @@ from llamaweb.errors import KernelError
 from llamaweb.kernels import flash_attn, mul_mat, mul_mat_vec
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.library import attention_splits
-from llamaweb.profile import DESKTOP, MOST_CORES, DeviceProfile, about_cores
+from llamaweb.profile import DESKTOP, MOST_CORES, DeviceProfile
 from tests.no_page import no_page
 
 NAMELESS = DeviceProfile(name="unnamed adapter")
@@ -29,6 +29,7 @@ class Browser:
 
     def __init__(self, cost: Measured = 1.5, cores: Measured = 20.0, stored: Any = None) -> None:
         self.cost, self.cores, self.stored = cost, cores, stored
+        self.again: float | None = None  # where the cores are not the same when they are counted once more
         self.measured = self.counted = 0
 
     async def load(self, name: str) -> Any:
@@ -41,9 +42,9 @@ class Browser:
         self.measured += 1
         return self.found(self.cost)
 
-    async def cores_seen(self, device: Any, pipelines: Any) -> float:
+    async def cores_seen(self, device: Any, pipelines: Any) -> tuple[float, float]:
         self.counted += 1
-        return self.found(self.cores)
+        return self.found(self.cores), self.found(self.again or self.cores)
 
     def found(self, value: Measured) -> float:
         if isinstance(value, Exception):
@@ -103,8 +104,17 @@ def test_the_cores_of_a_gpu_are_counted_once(seen: float, cores: int) -> None:
     for _ in range(2):
         assert browser.recognizes(DESKTOP) == replace(DESKTOP, cores=cores)
     assert browser.counted == 1 and browser.stored == {DESKTOP.key: {"cores": cores}}
-    # What is tuned is kept under a name that the count is part of: it must not change from visit to visit.
-    assert (about_cores(cores) == cores and about_cores(cores * 1.3) == cores) or cores == 1
+    # What is kept of a device is found whatever was counted.
+    assert replace(DESKTOP, cores=cores).key == DESKTOP.key
+
+
+@pytest.mark.parametrize(("seen", "again", "cores"), [(8.0, 120.0, 128), (60.0, 20.0, 64)])
+def test_two_counts_that_differ_are_not_kept(seen: float, again: float, cores: int) -> None:
+    browser = Browser(cores=seen)
+    browser.again = again
+    for times in (1, 2):
+        assert browser.recognizes(DESKTOP).cores == cores
+        assert browser.counted == times and browser.stored is None
 
 
 @pytest.mark.parametrize("kept", ["yes", None, True, {"software": "yes"}, {"software": 0.5}, []])

@@ -18,6 +18,8 @@ from tests.no_page import no_page
 
 BATCH = Shape("mul_mat", "q4_0", 4096, 28672, "store", n_tokens=512)
 TOKEN = Shape("mul_mat_vec", "q4_0", 4096, 28672, "store")
+PROMPT = Shape("flash_attn", "f16/f16", 128, 32, "store", n_tokens=512)
+ANSWER = Shape("flash_attn_vec", "f16/f16", 128, 32, "store")
 MOST_US = 30e3
 PLAIN_KERNEL = Kernel("mul_mat", (), ())
 
@@ -28,7 +30,7 @@ class Clock:
     def __init__(self, shape: Shape, us: dict[str, float], places: int = 32) -> None:
         with no_page(Array=None):
             self.module = importlib.import_module("llamaweb.gpu.trials")
-        kernel, tile = SimpleNamespace(template=shape.op), 32 if shape == BATCH else 0
+        kernel, tile = SimpleNamespace(template=shape.op), 32 if shape.n_tokens > 1 else 0
         place = (SimpleNamespace(kernel=kernel, token_tile=tile, workgroups=(448, 16, 1)),)
         self.entries = [self.module._Entry(shape, variant, [place] * places, i == 0) for i, variant in enumerate(us)]
         self.us = us
@@ -36,17 +38,16 @@ class Clock:
         self.trials = self.module.Trials.__new__(self.module.Trials)
         self.trials._turns = Turns()
         self.trials._clock = self.clock
-        self.trials._parts = {}
+        self.trials._shares = {}
 
     async def clock(self, entry: Any, count: int, n_tokens: int, repetitions: int = 1, about: float = 0.0) -> float:
         us = self.us[entry.variant] * n_tokens
-        self.held.append(us * count / self.trials._parts.get(entry.shape, 1))
+        self.held.append(us * count / self.trials._share(entry.shape).parts)
         return us
 
     def run(self, right: bool = True) -> dict[str, float]:
         steps: list[None] = []
-        if self.entries[0].shape == BATCH:
-            asyncio.run(self.trials._fit(self.entries[0]))
+        asyncio.run(self.trials._fit(self.entries[0]))
         found = asyncio.run(self.trials._timed(self.entries, [right] * len(self.entries), lambda: steps.append(None)))
         assert len(steps) == len(self.entries)
         return {trial.variant: trial.microseconds for trial in found}
@@ -61,12 +62,17 @@ def test_a_batch_is_timed_on_so_many_tokens_as_take_a_slice(us: float) -> None:
     assert us > 1 or max(clock.held) == 2 * 512 * us  # a fast GPU is given the whole batch
 
 
-@pytest.mark.parametrize("us", [500.0, 5e3, 50e3])
-def test_a_slow_gpu_is_given_part_of_a_product_and_never_more_than_a_slice_of_it(us: float) -> None:
-    clock = Clock(BATCH, {"default": us, "slower": 2 * us})
-    assert clock.run() == pytest.approx({"default": 512 * us, "slower": 1024 * us})
+@pytest.mark.parametrize("us", [500.0, 5e3, 20e3])
+@pytest.mark.parametrize("shape", [BATCH, PROMPT, TOKEN, ANSWER], ids=lambda shape: shape.op)
+def test_a_slow_gpu_is_given_part_of_a_shape_and_never_more_than_a_slice_of_it(shape: Shape, us: float) -> None:
+    clock = Clock(shape, {"default": us, "slower": 3 * us})
+    expected = {"default": shape.n_tokens * us, "slower": 3 * shape.n_tokens * us}
+    assert clock.run() == pytest.approx(expected)
     assert max(clock.held) <= MOST_US
-    assert 67 * us > MOST_US  # which the fewest tokens that are checked would take
+    # How many runs follow each other without a pause is as bounded.
+    share = clock.trials._share(shape)
+    few = min(shape.n_tokens, 67)
+    assert share.runs * us * few / share.parts <= MOST_US
 
 
 def test_what_a_part_of_a_product_computes_of_is_no_less_than_the_plain_one_whatever_its_tile() -> None:

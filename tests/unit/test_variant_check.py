@@ -33,7 +33,7 @@ def is_taken_for_right(tile: int, wrong_from: int, n_tokens: int = 512) -> bool:
     trials._executor = SimpleNamespace(plan=SimpleNamespace(n_ctx=2048))
     trials._random = np.random.default_rng(0)
     trials._results = results
-    trials._parts = {}
+    trials._shares = {}
     shape = Shape("mul_mat", "q4_0", 64, 64, "store", n_tokens=n_tokens)
     return bool(asyncio.run(trials._same(SimpleNamespace(shape=shape), place, plain)))
 

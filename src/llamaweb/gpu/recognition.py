@@ -56,7 +56,7 @@ async def recognize(device: Device, pipelines: Pipelines) -> None:
         device.profile = await _recognized(device, pipelines, found)
     except KernelError:  # what does not compile tells nothing, and is not needed
         return
-    if found != kept:
+    if found and found != kept:
         await save_json(FILE, {**every, profile.key: found})
 
 
@@ -74,7 +74,10 @@ async def _recognized(device: Device, pipelines: Pipelines, found: dict[str, Any
             return replace(profile, software=True)
     cores = found.get("cores")
     if type(cores) is not int or about_cores(cores) != cores:
-        found["cores"] = cores = about_cores(await cores_seen(device, pipelines))
+        counts = [about_cores(seen) for seen in await cores_seen(device, pipelines)]
+        cores = max(counts)
+        if min(counts) == cores:
+            found["cores"] = cores
     return replace(profile, cores=cores)
 
 
@@ -86,20 +89,23 @@ async def barriers_cost(device: Device, pipelines: Pipelines) -> float:
     return barriers / plain
 
 
-async def cores_seen(device: Device, pipelines: Pipelines) -> float:
-    """How many times the work of one workgroup the device gets done in the same time, at most."""
+async def cores_seen(device: Device, pipelines: Pipelines) -> tuple[float, float]:
+    """How many times the work of one workgroup the device gets done in the same time, at most; found twice."""
     launches = [peaks.busy(n) for n in _WORKGROUPS]
     async with _Stopwatch(device, pipelines, launches) as stopwatch:
-        one = await stopwatch.time(0)
-        most = 1.0
-        for i, workgroups in enumerate(_WORKGROUPS[1:], 1):
-            us = await stopwatch.time(i, about=one)
-            if us > _ALL_BUSY * one:  # or something else had the device
-                us = min(us, await stopwatch.time(i, about=us))
-            most = max(most, workgroups * one / us)
-            if us > _ALL_BUSY * one:
-                break
-    return most
+        return await _cores(stopwatch), await _cores(stopwatch)
+
+
+async def _cores(stopwatch: _Stopwatch) -> float:
+    begin = await stopwatch.time(0)
+    times = [begin]
+    for i in range(1, len(_WORKGROUPS)):
+        times.append(await stopwatch.time(i, about=begin))
+        if times[-1] > _ALL_BUSY * begin:
+            break
+    # Clocks rise while a GPU works: one workgroup is timed again when they have.
+    one = min(begin, await stopwatch.time(0, about=begin))
+    return max(n * one / us for n, us in zip(_WORKGROUPS, times, strict=False))
 
 
 class _Stopwatch:

@@ -104,8 +104,18 @@ class _Load:
     once: float
 
 
+@dataclass(frozen=True)
+class _Share:
+    """What a slice holds of a shape: one of so many parts of its rows or heads, where a whole one takes longer, and how
+    many runs of that for few tokens, one behind the other."""
+
+    parts: int = 1
+    runs: int = 1
+
+
 def _part(place: Place, share: float) -> Place:
-    """A place of which only so much of the rows is computed, at least: the last dispatch has fewer workgroups."""
+    """A place of which only so much of the rows or heads is computed, at least: the last dispatch has fewer
+    workgroups."""
     *before, d = place
     x, y, z = d.workgroups
     return (*before, replace(d, workgroups=(min(math.ceil(share * x), x), y, z)))
@@ -128,7 +138,7 @@ class Trials:
         self._timer = Timer(executor.device)
         self._random = np.random.default_rng(0)
         self._plain: dict[Shape, list[Place]] = {}
-        self._parts: dict[Shape, int] = {}  # of which one is computed at once, by a GPU too slow for a whole product
+        self._shares: dict[Shape, _Share] = {}
         self._worked = 0.0  # when something was timed last
 
     def candidates(self, shape: Shape) -> list[Variant]:
@@ -155,7 +165,7 @@ class Trials:
         works = [entry for entry, ok in zip(entries, compiled, strict=True) if ok]
         for shape in shapes:
             mine = [entry for entry in works if entry.shape == shape]
-            if shape.op == "mul_mat" and mine:
+            if mine:
                 await self._piece(self._fit, mine[0])
         right = []
         for entry in works:
@@ -227,20 +237,24 @@ class Trials:
         return found
 
     async def _fit(self, entry: _Entry) -> None:
-        """Finds in how many parts a product must be computed so that few tokens take no longer than a slice: from one
+        """Finds how much of a shape may be computed at once so that few tokens take no longer than a slice: from one
         column of workgroups on, as many more as there is time for."""
         shape, d = entry.shape, entry.places[0][-1]
         few, parts = checked_tokens(shape.n_tokens, d.token_tile), d.workgroups[0]
-        self._parts[shape] = parts
-        while parts > 1 and _GROWTH * await self._clock(entry, 1, few) <= _SLICE_US * parts:
-            self._parts[shape] = parts = max(parts // _GROWTH, 1)
+        while True:
+            self._shares[shape] = _Share(parts)
+            held = await self._clock(entry, 1, few) / parts
+            if parts == 1 or _GROWTH * held > _SLICE_US:
+                break
+            parts = max(parts // _GROWTH, 1)
+        self._shares[shape] = _Share(parts, max(int(_SLICE_US / held), 1))
 
     async def _load(self, entry: _Entry) -> _Load:
         """How much of a shape keeps the GPU for no longer than a slice."""
         shape = entry.shape
         few = checked_tokens(shape.n_tokens, entry.places[0][-1].token_tile)
         once = await self._clock(entry, 1, few)
-        fit = max(int(_SLICE_US * self._parts.get(shape, 1) / once), 1)
+        fit = max(int(_SLICE_US * self._share(shape).parts / once), 1)
         if shape.n_tokens > 1:
             return _Load(1, min(shape.n_tokens, few * fit), once)
         return _Load(min(len(entry.places), fit), 1, once)
@@ -260,7 +274,7 @@ class Trials:
     async def _clock(self, entry: _Entry, count: int, n_tokens: int, repetitions: int = 1, about: float = 0.0) -> float:
         """Microseconds of one place, of `count` one behind the other."""
         whole = entry.places[0][-1].workgroups[0]
-        some = [_part(place, 1 / self._parts.get(entry.shape, 1)) for place in entry.places[:count]]
+        some = [_part(place, 1 / self._share(entry.shape).parts) for place in entry.places[:count]]
         scale = whole / some[0][-1].workgroups[0]
         steps = self._steps([d for place in some for d in place])
         n_past = self._depth(entry.shape, n_tokens)
@@ -308,13 +322,16 @@ class Trials:
     def _step(self, d: Dispatch) -> Any:
         return self._executor.pipelines.step(d.kernel, [(self._executor.buffers[b.region], b) for b in d.bindings], d)
 
+    def _share(self, shape: Shape) -> _Share:
+        return self._shares.get(shape) or _Share()
+
     async def _right(self, entry: _Entry) -> bool:
         pairs = [(entry.places[i], self._plain_of(entry, i)) for i in entry.kernels.values()]
         return all([place == plain or await self._same(entry, place, plain) for place, plain in pairs])
 
     async def _same(self, entry: _Entry, place: Place, plain: Place) -> bool:
         """Whether a place's result is the plain one's, as far as that is computed."""
-        shape, parts = entry.shape, self._parts.get(entry.shape, 1)
+        shape, parts = entry.shape, self._share(entry.shape).parts
         if parts > 1:
             all_rows = plain[-1].workgroups[0]
             plain = _part(plain, 1 / parts)
@@ -347,6 +364,9 @@ class Trials:
         executor.clear(result)
         self._turns.check()
         for n_past in runs:
+            if (n_past - runs.start) % self._share(shape).runs == self._share(shape).runs - 1:
+                await executor.device.wait(executor.device.handle.queue.onSubmittedWorkDone())
+                self._turns.check()
             for rows in x:
                 executor.write(rows, random.standard_normal(rows.size // 4, dtype=np.float32))
             self._write_batch(n_past, n_tokens)
