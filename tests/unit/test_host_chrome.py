@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from llamaweb.errors import HostError
-from llamaweb.host import chrome
+from llamaweb.host import chrome, foretell
 from llamaweb.host.browser import BrowserChoice
+from llamaweb.host.output import Output
 
 
 def test_no_browser_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -67,3 +68,42 @@ def test_the_software_adapter_is_the_default_and_gpu_leaves_it_out(monkeypatch: 
     real = chrome.flags(BrowserChoice(gpu=True, flags=("--mine",)))
     assert "--use-vulkan=native" in real and real[-1] == "--mine"
     assert not any("swiftshader" in flag or "dawn-features" in flag for flag in real)
+
+
+@pytest.mark.parametrize(
+    ("user", "helper", "namespaces", "why"),
+    [
+        (0, True, True, "root cannot have it; run the command as another user"),
+        (1000, False, True, None),
+        (1000, True, False, None),
+        (1000, False, False, "this machine lets users make no namespaces, and has no chrome-sandbox"),
+    ],
+)
+def test_chromium_has_its_sandbox_where_it_can(
+    user: int, helper: bool, namespaces: bool, why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(chrome.os, "geteuid", lambda: user)
+    monkeypatch.setattr(chrome, "_is_roots", lambda path: helper and path.name == "chrome-sandbox")
+    monkeypatch.setattr(chrome, "_namespaces", lambda: namespaces)
+    assert chrome.no_sandbox() == why
+    assert ("--no-sandbox" in chrome.flags()) == (why is not None)
+
+
+def test_a_sandbox_helper_is_one_that_runs_as_root(tmp_path: Path) -> None:
+    helper = tmp_path / "chrome-sandbox"
+    assert not chrome._is_roots(helper)
+    helper.touch()
+    helper.chmod(0o755)
+    assert not chrome._is_roots(helper)
+    helper.chmod(0o4755)
+    assert chrome._is_roots(helper) == (helper.stat().st_uid == 0)
+
+
+def test_a_missing_sandbox_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(foretell, "no_sandbox", lambda choice: "there is a reason")
+    foretell.say_sandbox(BrowserChoice(), Output(False))
+    foretell.say_sandbox(BrowserChoice(kind="firefox"), Output(False))
+    assert capsys.readouterr().err == "Chromium runs without its sandbox: there is a reason.\n"

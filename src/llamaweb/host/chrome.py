@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from llamaweb.errors import HostError
@@ -19,6 +21,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 _MAC_APPS = ("Google Chrome.app/Contents/MacOS/Google Chrome", "Chromium.app/Contents/MacOS/Chromium")
 INSTALL = "install Chromium (Debian: `apt-get install chromium`) or name a browser with --chrome PATH"
 _STOP_SECONDS = 5
+_HELPERS = (Path("/usr/lib/chromium"), Path("/opt/google/chrome"))
 
 _QUIET = (
     "--headless=new",
@@ -64,10 +67,40 @@ def flags(choice: BrowserChoice = USUAL) -> list[str]:
         adapter = _REAL if choice.gpu else _SOFTWARE
     elif not choice.gpu:
         adapter = _SOFTWARE[:2]
-    # Chromium refuses its sandbox to root.
-    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    sandbox = ["--no-sandbox"] if no_sandbox(choice) else []
     reach = [_OFFLINE] if choice.offline else []
     return [*_QUIET, *sandbox, *reach, *_WEBGPU, *adapter, *choice.flags]
+
+
+def no_sandbox(choice: BrowserChoice = USUAL) -> str | None:
+    """Why Chromium cannot have its sandbox here; None if it can. On Linux that is made of user namespaces, or by a
+    helper of root's beside the browser."""
+    if not sys.platform.startswith("linux"):
+        return None
+    if os.geteuid() == 0:
+        return "root cannot have it; run the command as another user"
+    browser = shutil.which(choice.path) if choice.path else next(filter(None, map(shutil.which, NAMES)), None)
+    beside = [Path(os.path.realpath(browser)).parent] if browser else []
+    if any(_is_roots(folder / "chrome-sandbox") for folder in (*beside, *_HELPERS)):
+        return None
+    return None if _namespaces() else "this machine lets users make no namespaces, and has no chrome-sandbox"
+
+
+def _is_roots(helper: Path) -> bool:
+    try:
+        status = helper.stat()
+    except OSError:
+        return False
+    return status.st_uid == 0 and bool(status.st_mode & stat.S_ISUID)
+
+
+@cache
+def _namespaces() -> bool:
+    """Whether a user may make them, and be root in them; where nothing can tell, Chromium will."""
+    if not (unshare := shutil.which("unshare")):
+        return True
+    tried = subprocess.run([unshare, "--user", "--map-root-user", "true"], capture_output=True)
+    return tried.returncode == 0
 
 
 _LONGEST_FOLDER = 107 - len("/org.chromium.Chromium.XXXXXX/SingletonSocket")

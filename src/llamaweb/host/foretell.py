@@ -8,6 +8,8 @@ from pathlib import Path
 
 from llamaweb.errors import MemoryBudgetError
 from llamaweb.host import kept, models
+from llamaweb.host.browser import BrowserChoice
+from llamaweb.host.chrome import no_sandbox
 from llamaweb.host.output import Output, megabytes
 from llamaweb.model.gguf_file import GGUFFile
 
@@ -55,6 +57,12 @@ def foretell(args: argparse.Namespace, header: GGUFFile, out: Output) -> None:
         f"{Path(args.model).name}: {header.architecture}, weights of {megabytes(plan.memory['weights'])}; with a "
         f"context of {plan.n_ctx} tokens about {megabytes(plan.memory['total'])} of GPU memory"
     )
+
+
+def say_sandbox(choice: BrowserChoice, out: Output) -> None:
+    """Says where Chromium runs without its sandbox: what a page could do if it broke out of the browser's own walls."""
+    if choice.kind == "chromium" and (why := no_sandbox(choice)):
+        out.note(f"Chromium runs without its sandbox: {why}.")
 
 
 def takes_gpu(wanted: bool, out: Output) -> bool:
