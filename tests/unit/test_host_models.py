@@ -92,6 +92,19 @@ def test_a_packaged_model_with_other_bytes_is_refused_and_not_kept(
     assert list((tmp_path / "cache" / "llamaweb" / "models").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("ftp://example.org/m.gguf", r"of a kind that is not read \(ftp\); give an address with https://, or download"),
+        ("S3://bucket/m.gguf", r"of a kind that is not read \(S3\); give an address with https://"),
+        ("file:///tmp/m.gguf", r"of a kind that is not read \(file\); give its path\."),
+    ],
+)
+def test_an_address_of_another_kind_is_not_taken_for_a_path(model: str, sentence: str) -> None:
+    with pytest.raises(ModelFileError, match=sentence):
+        models.resolve(model)
+
+
 def test_a_missing_file_is_answered_with_the_names_there_are(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"no file .*; give a GGUF file, an address, smollm2 or gemma3"):
         models.resolve(str(tmp_path / "none"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llamaweb.chat import check_chat
 from llamaweb.errors import HostError, NoWebGPUError
 from llamaweb.host import kept, models
-from llamaweb.host.foretell import foretell, say_fetching, say_size, takes_gpu
+from llamaweb.host.foretell import foretell, say_fetching, say_sandbox, say_size, takes_gpu
 from llamaweb.host.interrupt import in_order
 from llamaweb.host.models import is_address, resolve
 from llamaweb.host.output import Output, megabytes, memory_line, timings_line
@@ -35,8 +35,6 @@ async def run(args: argparse.Namespace, out: Output) -> None:
     # What the page would refuse is refused before a browser starts.
     Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.seed)
     question = args.prompt is None
-    if question:
-        out.note(f"No -p TEXT was given; asking: {DEFAULT_QUESTION}")
     params = {
         "prompt": DEFAULT_QUESTION if question else args.prompt,
         "chat": args.chat or question,
@@ -50,6 +48,8 @@ async def run(args: argparse.Namespace, out: Output) -> None:
     }
     if params["chat"] and not is_address(args.model):  # an address' header is read by the page, once
         check_chat((await _header(args.model, out)).metadata)
+    if question:
+        out.note(f"No -p TEXT was given; asking: {DEFAULT_QUESTION}")
     result = await _in_page("run", args, params, out)
     out.result(result, "")
     out.note(f"{timings_line(result['timings'])}; on {result['adapter']}")
@@ -235,6 +235,7 @@ async def _model_page(
         foretell(args, await _header(args.model, out), out)
         say_size(args.model, out)
     choice = replace(args.choice, gpu=takes_gpu(args.choice.gpu, out), offline=not is_address(args.model))
+    say_sandbox(choice, out)
     model = resolve(args.model, out.report)
     files_of_model = {} if isinstance(model, str) else _files(model)
     reach = await origins(model) if isinstance(model, str) else ()

@@ -95,8 +95,7 @@ class HTTPSource:
                 self._size = self._told(response.headers.get("Content-Length", ""))
             return await self._first(offset + length, offset)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            reason = _REASONS.get(type(error)) or str(error) or type(error).__name__
-            raise ModelFileError(f"{self._url} cannot be reached ({reason}); check the address.") from error
+            raise ModelFileError(f"{self._url} cannot be reached ({_reason(error)}); check the address.") from error
 
     async def _ask(self, headers: dict[str, str]) -> aiohttp.ClientResponse:
         """The answer, after redirects; those from a public server lead to public ones alone."""
@@ -136,6 +135,14 @@ class HTTPSource:
         assert self._whole is not None
         self._begin += await self._body(self._whole, end - len(self._begin))
         return bytes(self._begin[offset:end])
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its server's name is not known, or this machine has no network"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or str(error.os_error)  # and not the library's own words for a connection
+    return _REASONS.get(type(error)) or str(error) or type(error).__name__
 
 
 def check_address(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import tempfile
 import zipfile
@@ -91,6 +92,11 @@ def resolve(model: str = DEFAULT, report: Report = silent) -> Path | str:
     if (ours := _kept_path(model)) is not None:
         return _ours(ours, model, report)
     path = Path(model)
+    if not path.exists() and (scheme := re.match(r"([a-z][a-z0-9+.-]*)://", model, re.IGNORECASE)):
+        instead = (
+            "its path" if scheme[1].lower() == "file" else "an address with https://, or download it and give a path"
+        )
+        raise ModelFileError(f"{model} is an address of a kind that is not read ({scheme[1]}); give {instead}.")
     if not path.exists():
         raise ModelFileError(f"There is no file {model}; give a GGUF file, an address, {' or '.join(PACKAGED)}.")
     if not path.is_file():
