@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
+import time
 import zipfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -232,6 +233,46 @@ def test_the_bridge_is_only_for_a_page_of_ours_in_a_browser_with_the_login(tmp_p
                 assert await websocket.receive_str() == "welcome"
 
     asyncio.run(body())
+
+
+def test_half_open_connections_are_dropped_within_10_s_and_others_answered_meanwhile(
+    visit: Callable[[Visit], None],
+) -> None:
+    async def flood(server: Server, session: aiohttp.ClientSession) -> None:
+        begin = time.monotonic()
+        opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(300)]
+        for number, (_, writer) in enumerate(opened):
+            if number % 2:
+                writer.write(b"GET / HTTP/1.1\r\nHost: ")
+        async with session.get(server.model_url("a model.gguf")) as response:
+            assert response.status == 200
+        async with asyncio.timeout(10):
+            for reader, writer in opened:
+                assert await reader.read() == b""
+                writer.close()
+        assert time.monotonic() - begin > 3
+
+    visit(flood)
+
+
+def test_what_is_no_http_or_too_long_is_4xx_without_a_word_on_the_terminal(
+    visit: Callable[[Visit], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def odd(server: Server, session: aiohttp.ClientSession) -> None:
+        host = f"Host: 127.0.0.1:{server.port}"
+        for lines in (
+            [f"GET /{'a' * 20000} HTTP/1.1", host],
+            ["GET / HTTP/1.1", host, f"X: {'a' * 20000}"],
+            ["GET / HTTP/1.1", host, *(f"X{n}: 1" for n in range(500))],
+            ["GET /%00 HTTP/1.1", host],
+            ["GET / HTTP/9.9", host],
+            ["\x00\x01\x02 / HTTP/1.1", host],
+            ["GET / HTTP/1.1", host, "no header"],
+        ):
+            assert (await raw(server, *lines)).split()[1].startswith("4"), lines[0][:20]
+
+    visit(odd)
+    assert caplog.records == []  # of which warnings and worse are shown there
 
 
 def test_only_this_machine_reaches_it(visit: Callable[[Visit], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from aiohttp import WSMsgType, web
+from aiohttp.http import HttpProcessingError
 
 from llamaweb.assets import asset_dir
 from llamaweb.errors import HostError
@@ -31,6 +33,11 @@ HEADERS = {
 }
 _TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json"}
 _OURS = (HOST, "localhost")
+# A connection that asks for nothing, or never ends what it asks, is dropped.
+_IDLE_SECONDS = 8.0
+# What is no HTTP is answered with a 400; that it came is nobody's concern.
+_LOG = logging.getLogger(__name__)
+_LOG.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,14 @@ async def serving(
     own if None."""
     server = Server(port, login or Login())
     server.login.framed = bool(site.frames)
-    runner = web.AppRunner(_app(site, server, bridge), access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        _app(site, server, bridge),
+        access_log=None,
+        logger=_LOG,
+        shutdown_timeout=1.0,
+        keepalive_timeout=_IDLE_SECONDS,
+        lingering_time=1.0,
+    )
     await runner.setup()
     try:
         try:
