@@ -240,7 +240,7 @@ def test_half_open_connections_are_dropped_within_10_s_and_others_answered_meanw
 ) -> None:
     async def flood(server: Server, session: aiohttp.ClientSession) -> None:
         begin = time.monotonic()
-        opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(300)]
+        opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(1500)]
         for number, (_, writer) in enumerate(opened):
             if number % 2:
                 writer.write(b"GET / HTTP/1.1\r\nHost: ")

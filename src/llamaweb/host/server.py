@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -35,6 +36,7 @@ _TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "applica
 _OURS = (HOST, "localhost")
 # A connection that asks for nothing, or never ends what it asks, is dropped.
 _IDLE_SECONDS = 8.0
+_FILES = 8192
 # What is no HTTP is answered with a 400; that it came is nobody's concern.
 _LOG = logging.getLogger(__name__)
 _LOG.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
@@ -100,6 +102,7 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """Serve `site` on `port` (0: a free one) of this machine only; HostError if the port is in use. login: one of its
     own if None."""
+    _allow_files()
     server = Server(port, login or Login())
     server.login.framed = bool(site.frames)
     runner = web.AppRunner(
@@ -120,6 +123,18 @@ async def serving(
         yield server
     finally:
         await runner.cleanup()
+
+
+def _allow_files() -> None:
+    """Raises how many files this process may open, where it may, so that strangers' connections do not take them all
+    before they are dropped."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        enough = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+        if soft != resource.RLIM_INFINITY and soft < enough:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 def _port_sentence(port: int, error: OSError) -> str:
