@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import struct
 import time
 from dataclasses import replace
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from browser_page import Page
@@ -17,7 +19,10 @@ from unreliable_server import Fault, Served, UnreliableServer
 from llamaweb.errors import DownloadError
 
 SIZE = 3_000_001
-DATA = np.random.RandomState(3).bytes(SIZE)
+# A file of one tensor, since of what names no length as much is read as a model's own header tells.
+TENSOR = struct.pack("<Q1sIQIQ", 1, b"t", 1, SIZE - 64, gguf.GGMLQuantizationType.I8, 0)
+HEAD = (struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + TENSOR).ljust(64, b"\0")
+DATA = HEAD + np.random.RandomState(3).bytes(SIZE - 64)
 ETAG = {"ETag": '"one"'}
 
 
@@ -73,6 +78,11 @@ PLAYS_ALONG: dict[str, dict[str, Any]] = {
         "ranges": False,
         "length": False,
         "faults": [Fault(after=120_000), Fault(after=1_500_000)],
+    },
+    "a flood behind the file's end": {
+        "ranges": False,
+        "length": False,
+        "always": Fault(after=SIZE, then="flood"),
     },
     "an ETag that is weak at times": {
         "faults": [Fault(when=lambda _: None), Fault(when=lambda file: file.headers.update(ETag='W/"one"'))]
@@ -138,6 +148,16 @@ def test_breaks_that_little_comes_between_are_paused_after_and_more_makes_up_for
     said, seconds, requests = drips(30_000)
     assert said == ""
     assert requests == 30 and seconds >= 2.7  # 100 and 200 ms after two of three breaks
+
+
+def test_of_a_flood_no_more_is_read_than_the_file_and_what_the_connection_holds(
+    page: Page, server: UnreliableServer
+) -> None:
+    for name, start in (("model", DATA), ("no model", b"<!DOCTYPE html>")):
+        url = server.url(name, start, ranges=False, length=False, always=Fault(after=SIZE, then="flood"))
+        size = page.run(read, url=url, offset=0, header=4)[1]
+        assert size == SIZE if name == "model" else size < 1 << 20
+        assert server.files[name].flooded < 64 << 20
 
 
 def test_a_file_without_ranges_is_asked_for_once(page: Page, server: UnreliableServer) -> None:
@@ -220,6 +240,18 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         {"faults": [NOTHING], "always": Fault(after=1)},
         r"cannot be read after 3 attempts \(.+\); check the address and the network",
     ),
+    "a byte now and then": (
+        {"faults": [NOTHING], "always": Fault(after=9, then="drip")},
+        r"after 3 attempts \(it sent [0-9]+ bytes a second\); check the address and the network",
+    ),
+    "a byte now and then without a length": (
+        {"ranges": False, "length": False, "always": Fault(after=9, then="drip")},
+        r"after 3 attempts \(it sent [0-9]+ bytes a second\); check the address and the network",
+    ),
+    "a range of more digits than a size has": (
+        {"always": Fault(206, {"Content-Range": f"bytes 0-9/{'9' * 400}"})},
+        r"answers ranges wrongly \(bytes 0-9/9{68}\); use another one",
+    ),
     "wrong ranges": (
         {"faults": [NOTHING], "always": Fault(206, {"Content-Range": f"bytes 0-9/{SIZE}"})},
         r"answers ranges wrongly \(bytes 0-9/3000001\); use another one",
@@ -233,8 +265,9 @@ def test_one_sentence_says_what_is_wrong(page: Page, server: UnreliableServer, h
     keys = dict(keys)
     # A folder of its own: a late request of the test before must not take a fault of this one.
     url = server.url(f"{how}/model.gguf", DATA, *keys.pop("faults", []), **keys)
+    stall = 300 if how.startswith(("silence", "a byte")) else 10_000
     with pytest.raises(DownloadError, match=sentence) as caught:
-        page.run(read, url=url, patience={"attempts": 3, "stall": 300 if how.startswith("silence") else 10_000})
+        page.run(read, url=url, patience={"attempts": 3, "stall": stall})
     message = str(caught.value)
     assert message.endswith(".") and "\n" not in message
 

@@ -21,7 +21,8 @@ CORS = {
 @dataclass(frozen=True)
 class Fault:
     """What happens to one answer. status: it is this instead, with `headers`; after: so many bytes of the body come,
-    and then the connection is `drop`ped, the body `end`s as if whole, or nothing more comes (`stall`)."""
+    and then the connection is `drop`ped, the body `end`s as if whole, nothing more comes (`stall`), a byte now and then
+    (`drip`), or zeros without an end (`flood`)."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Served:
     always: Fault | None = None  # of every answer after those
     pace: float = 0.0  # seconds before each 64 KiB
     requests: list[str] = field(default_factory=list)
+    flooded: int = 0  # bytes behind the file's end
 
 
 class UnreliableServer:
@@ -93,6 +95,12 @@ class UnreliableServer:
             await response.write(body[: fault.after])
             if fault.then == "stall":
                 await asyncio.sleep(3600)
+            while fault.then == "drip":
+                await asyncio.sleep(0.05)
+                await response.write(b"x")
+            while fault.then == "flood":
+                await response.write(bytes(1 << 20))
+                file.flooded += 1 << 20
             if fault.then == "drop" and request.transport:
                 await asyncio.sleep(0.05)  # so that what was written is not lost with the connection
                 request.transport.close()

@@ -7,7 +7,10 @@
 // Ranges are requested with nothing but `Range`, which needs no CORS preflight (If-Range would, and content networks
 // refuse it); that the file is still the same is seen from the size, ETag and Last-Modified of every answer instead.
 // The HTTP cache is passed by: it would keep a second copy, and slows ranges down to a third.
-(url, name, headers, { attempts, delay, enough, stall, range, parallel, first }, through) => {
+//
+// Of a file of which no length is told as much is read as its own beginning tells: `length` gives that for what has come
+// of it (a Uint8Array), or nothing while more is needed.
+(url, name, headers, { attempts, delay, enough, stall, slowest, range, parallel, first }, through, length) => {
   const closing = new AbortController();
   const opening = new AbortController(); // of the first answer
   let told = null; // {size, etag, modified, digest, linked, ranged} of the first answer; size is null if it does not say
@@ -94,10 +97,10 @@
   }
 
   function whole(response, from) {
-    const length = response.headers.get("Content-Length");
+    const told = response.headers.get("Content-Length") ?? "";
     // Of a compressed answer it is another length, and other sites are not shown that it is compressed.
     const decoded = response.headers.get("Content-Encoding") || (plain && response.type === "cors");
-    note(response, length === null || decoded ? null : Number(length));
+    note(response, decoded || !/^\d{1,15}$/.test(told) ? null : Number(told));
     return from;
   }
 
@@ -110,6 +113,22 @@
     } finally {
       clearTimeout(timer);
     }
+  }
+
+  // Reads on, and gives up a server of which too little comes for as long as it may be silent.
+  function steadily(reader, request) {
+    let [waited, came] = [0, 0];
+    return async () => {
+      const begin = performance.now();
+      const next = await patiently(reader.read(), request);
+      waited += performance.now() - begin;
+      came += next.value?.length ?? 0;
+      if (next.done || waited < stall) return next;
+      const rate = (1e3 * came) / waited;
+      if (rate < slowest) throw new Error(`it sent ${Math.round(rate)} bytes a second`);
+      [waited, came] = [0, 0];
+      return next;
+    };
   }
 
   const pause = (ms, signal) =>
@@ -154,10 +173,10 @@
         const answer = from === 0 && inHand ? inHand : await ask(from, to, signal);
         inHand = inHand === answer ? null : inHand;
         let { skip } = answer;
-        const reader = through(answer.response.body);
+        const read = steadily(through(answer.response.body), answer.request);
         try {
           for (;;) {
-            const { done, value } = await patiently(reader.read(), answer.request);
+            const { done, value } = await read();
             if (done) break;
             const start = Math.min(skip, value.length);
             skip -= start;
@@ -324,8 +343,8 @@
     close: () => closing.abort(),
   };
 
-  // All of the file, from its start again after a break: nobody knows how much is to come. What has come is handed over
-  // to the browser, which may put it on the disk.
+  // All of the file, from its start again after a break: no server says how much is to come, and there may be no end. What
+  // has come is handed over to the browser, which may put it on the disk.
   async function blob() {
     const { signal } = opening;
     const wholes = persist(async function* () {
@@ -333,20 +352,28 @@
       inHand = null;
       const blobs = [];
       let chunks = [];
+      let held = 0; // bytes of the chunks
       let size = 0;
+      let end = null;
+      let asked = 0; // after so many bytes the end is asked for
       try {
-        const reader = response.body.getReader();
-        for (let next; !(next = await patiently(reader.read(), request)).done; ) {
+        const read = steadily(response.body.getReader(), request);
+        for (let next; (end === null || size < end) && !(next = await read()).done; ) {
           chunks.push(next.value);
           size += next.value.length;
-          if (size < range) continue;
+          held += next.value.length;
+          if (end === null && size >= asked) {
+            end = await length(await new Blob([...blobs, ...chunks]).arrayBuffer());
+            asked = 4 * size;
+          }
+          if (held < range) continue;
           blobs.push(new Blob(chunks));
-          [chunks, size] = [[], 0];
+          [chunks, held] = [[], 0];
         }
       } finally {
         request.abort();
       }
-      yield new Blob([...blobs, ...chunks]);
+      yield new Blob([...blobs, ...chunks]).slice(0, end ?? size);
     }, signal);
     return (await wholes.next()).value;
   }

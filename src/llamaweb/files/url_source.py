@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import js
-from pyodide.ffi import JsException
+from pyodide.ffi import JsException, create_proxy
 
 from llamaweb.errors import DownloadError, ModelChangedError
 from llamaweb.files.blob_source import read_error
 from llamaweb.javascript import js_file, js_object
 from llamaweb.model.gguf_file import FIRST_READ
+from llamaweb.model.length import length_told
 from llamaweb.model.source import check_range, file_name, sibling_url
 
 _PROTOCOLS = ("https:", "http:", "blob:", "data:")  # what every page's fetch reads
@@ -23,13 +24,15 @@ _PROTOCOLS = ("https:", "http:", "blob:", "data:")  # what every page's fetch re
 @dataclass(frozen=True)
 class Patience:
     """How a download deals with its server: `attempts` that together bring less than `enough` bytes before it gives
-    up, a pause of `delay` ms that doubles from one to the next, `stall` ms of silence that count as a break, and
-    `parallel` ranges of `range` bytes at once, which bound what is in memory."""
+    up, a pause of `delay` ms that doubles from one to the next, `stall` ms of silence that count as a break, as do so
+    many of less than `slowest` bytes a second, and `parallel` ranges of `range` bytes at once, which bound what is in
+    memory."""
 
     attempts: int = 6
     delay: int = 500
     enough: int = 64 << 10
     stall: int = 30_000
+    slowest: int = 1000
     range: int = 16 << 20
     parallel: int = 3
     first: int = FIRST_READ
@@ -76,8 +79,14 @@ class UrlSource:
         self._patience = patience
         self.before = before
         self._beside = beside
+        self._length: Any = create_proxy(_length)
         self.download: Any = js_file("files/download.js")(
-            self.url, self.name, js_object(self._headers), js_object(asdict(patience)), js_file("files/through.js")
+            self.url,
+            self.name,
+            js_object(self._headers),
+            js_object(asdict(patience)),
+            js_file("files/through.js"),
+            self._length,
         )
         self._told: Told | None = None
         self._by_content = False
@@ -120,6 +129,9 @@ class UrlSource:
 
     async def close(self) -> None:
         self.download.close()
+        if self._length:
+            self._length.destroy()
+        self._length = None
 
     def again(self) -> Self:
         return type(self)(self.url, self._headers, self._patience, self._told or self.before, self._beside)
@@ -129,6 +141,11 @@ class UrlSource:
             return await promise
         except JsException as error:
             raise read_error(error, self.name) from None
+
+
+async def _length(beginning: Any) -> int | None:
+    """Of a file whose beginning, an ArrayBuffer, has come."""
+    return await length_told(beginning.to_bytes())
 
 
 def absolute(url: str) -> str:
