@@ -31,3 +31,20 @@ def test_a_sibling_has_the_address_of_its_like() -> None:
     url = "https://example.org/x/a%2Fb%20c-1.gguf?y=%2F"
     assert file_name(url) == "a/b c-1.gguf"
     assert sibling_url(url, "a/b c-2.gguf") == url.replace("-1", "-2")
+
+
+@pytest.mark.parametrize(
+    "name", ["token", "key", "api_key", "X-API-Key", "auth", "access_token", "hf-token", "Password"]
+)
+def test_a_secret_is_not_kept_and_addresses_that_differ_in_it_are_still_two(name: str) -> None:
+    one, other = (lasting_url(f"{BASE}?a=1&{name}={secret}&b=2") for secret in ("hunter2", "hunter3"))
+    assert one != other and "hunter" not in one + other
+    assert one.startswith(f"{BASE}?a=1&{name}=~") and one.endswith("&b=2")
+    assert lasting_url(one) == one  # as a list gives it
+
+
+@pytest.mark.parametrize(
+    "query", ["?tokens=5", "?keyboard=a", "?author=me", "?passage=1", "?file=key", "?token=", "?token"]
+)
+def test_what_is_no_secret_is_kept_as_it_is(query: str) -> None:
+    assert lasting_url(BASE + query) == BASE + query

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Protocol, Self
@@ -15,6 +16,12 @@ _SIGNING = re.compile(
     r"x-amz-.*|x-goog-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"
     r"|sig|sv|ss|srt|sr|st|se|sp|spr|sip|skoid|sktid|skt|ske|sks|skv"
 )
+# Of what lets somebody in, for as long as it holds.
+_SECRET = re.compile(
+    r"(.*[._-])?(token|key|apikey|auth|authorization|bearer|credentials?|jwt|pass|passwd|password|pwd|secret"
+    r"|session|sessionid|sid)"
+)
+_HIDDEN = re.compile("~[0-9a-f]{8}")
 
 
 class Source(Protocol):
@@ -89,12 +96,20 @@ def sibling_url(url: str, name: str) -> str:
 
 
 def lasting_url(url: str) -> str:
-    """The address as it is at every visit: without its fragment, and without what signs it for a while."""
+    """The address as it is at every visit, and may be shown and kept: without its fragment, and without what signs it
+    for a while. What is a secret is still told from another one, and cannot be read."""
     parts = urlsplit(url)
     named = [(pair, pair.partition("=")[0].lower()) for pair in parts.query.split("&")]
     signed = any(name in _SIGNATURES for _, name in named)
-    query = "&".join(pair for pair, name in named if not (signed and _SIGNING.fullmatch(name)))
+    lasting = [(pair, name) for pair, name in named if not (signed and _SIGNING.fullmatch(name))]
+    query = "&".join(_hidden(pair) if _SECRET.fullmatch(name) else pair for pair, name in lasting)
     return urlunsplit(parts._replace(query=query, fragment=""))
+
+
+def _hidden(pair: str) -> str:
+    name, equals, value = pair.partition("=")
+    lasts = not value or _HIDDEN.fullmatch(value)  # it is so already
+    return pair if lasts else f"{name}{equals}~{hashlib.sha256(value.encode()).hexdigest()[:8]}"
 
 
 def check_range(name: str, offset: int, length: int, size: int) -> None:
