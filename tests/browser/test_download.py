@@ -250,7 +250,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a range of more digits than a size has": (
         {"always": Fault(206, {"Content-Range": f"bytes 0-9/{'9' * 400}"})},
-        r"answers ranges wrongly \(bytes 0-9/9{68}\); use another one",
+        r"answers ranges wrongly \(bytes 0-9/9{70}\); use another one",
     ),
     "wrong ranges": (
         {"faults": [NOTHING], "always": Fault(206, {"Content-Range": f"bytes 0-9/{SIZE}"})},

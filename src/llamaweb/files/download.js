@@ -363,7 +363,7 @@
           size += next.value.length;
           held += next.value.length;
           if (end === null && size >= asked) {
-            end = await length(await new Blob([...blobs, ...chunks]).arrayBuffer());
+            end = (await length(await new Blob([...blobs, ...chunks]).arrayBuffer())) ?? null;
             asked = 4 * size;
           }
           if (held < range) continue;
