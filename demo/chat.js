@@ -126,7 +126,7 @@ async function loading(next) {
   } catch (error) {
     if (again && messages.length) return lose(error);
     enter("empty");
-    if (error.type !== "Cancelled") fail(error.message);
+    if (!error.stopped) fail(error.message);
     return at("file").focus();
   } finally {
     call = null;

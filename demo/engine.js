@@ -4,9 +4,10 @@
 const PATIENCE_MS = 3000; // after which Python that gives no sign of life is ended
 
 export class EngineError extends Error {
-  constructor({ type, message }) {
+  constructor({ type, message, stopped = type === "Cancelled" }) {
     super(message);
     this.type = type; // the name of the Python exception; "PythonEnded" if there is no Python any more
+    this.stopped = stopped; // as it was asked to be
   }
 }
 
@@ -35,7 +36,7 @@ export class Engine {
     const call = this.#calls.get(id);
     if (!call || call.patience) return;
     const message = "Python did not react to being stopped, and was ended.";
-    call.patience = setTimeout(() => this.#end({ type: "PythonEnded", message }), PATIENCE_MS);
+    call.patience = setTimeout(() => this.#end({ type: "PythonEnded", message, stopped: true }), PATIENCE_MS);
     this.#worker.postMessage({ id, cancel: true });
   }
 

@@ -25,6 +25,7 @@ from yarl import URL
 
 from llamaweb.errors import megabytes
 from llamaweb.host.distribution import ensure_distribution
+from llamaweb.host.kept import STAMPS, cache_root
 from tests.tiny import TinyLlama, tiny_llama
 
 TEXT = "the other king is on the hill and it is raining\n" * 12
@@ -192,7 +193,8 @@ def test_an_address_that_serve_printed_works_again_when_it_has_started_again(
             return await (await session.get(inside / "model" / model.name)).read()
 
     (tmp_path / "llamaweb").mkdir()
-    (tmp_path / "llamaweb" / ensure_distribution().name).symlink_to(ensure_distribution())
+    for path in (ensure_distribution(), cache_root() / STAMPS):
+        (tmp_path / "llamaweb" / path.name).symlink_to(path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with serve(model, "--port", 0) as first:
         assert asyncio.run(visit(first)) == model.read_bytes()

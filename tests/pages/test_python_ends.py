@@ -25,7 +25,10 @@ def die():
 
 async def handle(command, params, emit, file=None):
     memory = {"total": 1}
-    if command == "load":
+    if command == "load" and file and file[0].name == "hang.gguf":
+        while True:
+            pass
+    elif command == "load":
         emit({"event": "result", "name": "a model", "context": 64, "memory": memory, "adapter": "", "warnings": []})
     elif command == "chat":
         question = params["messages"][-1]["content"]
@@ -131,6 +134,17 @@ def test_stop_ends_python_that_does_not_hear_of_it(page: ChatPage) -> None:
     page.wait(lambda: page.state == "gone", 10)
     assert page.text("error").startswith("Python did not react to being stopped, and was ended.")
     goes_on(page)
+
+
+def test_a_load_that_hears_of_nothing_can_be_cancelled_without_a_word(page: ChatPage) -> None:
+    page.drop("hang.gguf", b"GGUF")
+    page.wait(lambda: page.state == "loading", 10)
+    time.sleep(0.5)
+    page.element("cancel").click()
+    page.wait(lambda: page.state == "empty", 10)
+    assert page.text("error") == ""
+    page.drop("another.gguf", b"GGUF")
+    page.wait(lambda: page.state == "ready", 60)
 
 
 def test_python_that_waits_for_the_gpu_is_not_ended_by_stop(page: ChatPage) -> None:

@@ -74,7 +74,7 @@ def ensure_distribution(
             if stamps.whole(folder, pins):
                 return folder
             report("Pyodide in the cache is not what was put there; it is made anew")
-            shutil.rmtree(folder)
+            kept.delete(folder)
     if tests:
         base = ensure_distribution(report, release=release, cdn=cdn)
         return _build(folder, lambda stage: _assemble_tests(stage, base, pyodide, report))

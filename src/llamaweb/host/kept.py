@@ -132,13 +132,18 @@ def remove(names: Sequence[str] = ()) -> list[Kept]:
     gone = [each for each in there if not names or any(fnmatchcase(each.name, name) for name in names)]
     for each in gone:
         try:
-            if each.path.is_dir() and not each.path.is_symlink():
-                shutil.rmtree(each.path)
-            else:
-                each.path.unlink(missing_ok=True)
+            delete(each.path)
         except OSError as error:
             raise HostError(f"{each.path} cannot be removed ({error.strerror}); check its permissions.") from error
     return gone
+
+
+def delete(path: Path) -> None:
+    """A file, a folder with all that is in it, or a link and not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ def ensure_wllama(report: Report = silent) -> Path:
     with kept.keeping() as root:
         folder, page = root / f"wllama-{VERSION}", Path(__file__).with_name("wllama.html")
         if folder.is_dir() and not stamps.whole(folder, {page.name: fetch.sha256_of(page)}):
-            shutil.rmtree(folder)
+            kept.delete(folder)
         if not folder.is_dir():
             _fetch(folder, report)
             shutil.copy(page, folder)
