@@ -40,6 +40,7 @@ class HTTPSource:
 
     def __init__(self, url: str, session: aiohttp.ClientSession, resolver: Resolver) -> None:
         self.name = file_name(url)
+        self.led: list[str] = []  # the addresses that have answered, each of which led to the next
         self._url = url
         self._session = session
         self._resolver = resolver
@@ -103,6 +104,7 @@ class HTTPSource:
         self._resolver.outward = False  # what the user names may be anywhere
         for _ in range(REDIRECTS):
             response = await self._session.get(url, headers=headers, allow_redirects=False)
+            self.led.append(str(response.url))
             if response.status not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
                 return response
             response.close()
