@@ -27,7 +27,7 @@ rig() {
   mkdir -p rig/cache/llamaweb  # as XDG_CACHE_HOME, so that the command line finds the distribution there too
   cp -rL "$("$python" -c 'from llamaweb.host.distribution import ensure_distribution as e; print(e())')" rig/cache/llamaweb/
   (cd rig && ln -s cache/llamaweb/pyodide-* dist)
-  (cd "$root" && git ls-files -z --cached --others --exclude-standard src wgsl demo benchmarks pyproject.toml) |
+  (cd "$root" && git ls-files -z --cached --others --exclude-standard src wgsl demo benchmarks tests/headers.py pyproject.toml) |
     (cd "$root" && tar --null -T - --ignore-failed-read -cf -) | tar -C rig/llamaweb -xf -
   "$python" "$root/benchmarks/donor.py" rig/donor.gguf
   tar -cf - rig | xz -T0 -6 >"$out/rig.part"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 from zlib import crc32
@@ -46,13 +47,10 @@ async def checked(
     taken = dict.fromkeys(plain[k] if k in wrong else k for k in kernels)
     todo = [chain for chain in chains(taken) if not all(_key(k) in kept.right for k in chain)]
     if todo:
-
-        async def right(chains: Sequence[Chain]) -> list[bool]:
-            return await _right(_Scratch(device, pipelines, rooms), chains)
-
-        for chain, is_right in zip(todo, await right(todo), strict=True):
+        of = partial(right, device, pipelines, rooms=rooms)
+        for chain, is_right in zip(todo, await of(todo), strict=True):
             if not is_right:
-                wrong |= await _gives_way(device, pipelines, chain, plain, right)
+                wrong |= await _gives_way(device, pipelines, chain, plain, of)
         await kept.add({plain[k] if k in wrong else k for chain in todo for k in chain}, wrong)
     await pipelines.compile([plain[k] for k in wrong])
     told: set[str] = set()
@@ -98,8 +96,11 @@ def _wrong(kernel: Kernel) -> str:
     return f"The kernel {kernel.template} ({constants}) computes wrong numbers here"
 
 
-async def _right(scratch: _Scratch, todo: Sequence[Chain]) -> list[bool]:
-    """Of each chain, whether it computes what it should."""
+async def right(
+    device: Device, pipelines: Pipelines, todo: Sequence[Chain], rooms: Sequence[Any] = (None, None)
+) -> list[bool]:
+    """Of each chain, whether it computes what numpy does; rooms as of `checked`."""
+    scratch = _Scratch(device, pipelines, rooms)
     try:
         for i, chain in enumerate(todo):
             for case in cases(chain):
