@@ -56,6 +56,16 @@ def flag(name: str, value: Any, default: bool = False) -> bool:
     return bool(value)
 
 
+def flag_or(name: str, value: Any, default: bool, word: str) -> bool | str:
+    """True, False, or the word."""
+    if isinstance(value, str) and value == word:
+        return word
+    try:
+        return flag(name, value, default)
+    except LlamaWebError:
+        raise wrong(name, value, f"True, False or {word!r}") from None
+
+
 def one_of(name: str, value: Any, default: str, known: Iterable[str]) -> str:
     """One of the known words."""
     if value is None:

@@ -24,6 +24,7 @@ WORDS = {
     "min_p": ("--min-p", "min-p"),
     "logits_all=True": ("perplexity", "the command line's perplexity"),
     "check=True": ("--check", "the command line's --check"),
+    'cache="only"': ("the file itself", "a file of this computer"),
     "recover()": ("the same command", "“Load it again”"),
     "Llama.load": ("the same command", "“Load it again”"),
 }
@@ -57,7 +58,11 @@ class ModelFileError(LlamaWebError):
 
 
 class DownloadError(ModelFileError):
-    """A model's server refused, changed the file meanwhile, or broke off too often."""
+    """A model's server refused, with the `status` of HTTP, changed the file meanwhile, or broke off too often."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ModelChangedError(ModelFileError):
@@ -115,7 +120,8 @@ class CacheError(LlamaWebError):
 
 
 class CacheWarning(UserWarning):
-    """A model is loaded, but not kept in the browser's storage; the message says why, with the figures."""
+    """A model is loaded, but not kept in the browser's storage, or taken from there though its server did not give it;
+    the message says why, with the figures."""
 
 
 class ModelWarning(UserWarning):

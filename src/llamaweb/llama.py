@@ -103,7 +103,7 @@ class Llama:
         tune: str = "auto",
         unfused: Collection[str] = (),
         precision: str = "high",
-        cache: bool = True,
+        cache: bool | str = True,
         sha256: str | None = None,
         chat: bool = False,
         recover: str = "off",
@@ -125,15 +125,16 @@ class Llama:
         "off" takes the defaults. unfused: names of planner.FUSIONS to leave out, to measure what they bring.
         precision: of prompts, where the GPU has an integer dot product: "high" rounds activations to 16 bits, which is
         as good as float32; "fast" to 8: faster, but small models give other answers. cache: keep a URL's files in the
-        browser's storage (see llamaweb.cache), and read them from there the next time. sha256: of a URL's file, in
-        hex. chat: refuse a model without a chat template before its weights are fetched. recover: "auto" makes a new
-        device and loads the model again at the next call after the device was lost; "off" leaves that to `recover`.
-        progress: is called with a Progress. check: look for weights that are no numbers (NaN or infinite), and tell
-        where logits that are none come from. self_check: run each kernel once on made data before it is used, and take
-        the plain variant of one that this GPU computes wrongly; what was found is kept, by device, so that it happens
-        once. A load that is cancelled gives all GPU memory back. Raises ModelFileError, UnsupportedError,
-        NotANumberError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError, and LlamaWebError for what cannot
-        be meant.
+        browser's storage (see llamaweb.cache), and read them from there the next time; what is kept stands in for a
+        server that refuses the file with a CacheWarning alone; "only" takes what is kept and asks no server. sha256: of
+        a URL's file, in hex. chat: refuse a model without a chat template before its weights are fetched. recover:
+        "auto" makes a new device and loads the model again at the next call after the device was lost; "off" leaves
+        that to `recover`. progress: is called with a Progress. check: look for weights that are no numbers (NaN or
+        infinite), and tell where logits that are none come from. self_check: run each kernel once on made data before
+        it is used, and take the plain variant of one that this GPU computes wrongly; what was found is kept, by device,
+        so that it happens once. A load that is cancelled gives all GPU memory back. Raises ModelFileError, CacheError,
+        UnsupportedError, NotANumberError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError, and LlamaWebError
+        for what cannot be meant.
         """
         options = LoadOptions(
             n_ctx,
@@ -152,7 +153,7 @@ class Llama:
         )
         recover = arguments.one_of("recover", recover, "off", RECOVERS)
         sha256 = arguments.word("sha256", sha256, None, "64 digits in hex, or None")
-        source = open_source(model, cache=arguments.flag("cache", cache, True), sha256=sha256)
+        source = open_source(model, cache=arguments.flag_or("cache", cache, True, "only"), sha256=sha256)
         loaded = await load_model(source, options)
         fresh, same = source.again(), replace(options, n_ctx=loaded.executor.plan.n_ctx)
         return cls._of(loaded, lambda before: load_model(fresh.again(), same, before), recover, options.check)
@@ -166,7 +167,7 @@ class Llama:
         revision: str = "main",
         token: str | None = None,
         endpoint: str = ENDPOINT,
-        cache: bool = True,
+        cache: bool | str = True,
         **options: Any,
     ) -> Llama:
         """Loads a model of the Hugging Face hub: of `repo_id`, the one file, or the one set of a split model's files,
@@ -179,8 +180,8 @@ class Llama:
             str(arguments.word("endpoint", endpoint, ENDPOINT, told)),
         )
         name = str(arguments.word("filename", filename, "", "the name of a file, or a pattern as '*q4_0.gguf'"))
-        token, cache = arguments.word("token", token, None, told), arguments.flag("cache", cache, True)
-        source = await hub_source(repository, name, token, cache)
+        token = arguments.word("token", token, None, told)
+        source = await hub_source(repository, name, token, arguments.flag_or("cache", cache, True, "only"))
         return await cls.load(source, **options)
 
     @property

@@ -37,7 +37,7 @@ FileSystemFileHandle.prototype.createSyncAccessHandle = async () => { throw new 
 """
 
 
-async def load(url, sha256=None, stop=None, offset=70_000, keep=True):
+async def load(url, sha256=None, stop=None, offset=70_000, keep=True, only=False):
     """As a model is loaded: a header, then the rest, cancelled after `stop` bytes. What came, warnings, the cache."""
     import asyncio
     import hashlib
@@ -52,7 +52,7 @@ async def load(url, sha256=None, stop=None, offset=70_000, keep=True):
     from llamaweb.files.url_source import Patience, UrlSource
 
     patience = Patience(delay=20, stall=1000, range=300_000, parallel=2, first=100_000)
-    source = CachedSource(UrlSource(url, patience=patience), {url: sha256} if sha256 else {}, keep)
+    source = CachedSource(UrlSource(url, patience=patience), {url: sha256} if sha256 else {}, keep, only=only)
     warnings.simplefilter("always")
     with warnings.catch_warnings(record=True) as caught:
         try:
@@ -297,12 +297,51 @@ def test_an_address_whose_signature_changes_is_one_file_which_is_kept_without_it
     page: Page, server: UnreliableServer
 ) -> None:
     url = server.url("a model.gguf", DATA, headers=ETAG)
-    assert page.run(load, url=f"{url}?v=1&X-Amz-Signature=a&X-Amz-Date=1#x")[0] == SHA256
-    server.files.clear()
-    found, _, [model] = page.run(load, url=f"{url}?v=1&X-Amz-Signature=b&X-Amz-Date=2")
+    first, second = (f"{url}?v=1&X-Amz-Signature={sig}&X-Amz-Date=1" for sig in "ab")
+    assert page.run(load, url=f"{first}#x")[0] == SHA256
+    server.files["a model.gguf"].always = Fault()
+    found, [warned], [model] = page.run(load, url=second)
     assert found == SHA256 and model["url"] == f"{server.base}/a%20model.gguf?v=1"
+    assert warned.endswith("not tell whether it is the same, and its address was signed otherwise then.")
+    server.files["a model.gguf"].always = None
+    assert page.run(load, url=second)[:2] == (SHA256, [])  # the server tells that it is the same
+    server.files["a model.gguf"].always = Fault()
+    assert page.run(load, url=second)[:2] == (SHA256, [])
     page.run("from llamaweb import cache\nawait cache.remove(url)", url=f"{url}?v=1&X-Amz-Signature=c")
     assert page.run("from llamaweb import cache\nreturn await cache.size()") == 0
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_kept_file_that_its_server_refuses_is_taken_with_a_sentence_and_for_no_other_signature(
+    page: Page, server: UnreliableServer, status: int
+) -> None:
+    url = server.url("model.gguf", DATA, headers=ETAG)
+    page.run(load, url=f"{url}?sig=a")
+    server.files["model.gguf"].always = Fault(status)
+    found, [warned], _ = page.run(load, url=f"{url}?sig=a")
+    assert found == SHA256 and warned.endswith(f"as it was kept: its server answered {status}.")
+    for other in (url, f"{url}?sig=b"):
+        with pytest.raises(
+            DownloadError, match=rf"answered {status}, and what the browser's storage has of {url} came"
+        ):
+            page.run(load, url=other)
+    asked = len(server.files["model.gguf"].requests)
+    assert page.run(load, url=f"{url}?sig=b", only=True)[:2] == (SHA256, [])
+    assert len(server.files["model.gguf"].requests) == asked
+
+
+def test_a_file_that_is_not_kept_in_whole_is_not_asked_for_where_only_what_is_kept_is_wanted(
+    page: Page, server: UnreliableServer
+) -> None:
+    url = server.url("model.gguf", DATA, headers=ETAG, pace=0.01)
+    for _ in ("nothing is there", "a part is"):
+        asked = len(server.files["model.gguf"].requests)
+        with pytest.raises(
+            CacheError, match=r"model\.gguf is not in the browser's storage in whole, and its server was"
+        ):
+            page.run(load, url=url, only=True)
+        assert len(server.files["model.gguf"].requests) == asked
+        page.run(load, url=url, stop=900_000)
 
 
 def with_quota(quota: int) -> str:

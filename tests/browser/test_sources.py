@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from browser_page import Page
 from unreliable_server import Fault, UnreliableServer
 
-from llamaweb.errors import DownloadError, ModelFileError
+from llamaweb.errors import CacheError, DownloadError, ModelFileError
 from tests.splits import split
 from tests.tiny import TinyLlama, tiny_llama
 
@@ -53,6 +54,10 @@ def test_a_url_of_any_shard_loads_the_whole_model_and_again_from_the_cache(
     for name in SHARDS:
         del server.files[f"models/{name}"]
     assert page.run(tokens, model=shards[0]) == expected
+    for given in (shards[0], shards):
+        assert page.run(tokens, model=given, cache="only") == expected
+        with pytest.raises(DownloadError, match="answered 404"):
+            page.run(tokens, model=given, cache=False)
 
 
 def test_a_kept_file_with_a_damaged_header_is_given_up_and_fetched_anew(
@@ -219,20 +224,26 @@ def hub(server: UnreliableServer) -> str:
     return server.base
 
 
-async def pretrained(endpoint, filename, repo_id="some-owner/some-model-GGUF"):
+async def pretrained(endpoint, filename, repo_id="some-owner/some-model-GGUF", keep=True):
+    import warnings
+
     from llamaweb import Llama, cache
 
     options = {"n_ctx": 32, "n_ubatch": 4, "tune": "off", "endpoint": endpoint}
-    async with await Llama.from_pretrained(repo_id, filename, **options) as llm:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        llm = await Llama.from_pretrained(repo_id, filename, cache=keep, **options)
+    async with llm:
         async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=8):
             pass
-        return llm.tokens, {model.url: model.verified for model in await cache.list()}
+        verified = {model.url: model.verified for model in await cache.list()}
+        return llm.tokens, verified, [str(each.message) for each in caught]
 
 
 def test_a_pattern_names_one_file_of_a_hub_which_loads_again_without_it(
     page: Page, server: UnreliableServer, hub: str, expected: list[int]
 ) -> None:
-    found, verified = page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")
+    found, verified, _ = page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")
     assert found == expected and verified[f"{hub}/{REPO}/resolve/main/a/tiny-q8_0.gguf"]
     server.files.clear()
     assert page.run(pretrained, endpoint=hub.upper() + "/", filename="*q8_0.gguf")[0] == expected
@@ -242,7 +253,7 @@ def test_a_hub_at_an_address_beyond_ascii_has_its_checksums_and_is_found_without
     page: Page, server: UnreliableServer, hub: str, expected: list[int]
 ) -> None:
     endpoint = hub.replace("127.0.0.1", "Bücher.localhost")
-    found, verified = page.run(pretrained, endpoint=endpoint, filename="*q8_0.gguf")
+    found, verified, _ = page.run(pretrained, endpoint=endpoint, filename="*q8_0.gguf")
     written = hub.replace("127.0.0.1", "xn--bcher-kva.localhost")
     assert found == expected and verified[f"{written}/{REPO}/resolve/main/a/tiny-q8_0.gguf"]
     server.files.clear()
@@ -260,8 +271,18 @@ def test_a_kept_model_of_a_hub_that_does_not_answer_as_one_loads_soon_and_anothe
     else:
         listing.always = Fault(401) if answer == "an error" else Fault(then="stall")
     begin = time.monotonic()
-    assert page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")[0] == expected
-    assert time.monotonic() - begin < 20
+    found, _, warned = page.run(pretrained, endpoint=hub, filename="*q8_0.gguf")
+    assert found == expected and time.monotonic() - begin < 20
+    told = {"a login": [r"its hub sends something else, as .* a login\."], "an error": [r"its hub answered 401\."]}
+    assert len(warned) == len(told.get(answer, []))
+    assert all(map(re.search, told.get(answer, []), warned))
+    listing.requests.clear()
+    assert page.run(pretrained, endpoint=hub, filename="*q8_0.gguf", keep="only")[::2] == (expected, [])
+    with pytest.raises(
+        CacheError, match=r"that fits '\*f16\.gguf' is in the browser's storage, and the hub was not to"
+    ):
+        page.run(pretrained, endpoint=hub, filename="*f16.gguf", keep="only")
+    assert listing.requests == []
     if answer != "silence":
         with pytest.raises(DownloadError, match=rf"The files of {REPO} cannot be listed: .*(401|JSON)"):
             page.run(pretrained, endpoint=hub, filename="*f16.gguf")
@@ -269,7 +290,7 @@ def test_a_kept_model_of_a_hub_that_does_not_answer_as_one_loads_soon_and_anothe
 
 @pytest.mark.parametrize("pattern", ["*-of-00003.gguf", "tiny-00001-of-*.gguf"])
 def test_a_pattern_names_one_set_of_shards(page: Page, hub: str, expected: list[int], pattern: str) -> None:
-    found, verified = page.run(pretrained, endpoint=hub, filename=pattern)
+    found, verified, _ = page.run(pretrained, endpoint=hub, filename=pattern)
     assert found == expected
     assert all(verified[f"{hub}/{REPO}/resolve/main/{name}"] for name in SHARDS)
 

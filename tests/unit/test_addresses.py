@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamaweb.model.source import file_name, lasting_url, sibling_url
+from llamaweb.model.source import file_name, lasting_url, sibling_url, signature
 
 BASE = "https://example.org/a%20b.gguf"
 
@@ -25,6 +25,14 @@ BASE = "https://example.org/a%20b.gguf"
 )
 def test_what_signs_an_address_for_a_while_is_no_part_of_it(query: str, lasting: str) -> None:
     assert lasting_url(BASE + query) == BASE + lasting
+
+
+def test_a_signature_is_told_from_another_one_and_cannot_be_read() -> None:
+    one, same, other = (f"{BASE}?v=1&sig={sig}&se={se}" for sig, se in (("secret", 1), ("secret", 1), ("secret", 2)))
+    assert signature(one) == signature(same + "#part") != signature(other)
+    assert signature(one) == signature(one.replace("v=1", "v=2")) and "secret" not in signature(one)
+    for unsigned in ("", "?v=1", "?token=secret", "?expires=1&policy=p"):
+        assert signature(BASE + unsigned) == ""
 
 
 def test_a_sibling_has_the_address_of_its_like() -> None:

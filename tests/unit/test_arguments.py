@@ -205,7 +205,7 @@ WRONG_LOADS: dict[str, list[Any]] = {
     "type_v": ["q5_9", "", 8, True, ["f16"]],
     "tune": ["fast", "", 5, True, ["auto"]],
     "unfused": ["norm", ["nomr"], 5, [5], {"norm": 1}],
-    "cache": ["no", 2],
+    "cache": ["no", "Only", "", 2, ["only"]],
     "sha256": [5, True, "abc", b"0" * 64, np.array(["a", "b"])],
     "chat": ["no", 2],
     "check": ["no", 2],

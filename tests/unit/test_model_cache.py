@@ -98,7 +98,10 @@ def test_a_file_that_a_later_version_kept_is_known(model_cache: Any, monkeypatch
 DAMAGED = [
     *("", "\0\0", "[]", "5", "null", '"url"', json.dumps(FACTS)[:40], '{"url": "x"}'),
     *(json.dumps({**FACTS, **wrong}) for wrong in ({"url": 5}, {"name": None}, {"size": "big"}, {"used": "x"})),
-    *(json.dumps({**FACTS, **wrong}) for wrong in ({"etag": 5}, {"sha256": []}, {"url": "https://example.org/b"})),
+    *(
+        json.dumps({**FACTS, **wrong})
+        for wrong in ({"etag": 5}, {"sha256": []}, {"signature": 1}, {"url": "https://example.org/b"})
+    ),
 ]
 
 

@@ -147,5 +147,5 @@ def stream_source(stream: Any) -> BlobSource:
 def read_error(error: JsException, name: str) -> ModelFileError:
     """What reading `name` in JavaScript threw, as a person should read it."""
     if getattr(error, "name", "") == "DownloadError":
-        return DownloadError(str(error.message))
+        return DownloadError(str(error.message), getattr(error, "status", None))
     return ModelFileError(f"{name} cannot be read to its end ({error}); give it again.")

@@ -11,14 +11,14 @@ from typing import Any, Self
 
 from pyodide.ffi import JsException
 
-from llamaweb.errors import CacheWarning, ModelFileError
+from llamaweb.errors import CacheError, CacheWarning, DownloadError, ModelFileError
 from llamaweb.files import model_cache
 from llamaweb.files.blob_source import BlobSource, read_error
 from llamaweb.files.model_cache import CachedModel
 from llamaweb.files.url_source import Told, UrlSource
 from llamaweb.javascript import js_file
 from llamaweb.model.gguf_file import MAGIC
-from llamaweb.model.source import check_range, lasting_url
+from llamaweb.model.source import check_range, lasting_url, signature
 
 ENDS = 64 << 10  # bytes of a file's begin and end by which it is known where its server names no version
 ANSWER_SECONDS = 5  # that a server has to tell whether a file has changed, before it is taken as it is
@@ -29,15 +29,21 @@ class CachedSource:
 
     Only models are kept, under an address that is so the next time: without a signature, no blob: or data:.
     checksums: the SHA-256 of files, by URL. keep=False leaves the cache alone. ask=False takes what is there in whole
-    without asking the server whether it has changed. Raises DownloadError, also for content that is not of its
-    checksum; warns with CacheWarning where the file cannot be kept. What is kept of a file that turns out not to be
-    sound is removed, and fetched anew the next time.
+    without asking the server whether it has changed, and only=True nothing else, with a CacheError where it is not
+    there. Raises DownloadError, also for content that is not of its checksum; warns with CacheWarning where the file
+    cannot be kept, and where what is kept is taken in spite of its server. What is kept of a file that turns out not to
+    be sound is removed, and fetched anew the next time.
     """
 
     sound = True
 
     def __init__(
-        self, remote: UrlSource, checksums: Mapping[str, str] = {}, keep: bool = True, ask: bool = True
+        self,
+        remote: UrlSource,
+        checksums: Mapping[str, str] = {},
+        keep: bool = True,
+        ask: bool = True,
+        only: bool = False,
     ) -> None:
         self.name, self.url = remote.name, lasting_url(remote.url)
         self._remote = remote
@@ -46,7 +52,9 @@ class CachedSource:
         if self._sha256:
             remote.by_content()
         self._keep = keep and self.url.startswith("http") and model_cache.available()
-        self._ask = ask
+        self._ask = ask and not only
+        self._only = only
+        self._signature = signature(remote.url)
         self._local: BlobSource | UrlSource | None = None  # what can be read as it is
         self._size: int | None = None
         self._keeper: Any = None
@@ -58,6 +66,11 @@ class CachedSource:
         if self._size is None:
             self._local = await self._kept() if self._keep else None
             if self._local is None:
+                if self._only:
+                    raise CacheError(
+                        f"{self.name} is not in the browser's storage in whole, and its server was not to be asked; "
+                        "load it once with the cache on."
+                    )
                 await self._open(await self._remote.told())
             self._size = await (self._local or self._remote).size()
         return self._size
@@ -76,10 +89,10 @@ class CachedSource:
         return await self._local.stream(offset) if self._local else self._keeper.open(offset)
 
     def sibling(self, name: str) -> Self:
-        return type(self)(self._remote.sibling(name), self._checksums, self._keep, self._ask)
+        return type(self)(self._remote.sibling(name), self._checksums, self._keep, self._ask, self._only)
 
     def again(self) -> Self:
-        return type(self)(self._remote.again(), self._checksums, self._keep, ask=False)
+        return type(self)(self._remote.again(), self._checksums, self._keep, ask=False, only=self._only)
 
     async def close(self) -> None:
         await self._remote.close()
@@ -104,7 +117,8 @@ class CachedSource:
     async def _kept(self) -> BlobSource | None:
         """The file from the cache, if it is whole, checked if it can be, and not known to be another one by now."""
         model = await model_cache.find(self.url)
-        if not model or not model.complete or not await self._current(model):
+        model = await self._current(model) if model and model.complete else None
+        if not model:
             return None
         self._release = await model_cache.lock(self.url, "shared")
         file = await model_cache.file(self.url, self.name) if self._release else None
@@ -118,26 +132,46 @@ class CachedSource:
             await model_cache.put(model)
         return file
 
-    async def _current(self, model: CachedModel) -> bool:
+    async def _current(self, model: CachedModel) -> CachedModel | None:
+        """What is known of the kept file now; None if it is another one, or may be."""
+        same = replace(model, signature=self._signature)
         if self._sha256:  # known by its content
-            return model.verified and self._sha256 == model.sha256
+            return same if model.verified and self._sha256 == model.sha256 else None
         if model.sha256 and not model.verified:
-            return False  # what could not be checked to its end the last time is checked while it is read again
+            return None  # what could not be checked to its end the last time is checked while it is read again
         if not self._ask:
-            return not self._remote.before or self._remote.before.fits(model)
-        return await self._unchanged(model)
-
-    async def _unchanged(self, model: CachedModel) -> bool:
-        """Whether the server has the same file; True where it does not answer with one, as without a network."""
+            before = self._remote.before
+            return model if not before or before.fits(model) else None
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                if not await self._sends_model():
-                    return True
-                told = await self._remote.told()
-                known = not told.ranged or _versioned(told, model)
-                return told.fits(model) and (known or await self._alike(model.size))
-        except (ModelFileError, TimeoutError):
-            return True
+                return same if await self._unchanged(model) else None
+        except (ModelFileError, TimeoutError) as error:
+            self._stand_in(model, refused(error))
+            return model
+
+    async def _unchanged(self, model: CachedModel) -> bool:
+        """Whether the server has the same file."""
+        if not await self._sends_model():
+            raise ModelFileError(f"{self.url} is no model; check the address.")
+        told = await self._remote.told()
+        known = not told.ranged or _versioned(told, model)
+        return told.fits(model) and (known or await self._alike(model.size))
+
+    def _stand_in(self, model: CachedModel, refusal: str) -> None:
+        """What is said where a kept file is taken though its server does not tell that it is the same; DownloadError
+        where it is refused and was loaded with another signature, which may have been somebody else's. Without a
+        network nothing is said of the same address."""
+        alike = (model.signature or "") == self._signature
+        if refusal and not alike:
+            raise DownloadError(
+                f"The server of {self.name} {refusal}, and what the browser's storage has of {self.url} came with "
+                'another signature; give an address that is still valid, or cache="only" to take what is kept.'
+            )
+        if not alike:
+            refusal = "does not tell whether it is the same, and its address was signed otherwise then"
+        if refusal:
+            reason = f"{self.name} is taken from the browser's storage as it was kept: its server {refusal}."
+            warnings.warn(reason, CacheWarning, stacklevel=2)
 
     async def _alike(self, end: int) -> bool:
         """Whether the kept file begins, and ends at byte `end`, as the server's does, which names no version of it."""
@@ -145,10 +179,12 @@ class CachedSource:
         if not blob:  # removed by another tab
             return False
         file, length = BlobSource(blob, self.name), min(end, ENDS)
-        for at in (0, end - length):
-            if await file.read(at, length) != await self._remote.read(at, length):
-                return False
-        return True
+        places = (0, end - length)
+        try:
+            mine = [await file.read(at, length) for at in places]
+        except ModelFileError:  # what cannot be read is like nothing
+            return False
+        return mine == [await self._remote.read(at, length) for at in places]
 
     async def _sends_model(self) -> bool:
         """Whether what the server sends begins as a model; a page that asks for a login does not, and is not kept."""
@@ -191,7 +227,9 @@ class CachedSource:
                 f"{_size(figures.usage)} are taken; remove models with llamaweb.cache, or free space on the disk."
             )
             return None
-        facts = CachedModel(self.url, self.name, told.size, told.etag, told.modified, self._sha256)
+        facts = CachedModel(
+            self.url, self.name, told.size, told.etag, told.modified, self._sha256, signature=self._signature
+        )
         await model_cache.put(facts)
         model_cache.opfs().persist()
         return await model_cache.writer(self.url, not same)
@@ -224,6 +262,13 @@ class CachedSource:
 
     def _warn(self, reason: str) -> None:
         warnings.warn(f"{self.name} is not kept in the browser's storage: {reason}", CacheWarning, stacklevel=2)
+
+
+def refused(error: Exception) -> str:
+    """How a server refused a file, for a sentence that begins with it; empty where it cannot be reached, or fails."""
+    if isinstance(error, DownloadError):
+        return f"answered {error.status}" if error.status else ""
+    return "sends something else, as a page that asks for a login" if isinstance(error, ModelFileError) else ""
 
 
 def _versioned(told: Told, model: CachedModel) -> bool:

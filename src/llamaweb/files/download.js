@@ -2,7 +2,8 @@
 // byte when its connection breaks, with growing pauses. A server without ranges is read from the start in one go, and so
 // is one that fails where a range is asked for: a browser then takes no compressed answer, and some give no other.
 //
-// What a person should read is thrown as an Error of the name DownloadError whose message is one sentence.
+// What a person should read is thrown as an Error of the name DownloadError whose message is one sentence, with the
+// `status` of an answer that refuses the file.
 //
 // Ranges are requested with nothing but `Range`, which needs no CORS preflight (If-Range would, and content networks
 // refuse it); that the file is still the same is seen from the size, ETag and Last-Modified of every answer instead.
@@ -45,7 +46,7 @@
     }
     if (status === 416) return told ? changed() : failed(`${url} is empty; check the address.`);
     const sentence = `${url} ${answered}; ${REMEDIES[status] ?? "check the address"}.`;
-    return Object.assign(failed(sentence), { unanswered: NO_RANGES.has(status) && !plain });
+    return Object.assign(failed(sentence), { status, unanswered: NO_RANGES.has(status) && !plain });
   }
 
   // Checks that an answer is of the same file as the first one.

@@ -4,34 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 from typing import Any
 from urllib.parse import unquote
 
 from pyodide.ffi import JsException
 
-from llamaweb.errors import DownloadError, ModelFileError
+from llamaweb.errors import CacheError, CacheWarning, DownloadError, ModelFileError
 from llamaweb.files import model_cache
-from llamaweb.files.cached_source import ANSWER_SECONDS, CachedSource
+from llamaweb.files.cached_source import ANSWER_SECONDS, CachedSource, refused
 from llamaweb.files.url_source import UrlSource, absolute
 from llamaweb.model.hub import HubFile, Repository, choose, files, fit
 
 
-async def hub_source(repository: Repository, filename: str, token: str | None, cache: bool) -> CachedSource:
-    """The source of the repository's file that `filename` fits, checked by the hub's checksums; see `choose`."""
+async def hub_source(repository: Repository, filename: str, token: str | None, cache: bool | str) -> CachedSource:
+    """The source of the repository's file that `filename` fits, checked by the hub's checksums; see `choose`. cache: as
+    of `sources.open_source`."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     kept = await _cached(repository) if cache else []
     if not fit(kept, filename):
         kept = []
+    only = cache == "only"
+    if only and not kept:
+        raise CacheError(
+            f"No file of {repository.repo_id} that fits {filename!r} is in the browser's storage, and the hub was not "
+            "to be asked; load it once with the cache on."
+        )
     try:
         async with asyncio.timeout(ANSWER_SECONDS if kept else None):
-            found = files(repository, await _json(UrlSource(repository.listing_url, headers)))
+            found = kept if only else files(repository, await _json(UrlSource(repository.listing_url, headers)))
     except (ModelFileError, TimeoutError) as error:
         if not kept:
             raise DownloadError(f"The files of {repository.repo_id} cannot be listed: {error}") from None
+        if refusal := refused(error):
+            warnings.warn(
+                f"The files of {repository.repo_id} are those in the browser's storage: its hub {refusal}.",
+                CacheWarning,
+                stacklevel=2,
+            )
         found = kept
     chosen = choose(repository, found, filename)
     checksums = {absolute(repository.url(file.path)): file.sha256 for file in found if file.sha256}
-    return CachedSource(UrlSource(repository.url(chosen.path), headers), checksums, cache)
+    return CachedSource(UrlSource(repository.url(chosen.path), headers), checksums, bool(cache), only=only)
 
 
 async def _json(source: UrlSource) -> Any:

@@ -30,7 +30,8 @@ _coming: set[str] = set()  # URLs whose rest this page is fetching, as of the ot
 @dataclass(frozen=True)
 class CachedModel:
     """A file in the cache. `stored` of `size` bytes are there; `used` in seconds since 1970; etag, modified and sha256
-    are what its server or its user told, and `verified` that the content has that sha256."""
+    are what its server or its user told, and `verified` that the content has that sha256; `signature` is that of the
+    address it was loaded with last (see model.source)."""
 
     url: str
     name: str
@@ -41,6 +42,7 @@ class CachedModel:
     verified: bool = False
     used: float = 0.0
     stored: int = 0
+    signature: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -208,7 +210,7 @@ def _told(text: str, stored: int) -> CachedModel | None:
         model = CachedModel(**{**known, "stored": stored})
     except (ValueError, TypeError):
         return None
-    optional = (model.etag, model.modified, model.sha256)
+    optional = (model.etag, model.modified, model.sha256, model.signature)
     sound = isinstance(model.url, str) and isinstance(model.name, str) and isinstance(model.size, int)
     sound = sound and isinstance(model.used, (int, float)) and all(isinstance(fact, str | None) for fact in optional)
     return model if sound else None

@@ -40,12 +40,13 @@ class StreamingSource(Source, Protocol):
         """The same as it was before it was read: from the browser's storage, if it has come to be there."""
 
 
-def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) -> StreamingSource:
+def open_source(model: Any, *, cache: bool | str = True, sha256: str | None = None) -> StreamingSource:
     """A source for what a user gives: a URL, a File or Blob of the page, a file handle of the browser's storage, a list
     of these that are one model, the bytes of an array or buffer of JavaScript or Python, a Response, a ReadableStream,
     a path or an open file of Python's, or a source itself. Raises ModelFileError that names what is none of these.
 
-    cache: keep the files of URLs in the browser's storage. sha256: of a URL's file, in hex.
+    cache: keep the files of URLs in the browser's storage; "only" takes what is kept, and asks no server. sha256: of a
+    URL's file, in hex.
     """
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ModelFileError(f"{short(sha256)} is no SHA-256; give its 64 digits in hex, or leave sha256 out.")
@@ -53,7 +54,7 @@ def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) ->
         if not model.strip():  # it would be the page's own
             raise ModelFileError("The address of the model is empty; give a URL.")
         source = UrlSource(model)
-        return CachedSource(source, {source.url: sha256.lower()} if sha256 else {}, cache)
+        return CachedSource(source, {source.url: sha256.lower()} if sha256 else {}, bool(cache), only=cache == "only")
     if sha256:
         raise ModelFileError("A checksum is for the file of an address; leave sha256 out.")
     try:
@@ -62,7 +63,7 @@ def open_source(model: Any, *, cache: bool = True, sha256: str | None = None) ->
         raise ModelFileError(f"What was given cannot be read as a model ({error}); give {_MODEL}.") from error
 
 
-def _source(model: Any, cache: bool) -> StreamingSource:
+def _source(model: Any, cache: bool | str) -> StreamingSource:
     """What is no text."""
     kind = _kind(model)
     if kind in ("ArrayBuffer", "SharedArrayBuffer", "DataView") or kind.endswith(_ARRAYS):
@@ -130,7 +131,7 @@ def _of_the_page(model: Any) -> bool:
     return hasattr(model, "name") and (hasattr(model, "arrayBuffer") or hasattr(model, "getFile"))
 
 
-def _together(models: list[Any], cache: bool) -> StreamingSource:
+def _together(models: list[Any], cache: bool | str) -> StreamingSource:
     if not models:
         raise ModelFileError("There is no file in the list; choose a GGUF file.")
     if len({isinstance(model, str) for model in models}) > 1 or not all(
@@ -145,5 +146,5 @@ def _together(models: list[Any], cache: bool) -> StreamingSource:
         by_name[name] = model
     first = first_shard(list(by_name))
     if isinstance(by_name[first], str):
-        return CachedSource(UrlSource(by_name[first], beside=by_name), keep=cache)
+        return CachedSource(UrlSource(by_name[first], beside=by_name), keep=bool(cache), only=cache == "only")
     return BlobSource(by_name[first], first, by_name)

@@ -98,18 +98,41 @@ def sibling_url(url: str, name: str) -> str:
 def lasting_url(url: str) -> str:
     """The address as it is at every visit, and may be shown and kept: without its fragment, and without what signs it
     for a while. What is a secret is still told from another one, and cannot be read."""
-    parts = urlsplit(url)
-    named = [(pair, pair.partition("=")[0].lower()) for pair in parts.query.split("&")]
-    signed = any(name in _SIGNATURES for _, name in named)
-    lasting = [(pair, name) for pair, name in named if not (signed and _SIGNING.fullmatch(name))]
-    query = "&".join(_hidden(pair) if _SECRET.fullmatch(name) else pair for pair, name in lasting)
-    return urlunsplit(parts._replace(query=query, fragment=""))
+    lasting, _ = _query(url)
+    query = "&".join(_hidden(pair) if _SECRET.fullmatch(_key(pair)) else pair for pair in lasting)
+    return urlunsplit(urlsplit(url)._replace(query=query, fragment=""))
+
+
+def signature(url: str) -> str:
+    """What signs an address for a while, told from what signs it another time, and not to be read; empty where nothing
+    does."""
+    _, signing = _query(url)
+    return _digest("&".join(signing)) if signing else ""
+
+
+def _query(url: str) -> tuple[list[str], list[str]]:
+    """The pairs of an address' query: those that last, and those that sign it for a while."""
+    pairs = urlsplit(url).query.split("&")
+    signed = any(_key(pair) in _SIGNATURES for pair in pairs)
+    lasting: list[str] = []
+    signing: list[str] = []
+    for pair in pairs:
+        (signing if signed and _SIGNING.fullmatch(_key(pair)) else lasting).append(pair)
+    return lasting, signing
+
+
+def _key(pair: str) -> str:
+    return pair.partition("=")[0].lower()
 
 
 def _hidden(pair: str) -> str:
     name, equals, value = pair.partition("=")
     lasts = not value or _HIDDEN.fullmatch(value)  # it is so already
-    return pair if lasts else f"{name}{equals}~{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+    return pair if lasts else f"{name}{equals}{_digest(value)}"
+
+
+def _digest(text: str) -> str:
+    return f"~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def check_range(name: str, offset: int, length: int, size: int) -> None:
