@@ -97,7 +97,34 @@ def test_the_answer_of_a_fetch_loads_and_loads_again(page: Page, server: Unrelia
             assert page.run(content, make=make, url=url, twice=twice) == (name, SHA256)
 
 
+ENDLESS = """(lambda source: (setattr(js, "pulled", 0), js.Response.new(source) if {answer} else source)[1])(js.eval('''
+    (data) => new ReadableStream({
+      pull(stream) {
+        stream.enqueue(pulled++ ? new Uint8Array(1 << 16) : data);
+        if (pulled > 4096) stream.error(new Error("nobody stops"));
+      },
+      cancel() { globalThis.pulled = -pulled; },
+    })
+''')(array))"""
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_of_a_stream_without_an_end_as_much_is_read_as_the_models_header_tells(page: Page, answer: bool) -> None:
+    make = ENDLESS.replace("{answer}", str(answer))
+    assert page.run(content, make=make, data=MODEL) == ("the stream", SHA256)
+    assert -4 < page.run("import js\nreturn js.pulled") < 0  # it was cancelled, too
+    half = len(MODEL) // 2  # zeros follow, which are its weights
+    found = page.run(content, make=make, data=MODEL[:half])[1]
+    assert found == hashlib.sha256(MODEL[:half].ljust(len(MODEL), b"\0")).hexdigest()
+    with pytest.raises(ModelFileError, match="is not a GGUF file"):
+        page.run(content, make=make, data=b"<!doctype html>")
+    assert -4 < page.run("import js\nreturn js.pulled") < 0
+
+
 REFUSED = {
+    "js.eval('new ReadableStream({ start: (c) => c.enqueue(`text`) })')": "cannot be read to its end .*no bytes",
+    "js.eval('new ReadableStream({ start: (c) => c.error(new Error(`gone`)) })')": "to its end .*gone.*; give it again",
+    "js.Response.new()": "is not a GGUF file: it is empty",
     "None": "not None",
     "3": "not a int",
     "{'url': 'x'}": "not a dict",

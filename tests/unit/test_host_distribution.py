@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import json
@@ -11,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,6 +96,37 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(cdn: tuple[str, Pa
     with pytest.raises(HostError, match="not the pinned"):
         fetch.download(f"{url}/x", tmp_path / "to" / "x", "0" * 64)
     assert not list((tmp_path / "to").iterdir())
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_download_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
+    came = endless(monkeypatch, b"x" * 100, {"Content-Length": "1000001"} if told else {})
+    monkeypatch.setattr(fetch, "MOST", 1_000_000)
+    with pytest.raises(HostError, match=r"https://x cannot be fetched \(it is larger than 1\.0 MB, which no pinned"):
+        fetch.download("https://x", tmp_path / "x", SHA256)
+    assert len(came) == (1 if told else 10_001) and not list(tmp_path.iterdir())
+
+
+def test_a_download_that_drips_is_given_up_with_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    came = endless(monkeypatch, b"x" * 500, {})
+    monkeypatch.setattr(fetch.time, "monotonic", lambda: float(len(came)))
+    with pytest.raises(HostError, match=r"https://x cannot be fetched \(it comes at 500 bytes a second\)"):
+        fetch.download("https://x", tmp_path / "x", SHA256)
+    assert len(came) == 31 and not list(tmp_path.iterdir())
+
+
+def endless(monkeypatch: pytest.MonkeyPatch, piece: bytes, headers: dict[str, str]) -> list[bytes]:
+    """What came of a server that sends pieces for ever."""
+    came: list[bytes] = []
+
+    def read1(size: int) -> bytes:
+        assert len(came) < 20_000 and len(piece) <= size
+        came.append(piece)
+        return piece
+
+    answer = contextlib.nullcontext(SimpleNamespace(headers=headers, read1=read1))
+    monkeypatch.setattr(fetch.urllib.request, "urlopen", lambda url, timeout: answer)
+    return came
 
 
 def test_without_npm_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from aiohttp import web
 
 from llamaweb.errors import ModelFileError
 from llamaweb.host.cli import main
+from llamaweb.model import shards
 from llamaweb.model.gguf_file import read_header
-from llamaweb.model.shards import first_shard, read_model, shard_names
+from llamaweb.model.shards import MAX_REST, first_shard, read_model, shard_names
 from llamaweb.model.source import BytesSource, FileSource
 from tests.splits import split
 from tests.tiny import TinyLlama, tiny_llama
@@ -53,6 +55,20 @@ def test_a_file_alone_is_one_source() -> None:
     source = BytesSource(MODEL)
     header, sources = asyncio.run(read_model(source))
     assert sources == [source] and {info.shard for info in header.tensors.values()} == {0}
+
+
+def test_a_file_most_of_which_is_no_part_of_a_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(MODEL)
+    for rest, limit in ((MAX_REST, MAX_REST), (len(MODEL), 0)):
+        monkeypatch.setattr(shards, "MAX_REST", limit)
+        os.truncate(path, len(MODEL) + rest)
+        assert read(path)[0].size == len(MODEL) + rest
+        os.truncate(path, len(MODEL) + rest + 1)
+        with pytest.raises(
+            ModelFileError, match=r"^model\.gguf has .* MB, of which its header tells 0\.\d MB: most of it"
+        ):
+            read(path)
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:

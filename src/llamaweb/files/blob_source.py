@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import js
-from pyodide.ffi import JsException, to_js
+from pyodide.ffi import JsException, create_proxy, to_js
 
 from llamaweb.errors import DownloadError, ModelFileError
 from llamaweb.javascript import js_file
+from llamaweb.model.length import length_told
 from llamaweb.model.source import check_range, file_name
 
 _PIECE = 16 << 20  # bytes
@@ -115,7 +117,8 @@ def array_source(array: Any) -> BlobSource:
 
 
 def response_source(response: Any) -> BlobSource:
-    """The answer of a fetch, or a ReadableStream as the body of one, which the browser reads into a blob of its own."""
+    """The answer of a fetch, or a ReadableStream as the body of one. The browser has what is read of it in a blob: as
+    much as the model's own header tells, whatever comes behind that."""
     name = file_name(str(response.url)) if response.url else "the stream"
     if response.type == "opaque":
         raise ModelFileError(f"The answer for {name} is opaque (it was fetched with mode 'no-cors'); give its URL.")
@@ -128,10 +131,28 @@ def response_source(response: Any) -> BlobSource:
 
     async def made() -> Any:
         nonlocal blob
-        blob = blob or asyncio.ensure_future(response.blob())
+        blob = blob or asyncio.ensure_future(_whole(response))
         return await blob
 
     return BlobSource(None, name, made=made)
+
+
+async def _whole(response: Any) -> Any:
+    """The model in an answer's body, as a Blob."""
+    if not response.body:  # which an answer of no bytes may lack
+        return js.Blob.new()
+    reader, length = response.body.getReader(), create_proxy(model_length)
+    try:
+        return await js_file("files/whole.js")(reader, length, _PIECE)
+    finally:
+        length.destroy()
+        with suppress(JsException):  # of a stream that failed, which is told
+            await reader.cancel()
+
+
+async def model_length(beginning: Any) -> int | None:
+    """How long a model is, by its beginning in an ArrayBuffer; None if more of it must be there for that."""
+    return await length_told(beginning.to_bytes())
 
 
 def stream_source(stream: Any) -> BlobSource:

@@ -9,9 +9,8 @@
 // refuse it); that the file is still the same is seen from the size, ETag and Last-Modified of every answer instead.
 // The HTTP cache is passed by: it would keep a second copy, and slows ranges down to a third.
 //
-// Of a file of which no length is told as much is read as its own beginning tells: `length` gives that for what has come
-// of it (a Uint8Array), or nothing while more is needed.
-(url, name, headers, { attempts, delay, enough, stall, slowest, range, parallel, first }, through, length) => {
+// Of a file of which no length is told as much is read as its own beginning tells: see whole.js.
+(url, name, headers, { attempts, delay, enough, stall, slowest, range, parallel, first }, through, blobOf, length) => {
   const closing = new AbortController();
   const opening = new AbortController(); // of the first answer
   let told = null; // {size, etag, modified, digest, linked, ranged} of the first answer; size is null if it does not say
@@ -344,37 +343,17 @@
     close: () => closing.abort(),
   };
 
-  // All of the file, from its start again after a break: no server says how much is to come, and there may be no end. What
-  // has come is handed over to the browser, which may put it on the disk.
+  // All of the file, from its start again after a break: no server says how much is to come.
   async function blob() {
     const { signal } = opening;
     const wholes = persist(async function* () {
       const { request, response } = inHand ?? (await ask(0, first, signal));
       inHand = null;
-      const blobs = [];
-      let chunks = [];
-      let held = 0; // bytes of the chunks
-      let size = 0;
-      let end = null;
-      let asked = 0; // after so many bytes the end is asked for
       try {
-        const read = steadily(response.body.getReader(), request);
-        for (let next; (end === null || size < end) && !(next = await read()).done; ) {
-          chunks.push(next.value);
-          size += next.value.length;
-          held += next.value.length;
-          if (end === null && size >= asked) {
-            end = (await length(await new Blob([...blobs, ...chunks]).arrayBuffer())) ?? null;
-            asked = 4 * size;
-          }
-          if (held < range) continue;
-          blobs.push(new Blob(chunks));
-          [chunks, held] = [[], 0];
-        }
+        yield await blobOf({ read: steadily(response.body.getReader(), request) }, length, range);
       } finally {
         request.abort();
       }
-      yield new Blob([...blobs, ...chunks]).slice(0, end ?? size);
     }, signal);
     return (await wholes.next()).value;
   }

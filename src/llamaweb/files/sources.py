@@ -43,7 +43,9 @@ class StreamingSource(Source, Protocol):
 def open_source(model: Any, *, cache: bool | str = True, sha256: str | None = None) -> StreamingSource:
     """A source for what a user gives: a URL, a File or Blob of the page, a file handle of the browser's storage, a list
     of these that are one model, the bytes of an array or buffer of JavaScript or Python, a Response, a ReadableStream,
-    a path or an open file of Python's, or a source itself. Raises ModelFileError that names what is none of these.
+    a path or an open file of Python's, or a source itself. Raises ModelFileError that names what is none of these. Of
+    what may have no end (a Response, a ReadableStream, a URL of no told length) as much is read as the model's own
+    header tells.
 
     cache: keep the files of URLs in the browser's storage; "only" takes what is kept, and asks no server. sha256: of a
     URL's file, in hex.

@@ -12,10 +12,9 @@ import js
 from pyodide.ffi import JsException, create_proxy
 
 from llamaweb.errors import DownloadError, ModelChangedError
-from llamaweb.files.blob_source import read_error
+from llamaweb.files.blob_source import model_length, read_error
 from llamaweb.javascript import js_file, js_object
 from llamaweb.model.gguf_file import FIRST_READ
-from llamaweb.model.length import length_told
 from llamaweb.model.source import check_range, file_name, sibling_url
 
 _PROTOCOLS = ("https:", "http:", "blob:", "data:")  # what every page's fetch reads
@@ -79,13 +78,14 @@ class UrlSource:
         self._patience = patience
         self.before = before
         self._beside = beside
-        self._length: Any = create_proxy(_length)
+        self._length: Any = create_proxy(model_length)
         self.download: Any = js_file("files/download.js")(
             self.url,
             self.name,
             js_object(self._headers),
             js_object(asdict(patience)),
             js_file("files/through.js"),
+            js_file("files/whole.js"),
             self._length,
         )
         self._told: Told | None = None
@@ -141,11 +141,6 @@ class UrlSource:
             return await promise
         except JsException as error:
             raise read_error(error, self.name) from None
-
-
-async def _length(beginning: Any) -> int | None:
-    """Of a file whose beginning, an ArrayBuffer, has come."""
-    return await length_told(beginning.to_bytes())
 
 
 def absolute(url: str) -> str:

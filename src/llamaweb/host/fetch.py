@@ -13,14 +13,18 @@ import sys
 import tarfile
 import tempfile
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from llamaweb.errors import HostError
+from llamaweb.errors import HostError, megabytes
 from llamaweb.host.report import Report, silent
 
 CHUNK = 1 << 20
+MOST = 256 << 20  # bytes of a file from Pyodide's CDN, of which the largest has a tenth of that
+SLOW_SECONDS = 30  # after which a file that comes at less than SLOWEST bytes a second is given up
+SLOWEST = 1000
 NO_NETWORK = (
     "its registry cannot be reached, and it is not in the cache yet; connect this machine to the network (once: what "
     "was fetched is kept), or tell pip and npm the proxy or the mirror to use."
@@ -66,14 +70,20 @@ def answers(url: str, seconds: float = 2.5) -> bool:
 
 
 def download(url: str, target: Path, sha256: str, report: Report = silent) -> Path:
-    """The file at `url` as `target`; HostError if it cannot be fetched or is not the pinned one."""
+    """The file at `url` as `target`; HostError if it cannot be fetched, is not the pinned one or larger than any, or
+    drips."""
     partial = target.with_name(target.name + ".part")
     try:
         with urllib.request.urlopen(url, timeout=30) as response, partial.open("wb") as out:
-            total, done = int(response.headers.get("Content-Length") or 0), 0
-            while chunk := response.read(CHUNK):
-                out.write(chunk)
+            total, done, began = int(response.headers.get("Content-Length") or 0), 0, time.monotonic()
+            while chunk := response.read1(CHUNK):
                 done += len(chunk)
+                seconds = time.monotonic() - began
+                if max(done, total) > MOST:
+                    raise ValueError(f"it is larger than {megabytes(MOST)}, which no pinned file is")
+                if seconds > SLOW_SECONDS and done < SLOWEST * seconds:
+                    raise ValueError(f"it comes at {done / seconds:,.0f} bytes a second")
+                out.write(chunk)
                 report(f"Fetching {target.name}", done, total, "B")
     except (OSError, ValueError) as error:
         partial.unlink(missing_ok=True)

@@ -97,6 +97,11 @@ class GGUFFile:
             raise ModelFileError("The file does not name its architecture (general.architecture); convert it again.")
         return name
 
+    @property
+    def end(self) -> int:
+        """Bytes up to the end of the last tensor."""
+        return max((tensor.offset + tensor.nbytes for tensor in self.tensors.values()), default=self.data_offset)
+
     def same_as(self, other: GGUFFile) -> bool:
         """Whether two headers say the same, as those of one file that was read twice do."""
         mine, theirs = self.metadata, other.metadata

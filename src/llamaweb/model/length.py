@@ -44,4 +44,4 @@ async def length_told(beginning: bytes) -> int | None:
         return len(beginning) if not source.read_on or len(beginning) > MAX_HEADER_BYTES else None
     if file.data_offset > len(beginning):
         return None
-    return max((tensor.offset + tensor.nbytes for tensor in file.tensors.values()), default=file.data_offset)
+    return file.end

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from llamaweb.errors import DownloadError, ModelFileError, short
+from llamaweb.errors import DownloadError, ModelFileError, megabytes, short
 from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo, read_header
 from llamaweb.model.source import Source
 
 MAX_SHARDS = 1 << 10
+MAX_REST = 64 << 20  # bytes behind a file's last tensor that may be more than all before them
 
 _NAME = re.compile(r"(?s)(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
@@ -72,10 +73,21 @@ async def read_model(
 
 async def _header(source: Source, progress: Callable[[int], None] | None = None) -> GGUFFile:
     try:
-        return await read_header(source, progress)
+        header = await read_header(source, progress)
+        _check_rest(source, header)
+        return header
     except ModelFileError as error:
         source.sound = isinstance(error, DownloadError)
         raise
+
+
+def _check_rest(source: Source, header: GGUFFile) -> None:
+    """A file is read, and kept, to its end: what is no part of the model must not be most of that."""
+    if header.size - header.end > max(header.end, MAX_REST):
+        raise ModelFileError(
+            f"{source.name} has {megabytes(header.size)}, of which its header tells {megabytes(header.end)}: most "
+            "of it is no part of a model; fetch it again."
+        )
 
 
 async def _open(source: S, names: list[str], number: int, opened: Callable[[S], None]) -> tuple[S, GGUFFile]:
