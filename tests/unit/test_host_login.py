@@ -43,9 +43,10 @@ def test_without_the_login_every_address_answers_with_one_sentence_alone(site: S
                 for path in [*paths, "folder/peer/page.html", f"?token={secret[1:]}", "?token=", "?token=%ff%00"]:
                     for cookie in (None, "", secret[1:], secret + "x", folder[1:]):
                         headers = {} if cookie is None else {"Cookie": f"{COOKIE}={cookie}"}
-                        async with session.get(base + path, headers=headers) as response:
+                        async with session.get(base + path, headers=headers, allow_redirects=False) as response:
                             assert (response.status, await response.text()) == (403, REFUSAL), (path, cookie)
-                            assert "Set-Cookie" not in response.headers
+                            assert not {"Set-Cookie", "Location", "Refresh"} & set(response.headers)
+                            assert response.headers["Connection"] == "close"
             assert REFUSAL.count(".") == REFUSAL.count("\n") == 1 and "open the one" in REFUSAL
 
     asyncio.run(body())
@@ -60,6 +61,7 @@ def test_the_printed_address_gives_a_cookie_for_a_folder_that_nobody_else_knows_
             for address, place in (
                 (server.address, f"{server.login.folder}/"),
                 (server.bridge_address, f"{server.login.folder}/bridge.html"),
+                (f"{server.url}x/bridge.html?token={server.login.secret}", f"{server.login.folder}/"),
                 (f"{server.origin}//attacker.example/?token={server.login.secret}", f"{server.login.folder}/"),
             ):
                 async with session.get(address, allow_redirects=False) as response:
@@ -75,6 +77,16 @@ def test_the_printed_address_gives_a_cookie_for_a_folder_that_nobody_else_knows_
             # What a browser sends to any other server of this machine does not hold it.
             assert not jar.filter_cookies(URL(f"{server.origin}/model/m.gguf"))
             assert server.login.secret not in server.url and len(server.login.folder) > 20
+
+    asyncio.run(body())
+
+
+def test_a_link_of_another_site_is_asked_for_once_more_which_then_brings_the_cookie(site: Site) -> None:
+    async def body() -> None:
+        async with serving(site) as server, aiohttp.ClientSession() as session:
+            for place, again in (("cross-site", "0"), ("same-site", None), ("none", None)):
+                async with session.get(f"{server.url}/", headers={"Sec-Fetch-Site": place}) as response:
+                    assert (response.status, response.headers.get("Refresh")) == (403, again)
 
     asyncio.run(body())
 

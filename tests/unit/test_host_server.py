@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import resource
 import socket
 import time
 import zipfile
@@ -14,8 +15,12 @@ import aiohttp
 import pytest
 
 from llamaweb.errors import HostError
-from llamaweb.host.login import COOKIE
+from llamaweb.host.login import COOKIE, Login
 from llamaweb.host.server import Server, Site, serving
+from llamaweb.host.strangers import allowed_files
+
+# Also of this machine, or of what begins or ends as it; no address of ours has them.
+OTHER_NAMES = ("127.1", "2130706433", "0.0.0.0", "[::1]", "127.0.0.2", "a.localhost", "localhost.", "localhost.a")
 
 Visit = Callable[[Server, aiohttp.ClientSession], Awaitable[None]]
 
@@ -28,6 +33,8 @@ def visit(tmp_path: Path) -> Callable[[Visit], None]:
     (distribution / "pyodide.mjs").write_text("export {}")
     (distribution / "pyodide.asm.wasm").write_bytes(b"\0asm")
     (tmp_path / "secret").write_text("secret")
+    (tmp_path / "pyodide-secret").mkdir()
+    (tmp_path / "pyodide-secret" / "secret").write_text("secret")
     model = tmp_path / "a model.gguf"
     model.write_bytes(bytes(range(200)))
 
@@ -102,6 +109,10 @@ def test_the_configuration_names_a_wheel_that_holds_the_package_and_its_wgsl(vis
         "/model/..%2Fsecret",
         "/pyodide/..%2Fsecret",
         "/pyodide/../secret",
+        "/pyodide/..%2Fpyodide-secret%2Fsecret",
+        "/pyodide/pyodide.mjs/..%2F..%2Fpyodide-secret%2Fsecret",
+        "/pyodide-secret/secret",
+        "/pyodide/",
         "/%00",
         "/pyodide/%ff%fe%00",
         pytest.param("/" + 3000 * "a", id="long"),
@@ -136,6 +147,11 @@ def test_another_sites_name_for_this_machine_is_refused_however_it_is_written(vi
             [f"GET {path} HTTP/1.1", theirs],
             [f"GET {path} HTTP/1.1", f"{theirs}:{port}"],
             [f"GET {path} HTTP/1.1", "Host: 127.0.0.1"],
+            [f"GET {path} HTTP/1.1", "Host: localhost"],
+            [f"GET {path} HTTP/1.1", "Host: "],
+            *([f"GET {path} HTTP/1.1", f"Host: {name}:{port}"] for name in OTHER_NAMES),
+            [f"GET {path} HTTP/1.1", f"Host: localhost:{port + 1}"],
+            [f"GET {path} HTTP/1.1", f"Host: localhost:{port}:{port}"],
             [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1.attacker.example:{port}"],
             [f"GET {path} HTTP/1.1", f"Host: attacker.example@127.0.0.1:{port}"],
             [f"GET {path} HTTP/1.1", ours, theirs],
@@ -148,6 +164,10 @@ def test_another_sites_name_for_this_machine_is_refused_however_it_is_written(vi
             assert status in ("400", "403"), lines
 
     visit(rebound)
+
+
+def test_the_port_that_browsers_leave_out_of_an_address_need_not_be_named() -> None:
+    assert Server(80, Login()).hosts == {"127.0.0.1", "127.0.0.1:80", "localhost", "localhost:80"}
 
 
 def test_every_answer_has_a_policy_and_tells_nobody_where_it_is(tmp_path: Path) -> None:
@@ -184,6 +204,7 @@ def test_every_answer_has_a_policy_and_tells_nobody_where_it_is(tmp_path: Path) 
             for path in ("folder/peer/peer.html", "folder/peer/peer.js"):
                 found = await policy(path)
                 assert found["frame-ancestors"] == "'none'" and theirs not in str(found) and "*" not in str(found)
+                assert "inline" not in str(found)
 
     asyncio.run(body(()))
     asyncio.run(body((frame, theirs)))
@@ -253,6 +274,64 @@ def test_half_open_connections_are_dropped_within_10_s_and_others_answered_meanw
         assert time.monotonic() - begin > 3
 
     visit(flood)
+
+
+def test_strangers_make_room_for_each_other_and_for_nobody_who_has_the_login(
+    visit: Callable[[Visit], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamaweb.host.server.allowed_files", lambda: 20)
+
+    async def flood(server: Server, session: aiohttp.ClientSession) -> None:
+        known = await asyncio.open_connection("127.0.0.1", server.port)
+        head = [f"GET {server.login.folder}/config.json HTTP/1.1", f"Host: 127.0.0.1:{server.port}", cookie(server)]
+
+        async def answered() -> bytes:
+            known[1].write("\r\n".join([*head, "", ""]).encode())
+            answer = await known[0].readuntil(b"\r\n\r\n")
+            await known[0].readuntil(b"}}")
+            return answer.split()[1]
+
+        assert await answered() == b"200"
+        strangers = []
+        for _ in range(30):
+            strangers.append(await asyncio.open_connection("127.0.0.1", server.port))
+            await asyncio.sleep(0.001)
+        assert await answered() == b"200"
+        waits = [asyncio.create_task(reader.read()) for reader, _ in strangers]
+        await asyncio.sleep(0.05)
+        assert [wait.done() for wait in waits] == [True] * 20 + [False] * 10
+        for wait, (_, writer) in zip(waits, strangers, strict=True):
+            wait.cancel()
+            writer.close()
+        known[1].close()
+
+    visit(flood)
+
+
+@pytest.mark.parametrize(
+    ("limits", "allowed", "asked"),
+    [
+        ((1024, 1 << 20), 8192, [(8192, 1 << 20)]),
+        ((1024, 4096), 4096, [(4096, 4096)]),
+        ((256, resource.RLIM_INFINITY), 8192, [(8192, resource.RLIM_INFINITY)]),
+        ((1 << 19, 1 << 20), 8192, []),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), 8192, []),
+        ((1024, 1024), 1024, []),
+    ],
+)
+def test_as_many_files_as_may_be_and_no_more_than_are_needed_are_asked_for(
+    limits: tuple[int, int], allowed: int, asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda what, both: told.append(both))
+    assert (allowed_files(), told) == (allowed, asked)
+
+    def refuse(what: int, both: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert allowed_files() == (256 if asked else allowed)
 
 
 def test_what_is_no_http_or_too_long_is_4xx_without_a_word_on_the_terminal(

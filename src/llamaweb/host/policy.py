@@ -13,10 +13,10 @@ _SCRIPT = (
     "default-src 'none'; script-src 'self' 'unsafe-eval'; worker-src blob:; connect-src {}; frame-ancestors 'none'"
 )
 _PAGE = "default-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors {}"
-# wllama's page has its script in it, and makes its workers and their scripts from blobs.
+# wllama makes its workers and their scripts from blobs.
 _PEER = (
-    "default-src 'self' blob:; script-src 'self' blob: 'unsafe-inline' 'wasm-unsafe-eval'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
+    "default-src 'self' blob:; script-src 'self' blob: 'wasm-unsafe-eval'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import errno
 import json
 import logging
@@ -21,6 +21,7 @@ from llamaweb.errors import HostError
 from llamaweb.host.login import Login
 from llamaweb.host.page_wheel import page_wheel
 from llamaweb.host.policy import page_policy, peer_policy, script_policy
+from llamaweb.host.strangers import Connections, allowed_files
 
 HOST = "127.0.0.1"
 # Cross-origin isolation; no-cache has the browser ask again, and a 304 answer costs nothing.
@@ -36,7 +37,6 @@ _TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "applica
 _OURS = (HOST, "localhost")
 # A connection that asks for nothing, or never ends what it asks, is dropped.
 _IDLE_SECONDS = 8.0
-_FILES = 8192
 # What is no HTTP is answered with a 400; that it came is nobody's concern.
 _LOG = logging.getLogger(__name__)
 _LOG.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
@@ -63,6 +63,8 @@ Bridge = Callable[[web.WebSocketResponse], Awaitable[None]]
 class Server:
     """A running server. `url` is where its pages are, for a browser that has opened `address` or `bridge_address`:
     these hold the secret, and are for nobody's eyes but a person's."""
+
+    connections: Connections
 
     def __init__(self, port: int, login: Login) -> None:
         self.port = port
@@ -102,7 +104,6 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """Serve `site` on `port` (0: a free one) of this machine only; HostError if the port is in use. login: one of its
     own if None."""
-    _allow_files()
     server = Server(port, login or Login())
     server.login.framed = bool(site.frames)
     runner = web.AppRunner(
@@ -114,27 +115,20 @@ async def serving(
         lingering_time=1.0,
     )
     await runner.setup()
+    assert runner.server is not None
+    server.connections = Connections(runner.server, allowed_files() // 2)
     try:
         try:
-            await web.TCPSite(runner, HOST, port).start()
+            listening = await asyncio.get_running_loop().create_server(server.connections, HOST, port)
         except OSError as error:
             raise HostError(_port_sentence(port, error)) from error
-        server.port = runner.addresses[0][1]
-        yield server
+        server.port = listening.sockets[0].getsockname()[1]
+        try:
+            yield server
+        finally:
+            listening.close()
     finally:
         await runner.cleanup()
-
-
-def _allow_files() -> None:
-    """Raises how many files this process may open, where it may, so that strangers' connections do not take them all
-    before they are dropped."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        enough = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
-        if soft != resource.RLIM_INFINITY and soft < enough:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 def _port_sentence(port: int, error: OSError) -> str:
@@ -203,6 +197,7 @@ def _app(site: Site, server: Server, bridge: Bridge | None) -> web.Application:
         if len(hosts) != 1 or hosts[0].lower() not in server.hosts or not request.raw_path.startswith("/"):
             raise web.HTTPForbidden
         server.login.check(request)
+        server.connections.know(request)
         return await handler(request)
 
     app = web.Application(middlewares=[only_us])

@@ -149,6 +149,8 @@ async def read_header(source: Source, progress: Callable[[int], None] | None = N
         names.add(info.name)
         found.append(info)
     data_offset = -(-cursor.position // alignment) * alignment
+    if (await cursor.peek(data_offset - cursor.position)).strip(b"\0"):
+        raise cursor.damaged(f"its table of tensors goes on behind the {n_tensors} that it claims")
     tensors = {info.name: _placed(cursor, info, data_offset) for info in found}
     _check_overlaps(cursor, list(tensors.values()))
     return GGUFFile(version, metadata, tensors, alignment, data_offset, cursor.size)

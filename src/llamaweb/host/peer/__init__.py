@@ -15,6 +15,7 @@ from llamaweb.host.report import Report, silent
 
 VERSION = "3.8.1"
 SHA256 = "bbe65fcc6d128d7853aed6d1699db7541e51a0363dc0135b8b68153acbf74670"
+_OURS = ("wllama.html", "bench.js")
 _MEMBERS = ("index.js", "wasm/wllama.wasm")
 
 
@@ -24,12 +25,13 @@ def ensure_wllama(report: Report = silent) -> Path:
     Raises HostError if it cannot be fetched.
     """
     with kept.keeping() as root:
-        folder, page = root / f"wllama-{VERSION}", Path(__file__).with_name("wllama.html")
-        if folder.is_dir() and not stamps.whole(folder, {page.name: fetch.sha256_of(page)}):
+        folder, ours = root / f"wllama-{VERSION}", [Path(__file__).with_name(name) for name in _OURS]
+        if folder.is_dir() and not stamps.whole(folder, {file.name: fetch.sha256_of(file) for file in ours}):
             kept.delete(folder)
         if not folder.is_dir():
             _fetch(folder, report)
-            shutil.copy(page, folder)
+            for file in ours:
+                shutil.copy(file, folder)
             stamps.seal(folder)
     return folder
 
