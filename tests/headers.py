@@ -85,8 +85,9 @@ def gemma3_header(
     bias: bool = False,
     type: str = "Q5_0",
     types: Mapping[str, str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> GGUFFile:
-    """As llama_header; by default Gemma 3 270M."""
+    """As llama_header; by default Gemma 3 270M. metadata: more keys, under "gemma3."."""
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_embd, n_vocab), "output_norm.weight": (n_embd,)}
     for p in (f"blk.{i}." for i in range(n_layer)):
         for part, heads in (("q", n_head), ("k", n_head_kv), ("v", n_head_kv)):
@@ -112,6 +113,7 @@ def gemma3_header(
         "attention.layer_norm_rms_epsilon": 1e-6,
         "attention.sliding_window": window,
         "rope.freq_base": 1e6,
+        **(metadata or {}),
     }
     return _header("gemma3", keys, shapes, type, types or {})
 

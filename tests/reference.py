@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Coroutine, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ def nmse(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 class _Reference:
-    """A model of a GGUF file; weights are dequantized when they are needed, and not kept."""
+    """A model of a GGUF file; weights are dequantized when they are needed, and none is kept but the embeddings."""
 
     def __init__(self, file: bytes | Path, *, kv_f16: bool = True) -> None:
         self._source: Source = BytesSource(file) if isinstance(file, bytes) else FileSource(file)
@@ -41,6 +42,10 @@ class _Reference:
         self.head_dim: int = self._meta("attention.key_length", self.n_embd // self.n_head)
         self.rms_eps: float = self._meta("attention.layer_norm_rms_epsilon")
         self.n_vocab: int = self._tensors["token_embd.weight"].shape[1]
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        return self.weight("token_embd.weight")
 
     def weight(self, name: str) -> np.ndarray:
         """A tensor as float32, shaped (rows, row length) or (length,)."""
@@ -73,6 +78,9 @@ class _Reference:
         mean = np.mean(np.square(x), axis=-1, keepdims=True)
         return (x / np.sqrt(mean + np.float32(self.rms_eps))) * self.weight(name)
 
+    def _output(self) -> np.ndarray:
+        return self.weight("output.weight") if "output.weight" in self._tensors else self.table
+
     def _meta(self, key: str, default: Any = None) -> Any:
         value = self.metadata.get(f"{self.metadata['general.architecture']}.{key}", default)
         if value is None:
@@ -89,8 +97,7 @@ class ReferenceLlama(_Reference):
         `states`, if given, is filled with each layer's inputs and results by name, (n_tokens, …).
         """
         kept: dict[str, np.ndarray] = {} if states is None else states
-        table = self.weight("token_embd.weight")
-        x = table[np.asarray(tokens)]
+        x = self.table[np.asarray(tokens)]
         kept["embd"] = x
         cos, sin = self.rope_table(len(tokens))
         for layer in range(self.n_layer):
@@ -103,9 +110,7 @@ class ReferenceLlama(_Reference):
             kept[p + "ffn_glu"] = h
             x = x + self._linear(h, p + "ffn_down")
             kept[p + "ffn_residual"] = x
-        x = self._norm(x, "output_norm.weight")
-        output = self.weight("output.weight") if "output.weight" in self._tensors else table
-        return x @ output.T
+        return self._norm(x, "output_norm.weight") @ self._output().T
 
     def rope_table(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and sines of positions 0 to n_tokens - 1, float32 (n_tokens, rope dimensions / 2)."""
@@ -164,11 +169,10 @@ class ReferenceGemma3(_Reference):
         # Gemma 3 27B, which is told by its layers, divides by what its heads would be if they shared n_embd.
         self.scale: float = (self.n_embd // self.n_head if self.n_layer == 62 else self.head_dim) ** -0.5
 
-    def logits(self, tokens: Sequence[int], states: dict[str, np.ndarray] | None = None) -> np.ndarray:
-        """As ReferenceLlama's."""
+    def logits(self, tokens: Sequence[int], states: dict[str, np.ndarray] | None = None, last: int = 0) -> np.ndarray:
+        """As ReferenceLlama's; of the `last` tokens alone, or of all."""
         kept: dict[str, np.ndarray] = {} if states is None else states
-        table = self.weight("token_embd.weight")
-        x = table[np.asarray(tokens)] * np.float32(math.sqrt(self.n_embd))
+        x = self.table[np.asarray(tokens)] * np.float32(math.sqrt(self.n_embd))
         kept["embd"] = x
         for layer in range(self.n_layer):
             p = f"blk.{layer}."
@@ -180,8 +184,7 @@ class ReferenceGemma3(_Reference):
             kept[p + "ffn_glu"] = h
             x = x + self._norm(self._linear(h, p + "ffn_down"), p + "post_ffw_norm.weight")
             kept[p + "ffn_residual"] = x
-        x = self._norm(x, "output_norm.weight")
-        logits = x @ (self.weight("output.weight") if "output.weight" in self._tensors else table).T
+        logits = self._norm(x[-last:], "output_norm.weight") @ self._output().T
         cap = self._meta("final_logit_softcapping", 0.0)
         return np.float32(cap) * np.tanh(logits / np.float32(cap)) if cap else logits
 

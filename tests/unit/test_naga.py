@@ -1,6 +1,6 @@
 """Every kernel's text in Firefox's compiler, naga; the browser tests run them in Chromium's.
 
-Subgroup matrices are Chromium's own, and have no profile here.
+Each kernel is looked at once, whatever devices it is for. No profile has subgroup matrices, which are Chromium's own.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from math import prod
+from typing import Any, NamedTuple
 
 import pytest
 import wgpu
@@ -47,7 +49,11 @@ PROFILES = {
     "64 lanes, f16, no packed dot": replace(DESKTOP, subgroup_size=64, f16=True, packed_dot=False),
     "lanes that vary": replace(DESKTOP, subgroup_size=0, f16=True),
 }
-GEMMA3 = {"n_layer": 6, "n_embd": 256, "n_head": 4, "n_head_kv": 1, "n_ff": 512, "n_vocab": 300, "head_dim": 64}
+# A layer of each kind: the others have the same kernels.
+ROWS = {**TINY, "n_layer": 1}
+BLOCKS = {**WIDE, "n_layer": 1}
+GEMMA3 = {"n_layer": 2, "n_embd": 256, "n_head": 4, "n_head_kv": 1, "n_ff": 512, "n_vocab": 300, "head_dim": 64}
+GEMMA3 |= {"metadata": {"attention.sliding_window_pattern": 2}}
 HEADS = (16, 24, 64, 80, 96, 128, 256)
 BY_PROFILE = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 
@@ -56,20 +62,20 @@ def models() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
     """A llama of each format, a gemma3 of some, with and without biases and fusion; heads of each size and cache."""
     for i, format in enumerate(FORMATS.values()):
         bias = i % 2 == 0
-        yield llama_header(**WIDE, type=format.type.name, bias=bias, tied=bias), {"logits_all": bias}
+        yield llama_header(**BLOCKS, type=format.type.name, bias=bias, tied=bias), {"logits_all": bias}
         if i % 3 == 0:
             yield gemma3_header(**GEMMA3, window=32, type=format.type.name, bias=not bias), {}
-    for family in (llama_header(**WIDE, bias=True), gemma3_header(**GEMMA3, window=32, bias=True)):
+    for family in (llama_header(**BLOCKS, bias=True), gemma3_header(**GEMMA3, window=32, bias=True)):
         yield family, {"unfused": list(FUSIONS)}
     for head_dim, row in ((2, 50), (100, 172), (510, 66)):  # rows that are no whole blocks, nor heads whole eights
         odd = {"n_embd": row, "n_ff": row + 6, "head_dim": head_dim}
-        yield llama_header(**{**TINY, **odd}, type="F16"), {"type_k": "f32"}
+        yield llama_header(**{**ROWS, **odd}, type="F16"), {"type_k": "f32"}
         yield gemma3_header(**{**GEMMA3, **odd}, type="BF16"), {"unfused": list(FUSIONS)}
     for head_dim in HEADS:
         for k, v in zip(CACHE_FORMATS, ["f16", *list(CACHE_FORMATS)[::-1]], strict=False):
             if all(head_dim % (CACHE_FORMATS[name].block or 1) == 0 for name in (k, v)):
                 sizes = {"n_head": 12, "n_head_kv": 4, "head_dim": head_dim}
-                yield llama_header(**{**TINY, **sizes}, type="F32"), {"type_k": k, "type_v": v}
+                yield llama_header(**{**ROWS, **sizes}, type="F32"), {"type_k": k, "type_v": v}
                 yield gemma3_header(**{**GEMMA3, **sizes}, type="F32"), {"type_k": k, "type_v": v}
 
 
@@ -106,71 +112,105 @@ def tried(model: tuple[GGUFFile, dict[str, Any]], profile: DeviceProfile, mode: 
         yield plan(model, profile, tuned=True, choices=choices)
 
 
-def texts(kernels: Iterator[Kernel]) -> dict[str, Kernel]:
-    return {wgsl(kernel): kernel for kernel in dict.fromkeys(kernels)}
+@cache
+def naga(f16: bool, lanes: bool) -> Naga:
+    """A device with these features and no others."""
+    return Naga(replace(LEAST, f16=f16, subgroup_size=32 if lanes else 0))
 
 
-def check_needs(text: str, profile: DeviceProfile) -> None:
-    """A device is asked for no feature that it has not, and, what naga does not count, for no more memory."""
-    allowed = {"f16": profile.f16, "subgroups": profile.subgroup_size > 0}
-    assert all(allowed.get(name) for name in re.findall(r"^\s*enable (.*);", text, re.MULTILINE)), text
-    packed = re.search(r"\b(requires packed_4x8_integer_dot_product|dot4[IU]8Packed|(un)?pack4x)", text)
-    assert profile.packed_dot or not packed, text
-    assert workgroup_bytes(text) <= profile.max_compute_workgroup_storage_size, text
+class Needs(NamedTuple):
+    """What a kernel asks of a device."""
+
+    features: frozenset[str]
+    slots: int
+    invocations: int
+    memory: int
+
+
+@cache
+def needs(kernel: Kernel) -> Needs:
+    """That of a kernel which naga finds sound, on a device with the features that it asks for alone."""
+    text = wgsl(kernel)
+    features = frozenset(re.findall(r"^\s*enable (.*);", text, re.MULTILINE))
+    naga("f16" in features, "subgroups" in features).module(text)
+    if re.search(r"\b(requires packed_4x8_integer_dot_product|dot4[IU]8Packed|(un)?pack4x)", text):
+        features |= {"packed dot"}
+    (size,) = re.findall(r"@workgroup_size\(([\d, ]+)\)", text)
+    return Needs(features, len(kernel.slots), prod(map(int, size.split(","))), workgroup_bytes(text))
+
+
+def check(kernel: Kernel, profile: DeviceProfile) -> None:
+    """A device is asked for no feature that it has not, and for no more than it allows."""
+    asked, there = needs(kernel), {"f16": profile.f16, "subgroups": profile.subgroup_size > 0}
+    there["packed dot"] = profile.packed_dot
+    assert all(there[feature] for feature in asked.features), kernel
+    assert asked.slots <= profile.max_storage_buffers_per_shader_stage, kernel
+    assert asked.invocations <= profile.max_compute_invocations_per_workgroup, kernel
+    assert asked.memory <= profile.max_compute_workgroup_storage_size, kernel
 
 
 @BY_PROFILE
 def test_every_kernel_of_every_format_is_sound_on_a_device(profile: DeviceProfile) -> None:
-    naga = Naga(profile)
-    found = texts(kernel for model in models() for kernel in kernels(plan(model, profile)))
-    for text in found:
-        check_needs(text, profile)
-        naga.module(text)
-    assert {kernel.template for kernel in found.values()} >= {"get_rows", "mul_mat", "mul_mat_vec", "flash_attn"}
-    assert {dict(kernel.constants).get("format") for kernel in found.values()} >= {f.name for f in FORMATS.values()}
+    found = dict.fromkeys(kernel for model in models() for kernel in kernels(plan(model, profile)))
+    for kernel in found:
+        check(kernel, profile)
+    assert {kernel.template for kernel in found} >= {"get_rows", "mul_mat", "mul_mat_vec", "flash_attn"}
+    assert {dict(kernel.constants).get("format") for kernel in found} >= {f.name for f in FORMATS.values()}
+
+
+COMPILED: set[tuple] = set()
+
+
+def kind(kernel: Kernel) -> tuple:
+    """What its code is, but for numbers."""
+    return (kernel.template, *((name, value) for name, value in kernel.constants if isinstance(value, str | bool)))
 
 
 @BY_PROFILE
 def test_kernels_compile_to_their_end_within_the_limits_of_a_device(profile: DeviceProfile) -> None:
-    naga = Naga(profile)
-    for text, kernel in texts(kernel for model in share(profile) for kernel in kernels(plan(model, profile))).items():
-        naga.pipeline(kernel, text)
+    """Of each kind one, on one of the devices."""
+    device = Naga(profile)
+    for kernel in dict.fromkeys(kernel for model in share(profile) for kernel in kernels(plan(model, profile))):
+        if kind(kernel) not in COMPILED:
+            device.pipeline(kernel, wgsl(kernel))
+            COMPILED.add(kind(kernel))
 
 
 @BY_PROFILE
 def test_every_variant_that_tuning_tries_is_sound(profile: DeviceProfile) -> None:
-    naga, mine = Naga(profile), share(profile)
-    modes = ["full", *["auto"] * len(mine)]
+    """All of a model's on every other device, and those that a load tries of each."""
+    mine = share(profile)
+    modes = ["full" if list(PROFILES.values()).index(profile) % 2 else "auto", *["auto"] * len(mine)]
     found = (each for model, mode in zip(mine, modes, strict=False) for each in tried(model, profile, mode))
-    for text in texts(kernel for each in found for kernel in kernels(each)):
-        check_needs(text, profile)
-        naga.module(text)
+    for kernel in dict.fromkeys(kernel for each in found for kernel in kernels(each)):
+        check(kernel, profile)
 
 
 @pytest.mark.parametrize("profile", [LEAST, DESKTOP], ids=["least", "desktop"])
 def test_kernels_outside_of_plans_compile(profile: DeviceProfile) -> None:
-    naga = Naga(profile)
+    device = Naga(profile)
     launches = [library.repack(f, 1) for f in FORMATS.values() if f.repacked]
     launches += [library.find_nan(f, 100) for f in FORMATS.values()]
     launches += [library.vector(type, 1, lane_order=lanes) for type in VECTORS for lanes in (False, True)]
     launches += [library.pad_rows(f, 1) for f in FORMATS.values() if not f.repacked]
     launches += [peaks.read(profile)[0], peaks.fma(profile)[0], peaks.dispatch(), peaks.steps(False), peaks.steps(True)]
     for launch in launches:
-        naga.pipeline(launch.kernel, wgsl(launch.kernel))
+        check(launch.kernel, profile)
+        device.pipeline(launch.kernel, wgsl(launch.kernel))
 
 
 def test_naga_sees_a_wrong_type_a_missing_feature_and_what_is_beyond_limits() -> None:
-    naga, lanes = Naga(LEAST), Naga(DESKTOP)
+    least, lanes = Naga(LEAST), Naga(DESKTOP)
     shader = "@compute @workgroup_size(64) fn main(@builtin(local_invocation_index) i: u32) { %s }"
     with pytest.raises(wgpu.GPUError, match="expected to be `f32`, but got `u32`"):
-        naga.module(shader % "let x: f32 = i;")
+        least.module(shader % "let x: f32 = i;")
     with pytest.raises(wgpu.GPUError, match="SUBGROUP"):
-        naga.module("enable subgroups;\n" + shader % "let x = subgroupAdd(i);")
+        least.module("enable subgroups;\n" + shader % "let x = subgroupAdd(i);")
     lanes.module("enable subgroups;\n" + shader % "let x = subgroupAdd(i);")
     with pytest.raises(wgpu.GPUError, match="expected to be `f32`, but got `u32`"):
         lanes.module("enable subgroups;\n" + shader % "let x: f32 = subgroupAdd(i);")
     with pytest.raises(wgpu.GPUError, match="512 total invocations"):
-        naga.pipeline(Kernel("x", (), ()), "@compute @workgroup_size(512) fn main() {}")
+        least.pipeline(Kernel("x", (), ()), "@compute @workgroup_size(512) fn main() {}")
     nine = tuple(Slot(f"slot{i}", "u32", "read") for i in range(9))
     with pytest.raises(wgpu.GPUError, match="limit is 8, count was 9"):
-        naga.pipeline(Kernel("x", (), nine), "@compute @workgroup_size(64) fn main() {}")
+        least.pipeline(Kernel("x", (), nine), "@compute @workgroup_size(64) fn main() {}")

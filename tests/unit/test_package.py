@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def imported(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
+@cache
 def declared(outside: bool) -> set[str]:
     """The modules of the packages that the package asks for: in the page, or outside of it too."""
     lines = [line for line in PROJECT["dependencies"] if outside or "sys_platform != 'emscripten'" not in line]
