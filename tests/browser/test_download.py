@@ -185,7 +185,7 @@ def test_retry_after_is_waited_for(page: Page, server: UnreliableServer) -> None
         return time.perf_counter() - begin
 
     url = server.url("model.gguf", DATA, Fault(429, {"Retry-After": "2"}))
-    assert 2 <= page.run(seconds, url=url) < 5
+    assert 2 <= page.run(seconds, url=url) < 60
 
 
 def changes(data: bytes = DATA, **headers: str) -> Fault:

@@ -29,7 +29,7 @@ def large_vocabulary(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_vocabulary_of_128k_tokens_is_ready_in_1500_ms(page: Page, large_vocabulary: Path) -> None:
+def test_a_vocabulary_of_128k_tokens_takes_few_steps_of_python_for_a_string(page: Page, large_vocabulary: Path) -> None:
     async def read(url):
         import time
 
@@ -37,10 +37,14 @@ def test_a_vocabulary_of_128k_tokens_is_ready_in_1500_ms(page: Page, large_vocab
         from llamaweb.model.gguf_file import read_header
 
         start = time.perf_counter()
+        for _ in range(1_000_000):
+            pass
+        looped = time.perf_counter()
         file = await read_header(open_source(url))
-        seconds = time.perf_counter() - start
-        return seconds, len(file.metadata["tokenizer.ggml.tokens"]), len(file.metadata["tokenizer.ggml.merges"])
+        rounds = (time.perf_counter() - looped) / (looped - start) * 1_000_000
+        return rounds, len(file.metadata["tokenizer.ggml.tokens"]), len(file.metadata["tokenizer.ggml.merges"])
 
-    seconds, *counts = page.run(read, url=page.file_url(large_vocabulary))  # the first: another may come from a cache
+    rounds, *counts = page.run(read, url=page.file_url(large_vocabulary))  # the first: another may come from a cache
     assert counts == [N_TOKENS, N_MERGES]
-    assert seconds <= 1.5
+    print(f"{rounds / (N_TOKENS + N_MERGES):.0f} rounds of a loop for a string")
+    assert rounds < 200 * (N_TOKENS + N_MERGES)

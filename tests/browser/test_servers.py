@@ -98,7 +98,7 @@ def base() -> Iterator[str]:
     loop.create_task(start())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     yield f"http://127.0.0.1:{port[0]}"
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)

@@ -21,7 +21,7 @@ def golden(name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ids_in_the_page_are_llama_cpps_and_10000_words_take_less_than_a_second(
+def test_ids_in_the_page_are_llama_cpps_and_take_a_few_steps_of_python_for_a_token_and_a_letter(
     page: Page, name: str, tmp_path: Path
 ) -> None:
     async def run(url, texts, words):
@@ -34,12 +34,16 @@ def test_ids_in_the_page_are_llama_cpps_and_10000_words_take_less_than_a_second(
 
         metadata = pickle.loads(await (await pyfetch(url)).bytes())
         start = time.perf_counter()
+        for _ in range(1_000_000):
+            pass
+        looped = time.perf_counter()
         tokenizer = load_tokenizer(metadata)
         loaded = time.perf_counter()
         tokenizer.encode(words)
         encoded = time.perf_counter()
         ids = [tokenizer.encode(text.encode("latin-1")) for text in texts]
-        return loaded - start, encoded - loaded, ids
+        a_round = (looped - start) / 1_000_000
+        return (loaded - looped) / a_round / tokenizer.n_vocab, (encoded - loaded) / a_round / len(words), ids
 
     path = tmp_path / "metadata.pickle"
     path.write_bytes(pickle.dumps(vocabulary(name)))
@@ -47,5 +51,5 @@ def test_ids_in_the_page_are_llama_cpps_and_10000_words_take_less_than_a_second(
     words = " ".join("".join(rng.choices("etaoinshrdlu", k=rng.randint(4, 10))) for _ in range(10_000))
     load, encode, ids = page.run(run, url=page.file_url(path), texts=golden("texts")["chosen"], words=words)
     assert ids == golden(name)["chosen"][0]
-    assert load < 1.0 and encode < 1.0
-    print(f"{name}: loaded in {load:.3f} s, 10,000 words in {encode:.3f} s")
+    print(f"{name}: rounds of a loop: {load:.0f} for a token of the vocabulary, {encode:.0f} for a letter")
+    assert load < 400 and encode < 1_500

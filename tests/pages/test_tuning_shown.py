@@ -27,7 +27,7 @@ def test_tuning_is_shown_while_it_lasts_and_nothing_waits_for_it(browser: Chrome
     try:
         browser.get(site)
         page.drop("model.gguf", b"GGUF")
-        page.wait(lambda: page.state == "ready", 10)
+        page.wait(lambda: page.state == "ready", 30)
         assert page.text("tuning") == ""
         page.script("tune(3, 20)")
         shown = page.text("tuning")

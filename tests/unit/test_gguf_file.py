@@ -22,6 +22,7 @@ from llamaweb.planner import plan_model
 from llamaweb.rope import phases
 from llamaweb.strings import Strings
 from llamaweb.tokenizer import load_tokenizer
+from tests.pace import rounds, seconds
 from tests.tiny import TinyLlama, tiny_llama
 
 F32, Q4_0 = GGMLQuantizationType.F32, GGMLQuantizationType.Q4_0
@@ -182,7 +183,7 @@ def test_a_header_larger_than_one_read_is_read_in_growing_pieces() -> None:
     assert told[-1] < file.data_offset + (8 << 20), "the tensors' data is not read"
 
 
-def test_a_vocabulary_of_128k_tokens_parses_in_a_quarter_of_a_second() -> None:
+def test_a_vocabulary_of_128k_tokens_takes_less_than_a_look_at_each_of_its_strings() -> None:
     rng = random.Random(3)
     pieces = [bytes(rng.randrange(97, 123) for _ in range(rng.randrange(1, 14))) for _ in range(1000)]
     tokens = b"".join(text(b"%d" % index + pieces[index % 1000]) for index in range(128_256))
@@ -194,13 +195,8 @@ def test_a_vocabulary_of_128k_tokens_parses_in_a_quarter_of_a_second() -> None:
             key("tokenizer.ggml.merges", ARRAY, array(STRING, 280_147, merges)),
         )
     )
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        file = parse(data)
-        times.append(time.perf_counter() - start)
-    assert len(file.metadata["tokenizer.ggml.merges"]) == 280_147
-    assert min(times) < 0.25
+    assert len(parse(data).metadata["tokenizer.ggml.merges"]) == 280_147
+    assert rounds(lambda: parse(data)) < 40 * (128_256 + 280_147)
 
 
 BIG = 2**64 - 1
@@ -430,12 +426,12 @@ def test_3000_mutations_of_a_real_header_parse_or_get_a_sentence(tmp_path: Path)
         for part in field.parts:
             fields.append(position)
             position += part.nbytes
-    refused, slowest = 0, 0.0
+    refused, slowest, sound = 0, 0.0, seconds(lambda: parse(data))
     damaged = mutations(data, reader.data_offset, [at for at in fields if at < reader.data_offset - 8], 3000)
     tracemalloc.start()
     try:
         for copy in damaged:
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 file = parse(copy)
             except LlamaWebError as error:
@@ -444,12 +440,12 @@ def test_3000_mutations_of_a_real_header_parse_or_get_a_sentence(tmp_path: Path)
                 assert sentence.endswith(".") and "\n" not in sentence
             else:
                 assert all(info.offset + info.nbytes <= len(copy) for info in file.tensors.values())
-            slowest = max(slowest, time.perf_counter() - start)
+            slowest = max(slowest, time.process_time() - start)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert 1000 < refused < 3000
-    assert slowest < 1.0
+    assert slowest < 200 * sound
     assert peak < 4 << 20
 
 

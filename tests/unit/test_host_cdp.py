@@ -58,7 +58,7 @@ def cdp(program: str) -> Iterator[CDP]:
     cdp = CDP([program, "--mine"], 10)
     yield cdp
     cdp.close()
-    assert cdp.process.wait(10) is not None
+    assert cdp.process.wait(60) is not None
 
 
 def test_answers_come_to_those_who_asked(cdp: CDP) -> None:
@@ -102,12 +102,12 @@ def test_silence_has_an_end(program: str) -> None:
     with pytest.raises(CDPError, match="no answer to silence within 0 seconds"):
         cdp.call("silence")
     cdp.close()
-    assert cdp.process.wait(10) is not None
+    assert cdp.process.wait(60) is not None
 
 
 def test_what_is_no_program_or_no_browser_is_an_error(tmp_path: Path) -> None:
     for name in ("/no/browser", str(tmp_path), "/bin/true"):
-        cdp = CDP([name], 10)
+        cdp = CDP([name], 60)
         with pytest.raises(CDPError, match="the browser has ended"):
             cdp.call("echo")
-        cdp.process.wait(10)
+        cdp.process.wait(60)

@@ -95,10 +95,10 @@ def _interrupted(busy: str, arguments: list[str], number: signal.Signals, model:
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (tmp_path / "begun").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        time.sleep(0.2)
+        time.sleep(0.05)
         os.killpg(process.pid, number)
         try:
             output, errors = process.communicate(timeout=30)  # it would go on for a minute
