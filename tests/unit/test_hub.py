@@ -71,8 +71,15 @@ def test_a_revision_or_an_endpoint_that_no_address_has_is_refused(odd: str) -> N
 
 
 def test_checksums_come_from_the_listing_and_another_answer_is_refused() -> None:
-    listing = {"siblings": [{"rfilename": "a.gguf", "lfs": {"sha256": "ab"}}, {"rfilename": "b", "lfs": None}]}
+    listing = {"siblings": [{"rfilename": "a.gguf", "lfs": {"sha256": "aB"}}, {"rfilename": "b", "lfs": None}]}
     assert files(REPO, listing) == [HubFile("a.gguf", "ab"), HubFile("b")]
-    for answer in ([], {"error": "x"}, {"siblings": [{}]}, {"siblings": ["x"]}, None):
+    for answer in (
+        [],
+        {"error": "x"},
+        {"siblings": [{}]},
+        {"siblings": ["x"]},
+        {"siblings": [{"rfilename": "a", "lfs": {"sha256": 5}}]},
+        None,
+    ):
         with pytest.raises(ModelFileError, match="does not list files as the Hugging Face hub does"):
             files(REPO, answer)

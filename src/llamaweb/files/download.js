@@ -48,7 +48,7 @@
     return Object.assign(failed(sentence), { status, unanswered: NO_RANGES.has(status) && !plain });
   }
 
-  // Checks that an answer is of the same file as the first one.
+  // Checks that an answer is of the same file as those before.
   function note(response, size) {
     const now = {
       size,
@@ -63,6 +63,8 @@
     for (const key of known ? ["size"] : ["size", version]) {
       if (now[key] !== null && told[key] !== null && now[key] !== told[key]) throw changed();
     }
+    told.etag ??= now.etag; // what not every answer tells
+    told.modified ??= now.modified;
   }
 
   // An answer that holds byte `from`: {response, request, skip}, where `skip` bytes of its body lie before it.

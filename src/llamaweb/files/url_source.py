@@ -164,5 +164,5 @@ def _sha256(digest: Any, linked: Any) -> str | None:
     """
     if found := re.search(r"sha-256=:([A-Za-z0-9+/]{43}=):", digest or ""):
         return base64.b64decode(found[1]).hex()
-    found = re.fullmatch(r'"?([0-9a-f]{64})"?', linked or "")
-    return found[1] if found else None
+    found = re.fullmatch(r'"?([0-9a-fA-F]{64})"?', linked or "")
+    return found[1].lower() if found else None

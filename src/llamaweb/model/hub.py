@@ -58,7 +58,8 @@ class Repository:
 def files(repository: Repository, listing: Any) -> list[HubFile]:
     """The files that the hub's answer to `listing_url` tells; raises ModelFileError for another answer."""
     try:
-        return [HubFile(f["rfilename"], (f.get("lfs") or {}).get("sha256")) for f in listing["siblings"]]
+        found = [(f["rfilename"], (f.get("lfs") or {}).get("sha256")) for f in listing["siblings"]]
+        return [HubFile(name, sha256 and sha256.lower()) for name, sha256 in found]
     except (KeyError, TypeError, AttributeError):
         raise ModelFileError(
             f"{repository.endpoint} does not list files as the Hugging Face hub does; check the endpoint."

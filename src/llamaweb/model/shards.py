@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from llamaweb.errors import DownloadError, ModelFileError, megabytes, short
+from llamaweb.errors import DownloadError, ModelFileError, UnsupportedError, megabytes, short
 from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo, read_header
 from llamaweb.model.source import Source
@@ -76,7 +76,7 @@ async def _header(source: Source, progress: Callable[[int], None] | None = None)
         header = await read_header(source, progress)
         _check_rest(source, header)
         return header
-    except ModelFileError as error:
+    except (ModelFileError, UnsupportedError) as error:  # what is damaged may look like what is not supported
         source.sound = isinstance(error, DownloadError)
         raise
 
