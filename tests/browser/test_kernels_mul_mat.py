@@ -118,6 +118,13 @@ def test_mul_mat_vec_in_lane_order_and_in_every_shape_of_workgroup(bench: Bench)
         check_mul_mat_vec(bench, q4_1, bench.profile, shapes)
 
 
+def test_rows_behind_the_65535th_workgroup_are_computed_too(bench: Bench) -> None:
+    q4_0, rows = FORMATS[gguf.GGMLQuantizationType.Q4_0], 65_535 + 70
+    each_alone: dict[str, Any] = {"variant": MulMatVec(16, 16, 1, 0)}
+    assert mul_mat_vec(q4_0, 32, rows, bench.profile, **each_alone).workgroups == (65_535, 2, 1)
+    check_mul_mat_vec(bench, q4_0, bench.profile, {"store": (rows, 32, each_alone)})
+
+
 @pytest.mark.parametrize("format", [f for f in FORMATS.values() if f.packed], ids=lambda format: format.name)
 def test_mul_mat_vec_with_the_packed_dot(bench: Bench, format: Format) -> None:
     size = bench.profile.subgroup_size

@@ -135,6 +135,16 @@ def test_rows_are_padded_with_zeros_in_pieces_of_whole_rows(bench: Bench, format
         np.testing.assert_array_equal(w[: rows * row].reshape(rows, row), expected)
 
 
+def test_rows_behind_the_65535th_workgroup_are_padded_too(bench: Bench) -> None:
+    rows, columns = 65_535 * 64 // 16 + 100, 15  # 16 words a row
+    values = np.arange(rows * columns, dtype=np.uint32).astype(np.uint16).reshape(rows, columns)
+    launch = library.pad_rows(FORMATS[gguf.GGMLQuantizationType.F16], rows * 16)
+    assert launch.workgroups == (65_535, 2, 1)
+    job = np.array([rows * 16, 0, columns, 32], np.uint32)
+    (found,) = bench.run([Case(launch, {"raw": values, "job": job, "w": np.zeros((rows, 32), np.uint16)})])
+    np.testing.assert_array_equal(found["w"], np.pad(values, ((0, 0), (0, 17))))
+
+
 @BY_FORMAT
 @pytest.mark.parametrize("lane_order", [True, False])
 def test_vectors_come_as_float32_in_pieces(bench: Bench, format: Format, lane_order: bool) -> None:

@@ -141,6 +141,7 @@ def test_eos_token_is_written_as_the_vocabulary_has_it() -> None:
     }
     assert render_chat(metadata, USER * 2) == "<s>Hi</s>Hi</s>"
     assert render_chat(metadata, USER, eos_token="<end>") == "<s>Hi<end>"
+    assert render_chat({**metadata, "tokenizer.ggml.eos_token_id": 0}, USER) == "<s>Hi<unk>"
     assert render_chat({**metadata, "tokenizer.ggml.eos_token_id": 3}, USER) == "<s>Hi"
 
 
