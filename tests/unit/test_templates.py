@@ -112,6 +112,30 @@ def test_each_operation_is_a_step(kind: str, monkeypatch: pytest.MonkeyPatch) ->
         render(STEPS[kind], messages)
 
 
+# Each makes as many calls within calls as messages.
+WITHIN = {
+    "macros": "{% macro f(n) %}{{ f(n - 1) if n > 1 }}{% endmacro %}{{ f(messages | length) }}",
+    "macros of each other": "{% macro f(n) %}{{ g(n - 1) if n > 1 }}{% endmacro %}"
+    "{% macro g(n) %}{{ f(n - 1) if n > 1 }}{% endmacro %}{{ f(messages | length) }}",
+    "callers": "{% macro f() %}{{ caller() }}{% endmacro %}{% macro g(n) %}{% if n > 3 %}"
+    "{% call f() %}{{ g(n - 3) }}{% endcall %}{% endif %}{% endmacro %}{{ g(messages | length) }}",
+    "loops": "{% for i in [messages | length] recursive %}{{ loop([i - 1]) if i }}{% endfor %}",
+    "maps": "{{ [['a']] | map('map', 'upper') | map('list') | list }}"
+    "{% macro f(n) %}{{ f(n - 1) if n > 1 }}{% endmacro %}{{ f(messages | length) }}",
+}
+
+
+@pytest.mark.parametrize("kind", WITHIN)
+def test_calls_within_calls_are_counted_and_not_left_to_pythons_stack(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In WebAssembly the stack is small, and who runs out of it is ended."""
+    monkeypatch.setattr(budget, "MAX_CALLS", 12)
+    render(WITHIN[kind], USER * 12)
+    with pytest.raises(LlamaWebError, match="calls itself without end"):
+        render(WITHIN[kind], USER * 15)
+
+
 def test_steps_and_calls_begin_anew_after_a_template_was_stopped_in_the_middle() -> None:
     template = (
         "{% macro f(n) %}{% if messages[0].content == 'no' %}{{ raise_exception('no') }}{% endif %}{{ n }}{% if n %}"
