@@ -136,6 +136,18 @@ def test_calls_within_calls_are_counted_and_not_left_to_pythons_stack(
         render(WITHIN[kind], USER * 15)
 
 
+@pytest.mark.parametrize("wrapped", ["[ns.x]", "(ns.x,)", "{1: ns.x}", "dict(a=ns.x)", "[1, ns.x] | batch(1) | list"])
+def test_lists_within_lists_are_counted_and_not_left_to_pythons_stack(
+    wrapped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "MAX_NESTING", 12)
+    template = "{% set ns = namespace(x=1) %}{% for m in messages %}{% set ns.x = " + wrapped + " %}{% endfor %}"
+    each = 2 if "batch" in wrapped else 1
+    render(template, USER * (10 // each))
+    with pytest.raises(LlamaWebError, match="nests lists more than"):
+        render(template, USER * (16 // each))
+
+
 def test_steps_and_calls_begin_anew_after_a_template_was_stopped_in_the_middle() -> None:
     template = (
         "{% macro f(n) %}{% if messages[0].content == 'no' %}{{ raise_exception('no') }}{% endif %}{{ n }}{% if n %}"
