@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Iterator
 
@@ -13,9 +12,9 @@ from selenium.webdriver import Chrome
 from llamaweb.host.bridge import PageError, PageSession, open_page
 from llamaweb.host.browser import BrowserChoice
 from llamaweb.host.distribution import ensure_distribution
-from llamaweb.host.server import Site, serving
+from llamaweb.host.server import Site
 from tests.pages.chat_page import ChatPage
-from tests.pages.stand_in import use_wheel
+from tests.pages.stand_in import chat_site, use_wheel
 
 STAND_IN = """
 import asyncio, ctypes
@@ -57,27 +56,8 @@ async def handle(command, params, emit, file=None):
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server of the chat page, in whose package an answer ends as the question says."""
-    loop, told, end = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-    found = []
-    model = tmp_path_factory.mktemp("models") / "tiny.gguf"
-    model.write_bytes(b"GGUF")
-
-    async def serve() -> None:
-        async with serving(Site(ensure_distribution(), {model.name: model}, default=model.name)) as server:
-            found.append(server.address)
-            told.set()
-            await end.wait()
-
-    with pytest.MonkeyPatch.context() as patch:
-        use_wheel(patch, "llamaweb/page/commands.py", STAND_IN)
-        thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-        thread.start()
-        assert told.wait(60)
-    try:
-        yield found[0]
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join()
+    with chat_site(tmp_path_factory.mktemp("models") / "tiny.gguf", STAND_IN) as address:
+        yield address
 
 
 @pytest.fixture

@@ -98,6 +98,7 @@ STEPS = {
     "texts": "{{ 'a' ~ 1 }}" * 1000,
     "what is written": "{{ messages[0].content }}" * 1000,
     "slices": "{{ 'a'[:1] }}" * 1000,
+    "products by less than none": "{{ 'a' * -99999 }}{{ -99999 * [1] }}" * 1000,
 }
 
 
@@ -166,6 +167,12 @@ def test_long_conversations_and_texts_are_no_bombs() -> None:
     assert len(render("{{ messages[0].content }}", [{"role": "user", "content": "ä" * 4_000_000}])) == 4_000_000
     tool = {"type": "function", "function": {"parameters": deep(50, dict)}}
     assert render("{{ tools | tojson }}", tools=[tool]).count("{") == 52
+
+
+def test_letters_that_take_four_bytes_are_counted_as_such() -> None:
+    assert render("{{ ('a' * 5000000) | length }}") == "5000000"
+    with pytest.raises(LlamaWebError, match="too long"):
+        render("{{ ('é' * 5000000) | length }}")
 
 
 def test_eos_token_is_written_as_the_vocabulary_has_it() -> None:
