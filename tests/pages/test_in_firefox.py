@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llamaweb.host.bidi import BiDi, TakenError
 from llamaweb.host.browser import BrowserChoice, PageError
 from llamaweb.host.firefox import Firefox
 from tests.reference import ReferenceLlama
@@ -75,9 +76,11 @@ def test_bench_measures_with_the_gpus_own_clock(model: Path) -> None:
     assert result["floor"] is None  # which needs subgroups
 
 
-def test_the_chat_page_answers(site: str) -> None:
+def test_the_chat_page_answers_in_a_firefox_that_nobody_else_can_drive_meanwhile(site: str) -> None:
     firefox = Firefox(BrowserChoice(kind="firefox"))
     try:
+        with pytest.raises(TakenError):
+            BiDi(firefox.address, 10)
         firefox.get(site)
         told = firefox.tab.run(CHAT, "the king")
     finally:

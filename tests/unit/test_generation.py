@@ -392,3 +392,18 @@ def test_with_windows_too_an_answer_goes_on_where_it_was_stopped_without_reading
         assert gpu.runs[-1][1] < 50 and ("prefill", 0, 8) in gpu.runs[-8:]
 
     asyncio.run(twice())
+
+
+def test_behind_another_conversation_the_ring_is_trusted_again_and_only_what_is_new_is_read() -> None:
+    gpu = RingGPU(5, 200, 8)
+    tokens = Tokens(gpu, lambda: gpu.now)
+
+    async def talk() -> None:
+        await take(tokens, list(range(3, 150)), 1)  # far into the ring
+        text = [*range(200, 220)]
+        text += await take(tokens, text, 2)
+        before = gpu.evaluated
+        await take(tokens, [*text, 7, 8], 1)
+        assert gpu.evaluated - before == 3  # the new ones, and the last of the answer
+
+    asyncio.run(talk())

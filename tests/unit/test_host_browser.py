@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
 from llamaweb.errors import HostError
-from llamaweb.host import commands, distribution, firefox
+from llamaweb.host import bidi, commands, distribution, firefox
 from llamaweb.host.browser import BrowserChoice
 from llamaweb.host.cli import main
 
@@ -60,3 +61,17 @@ def test_a_firefox_that_ends_at_once_is_one_sentence(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(firefox, "find_browser", lambda: "/bin/false")
     with pytest.raises(HostError, match=r"/bin/false did not start \(it ended at once, with exit code 1\)"):
         firefox.Firefox(BrowserChoice(kind="firefox"))
+
+
+def test_a_firefox_that_another_program_was_quicker_to_drive_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(address: str, seconds: float) -> NoReturn:
+        raise bidi.TakenError("Maximum number of active sessions")
+
+    ended: list[Any] = []
+    monkeypatch.setattr(firefox, "find_browser", lambda: "/bin/true")
+    monkeypatch.setattr(firefox.Firefox, "_address", lambda self: "ws://127.0.0.1:9")
+    monkeypatch.setattr(firefox, "BiDi", taken)
+    monkeypatch.setattr(firefox, "end", ended.append)
+    with pytest.raises(HostError, match="Another program of this machine took /bin/true over"):
+        firefox.Firefox(BrowserChoice(kind="firefox"))
+    assert len(ended) == 1

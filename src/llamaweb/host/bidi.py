@@ -20,8 +20,13 @@ class BiDiError(BrowserError):
     """The browser refused a command, or is gone."""
 
 
+class TakenError(BiDiError):
+    """Another program has the session; a browser gives one alone."""
+
+
 class BiDi:
-    """A session with a browser. One command at a time; a lost connection is a BiDiError."""
+    """A session with a browser. One command at a time; a lost connection is a BiDiError. Nobody is asked for a login,
+    but while a browser has a session it gives no other."""
 
     def __init__(self, address: str, seconds: float) -> None:
         """address: ws://HOST:PORT. seconds: how long an answer may take."""
@@ -32,7 +37,11 @@ class BiDi:
         except (OSError, websocket.WebSocketException) as error:
             raise BiDiError(str(error)) from error
         self._socket.settimeout(seconds)
-        self.call("session.new", capabilities={})
+        try:
+            self.call("session.new", capabilities={})
+        except BiDiError as error:
+            self.close()
+            raise TakenError(str(error)) if "number of active sessions" in str(error) else error from None
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)

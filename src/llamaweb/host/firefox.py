@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llamaweb.errors import HostError
-from llamaweb.host.bidi import BiDi, BiDiError, Tab
+from llamaweb.host.bidi import BiDi, BiDiError, Tab, TakenError
 from llamaweb.host.browser import SCRIPT_SECONDS, Browser, BrowserChoice, end
 
 NAMES = ("firefox", "firefox-esr", "firefox-developer-edition", "firefox-nightly")
@@ -96,8 +96,15 @@ class Firefox(Browser):
         self.process: Any = None
         try:
             self.process = subprocess.Popen(command, env=env, start_new_session=True, **quiet)
-            self.bidi = BiDi(self._address(), SCRIPT_SECONDS)
+            self.address = self._address()
+            self.bidi = BiDi(self.address, SCRIPT_SECONDS)  # at once: whoever is the first has it alone
             self.tab = self.bidi.tabs()[0]
+        except TakenError as error:
+            self.quit()
+            raise HostError(
+                f"Another program of this machine took {browser} over while it started, so that it was ended; see who "
+                "else is logged in here, and try again, or use Chromium, which nobody else can reach."
+            ) from error
         except (OSError, BiDiError, TimeoutError) as error:
             self.quit()
             raise HostError(f"{browser} did not start ({error}); {INSTALL}.") from error
@@ -114,7 +121,7 @@ class Firefox(Browser):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 server = json.loads(told.read_text())
                 return f"ws://{server['ws_host']}:{server['ws_port']}"
-            time.sleep(0.05)
+            time.sleep(0.01)
         raise BiDiError(f"it did not listen within {START_SECONDS} seconds")
 
     def new_tab(self) -> Tab:
