@@ -15,6 +15,8 @@ from llamaweb.planner import DESKTOP, ModelPlan, plan_model
 from llamaweb.planner.layout import Layout
 from llamaweb.planner.picture import picture
 from llamaweb.planner.sizes import Options, Sizes
+from tests.golden.make_picture_golden import PICTURE, small_plan
+from tests.golden.make_picture_golden import drawn as drawn_small
 from tests.headers import SMOLLM2, TINY, gemma3_header, llama_header
 from tests.tiny import tiny_llama
 
@@ -35,6 +37,16 @@ def drawn(file: GGUFFile, title: str = "A <model> & more") -> tuple[ModelPlan, d
 
 def titles(svg: Xml.Element) -> list[str]:
     return [title.text or "" for title in svg.iter(SVG + "title")]
+
+
+def test_a_small_plan_is_drawn_as_it_was_looked_at() -> None:
+    assert drawn_small() == PICTURE.read_text()
+
+
+def test_a_plan_without_a_name_is_a_models() -> None:
+    text = picture(*small_plan())
+    assert "<title>Memory plan of a model</title>" in text and ">Model: 2.1 GB on the GPU</text>" in text
+    assert text.startswith("<svg ") and text.endswith("</svg>\n")
 
 
 @BY_MODEL

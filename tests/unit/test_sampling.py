@@ -25,7 +25,28 @@ def test_without_a_seed_each_generation_draws_its_own() -> None:
 
 
 def test_a_huge_top_k_is_all_tokens() -> None:
-    assert Sampling(top_k=2**40).words()[3] == 2**32 - 1
+    assert Sampling(top_k=2**40).words()[3] == Sampling(top_k=2**63).words()[3] == 2**32 - 1
+
+
+def test_the_defaults_are_llama_cpp_pythons_and_none_stands_for_them() -> None:
+    assert Sampling() == Sampling(None, None, None, None, None) == Sampling(0.8, 40, 0.95, 0.05, -1)
+    assert Sampling().seed is None and Sampling(top_k=0).top_k == Sampling(top_k=-1).top_k == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("temperature", 100.1, "from 0 to 100"),
+        ("top_k", 2**63 + 1, "a whole number of tokens, or 0 or -1 for all"),
+        ("top_p", 1.1, "from 0 to 1"),
+        ("min_p", -1, "from 0 to 1"),
+        ("seed", 0.5, "a whole number from 0 to 4294967295, or -1 for a random one"),
+    ],
+)
+def test_who_gives_a_wrong_value_is_told_what_it_must_be(name: str, value: float, told: str) -> None:
+    with pytest.raises(LlamaWebError) as caught:
+        Sampling(**{name: value})
+    assert str(caught.value) == f"{name} is {value}; it must be {told}."
 
 
 @pytest.mark.parametrize(

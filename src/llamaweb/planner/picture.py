@@ -114,26 +114,24 @@ def _parts(plan: ModelPlan) -> dict[str, list[_Part]]:
 def _arena(svg: Xml.Element, phase: str, layout: Layout, plan: ModelPlan, y: float) -> float:
     """A phase's values: steps from left to right, addresses from the bottom up."""
     steps, tokens = layout.steps.steps, layout.steps.steps[0].values["y"].n_tokens
-    whole = plan.regions["arena"]
     bound = f"lower bound {_size(layout.lower_bound)}, {layout.size / layout.lower_bound:.2f} times of which are taken"
     _text(svg, _MARGIN, y, f"Arena in phase {phase}: {_size(layout.size)} for {_count(tokens)}; {bound}", "head")
     y += 14
     width = _WIDTH - _LEFT - _MARGIN
-    top = max(layout.size, 1)
     frame = _rect(svg, _LEFT, y, width, _ARENA, "frame")
-    share = f"{100 * layout.size / whole:.0f} % of the region" if whole else ""
-    Xml.SubElement(frame, "title").text = f"{len(steps)} steps; {share}"
+    share = 100 * layout.size / plan.regions["arena"]
+    Xml.SubElement(frame, "title").text = f"{len(steps)} steps; {share:.0f} % of the region"
     for value, at in layout.offsets.items():
         life = layout.lives[value]
         x = width * life.first / len(steps)
         length = width * (life.last + 1 - life.first) / len(steps)
-        height = _ARENA * value.bytes / top
+        height = _ARENA * value.bytes / layout.size
         span = f"steps {life.first} to {life.last}: {steps[life.first].name} to {steps[life.last].name}"
         part = _Part(value.name, at, value.bytes)
-        _drawn(svg, part, _LEFT + x, y + _ARENA * (1 - at / top) - height, length, height, span)
+        _drawn(svg, part, _LEFT + x, y + _ARENA * (1 - at / layout.size) - height, length, height, span)
     _text(svg, _LEFT - 8, y + 10, _size(layout.size), "quiet", end=True)
     _text(svg, _LEFT - 8, y + _ARENA, "0", "quiet", end=True)
-    line = y + _ARENA * (1 - layout.lower_bound / top)
+    line = y + _ARENA * (1 - layout.lower_bound / layout.size)
     ends = {"x1": str(_LEFT), "x2": str(_LEFT + width), "y1": f"{line:.1f}", "y2": f"{line:.1f}"}
     Xml.SubElement(svg, "line", ends | {"class": "bound"})
     y += _ARENA + 16
@@ -154,12 +152,12 @@ def _drawn(svg: Xml.Element, part: _Part, x: float, y: float, width: float, heig
 
 
 def _kind(name: str) -> str:
-    """The colour's name for a tensor or a value: by the last part of what it is called."""
-    last = name.split(",")[0].split("+")[0]
+    """The colour's name for a tensor or a value: by what it is called, or the first of it."""
+    first = name.split(",")[0].split("+")[0]
     for kind in ("norm", "embd", "attn", "ffn"):
-        if kind in last:
+        if kind in first:
             return kind
-    return "output" if "output" in last or "logits" in last else "other"
+    return "output" if "output" in first or "logits" in first else "other"
 
 
 def _rect(svg: Xml.Element, x: float, y: float, width: float, height: float, kind: str) -> Xml.Element:
