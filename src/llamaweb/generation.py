@@ -182,12 +182,12 @@ class Generator:
         step = plan.phases["evaluate"].n_tokens
         found: list[np.ndarray] = []
         likely: list[np.ndarray] = []
+        targets = np.array([*tokens[1:], 0], np.uint32)  # the last token has none
         async with self.alone():
             for at in range(0, len(tokens), step):
                 part = tokens[at : at + step]
-                targets = [*tokens[at + 1 : at + step + 1], 0][: len(part)]
                 self._write_batch(at, part)
-                self._runner.write_io(IO.targets(plan.n_ubatch), np.array(targets, np.uint32))
+                self._runner.write_io(IO.targets(plan.n_ubatch), targets[at : at + step])
                 self._runner.run("evaluate", len(part), head=True)
                 log_p, top = await self._runner.read_results(len(part))
                 if NO_TOKEN in top:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from llamaweb import generation
-from llamaweb.errors import ContextError, GPUError, LlamaWebError
+from llamaweb.errors import ContextError, GPUError, LlamaWebError, NotANumberError
 from llamaweb.generation import Generator as Tokens
-from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
+from llamaweb.generation import no_numbers
+from llamaweb.kernels.io import IN_FLIGHT, IO, NO_TOKEN, SUBMITTED
 from llamaweb.planner import ModelPlan, plan_model
 from llamaweb.sampling import Sampling
 from tests.headers import TINY, gemma3_header, llama_header
@@ -76,6 +77,7 @@ class FakeGPU:
         self.seconds_per_token = 0.0003  # really; `now` is the clock that generation sees
         self.free_at = 0.0  # when it will have done what was submitted, in the loop's time
         self.lost = False
+        self.numbers = n_ctx  # tokens after which logits are no numbers
         self.prepared = {"decode", "evaluate"}  # phases that may run
         self.io = np.zeros(IO.bytes(self.plan.n_ubatch) // 4, np.uint32)
         self.cache = [-1] * n_ctx
@@ -94,6 +96,9 @@ class FakeGPU:
     async def prepare(self, phases: Iterable[str]) -> None:
         self.prepared |= set(phases)
 
+    def next(self, n_past: int) -> int:
+        return following(self.cache[:n_past]) if n_past <= self.numbers else NO_TOKEN
+
     def run(self, phase: str, n_tokens: int, *, head: bool) -> None:
         n_past = int(self.io[IO.n_past])
         assert phase in self.prepared
@@ -110,7 +115,7 @@ class FakeGPU:
         targets, results = IO.targets(self.plan.n_ubatch), IO.results(self.plan.n_ubatch)
         for t in range(n_tokens):  # as log-probability: the target's own id, so that a shift shows
             log_p = np.array([-float(self.io[targets + t])], np.float32).view(np.uint32)[0]
-            self.io[results + 2 * t : results + 2 * t + 2] = log_p, following(self.cache[: n_past + t + 1])
+            self.io[results + 2 * t : results + 2 * t + 2] = log_p, self.next(n_past + t + 1)
 
     def sample(self, phase: str, n_tokens: int, repeat: int = 1) -> Awaitable[Any]:
         assert 1 <= repeat <= SUBMITTED and len(self.under_way) < IN_FLIGHT
@@ -118,7 +123,7 @@ class FakeGPU:
         for _ in range(repeat):
             self.run(phase, n_tokens, head=True)
             past = int(self.io[IO.n_past]) + n_tokens
-            tokens.append(following(self.cache[:past]))
+            tokens.append(self.next(past))
             self.io[[IO.n_past, IO.n_tokens, IO.tokens]] = past, 1, tokens[-1]
             self.io[IO.step] += 1
         self.repeats.append(repeat)
@@ -192,6 +197,14 @@ def test_a_few_tokens_are_read_one_by_one() -> None:
     asyncio.run(take(tokens, list(range(70)), 1))
     assert gpu.runs == [("prefill", 0, 64), *(("decode", at, 1) for at in range(64, 70))]
     assert gpu.repeats == [1]
+
+
+@pytest.mark.parametrize(("n_ubatch", "few"), [(8, 2), (64, 8), (320, 8)])
+def test_more_than_a_few_tokens_are_read_in_a_batch(n_ubatch: int, few: int) -> None:
+    for rest, batches in ((few, few), (few + 1, 1)):
+        gpu, tokens = engine(n_ctx=400, n_ubatch=n_ubatch)
+        asyncio.run(take(tokens, list(range(n_ubatch + rest)), 1))
+        assert len(gpu.runs) == 1 + batches and gpu.evaluated == n_ubatch + rest
 
 
 def test_batches_of_one_take_the_decode_plan_throughout() -> None:
@@ -313,6 +326,72 @@ def test_log_probabilities_pair_every_token_with_its_next_across_batches(n: int)
     asyncio.run(evaluate(*engine()))
 
 
+@pytest.mark.parametrize("numbers", [0, 2, 7, 8, 12])
+def test_logits_that_are_no_numbers_are_an_error_that_says_after_how_many_tokens(numbers: int) -> None:
+    async def read(gpu: FakeGPU, tokens: Tokens) -> None:
+        gpu.numbers = numbers
+        told = (
+            rf"after {numbers + 1} tokens are no numbers \(NaN or infinite\), so there is no next token; load the model"
+        )
+        with pytest.raises(NotANumberError, match=told):
+            await tokens.log_probabilities(list(range(20)))
+        for prompt in (list(range(numbers + 1)), [5]):
+            found = []
+            with pytest.raises(NotANumberError, match=told):
+                async for token in tokens.generate(prompt, GREEDY, 20):
+                    found.append(token)
+            assert found == continued(prompt, numbers + 1 - len(prompt))
+
+    asyncio.run(read(*engine()))
+
+
+def test_where_numbers_end_is_named_if_it_is_known() -> None:
+    assert str(no_numbers(3, "blk.1.attn")) == (
+        "The model's logits after 3 tokens are no numbers (NaN or infinite), which begins in blk.1.attn; "
+        "fetch the file again, or use another model."
+    )
+
+
+def test_between_answers_the_place_behind_the_cached_tokens_is_to_be_had_if_it_is_large_enough() -> None:
+    async def ask(gpu: FakeGPU, tokens: Tokens) -> None:
+        assert (tokens.past, tokens.spare(N_CTX), tokens.spare(N_CTX + 1)) == ([], 0, None)
+        answer = await take(tokens, [1, 2, 3], 5)
+        assert tokens.past == [1, 2, 3, *answer[:-1]]
+        assert (tokens.spare(N_CTX - 7), tokens.spare(N_CTX - 6)) == (7, None)
+
+    asyncio.run(ask(*engine()))
+
+
+def test_a_prompt_is_cut_back_as_far_as_a_window_allows_without_reading_anew() -> None:
+    async def evaluated(kept: int) -> int:
+        gpu = RingGPU(5, 200, 8)
+        tokens = Tokens(gpu, lambda: gpu.now)
+        await take(tokens, list(range(3, 103)), 1)
+        before = gpu.evaluated
+        await take(tokens, list(range(3, 3 + kept)), 1)
+        return gpu.evaluated - before
+
+    ring = RingGPU(5, 200, 8).ring
+    least = 100 - ring.rows + ring.window  # whose last token sees what was not overwritten
+    assert asyncio.run(evaluated(least)) == 1 and asyncio.run(evaluated(least - 1)) == least - 1
+
+
+def test_what_was_written_behind_the_cached_tokens_counts_against_a_window() -> None:
+    async def talk(written: int) -> int:
+        gpu = RingGPU(5, 200, 8)
+        tokens = Tokens(gpu, lambda: gpu.now)
+        prompt = list(range(3, 60))
+        await take(tokens, prompt, 1)
+        assert tokens.spare(written) == len(prompt)
+        gpu.runs.clear()
+        await take(tokens, prompt, 1)
+        return gpu.evaluated
+
+    ring = RingGPU(5, 200, 8).ring
+    ahead = ring.rows - ring.window  # what may be written before the last token's window is overwritten
+    assert asyncio.run(talk(ahead)) == 1 and asyncio.run(talk(ahead + 1)) > 8
+
+
 def test_log_probabilities_of_more_than_the_context_are_refused() -> None:
     with pytest.raises(ContextError, match=r"41 tokens.*40"):
         asyncio.run(engine()[1].log_probabilities([1] * 41))
@@ -326,7 +405,7 @@ def test_a_new_answer_ends_the_one_before_and_keeps_what_the_cache_holds() -> No
         begun = [await anext(first), await anext(first)]
         second = [token async for token in tokens.generate([1, 2, 3, *begun], GREEDY, 5)]
         assert second == continued([1, 2, 3, *begun], 5)
-        with pytest.raises(LlamaWebError, match="Another answer was begun"):
+        with pytest.raises(LlamaWebError, match=r"^Another answer was begun on this model, which ended this one\.$"):
             _ = [token async for token in first]
         third = [token async for token in tokens.generate([1, 2, 3, *begun], GREEDY, 3)]
         assert third == second[:3]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -32,7 +32,12 @@ class Bytes:
 
 
 def write(
-    data: Sequence[int], stops: Sequence[str] = (), limit: int = -1, more: Sequence[bytes] = ()
+    data: Sequence[int],
+    stops: Sequence[str] = (),
+    limit: int = -1,
+    more: Sequence[bytes] = (),
+    clock: Callable[[], float] = lambda: 0.0,
+    tokenizer: Bytes | None = None,
 ) -> tuple[list[str], Answer, bool]:
     """The pieces of a text, what is told of it, and whether its tokens were closed."""
     answer, closed = Answer([1]), []
@@ -45,7 +50,8 @@ def write(
             closed.append(True)
 
     async def pieces() -> list[str]:
-        text = written(answer, tokens(), cast(Tokenizer, Bytes(more)), limit, stops, frozenset([END]), lambda: 0.0)
+        words = cast(Tokenizer, tokenizer or Bytes(more))
+        text = written(answer, tokens(), words, limit, stops, frozenset([END]), clock)
         return [piece async for piece in text]
 
     return asyncio.run(pieces()), answer, closed == [True]
@@ -60,6 +66,7 @@ def write(
         (b"abcd", ("bc",), -1, "a", "stop", "bc"),
         ("aé€".encode(), (), -1, "aé€", "length", "context"),
         (b"ab", ("bc",), -1, "ab", "length", "context"),
+        (b"ab\0", ("bc",), -1, "ab", "stop", "<end>"),
         (b"a\xc3", ("\ufffd",), -1, "a", "stop", "\ufffd"),
     ],
 )
@@ -69,6 +76,23 @@ def test_an_answer_ends_once_and_says_by_what(
     pieces, answer, closed = write(data, stops, limit)
     assert "".join(pieces) == text and (answer.finish_reason, answer.stopped_by) == (reason, by)
     assert closed and answer.timings["generated_tokens"] == len(answer.tokens)
+    assert bytes(answer.tokens) == data[: len(answer.tokens)] and END not in answer.tokens
+
+
+def test_timings_are_of_when_the_answer_began_and_its_first_and_last_tokens_came() -> None:
+    times = iter([0.0, 100.0, 250.0, 300.0])
+    _, answer, _ = write(b"abc", clock=lambda: next(times))
+    told = [answer.timings[name] for name in ("prompt_ms", "first_token_ms", "generated_ms")]
+    assert told == [100.0, 100.0, 200.0]
+
+
+def test_an_end_tokens_name_may_be_no_text() -> None:
+    class Named(Bytes):
+        def token_bytes(self, token: int, special: bool = False) -> bytes:
+            return (b"<\xff>" if special else b"") if token == END else super().token_bytes(token)
+
+    _, answer, _ = write(b"a\0", tokenizer=Named())
+    assert answer.stopped_by == "<\ufffd>"
 
 
 @pytest.mark.parametrize(

@@ -152,12 +152,11 @@ def _drawn(svg: Xml.Element, part: _Part, x: float, y: float, width: float, heig
 
 
 def _kind(name: str) -> str:
-    """The colour's name for a tensor or a value: by what it is called, or the first of it."""
-    first = name.split(",")[0].split("+")[0]
+    """The colour's name for a tensor or a value: by what it is called."""
     for kind in ("norm", "embd", "attn", "ffn"):
-        if kind in first:
+        if kind in name:
             return kind
-    return "output" if "output" in first or "logits" in first else "other"
+    return "output" if "output" in name or "logits" in name else "other"
 
 
 def _rect(svg: Xml.Element, x: float, y: float, width: float, height: float, kind: str) -> Xml.Element:
