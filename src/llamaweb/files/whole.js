@@ -10,7 +10,7 @@ async (reader, length, piece) => {
   let end = null;
   let asked = 0; // after so many bytes the end is asked for
   for (let next; (end === null || size < end) && !(next = await reader.read()).done; ) {
-    if (!(next.value instanceof Uint8Array)) throw new TypeError("it has no bytes");
+    if (next.value?.BYTES_PER_ELEMENT !== 1) throw new TypeError("it has no bytes");
     chunks.push(next.value);
     size += next.value.length;
     held += next.value.length;
