@@ -49,7 +49,7 @@ class Tokenizer(ABC):
         `add_special` adds BOS and EOS if the model wants them; `parse_special` reads control tokens that are written
         out in the text (`<|im_start|>`) as such, which text of strangers must not do.
         """
-        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+        data = text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
         ids = [self.bos] if add_special and self.add_bos and self.bos is not None else []
         begins = True
         for part in (self._special if parse_special else self._added).split(data):
@@ -119,6 +119,6 @@ class Tokenizer(ABC):
 def _byte(text: bytes) -> bytes:
     """The byte of a token that is written <0x41>."""
     try:
-        return bytes.fromhex(text[3:5].decode("ascii"))
+        return bytes.fromhex(text[3:5].decode())
     except ValueError:
         return b""

@@ -47,7 +47,7 @@ class BPETokenizer(Tokenizer):
         return ids
 
     def _encode_word(self, word: str) -> list[int]:
-        symbols = [SYMBOLS[byte] for byte in word.encode("utf-8", "surrogatepass")]
+        symbols = [SYMBOLS[byte] for byte in word.encode(errors="surrogatepass")]
         whole = self._ids.get(b"".join(symbols)) if self._ignore_merges else None
         if whole is not None:
             return [whole]

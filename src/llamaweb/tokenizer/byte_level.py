@@ -53,4 +53,4 @@ codecs.register_error("llamaweb.utf8", _replace_byte)
 
 def decode_utf8(data: bytes) -> str:
     """Text of bytes that may not be valid UTF-8, read as llama.cpp reads them; may hold surrogates."""
-    return data.decode("utf-8", "llamaweb.utf8")
+    return data.decode(errors="llamaweb.utf8")
