@@ -58,6 +58,12 @@ async def handle(command, params, emit, file=None):
             await asyncio.sleep(1)
         tell("length" if kind in ("full", "long") else "stop", {"full": "context", "long": "max_tokens"}.get(kind))
 """
+# Presses Enter, and gives the page's state at once.
+ENTER = """
+    const event = new KeyboardEvent("keydown", { key: "Enter", cancelable: true, bubbles: true, ...arguments[0] });
+    document.getElementById("question").dispatchEvent(event);
+    return document.body.dataset.state;
+"""
 USUAL = {"context": None, "memory_budget": None, "type_k": "f16", "type_v": "f16", "cache": True}
 
 
@@ -129,16 +135,13 @@ def test_enter_sends_what_is_no_blank_and_no_composition_and_escape_stops(chat: 
     question = chat.element("question")
     question.send_keys("   ", Keys.ENTER)
     assert chat.questions == [] and not chat.element("send").is_enabled()
+    assert chat.script(ENTER, {}) == "ready"
     question.clear()
     low = question.size["height"]
     question.send_keys("one", Keys.SHIFT + Keys.ENTER + Keys.NULL, "two")
     assert chat.questions == [] and question.get_attribute("value") == "one\ntwo"
     assert question.size["height"] > low and chat.element("send").is_enabled()
-    chat.script("""
-        const composing = { key: "Enter", isComposing: true, cancelable: true, bubbles: true };
-        const event = new KeyboardEvent("keydown", composing);
-        document.getElementById("question").dispatchEvent(event);
-    """)
+    assert chat.script(ENTER, {"isComposing": True}) == "ready"
     assert chat.questions == []
     chat.element("send").click()
     chat.wait(lambda: chat.state == "ready" and chat.answers)
