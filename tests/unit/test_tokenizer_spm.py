@@ -100,6 +100,21 @@ def test_a_space_is_put_before_text_at_the_beginning_and_after_special_tokens() 
     assert [gemma.token_bytes(id) for id in gemma.encode("Hello")] == [b"", b"Hello"]
 
 
+@pytest.mark.parametrize("score", [-1e-3, -1.0, -7.25, -30_000.5, 3.0])
+def test_scores_that_are_next_to_each_other_in_float32_decide(score: float) -> None:
+    odd = odd_vocabulary(space_prefix=False)
+    tokens: list[bytes] = odd["tokenizer.ggml.tokens"]
+    ab, ba = tokens.index(b"ab"), tokens.index(b"ba")
+    better = np.float32(score)
+    worse = np.nextafter(better, np.float32(-np.inf))
+    for of_ab, of_ba, expected in ((better, worse, [b"ab", b"a"]), (worse, better, [b"a", b"ba"])):
+        scores = odd["tokenizer.ggml.scores"].astype(np.float32)
+        scores[[ab, ba]] = of_ab, of_ba
+        apart = [b"never" if token == b"aba" else token for token in tokens]
+        tok = load_tokenizer({**odd, "tokenizer.ggml.scores": scores, "tokenizer.ggml.tokens": apart})
+        assert [tok.token_bytes(id) for id in tok.encode("aba", add_special=False)] == expected
+
+
 def test_bytes_without_a_token_are_spelled_byte_by_byte() -> None:
     tok = tokenizer("mistral-v1")
     pieces = [tok.token_bytes(id, special=True) for id in tok.encode("𓀀", add_special=False)]
