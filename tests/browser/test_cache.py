@@ -525,3 +525,22 @@ def test_sha256_of_every_length_around_a_block(page: Page) -> None:
     lengths = [0, 1, 55, 56, 63, 64, 65, 119, 120, 128, 5000]
     found = page.run(digests, data=DATA[:5000], lengths=lengths)
     assert json.dumps(found) == json.dumps([hashlib.sha256(DATA[:n]).hexdigest() for n in lengths])
+
+
+def test_sha256_of_more_bits_than_a_word_counts(page: Page) -> None:
+    async def digest(pieces, rest):
+        import js
+
+        from llamaweb.javascript import js_file
+
+        hash = js_file("files/sha256.js")()
+        for size in (*[1 << 26] * pieces, rest):
+            await hash.update(js.Uint8Array.new(size))
+        found = await hash.digest()
+        hash.close()
+        return found
+
+    expected = hashlib.sha256()
+    for size in (*[1 << 26] * 8, 3):  # 2^32 bits and 24
+        expected.update(bytes(size))
+    assert page.run(digest, pieces=8, rest=3) == expected.hexdigest()
