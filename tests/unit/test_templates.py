@@ -99,6 +99,16 @@ STEPS = {
     "what is written": "{{ messages[0].content }}" * 1000,
     "slices": "{{ 'a'[:1] }}" * 1000,
     "products by less than none": "{{ 'a' * -999 }}" * 1000,
+    "what a round writes": "{% for i in range(10) %}" + "{{ messages[0].role }}" * 100 + "{% endfor %}",
+    "what a macro writes": "{% macro f() %}" + "{{ 'a'.upper() }}" * 50 + "{% endmacro %}" + "{{ f() }}" * 10,
+    "what a caller writes": "{% macro f() %}{% for i in range(10) %}{{ caller() }}{% endfor %}{% endmacro %}"
+    + "{% call f() %}"
+    + "{{ messages[0].role }}" * 100
+    + "{% endcall %}",
+    "what a round of itself writes": "{% for i in [[[[[[[[[[1]]]]]]]]]] recursive %}"
+    + "{{ messages[0].role }}" * 100
+    + "{{ loop(i) if i is iterable }}{% endfor %}",
+    "what a block writes": "{% block b %}" + "{{ messages[0].role }}" * 100 + "{% endblock %}" + "{{ self.b() }}" * 10,
 }
 
 
@@ -229,9 +239,37 @@ KEPT = {
         "2[('a', 1)]12"
     ),
     "{% block b %}x{% endblock %}{{ self.b() }}": "xx",
+    "{{ messages[0].role + '{' + messages[0]['content'] + '}\\n' + \"'\" }}": "user{Hi}\n'",
+    "{{ ('<' | safe) + '<' + messages[0].role }}{{ messages[0].role + ('<' | safe) + '&' }}": "<&lt;useruser<&amp;",
+    "{{ 7 - 2 }}{{ -7 % 3 }}{{ 1.5 % 1 }}{{ true - 1 }}{{ 2 ** 70 % 7 }}{{ 1.5 + 1 }}{{ messages | length + 1 }}": (
+        "520.5022.52"
+    ),
+    "{{ '%d' % 3 }}{{ [1] + [2] + [3] }}{{ (1, 2) + (3,) }}{{ 1 + 2 + messages | length }}": "3[1, 2, 3](1, 2, 3)4",
+    "{{ {'keys': 1}['keys'] }}{{ {'a': {'b': 2}}.a.b }}{{ messages.a }}{{ {}.a }}{{ {'a': none}.a }}{{ {1: 2}[1] }}": (
+        "12None2"
+    ),
+    "{{ messages[0]['upper'] }}{{ 'a'['upper']() }}{{ messages[0].role.upper() }}{{ (messages | first)['role'] }}": (
+        "AUSERuser"
+    ),
     "{% if [] | select %}an iterator is true{% endif %}": "an iterator is true",
     "{{ 3.14159 | round(2) }}{{ '7' | int + 1 }}{{ 'f' | int(0, 16) }}{{ '1.5' | float }}{{ -1 | abs }}": "3.148151.51",
 }
+
+
+@pytest.mark.parametrize("added", ["'a' + 1", "1 + 'a'", "messages[0].role + 1", "messages[0].role + none + 'a'"])
+def test_what_cannot_be_added_is_an_error_as_in_jinja2(added: str) -> None:
+    with pytest.raises(LlamaWebError, match=r"TypeError: .*(concatenate|unsupported operand)"):
+        render("{{ " + added + " }}")
+
+
+def test_what_is_added_or_read_as_deep_as_a_template_may_be_is_no_deeper_for_python() -> None:
+    assert render("{{ " + "(1 + " * 23 + "1" + ")" * 23 + " }}") == "24"
+    assert render("{{ " + "('a' + " * 23 + "messages[0].role" + ")" * 23 + " }}") == "a" * 23 + "user"
+    inner: dict[str, Any] = {"x": 1}
+    for _ in range(99):
+        inner = {"x": inner}
+    assert render("{{ messages[0]" + ".x" * 101 + " }}", [{"role": "user", "x": inner}]) == "1"
+    assert render("{{ " + "1 - " * 110 + "1 }}") == "-109"
 
 
 @pytest.mark.parametrize("template", KEPT)

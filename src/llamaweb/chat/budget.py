@@ -27,7 +27,7 @@ MAX_CALLS = 60
 MAX_BITS = 4096
 """Of a whole number."""
 
-_UNREAD = 64  # steps between two looks at the clock
+UNREAD = 64  # steps between two looks at the clock
 ITEM = 64  # bytes of an item: its reference and a short text
 SIMPLE = (int, float, bool, type(None))
 _LISTS: Any = (list, tuple, dict, type({}.keys()), type({}.values()), type({}.items()))
@@ -55,7 +55,7 @@ class Budget:
             raise TemplateRuntimeError(f"it takes more than {MAX_STEPS} steps")
         if time.monotonic() > self._end:
             raise TemplateRuntimeError(f"it takes longer than {MAX_SECONDS:.0f} seconds")
-        self._look_at = max(0, self.steps - _UNREAD)
+        self._look_at = max(0, self.steps - UNREAD)
 
     def enter(self) -> None:
         """Before what may call itself; `leave` is behind it."""
@@ -71,7 +71,9 @@ class Budget:
         """Before a value of `size` bytes is made, or read as a whole."""
         if size > MAX_SIZE:
             raise TemplateRuntimeError("it builds something too long")
-        self.take(1 + size // STEP)
+        self.steps -= 1 + size // STEP
+        if self.steps < self._look_at:
+            self._look()
 
     def size(self, value: Any, depth: int = 0) -> int:
         """Bytes of plain data with all that is in it, each as often as it is there, as if it were printed.
@@ -87,17 +89,26 @@ class Budget:
         if isinstance(value, _LISTS):
             if depth >= MAX_NESTING:
                 raise TemplateRuntimeError(f"it nests lists more than {MAX_NESTING} deep")
-            total = list_size(value)
+            total = ITEM * (1 + len(value))
             if total > STEP:
                 self.make(total)
-            for items in (value, value.values()) if isinstance(value, dict) else (value,):
-                for item in items:
-                    if type(item) is str:
-                        total += len(item) if item.isascii() else 4 * len(item)
-                    elif type(item) not in SIMPLE:
-                        total += self.size(item, depth + 1)
+            items = value
+            if isinstance(value, dict):
+                items = value.values()
+                try:
+                    total += text_size("".join(value))
+                except TypeError:  # keys that are no texts
+                    total += sum(self.size(key, depth + 1) for key in value)
+            for item in items:
+                kind = type(item)
+                if kind is str:
+                    total += len(item) if item.isascii() else 4 * len(item)
+                elif kind not in SIMPLE:
+                    total += self.size(item, depth + 1)
                     if total > MAX_SIZE:
-                        self.make(total)
+                        break
+            if total > MAX_SIZE:
+                self.make(total)
             return total
         if isinstance(value, str):
             return text_size(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from jinja2 import pass_context
@@ -17,7 +18,7 @@ from jinja2.runtime import Context
 from jinja2.tests import TESTS
 from jinja2.utils import _PassArg
 
-from llamaweb.chat.budget import ITEM, MAX_NESTING, SIMPLE, Budget, list_size, text_size
+from llamaweb.chat.budget import ITEM, MAX_NESTING, SIMPLE, UNREAD, Budget, list_size, text_size
 from llamaweb.chat.methods import percent, replaced, searched
 
 MAX_DIGITS = 1000
@@ -98,7 +99,7 @@ _DEEP: dict[str, Estimate] = {
     **dict.fromkeys(("dictsort", "groupby", "max", "min", "sort", "unique"), _each),
     **dict.fromkeys(("e", "escape"), _escaped),
     **{"center": _centered, "indent": _indented, "join": _joined, "replace": _replaced, "truncate": _truncated},
-    **{"batch": _batched, "slice": _batched, "trim": _trimmed, "float": _read, "int": _read},
+    **{"batch": _batched, "slice": _batched, "float": _read, "int": _read},
 }
 # Filters that go over a list's items, whatever these are.
 _FLAT: dict[str, Estimate] = {
@@ -124,6 +125,7 @@ def filters(budget: Budget) -> dict[str, Any]:
         **{name: FILTERS[name] for name in _QUICK},
         **{name: _guarded(budget, _plain(FILTERS[name]), estimate, True) for name, estimate in _DEEP.items()},
         **{name: _guarded(budget, _plain(FILTERS[name]), estimate, False) for name, estimate in _FLAT.items()},
+        "trim": _trim(budget, _guarded(budget, FILTERS["trim"], _trimmed, True)),
         "safe": lambda value: do_mark_safe(written(budget, value)),
         "string": lambda value: written(budget, value),
         "format": lambda value, *args, **options: percent(budget, written(budget, value), options or args),
@@ -153,10 +155,10 @@ def listed(budget: Budget, value: Any) -> Any:
     """Another filter's items as a list; other values as they are."""
     if not isinstance(value, Iterator):
         return value
-    items = []
-    for item in value:
-        budget.take()
-        items.append(item)
+    items: list[Any] = []
+    while part := list(islice(value, UNREAD)):
+        budget.take(len(part))
+        items += part
     return items
 
 
@@ -175,8 +177,8 @@ def _guarded(budget: Budget, function: Callable[..., Any], estimate: Estimate, d
         else:
             value = listed(budget, value)
             size = budget.size(value) if deep else list_size(value)
-        for argument in (*args, *options.values()) if args or options else ():
-            size += budget.size(argument)
+        for argument in (*args, *options.values()) if options else args:
+            size += text_size(argument) if type(argument) is str else budget.size(argument)
         budget.make(estimate(size, value, *args, **options))
         if passed is None:
             result = function(value, *args, **options)
@@ -194,6 +196,19 @@ def _guarded(budget: Budget, function: Callable[..., Any], estimate: Estimate, d
         return iter(listed(budget, result)) if isinstance(result, Iterator) else result
 
     return guarded
+
+
+def _trim(budget: Budget, other: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter that is used most: for texts, and their spaces alone."""
+
+    @pass_context
+    def trim(context: Context, value: Any, *args: Any, **options: Any) -> Any:
+        if type(value) is not str or args or options:
+            return other(context, value, *args, **options)
+        budget.make(len(value))
+        return value.strip()
+
+    return trim
 
 
 def _comparing(budget: Budget, test: Any) -> Callable[..., bool]:
@@ -229,8 +244,14 @@ def _dividing(test: Any) -> Callable[..., bool]:
     return dividing
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False)
+
+
 def _tojson(budget: Budget, value: Any, ensure_ascii: bool = False, indent: Any = None, **options: Any) -> str:
     """JSON as templates expect it: jinja2's own filter would escape <, > and & for HTML."""
+    if not (ensure_ascii or indent or options):
+        budget.make(2 * budget.size(listed(budget, value)))
+        return _JSON.encode(value)
     allowed = {name: options[name] for name in ("separators", "sort_keys") if options.get(name) is not None}
     value = listed(budget, value)
     size = budget.size(value)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from functools import reduce
+from itertools import chain
 from types import BuiltinMethodType, MethodType
 from typing import Any, NoReturn
 
@@ -27,12 +29,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace, missing
 from jinja2.visitor import NodeTransformer
 
-from llamaweb.chat.budget import ITEM, MAX_BITS, SIMPLE, Budget, list_size, text_size
+from llamaweb.chat.budget import ITEM, MAX_BITS, MAX_SIZE, SIMPLE, UNREAD, Budget, list_size, text_size
+from llamaweb.chat.code import ATTRIBUTES, Inline
 from llamaweb.chat.filters import compared, filters, listed, searched_in, tests, written
 from llamaweb.chat.methods import METHODS, Format, call_method, percent
 
 _SLOT = {"_loop_vars", "_block_vars"}  # what jinja2's compiler adds to a call
-_DICT = frozenset(dir(dict))
 _EMPTY: dict[type, Any] = {dict: {}, list: [], tuple: (), str: "", int: 0, type(None): None}
 
 
@@ -53,6 +55,7 @@ class Environment(ImmutableSandboxedEnvironment):
     """jinja2's sandbox on a budget."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "**", "%"))
+    code_generator_class = Inline
 
     def __init__(self) -> None:
         super().__init__(
@@ -65,14 +68,19 @@ class Environment(ImmutableSandboxedEnvironment):
             _WHOLE: lambda value: compared(budget, value),
             _INSIDE: lambda value: searched_in(budget, value),
             _HELD: self._held,
-            _SHOWN: self._shown,
             _SLICED: self._sliced,
             _JOINED: self._joined,
             _SPREAD: self._spread,
         }
         self.tests: Any = tests(budget)
+        self.weights: dict[str | None, int] = {}  # steps of what is called by a name: `led` counts them
         self.globals = {name: self.globals[name] for name in ("cycler", "dict", "joiner", "namespace", "range")}
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+
+    def start(self) -> None:
+        """Before a rendering."""
+        self.budget.start()
+        self.budget.take(self.weights.get(_ROOT, 0))
 
     # What jinja2 calls in place of Python's own operations.
 
@@ -85,13 +93,14 @@ class Environment(ImmutableSandboxedEnvironment):
         self.budget.enter()
         try:
             if kind is Macro:
+                self.budget.take(self.weights.get(function.name, 0))
                 if function.catch_varargs or function.catch_kwargs:
                     self._plain(args, kwargs, ("caller",))
                 for name in _SLOT & kwargs.keys():
                     del kwargs[name]
                 return function(context.eval_ctx, *args, **kwargs)
             if kind is LoopContext:
-                args = (self._rounds(args[0]), *args[1:]) if args else args
+                args = (self._rounds(args[0], 1 + self.weights.get(_LOOP, 0)), *args[1:]) if args else args
             elif kind is MethodType and isinstance(function.__self__, LoopContext | Cycler):
                 self._plain(args, kwargs)
             elif function is Namespace:
@@ -99,6 +108,7 @@ class Environment(ImmutableSandboxedEnvironment):
                 for value in kwargs.keys() - _SLOT:
                     self._held(kwargs[value])
             elif kind in (BlockReference, Joiner, Format) or function in self.globals.values():
+                self.budget.take(self.weights[_ROOT] if kind is BlockReference else 0)
                 self._plain(args, kwargs)
             elif not isinstance(function, Undefined):
                 raise SecurityError(f"{written(self.budget, kind.__name__)} is not safely callable")
@@ -115,9 +125,9 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "+" and isinstance(left, str) and isinstance(right, str):
-            if len(left) + len(right) > 1000:  # one marked as safe escapes the other
-                escaped = 1 if type(left) is type(right) is str else 5
-                self.budget.make(escaped * (text_size(left) + text_size(right)))
+            # One marked as safe escapes the other.
+            escaped = 1 if type(left) is type(right) is str else 5
+            self.budget.make(escaped * (text_size(left) + text_size(right)))
             return left + right
         if isinstance(left, SIMPLE) and isinstance(right, SIMPLE):
             self.budget.take()
@@ -136,21 +146,43 @@ class Environment(ImmutableSandboxedEnvironment):
             self.budget.take()
         return self.binop_table[operator](left, right)
 
+    def added(self, context: Context, *values: Any) -> Any:
+        """a + b + …: texts that are long together, or what is no text."""
+        if all(type(value) is str for value in values):
+            return self.concat(values)
+        return reduce(lambda left, right: self.call_binop(context, "+", left, right), values)
+
+    def shown(self, value: Any) -> str:
+        """What is written and is no text."""
+        self.budget.take()
+        if isinstance(value, Namespace):
+            self.budget.size(value._Namespace__attrs)
+        elif isinstance(value, str):
+            self.budget.make(text_size(value))
+        elif isinstance(value, (list, tuple, dict, *_VIEWS)):
+            self.budget.make(4 * self.budget.size(value))
+        return str(value)
+
     def concat(self, parts: Any) -> str:
-        parts = parts if type(parts) is list else list(parts)
-        if sum(map(len, parts)) > 1000:
-            self.budget.make(sum(map(text_size, parts)))
+        parts = parts if type(parts) is list or type(parts) is tuple else list(parts)
+        size = sum(map(len, parts))
+        self.budget.make(size if size < MAX_SIZE // 4 else sum(map(text_size, parts)))
         return "".join(parts)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        if type(obj) is dict and attribute not in _DICT:  # the same, without an exception
+        if type(obj) is dict and attribute not in ATTRIBUTES:  # the same, without an exception
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         if attribute in METHODS.get(type(obj), ()):
             return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        if type(argument) is not str and type(argument) is not int:
+        if type(argument) is str or type(argument) is int:
+            try:
+                return obj[argument]
+            except (TypeError, LookupError):
+                pass
+        else:
             compared(self.budget, argument)
         return super().getitem(obj, argument)
 
@@ -164,24 +196,19 @@ class Environment(ImmutableSandboxedEnvironment):
 
     # What `_Led` puts around nodes.
 
-    def _rounds(self, items: Any) -> _Rounds:
-        """What a loop goes over, as a list that counts its rounds."""
+    def _rounds(self, items: Any, weight: int) -> list[Any]:
+        """What a loop goes over, as a list whose rounds take `weight` steps each."""
         self.budget.make(list_size(items))
-        return _Rounds(self.budget, listed(self.budget, items))
+        items = list(listed(self.budget, items))
+        if len(items) * weight > UNREAD:
+            return _Rounds(self.budget, items, weight)
+        self.budget.take(len(items) * weight)
+        return items
 
     def _held(self, value: Any) -> Any:
         """What a namespace may hold."""
         if not isinstance(value, _HOLDABLE):
             raise TemplateRuntimeError(f"it keeps a {type(value).__name__} in a namespace")
-        return value
-
-    def _shown(self, value: Any) -> Any:
-        if type(value) is str:
-            self.budget.take(1 + len(value) // 512)
-        elif isinstance(value, Namespace):
-            self.budget.size(value._Namespace__attrs)
-        elif isinstance(value, (list, tuple, dict, *_VIEWS)):
-            self.budget.make(4 * self.budget.size(value))
         return value
 
     def _sliced(self, value: Any, *bounds: Any) -> Any:
@@ -200,21 +227,27 @@ class Environment(ImmutableSandboxedEnvironment):
 
 
 class _Rounds(list):
-    def __init__(self, budget: Budget, items: Any) -> None:
+    """Takes the steps of some rounds at once, before they begin."""
+
+    def __init__(self, budget: Budget, items: Any, weight: int) -> None:
         super().__init__(items)
-        self._take = budget.take
+        self._budget, self._weight = budget, weight
 
     def __iter__(self) -> Iterator[Any]:
-        take = self._take
-        for item in super().__iter__():
-            take()
-            yield item
+        return chain.from_iterable(self._parts())
+
+    def _parts(self) -> Iterator[list[Any]]:
+        rounds = max(1, UNREAD // self._weight)
+        for first in range(0, len(self), rounds):
+            part = self[first : first + rounds]
+            self._budget.take(len(part) * self._weight)
+            yield part
 
 
 _VIEWS: Any = (type({}.keys()), type({}.values()), type({}.items()))
 _HOLDABLE: Any = (str, *SIMPLE, list, tuple, dict, range, Undefined, type(iter([])), *_VIEWS)
 # Names that no template can write.
-_ROUNDS, _WHOLE, _INSIDE, _HELD, _SHOWN, _SLICED, _JOINED, _SPREAD = (f"<{n}>" for n in range(8))
+_ROUNDS, _WHOLE, _INSIDE, _HELD, _SLICED, _JOINED, _SPREAD, _ROOT, _LOOP = (f"<{n}>" for n in range(9))
 
 
 def _length(value: Any) -> int:
@@ -233,13 +266,37 @@ def _bits(operator: str, left: Any, right: Any) -> int:
     return one + other if operator == "*" else max(one, other) + 1
 
 
-def led(tree: nodes.Template) -> nodes.Template:
-    """The template with all that costs anything led through an `Environment`."""
-    return _Led().visit(tree)
+def led(environment: Environment, tree: nodes.Template) -> nodes.Template:
+    """The template with all that costs anything led through the environment, which is told what calls cost."""
+    return _Led(environment.weights).visit(tree)
 
 
 class _Led(NodeTransformer):
     """Leads through the environment what it would not see otherwise."""
+
+    def __init__(self, weights: dict[str | None, int]) -> None:
+        self._weights = weights
+
+    def _weigh(self, name: str | None, node: Any) -> int:
+        """The most steps of what has this name: its writings, which are taken where a round or a call begins."""
+        weight = _writings(node.body)
+        self._weights[name] = max(weight, self._weights.get(name, 0))
+        return weight
+
+    def visit_Template(self, node: nodes.Template) -> nodes.Node:
+        self.generic_visit(node)
+        self._weigh(_ROOT, node)
+        return node
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
+        self.generic_visit(node)
+        self._weigh(node.name, node)
+        return node
+
+    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
+        self.generic_visit(node)
+        self._weigh(None, node)  # its callers have no name
+        return node
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         super().generic_visit(node, *args, **kwargs)
@@ -250,7 +307,8 @@ class _Led(NodeTransformer):
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
-        node.iter = _through(_ROUNDS, node.iter)
+        weight = self._weigh(_LOOP, node) if node.recursive else _writings(node.body)
+        node.iter = _through(_ROUNDS, node.iter, nodes.Const(1 + weight))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
@@ -265,11 +323,6 @@ class _Led(NodeTransformer):
             for side, searched in zip(sides, inside, strict=True):
                 if not _quick(side.expr):
                     side.expr = _through(_INSIDE if searched and len(sides) == 2 else _WHOLE, side.expr)
-        return node
-
-    def visit_Output(self, node: nodes.Output) -> nodes.Node:
-        self.generic_visit(node)
-        node.nodes = [part if isinstance(part, nodes.Literal) else _through(_SHOWN, part) for part in node.nodes]
         return node
 
     def visit_Assign(self, node: nodes.Assign) -> nodes.Node:
@@ -297,6 +350,19 @@ class _Led(NodeTransformer):
         raise TemplateSyntaxError("it is made of several templates, or for a web page", node.lineno)
 
     visit_Extends = visit_Include = visit_Import = visit_FromImport = visit_ScopedEvalContextModifier = _refused
+
+
+def _writings(body: Any) -> int:
+    """How much is written where a body runs, but for what takes its steps by itself."""
+    count = 0
+    for node in body:
+        if isinstance(node, nodes.Output):
+            count += sum(not isinstance(part, nodes.Literal) for part in node.nodes)
+        elif isinstance(node, nodes.For):
+            count += _writings(node.else_)
+        elif isinstance(node, nodes.Stmt) and not isinstance(node, nodes.Macro | nodes.CallBlock):
+            count += _writings(node.iter_child_nodes())
+    return count
 
 
 def _through(name: str, node: Any, *args: Any) -> nodes.Filter:

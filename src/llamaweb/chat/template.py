@@ -21,15 +21,15 @@ from llamaweb.errors import LlamaWebError
 def _compile(source: str) -> tuple[Environment, Any]:
     environment = Environment()
     check_source(environment, source)
-    return environment, environment.from_string(led(environment.parse(source)))
+    return environment, environment.from_string(led(environment, environment.parse(source)))
 
 
 def render_template(source: str, variables: Mapping[str, Any]) -> str:
     """The text of a template; LlamaWebError, in one sentence, if it cannot be read or rendered."""
     try:
         environment, template = _compile(source)
-        environment.budget.start()
-        return environment.concat(template.generate(**variables))
+        environment.start()
+        return template.render(variables)
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         raise _failed(f"{error.message or type(error).__name__}{f' (line {line})' if line else ''}") from error
