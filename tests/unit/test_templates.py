@@ -99,6 +99,8 @@ STEPS = {
     "what is written": "{{ messages[0].content }}" * 1000,
     "slices": "{{ 'a'[:1] }}" * 1000,
     "products by less than none": "{{ 'a' * -999 }}" * 1000,
+    "rounds of short loops": "{% for i in range(60) %}{% endfor %}" * 30,
+    "what is written for no round": "{% for i in [] %}{% else %}" + "{{ messages[0].role }}" * 1000 + "{% endfor %}",
     "what a round writes": "{% for i in range(10) %}" + "{{ messages[0].role }}" * 100 + "{% endfor %}",
     "what a macro writes": "{% macro f() %}" + "{{ 'a'.upper() }}" * 50 + "{% endmacro %}" + "{{ f() }}" * 10,
     "what a caller writes": "{% macro f() %}{% for i in range(10) %}{{ caller() }}{% endfor %}{% endmacro %}"
@@ -248,6 +250,7 @@ KEPT = {
     "{{ {'keys': 1}['keys'] }}{{ {'a': {'b': 2}}.a.b }}{{ messages.a }}{{ {}.a }}{{ {'a': none}.a }}{{ {1: 2}[1] }}": (
         "12None2"
     ),
+    "{{ {'keys': 1}.keys() | list }}": "['keys']",
     "{{ messages[0]['upper'] }}{{ 'a'['upper']() }}{{ messages[0].role.upper() }}{{ (messages | first)['role'] }}": (
         "AUSERuser"
     ),
