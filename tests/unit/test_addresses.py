@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
-from llamaweb.model.source import file_name, lasting_url, sibling_url, signature
+from llamaweb.errors import ModelFileError
+from llamaweb.model.source import check_range, file_name, lasting_url, sibling_url, signature
 
 BASE = "https://example.org/a%20b.gguf"
 
@@ -39,6 +42,17 @@ def test_a_sibling_has_the_address_of_its_like() -> None:
     url = "https://example.org/x/a%2Fb%20c-1.gguf?y=%2F"
     assert file_name(url) == "a/b c-1.gguf"
     assert sibling_url(url, "a/b c-2.gguf") == url.replace("-1", "-2")
+
+
+def test_a_file_has_a_name_whatever_its_address_ends_with() -> None:
+    names = {"https://x/a%20b.gguf/": "a b.gguf", "https://x/y/a.gguf?b/c#d/e": "a.gguf", "https://x/": "https://x/"}
+    assert {url: file_name(url) for url in names} == names
+
+
+@pytest.mark.parametrize(("offset", "length", "there"), [(0, 10, True), (10, 0, True), (9, 2, False), (-1, 2, False)])
+def test_bytes_that_a_file_does_not_have_are_refused(offset: int, length: int, there: bool) -> None:
+    with nullcontext() if there else pytest.raises(ModelFileError, match="is cut off: bytes"):
+        check_range("m.gguf", offset, length, 10)
 
 
 @pytest.mark.parametrize(

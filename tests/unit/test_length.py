@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from llamaweb.model import length
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.length import length_told
 from llamaweb.model.source import BytesSource
@@ -28,6 +29,17 @@ def test_a_model_is_as_long_as_its_header_tells_once_that_is_there() -> None:
 
 def test_a_header_without_tensors_ends_the_file() -> None:
     assert told(b"GGUF\x03\0\0\0" + bytes(16) + bytes(8)) == 32
+
+
+def test_a_beginning_of_less_than_the_magic_tells_nothing_yet() -> None:
+    assert [told(b"GGUF"[:n]) for n in range(4)] == [None] * 4
+
+
+def test_of_a_header_without_an_end_no_more_is_asked_for_than_a_header_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(length, "MAX_HEADER_BYTES", 999)
+    assert told(MODEL[:999]) is None and told(MODEL[:1000]) == 1000
 
 
 @pytest.mark.parametrize("data", [b"<!DOCTYPE html>", b"GGUF\x09\0\0\0", b"PK\x03\x04"])

@@ -7,13 +7,14 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from gguf import GGUFValueType
 
-from llamaweb.errors import ModelFileError
+from llamaweb.errors import DownloadError, ModelFileError, UnsupportedError
 from llamaweb.host.cli import main
 from llamaweb.model import shards
 from llamaweb.model.gguf_file import read_header
@@ -49,6 +50,13 @@ def test_the_whole_model_is_read_from_any_of_its_files(folder: Path, given: int)
         data = asyncio.run(sources[info.shard].read(info.offset, info.nbytes))
         expected = whole.tensors[name]
         assert data == MODEL[expected.offset : expected.offset + expected.nbytes]
+
+
+def test_each_file_is_told_before_it_is_read(folder: Path) -> None:
+    told: list[FileSource] = []
+    source = FileSource(folder / "tiny-00002-of-00003.gguf")
+    _, sources = asyncio.run(read_model(source, opened=told.append))
+    assert sources == [told[0], source, told[1]]
 
 
 def test_a_file_alone_is_one_source() -> None:
@@ -104,15 +112,67 @@ def test_a_tensor_that_is_in_two_files_is_named_with_both(folder: Path) -> None:
         read(folder / "tiny-00001-of-00003.gguf")
 
 
+def altered(folder: Path, key: bytes, at: int, change: int) -> None:
+    """Adds to a byte behind a key of all files: its type is in the first four, its value in those after."""
+    for path in folder.iterdir():
+        data = bytearray(path.read_bytes())
+        data[data.index(key) + len(key) + at] += change
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("change", [1, -1])
+def test_files_that_have_not_as_many_tensors_as_they_tell_are_refused(folder: Path, change: int) -> None:
+    altered(folder, b"split.tensors.count", 4, change)
+    with pytest.raises(
+        ModelFileError, match=r"The 3 files of tiny-00001-of-00003\.gguf have \d+ tensors in all, not the"
+    ):
+        read(folder / "tiny-00001-of-00003.gguf")
+
+
+def test_a_count_that_is_no_whole_number_is_refused(folder: Path) -> None:
+    altered(folder, b"split.tensors.count", 0, GGUFValueType.FLOAT32 - GGUFValueType.INT32)
+    with pytest.raises(ModelFileError, match=r"is damaged: split\.tensors\.count is .*, not a number; fetch it again"):
+        read(folder / "tiny-00001-of-00003.gguf")
+
+
 def test_a_file_that_was_renamed_is_told_its_name(folder: Path) -> None:
     (folder / "tiny-00001-of-00003.gguf").rename(folder / "model.gguf")
     with pytest.raises(ModelFileError, match=r"model\.gguf is part 1 of 3 of a model; name .*-00001-of-00003\.gguf"):
         read(folder / "model.gguf")
+    first = folder / "tiny-00001-of-00003.gguf"
+    first.write_bytes((folder / "tiny-00002-of-00003.gguf").read_bytes())
+    with pytest.raises(ModelFileError, match=r"tiny-00001-of-00003\.gguf is part 2 of 3 of a model; name .*-00002-of-"):
+        read(first)
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "sound"),
+    [
+        (b"GGUF\x09", UnsupportedError("version 9"), False),
+        (b"no model", ModelFileError("another thing"), False),
+        (b"", DownloadError("broken off"), True),
+        (b"", None, True),
+    ],
+)
+def test_a_file_is_given_up_where_its_header_is_wrong_and_not_where_it_did_not_come(
+    damage: bytes, error: Exception | None, sound: bool
+) -> None:
+    source = BytesSource(damage + MODEL[len(damage) :])
+
+    async def fails() -> int:
+        raise DownloadError("broken off")
+
+    if isinstance(error, DownloadError):
+        source.size = fails  # type: ignore[method-assign]
+    with pytest.raises(type(error)) if error else nullcontext():
+        asyncio.run(read_model(source))
+    assert source.sound == sound
 
 
 def test_names_of_files_that_belong_together() -> None:
     assert shard_names("a-00002-of-00002.gguf") == ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]
     assert shard_names("a.gguf") == ["a.gguf"]
+    assert shard_names("a-00000-of-00002.gguf") == ["a-00000-of-00002.gguf"]
     assert shard_names("a-00003-of-00002.gguf") == ["a-00003-of-00002.gguf"]
     assert first_shard(["a-00002-of-00002.gguf", "a-00001-of-00002.gguf"]) == "a-00001-of-00002.gguf"
     with pytest.raises(ModelFileError, match=r"b\.gguf and a\.gguf are not parts of one model"):
