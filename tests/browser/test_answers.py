@@ -246,6 +246,29 @@ def test_a_download_that_is_broken_off_inside_the_header_goes_on_from_there(page
     assert all(int(asked.split("-")[0]) >= FIRST for asked in found["asked"][1:])
 
 
+async def keep(url, n):
+    """Keeps the model's first `n` bytes, as a page does that was closed then."""
+    import builtins
+
+    from pyodide.ffi import to_js
+
+    from llamaweb.files import model_cache
+
+    await model_cache.put(model_cache.CachedModel(url, "model.gguf", len(builtins.served), '"1"'))
+    writer = await model_cache.writer(url, True)
+    writer.append(to_js(builtins.served[:n]))
+    await writer.close()
+
+
+@pytest.mark.parametrize("kept", [1, 1000, FIRST - 1, FIRST, FIRST + 12_345, len(HEAD) + 1, SIZE - 1])
+def test_a_download_goes_on_from_its_last_byte_wherever_that_is(page: Page, kept: int) -> None:
+    page.run(keep, url=URL, n=kept)
+    found = answered(page, {}, cached={})
+    assert found["found"] == SHA256 and found["models"] == [(SIZE, False)]
+    assert all(int(asked.split("-")[0]) >= kept for asked in found["asked"][1:])
+    assert answered(page, {"after": -1}, cached={})["found"] == SHA256  # what was kept is that, too
+
+
 AT = HEAD.index(INFO)
 BAD = {
     "damaged": (AT + 9, "is damaged: the tensor 't' has 255 dimensions"),
