@@ -15,6 +15,7 @@ from llamaweb.generation import Generator as Tokens
 from llamaweb.generation import no_numbers
 from llamaweb.kernels.io import IN_FLIGHT, IO, NO_TOKEN, SUBMITTED
 from llamaweb.planner import ModelPlan, plan_model
+from llamaweb.planner.plan import LONG_CONTEXT
 from llamaweb.sampling import Sampling
 from tests.headers import TINY, gemma3_header, llama_header
 
@@ -81,6 +82,8 @@ class FakeGPU:
         self.prepared = {"decode", "evaluate"}  # phases that may run
         self.io = np.zeros(IO.bytes(self.plan.n_ubatch) // 4, np.uint32)
         self.cache = [-1] * n_ctx
+        self.preparations = 0
+        self.heads: list[bool] = []  # of each run: whether it was asked for logits
         self.runs: list[tuple[str, int, int]] = []  # phase, n_past, n_tokens
         self.repeats: list[int] = []
         self.under_way: list[Answer] = []
@@ -95,6 +98,7 @@ class FakeGPU:
 
     async def prepare(self, phases: Iterable[str]) -> None:
         self.prepared |= set(phases)
+        self.preparations += 1
 
     def next(self, n_past: int) -> int:
         return following(self.cache[:n_past]) if n_past <= self.numbers else NO_TOKEN
@@ -107,6 +111,7 @@ class FakeGPU:
         assert -1 not in self.cache[:n_past], "attended to positions that were never written"
         self.cache[n_past : n_past + n_tokens] = self.io[IO.tokens : IO.tokens + n_tokens].tolist()
         self.runs.append((phase, n_past, n_tokens))
+        self.heads.append(head)
         if phase == "evaluate":
             assert head
             self._evaluate(n_past, n_tokens)
@@ -183,6 +188,7 @@ def test_a_prompt_goes_in_batches_and_only_the_last_one_samples() -> None:
     gpu, tokens = engine()
     asyncio.run(take(tokens, list(range(19)), 1))
     assert gpu.runs == [("prefill", 0, 8), ("prefill", 8, 8), ("prefill", 16, 3)]
+    assert gpu.heads == [False, False, True]
     assert gpu.repeats == [1]
 
 
@@ -305,10 +311,34 @@ def test_sampling_begins_anew_with_every_generation() -> None:
     asyncio.run(twice(*engine()))
 
 
-@pytest.mark.parametrize(("prompt", "message"), [([], "empty"), ([1] * 41, r"41 tokens.*holds 40")])
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([], "The prompt is empty; give at least one token."),
+        (
+            [1] * 41,
+            "The prompt has 41 tokens, but the context holds 40; shorten it, or load the model with a larger n_ctx.",
+        ),
+    ],
+)
 def test_prompts_that_do_not_fit_are_refused_with_the_figures(prompt: list[int], message: str) -> None:
-    with pytest.raises(ContextError, match=message):
+    with pytest.raises(ContextError) as caught:
         asyncio.run(take(engine()[1], prompt, 1))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("n_prompt", [LONG_CONTEXT - 1, LONG_CONTEXT, LONG_CONTEXT + 1])
+def test_tokens_far_behind_take_the_phase_of_long_contexts_which_is_prepared_when_it_is_needed(n_prompt: int) -> None:
+    gpu, tokens = engine(n_ctx=LONG_CONTEXT + 50, n_ubatch=LONG_CONTEXT)
+    gpu.prepared.clear()
+    prompt = list(range(n_prompt))
+    assert asyncio.run(take(tokens, prompt, 1)) == continued(prompt, 1)
+    assert ("decode_long" in gpu.prepared) == (n_prompt > LONG_CONTEXT)
+    asked = gpu.preparations
+    assert asyncio.run(take(tokens, prompt, 20)) == continued(prompt, 20)
+    assert gpu.preparations - asked <= 3  # not for each token
+    for phase, past, n in gpu.runs:
+        assert n > 1 or phase == ("decode_long" if past >= LONG_CONTEXT else "decode")
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 16, 40])

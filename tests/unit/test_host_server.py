@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import resource
 import socket
@@ -10,14 +11,17 @@ import time
 import zipfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from llamaweb.errors import HostError
 from llamaweb.host import server as server_module
 from llamaweb.host.login import COOKIE, Login
-from llamaweb.host.server import Server, Site, serving
+from llamaweb.host.page_wheel import page_wheel
+from llamaweb.host.server import Server, Site, messages, serving
 from llamaweb.host.strangers import allowed_files
 
 # Also of this machine, or of what begins or ends as it; no address of ours has them.
@@ -89,6 +93,69 @@ def test_pages_are_cross_origin_isolated_and_scripts_have_their_types(visit: Cal
     visit(types)
 
 
+def test_every_answer_has_the_headers_of_an_isolated_page_and_each_kind_of_file_its_type(tmp_path: Path) -> None:
+    for name in ("a.json", "a.js", "a.wasm", "a.mjs", "a.html", "a b.gguf"):
+        (tmp_path / name).write_text(name)
+    text, octets = "text/javascript", "application/octet-stream"
+    kinds = {
+        "a.json": "application/json",
+        "a.js": text,
+        "a.mjs": text,
+        "a.wasm": "application/wasm",
+        "a.html": "text/html",
+    }
+    wheel = page_wheel()
+
+    async def body() -> None:
+        site = Site(tmp_path, {"a b": tmp_path / "a b.gguf"}, {"a/b": b"data"}, {"peer": tmp_path})
+        async with serving(site) as server, browser() as session:
+            await session.get(server.address)
+            config = {"pyodide": "pyodide/", "wheel": wheel.file_name, "model": None}
+            assert await (await session.get(f"{server.url}/config.json")).json() == config
+            for url, kind, data in (
+                *(
+                    (f"{server.url}/{at}/{n}", kind, n.encode())
+                    for at in ("pyodide", "folder/peer")
+                    for n, kind in kinds.items()
+                ),
+                (server.model_url("a b"), octets, b"a b.gguf"),
+                (f"{server.url}/file/a%2Fb", octets, b"data"),
+                (f"{server.url}/{wheel.file_name}", "application/zip", wheel.data),
+            ):
+                async with session.get(URL(url, encoded=True)) as response:
+                    assert (response.status, response.content_type) == (200, kind), url
+                    assert await response.read() == data
+                    for header, value in {
+                        "Cross-Origin-Opener-Policy": "same-origin",
+                        "Cross-Origin-Embedder-Policy": "require-corp",
+                        "Cross-Origin-Resource-Policy": "same-origin",
+                        "Cache-Control": "no-cache",
+                    }.items():
+                        assert response.headers[header] == value, (url, header)
+            for path in (
+                "file/other",
+                "file/",
+                "folder/other/a.html",
+                "folder/peer/",
+                "folder/peer/none",
+                "folder/peer",
+            ):
+                async with session.get(f"{server.url}/{path}") as response:
+                    assert response.status == 404, path
+
+    asyncio.run(body())
+
+
+def test_names_are_quoted_in_addresses() -> None:
+    server = Server(8000, Login("secret"))
+    begin = f"http://127.0.0.1:8000{server.login.folder}"
+    assert (server.origin, server.url, server.port) == ("http://127.0.0.1:8000", begin, 8000)
+    assert server.address == "http://127.0.0.1:8000/?token=secret"
+    assert server.bridge_address == f"{begin}/bridge.html?token=secret"
+    assert server.model_url("a b?.gguf") == f"{begin}/model/a%20b%3F.gguf"
+    assert server.file_url("a b#.txt") == f"{begin}/file/a%20b%23.txt"
+
+
 def test_the_configuration_names_a_wheel_that_holds_the_package_and_its_wgsl(visit: Callable[[Visit], None]) -> None:
     async def wheel(server: Server, session: aiohttp.ClientSession) -> None:
         config = await (await session.get(f"{server.url}/config.json")).json()
@@ -121,8 +188,6 @@ def test_the_configuration_names_a_wheel_that_holds_the_package_and_its_wgsl(vis
 )
 def test_what_is_not_the_sites_is_not_found(visit: Callable[[Visit], None], path: str) -> None:
     async def missing(server: Server, session: aiohttp.ClientSession) -> None:
-        from yarl import URL
-
         async with session.get(URL(server.url + path, encoded=True)) as response:
             assert response.status == 404
 
@@ -231,8 +296,11 @@ def test_a_compressed_file_beside_one_is_not_served_in_its_place(
 
 def test_the_bridge_is_only_for_a_page_of_ours_in_a_browser_with_the_login(tmp_path: Path) -> None:
     async def body() -> None:
+        heard: list[Any] = []
+
         async def bridge(socket: aiohttp.web.WebSocketResponse) -> None:
             await socket.send_str("welcome")
+            heard.extend([message async for message in messages(socket)])
 
         async with serving(Site(tmp_path), bridge=bridge) as server, aiohttp.ClientSession() as session:
             url, origin, secret = f"{server.url}/bridge", server.origin, server.login.secret
@@ -253,6 +321,10 @@ def test_the_bridge_is_only_for_a_page_of_ours_in_a_browser_with_the_login(tmp_p
                     await session.ws_connect(url + query, headers=headers)
             async with session.ws_connect(url, headers=ours | {"Origin": origin}) as websocket:
                 assert await websocket.receive_str() == "welcome"
+                await websocket.send_str('{"said": 1}')
+                await websocket.send_bytes(b"no message")
+                await websocket.send_str('{"said": "%s"}' % ("x" * (5 << 20)))  # as long as it is
+            assert [str(message)[:12] for message in heard] == ["{'said': 1}", "{'said': 'xx"]
 
     asyncio.run(body())
 
@@ -376,3 +448,33 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(HostError, match=f"Port {port} is in use; .*--port"):
             asyncio.run(body(port))
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            OSError(errno.EADDRINUSE, "in use"),
+            "Port 80 is in use; stop what listens there, or choose another with --port.",
+        ),
+        (
+            PermissionError(errno.EACCES, "not allowed"),
+            "Port 80 cannot be opened (not allowed); choose another with --port.",
+        ),
+        (OSError("odd"), "Port 80 cannot be opened (odd); choose another with --port."),
+    ],
+)
+def test_a_port_that_cannot_be_opened_is_one_sentence(
+    error: OSError, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async def refuse(*_: Any, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_server", refuse)
+        with pytest.raises(HostError) as caught:
+            async with serving(Site(tmp_path), 80):
+                raise AssertionError("it served")
+        assert str(caught.value) == sentence
+
+    asyncio.run(body())
