@@ -42,6 +42,7 @@ CASES: dict[str, tuple[GGUFFile, DeviceProfile, dict[str, Any]]] = {
         DESKTOP,
         {"n_ctx": 700, "n_ubatch": 40, "precision": "fast", "type_k": "q8_0", "type_v": "q4_0", "checked": True},
     ),
+    "llama, with nothing fused": (llama_header(**ONE), ANY, {**FEW, "unfused": FUSIONS}),
     "gemma3, with nothing fused": (gemma3_header(**GEMMA3, type="Q5_0"), ANY, {**FEW, "unfused": FUSIONS}),
 }
 
@@ -73,8 +74,21 @@ def _plan(plan: ModelPlan) -> Iterator[str]:
 
 # Constants that are the plan's; others are a kernel's own, and change with its variant.
 _PLANNED = {
-    *("bias", "bits", "columns", "epilogue", "eps", "first_kv", "format", "head_dim", "head_eps", "k", "keeps_sum"),
-    *("kind", "kv_heads", "last_row", "mode", "n", "n_ctx", "n_dims", "n_head", "n_head_kv", "norm", "offset", "piece"),
+    *(
+        "bias",
+        "bits",
+        "columns",
+        "epilogue",
+        "eps",
+        "first_kv",
+        "format",
+        "glu",
+        "head_dim",
+        "head_eps",
+        "k",
+        "keeps_sum",
+    ),
+    *("kv_heads", "last_row", "mode", "n", "n_ctx", "n_dims", "n_head", "n_head_kv", "norm", "offset", "piece"),
     *("post_eps", "results", "ring", "rotated", "rows", "scale", "splits", "stride", "sum_lanes", "targets", "type_k"),
     *("type_v", "window", "x_lanes", "y_lanes", "y_row"),
 }

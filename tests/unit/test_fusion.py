@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 
 from llamaweb.architectures import architecture
 from llamaweb.errors import ModelFileError, UnsupportedError
-from llamaweb.graph import Graph
+from llamaweb.graph import Graph, Tensor
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 from llamaweb.planner import FUSIONS, plan_model
 from llamaweb.planner.fusion import Step, Steps, fuse
+from llamaweb.rope import Rope
 from tests.headers import SMOLLM2, TINY, gemma3_header, llama_header
 
 
@@ -191,6 +193,104 @@ def test_a_normed_branch_is_a_step_of_its_own_where_bindings_are_few_or_tokens_m
         assert not any("post" in step.values for step in steps.steps)
         added = [s.name for s in steps.steps if s.op == "rms_norm" and s.params.get("epilogue") == "add"]
         assert added == ["blk.0.post_attention_norm", "blk.0.post_ffw_norm"]
+
+
+@pytest.mark.parametrize(("type", "bias", "least"), [("Q8_0", False, 8), ("IQ4_NL", False, 9), ("Q8_0", True, 9)])
+def test_a_normed_branch_goes_into_a_product_that_has_just_room_for_its_bindings(
+    type: str, bias: bool, least: int
+) -> None:
+    file = gemma3_header(**TINY, head_dim=32, type=type, bias=bias)
+    for most, apart in ((least, False), (least - 1, True)):
+        ops = [(step.op, step.params.get("epilogue")) for step in fused(file, 1, max_bindings=most).steps]
+        assert (("rms_norm", "add") in ops) == apart
+
+
+def _weight(name: str, *shape: int) -> Tensor:
+    return Tensor(name, "weight", shape)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("n_tokens", [1, 3])
+@pytest.mark.parametrize("normed", [True, False])
+def test_a_residual_may_stand_on_either_side_of_an_addition(normed: bool, n_tokens: int, first: bool) -> None:
+    graph = Graph({}, n_tokens)
+    embd = graph.get_rows(_weight("table", 32, 9), "embd")
+    wide = graph.mul_mat(_weight("up", 32, 64), graph.rms_norm(embd, _weight("n", 32), 1e-5, "norm"), "wide")
+    branch = graph.mul_mat(_weight("down", 64, 32), wide, "branch")
+    branch = graph.rms_norm(branch, _weight("post", 32), 1e-5, "post") if normed else branch
+    x = graph.output_rows(graph.add(*((branch, embd) if first else (embd, branch)), "sum"))
+    graph.sample(graph.mul_mat(_weight("out", 32, 9), graph.rms_norm(x, _weight("n", 32), 1e-5, "norm"), "logits"))
+    steps = fuse(graph).steps
+    residual = steps[0].values["y"]
+    (added,) = [step for step in steps if "add" in (step.op, step.params.get("epilogue"))] or steps[-2:-1]
+    kept = added.values["x" if "post" in added.values else "y"]  # the product behind may add them
+    assert kept is residual and {"x", "y"} <= set(added.values)
+    assert added.values.get("post", added.values["x"]) is not residual
+
+
+def _scaled(g: Graph, x: Tensor) -> Tensor:
+    return g.scale(g.rms_norm(x, _weight("n", 32), 1e-5, "norm"), 2.0, "scaled")
+
+
+def _residual_that_is_read_again(g: Graph, x: Tensor) -> Tensor:
+    return g.add(g.add(x, g.mul_mat(_weight("w", 32, 32), x, "branch"), "sum"), x, "sum again")
+
+
+def _sum_of_one_product_of_two(g: Graph, x: Tensor) -> Tensor:
+    h = g.rms_norm(x, _weight("n", 32), 1e-5, "norm")
+    one, other = (g.mul_mat(_weight(name, 32, 32), h, name) for name in ("one", "other"))
+    return g.add(g.add(one, x, "sum"), other, "second sum")
+
+
+def _gate_and_up_of_two_inputs(g: Graph, x: Tensor) -> Tensor:
+    h = g.rms_norm(x, _weight("n", 32), 1e-5, "norm")
+    return g.swiglu(g.mul_mat(_weight("a", 32, 32), x, "gate"), g.mul_mat(_weight("b", 32, 32), h, "up"), "glu")
+
+
+def _norm_of_heads(g: Graph, x: Tensor) -> Tensor:
+    return g.rms_norm(g.mul_mat(_weight("w", 32, 32), x, "product"), _weight("n", 16), 1e-5, "norm of heads")
+
+
+def _attention(g: Graph, x: Tensor, order: str = "qkv", eps: tuple[float, ...] = ()) -> Tensor:
+    heads = {part: g.mul_mat(_weight(part, 32, 32), x, part) for part in order}
+    for part, value in zip("qk", eps, strict=False):
+        heads[part] = g.rms_norm(heads[part], _weight(f"{part}_norm", 16), value, f"{part}_norm")
+    parts, rope = (heads[part] for part in "qkv"), Rope("norm", 16, 1e4)
+    return g.flash_attn(*parts, layer=0, head_dim=16, rope=rope, scale=1.0, name="attn")
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (_scaled, "scaled: scaling anything but embeddings is not supported."),
+        (_sum_of_one_product_of_two, "sum: an addition that is not a residual is not supported."),
+        (_residual_that_is_read_again, "sum: an addition that is not a residual is not supported."),
+        (_gate_and_up_of_two_inputs, "glu: gate and up have different inputs, which is not supported."),
+        (_norm_of_heads, "norm of heads: a norm of heads outside attention is not supported."),
+        (
+            lambda g, x: _attention(g, x, order="kqv"),
+            "attn: q, k and v are not products of one input, which is not supported.",
+        ),
+        (
+            lambda g, x: _attention(g, x, order="qvk"),
+            "attn: q, k and v are not products of one input, which is not supported.",
+        ),
+        (lambda g, x: _attention(g, x, eps=(1e-5,)), "q_norm and k are normed differently, which is not supported."),
+        (
+            lambda g, x: _attention(g, x, eps=(1e-5, 1e-6)),
+            "q_norm and k_norm are normed differently, which is not supported.",
+        ),
+    ],
+)
+def test_what_no_step_computes_is_refused_in_a_sentence_with_its_name(
+    build: Callable[[Graph, Tensor], Tensor], sentence: str
+) -> None:
+    graph = Graph({}, 3)
+    x = build(graph, graph.get_rows(_weight("table", 32, 9), "embd"))
+    graph.sample(graph.mul_mat(_weight("out", x.row, 9), graph.output_rows(x), "logits"))
+    with pytest.raises(UnsupportedError) as caught:
+        fuse(graph)
+    assert str(caught.value) == sentence
 
 
 def test_windows_are_in_the_steps_of_their_layers() -> None:
