@@ -35,7 +35,7 @@ CASES: dict[str, tuple[GGUFFile, DeviceProfile, dict[str, Any]]] = {
     "llama in 10 kB": (
         llama_header(**{**ONE, "n_embd": 72}, type="F32", bias=True),
         replace(ANY, max_storage_buffer_binding_size=10_000, max_buffer_size=40_000),
-        {"n_ctx": 20, "n_ubatch": 4, "precision": "fast"},
+        {"n_ctx": 200, "n_ubatch": 4, "precision": "fast", "memory_budget": 1_000_000},
     ),
     "gemma3, with a window": (
         gemma3_header(**GEMMA3, type="Q8_0"),
@@ -43,7 +43,11 @@ CASES: dict[str, tuple[GGUFFile, DeviceProfile, dict[str, Any]]] = {
         {"n_ctx": 700, "n_ubatch": 40, "precision": "fast", "type_k": "q8_0", "type_v": "q4_0", "checked": True},
     ),
     "llama, with nothing fused": (llama_header(**ONE), ANY, {**FEW, "unfused": FUSIONS}),
-    "gemma3, with nothing fused": (gemma3_header(**GEMMA3, type="Q5_0"), ANY, {**FEW, "unfused": FUSIONS}),
+    "gemma3, with nothing fused": (
+        gemma3_header(**GEMMA3, type="Q5_0"),
+        ANY,
+        {**FEW, "unfused": FUSIONS, "tuned": True},
+    ),
 }
 
 
@@ -53,7 +57,7 @@ def lines(name: str) -> list[str]:
 
 
 def _plan(plan: ModelPlan) -> Iterator[str]:
-    yield f"  context {plan.n_ctx}, batch {plan.n_ubatch}, precision {plan.precision}"
+    yield f"  context {plan.n_ctx}, batch {plan.n_ubatch}, precision {plan.precision}, budget {plan.memory_budget}"
     yield f"  memory {plan.memory}, arena at least {plan.arena_lower_bound}"
     yield f"  regions {dict(plan.regions)}, rings {[(ring.window, ring.rows) for ring in plan.rings]}"
     for table in plan.rope_tables:

@@ -16,13 +16,14 @@ from llamaweb.architectures import architecture
 from llamaweb.graph import Graph
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
+from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.kernel import kernel as make_kernel
 from llamaweb.kernels.library import attention_splits
 from llamaweb.kernels.mul_mat import PLAIN, PRECISIONS
 from llamaweb.kernels.template import wgsl
-from llamaweb.kernels.tuner import Shape
+from llamaweb.kernels.tuner import TUNED, Choices, Shape, candidates
 from llamaweb.model.gguf_file import GGUFFile
-from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, plan_model
+from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, Planner, plan_model
 from llamaweb.planner.fusion import Step, Value, fuse
 from llamaweb.planner.memory import align
 from llamaweb.planner.plan import Ring
@@ -295,6 +296,37 @@ def test_a_text_is_evaluated_with_the_products_that_its_prompt_was_tuned_for() -
     plan = plan_model(file, logits_all=True, choices={s: PLAIN for s in shapes if s and s.op == "mul_mat"})
     assert products("prefill") == {"mul_mat", "mul_mat_vec"}  # the head is for one token there
     assert [d.kernel.template for d in plan.phases["evaluate"].dispatches].count("mul_mat_packed") == 1
+
+
+CHOSEN = {
+    "llama": (llama_header(**TINY), {"n_ctx": 600}),
+    "llama, fast": (llama_header(**TINY, type="Q8_0"), {"n_ctx": 20, "n_ubatch": 16, "precision": "fast"}),
+    "gemma3": (gemma3_header(n_layer=2, n_embd=64, n_ff=96, n_vocab=300, head_dim=32), {"n_ctx": 600}),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_chosen_variant_computes_what_has_its_shape_and_nothing_else(name: str) -> None:
+    file, options = CHOSEN[name]
+    planner = Planner(file, DESKTOP, **options)
+
+    def kernels(choices: Choices) -> list[tuple[Shape | None, Kernel]]:
+        plan = planner.plan(choices)
+        dispatches = [(p.n_tokens, d.kernel) for p in plan.phases.values() for d in p.dispatches]
+        shaped = [(Shape.of(kernel, n, plan.precision), kernel) for n, kernel in dispatches]
+        return [(shape, kernel) for shape, kernel in shaped if kernel.template != "quantize"]  # as products ask for it
+
+    usual = kernels({})
+    shapes = {shape for shape, _ in usual if shape}
+    assert {shape.op for shape in shapes} == {op for ops in TUNED.values() for op in ops}
+    for shape in shapes:
+        default, *others = candidates(shape, DESKTOP, "full")
+        assert kernels({shape: default}) == usual
+        found = kernels({shape: others[-1]})
+        changed = [before[0] for before, after in zip(usual, found, strict=True) if before[1] is not after[1]]
+        assert changed == [each for each, _ in usual if each == shape], shape
+        swapped = candidates(next(s for s in shapes if s.op[:5] != shape.op[:5]), DESKTOP, "full")[-1]
+        assert kernels({shape: swapped}) == usual  # a variant of another kernel is none of this
 
 
 def test_a_device_without_subgroups_gets_no_kernel_that_needs_them() -> None:
