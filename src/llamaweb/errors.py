@@ -132,6 +132,11 @@ class KernelWarning(RuntimeWarning):
     """A kernel does not compile on the device or is wrong there; its plain variant is used. The message names it."""
 
 
+def one_line(told: object) -> str:
+    """What a browser or driver tells, in several lines perhaps, as a part of a sentence."""
+    return " ".join(str(told).split()).rstrip(".")
+
+
 def short(value: object, most: int = 40) -> str:
     """A value out of a file as a message may repeat it: its repr in one line, of at most `most` characters."""
     if isinstance(value, (str, bytes, list)):

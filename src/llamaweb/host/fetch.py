@@ -15,10 +15,12 @@ import tempfile
 import threading
 import time
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from llamaweb.errors import HostError, megabytes
+from llamaweb.errors import HostError, megabytes, one_line
 from llamaweb.host.report import Report, silent
 
 CHUNK = 1 << 20
@@ -36,6 +38,8 @@ _NO_NETWORK = re.compile(
     r"|Failed to establish a new connection|Temporary failure in name resolution|[Cc]onnection broken"
     r"|Connection refused|Network is unreachable"
 )
+# What the unpackers of the standard library raise besides OSError, also for a disk that cannot be read.
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
 _DISK_IS_FULL = re.compile(r"ENOSPC|EDQUOT|No space left on device|Disk quota exceeded")
 
 
@@ -121,16 +125,19 @@ def npm_pack(package: str, sha256: str, folder: Path) -> Path:
 
 def unpack_members(tarball: Path, members: dict[str, Path]) -> None:
     """Write the named members of a tarball to the given paths."""
-    with tarfile.open(tarball) as archive:
-        for name, target in members.items():
-            try:
-                source = archive.extractfile(name)
-            except KeyError:
-                source = None
-            if source is None:
-                raise HostError(f"{tarball.name} has no {name}; the pins do not fit this package.")
-            with source, target.open("wb") as out:
-                shutil.copyfileobj(source, out)
+    try:
+        with tarfile.open(tarball) as archive:
+            for name, target in members.items():
+                try:
+                    source = archive.extractfile(name)
+                except KeyError:
+                    source = None
+                if source is None:
+                    raise HostError(f"{tarball.name} has no {name}; the pins do not fit this package.")
+                with source, target.open("wb") as out:
+                    shutil.copyfileobj(source, out)
+    except DAMAGED as error:
+        raise HostError(f"{tarball.name} cannot be unpacked ({one_line(error)}); try again.") from error
 
 
 def pip_download(

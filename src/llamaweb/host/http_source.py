@@ -95,7 +95,8 @@ class HTTPSource:
                 self._whole = response  # the session closes it
                 self._size = self._told(response.headers.get("Content-Length", ""))
             return await self._first(offset + length, offset)
-        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+        except (OSError, aiohttp.ClientError, ValueError) as error:
+            self._give_up()
             raise ModelFileError(f"{self._url} cannot be reached ({_reason(error)}); check the address.") from error
 
     async def _ask(self, headers: dict[str, str]) -> aiohttp.ClientResponse:
@@ -132,6 +133,13 @@ class HTTPSource:
         if not re.fullmatch(r"[0-9]{1,18}", size):
             raise ModelFileError(f"The server of {self._url} does not tell the file's size; download the file.")
         return int(size)
+
+    def _give_up(self) -> None:
+        """Of an answer that broke off nothing more comes; whoever reads on asks anew."""
+        if self._whole is not None:
+            self._whole.close()
+        self._whole = None
+        self._begin.clear()
 
     async def _first(self, end: int, offset: int) -> bytes:
         assert self._whole is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,15 +112,23 @@ def check_room(name: str, size: int) -> None:
 
 
 def kept() -> list[Kept]:
-    """All that is there, the largest first."""
+    """All that is there, the largest first. HostError where it cannot be looked at."""
     root = cache_root()
+    try:
+        found = list(_found(root))
+    except OSError as error:
+        raise HostError(f"{root} cannot be read ({error.strerror}); check its permissions.") from error
+    return sorted(found, key=lambda each: -each.bytes)
+
+
+def _found(root: Path) -> Iterator[Kept]:
     paths = [path for path in _inside(root) if path.name not in (_MODELS, STAMPS)]
     for path in _inside(root / _MODELS):
         # Random models lie in a folder for each version of their shape.
         paths += _inside(path) if path.name.startswith("synthetic-") and path.is_dir() else [path]
     seen: set[tuple[int, int]] = set()
-    found = [Kept(path.name, _kind(path, root), _size(path, seen), path) for path in sorted(paths)]
-    return sorted(found, key=lambda each: -each.bytes)
+    for path in sorted(paths):
+        yield Kept(path.name, _kind(path, root), _size(path, seen), path)
 
 
 def remove(names: Sequence[str] = ()) -> list[Kept]:
@@ -136,6 +145,16 @@ def remove(names: Sequence[str] = ()) -> list[Kept]:
         except OSError as error:
             raise HostError(f"{each.path} cannot be removed ({error.strerror}); check its permissions.") from error
     return gone
+
+
+def put(path: Path, text: str, mode: int = 0o666) -> None:
+    """Writes a file in one piece: what was there stays until the new one is whole; raises OSError. mode: as umask
+    leaves it."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True) as folder:
+        written = Path(folder, path.name)
+        with open(written, "w", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(text)
+        os.replace(written, path)
 
 
 def delete(path: Path) -> None:

@@ -14,7 +14,6 @@ import hashlib
 import os
 import re
 import secrets
-import tempfile
 from pathlib import Path
 
 from aiohttp import web
@@ -73,7 +72,7 @@ def kept_login() -> Login:
         secret = _read(path)
         if secret is None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(path, secrets.token_urlsafe(32))
+            kept.put(path, secrets.token_urlsafe(32), 0o600)
             secret = _read(path)  # perhaps another server's, which was quicker
         return Login(secret)
     return Login()
@@ -82,24 +81,11 @@ def kept_login() -> Login:
 def _read(path: Path) -> str | None:
     """What a file that nobody else can have read or written holds, if it is a secret."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-    except OSError:
+        with open(path, opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NOFOLLOW", 0))) as file:
+            status = os.fstat(file.fileno())
+            if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o077):
+                return None
+            found = _SECRET.fullmatch(file.read(100))
+    except (OSError, UnicodeDecodeError):
         return None
-    with os.fdopen(descriptor) as file:
-        status = os.fstat(descriptor)
-        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o077):
-            return None
-        found = _SECRET.fullmatch(file.read(100))
     return found[0] if found else None
-
-
-def _write(path: Path, secret: str) -> None:
-    """In one piece, in the place of what was there."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{_FILE}-")  # which has the mode 0600
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secret)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

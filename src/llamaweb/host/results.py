@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamaweb.errors import HostError
+from llamaweb.host import kept
 
 _KEY = (
     "model",
@@ -43,8 +44,7 @@ def check(path: Path) -> None:
     try:
         if path.exists():
             path.open("r+").close()
-        else:
-            tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=path.resolve().parent).close()
     except OSError as error:
         raise HostError(f"{path} cannot be written ({error.strerror}); name another file with --output.") from error
 
@@ -54,7 +54,7 @@ def add(path: Path, result: dict[str, Any]) -> None:
     others = [old for old in read(path) if _key(old) != _key(result)]
     entries = sorted([*others, result], key=lambda entry: [str(part) for part in _key(entry)])
     try:
-        path.write_text(json.dumps({"results": entries}, indent=1, ensure_ascii=False) + "\n")
+        kept.put(path.resolve(), json.dumps({"results": entries}, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise HostError(f"{path} cannot be written ({error.strerror}); name another file with --output.") from error
 

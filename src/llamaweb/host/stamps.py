@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +73,4 @@ def _write(name: str, stamp: Stamp) -> None:
     path = _stamp_of(name)
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor, other = tempfile.mkstemp(dir=path.parent, prefix=".")
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(stamp, file)
-        os.replace(other, path)
+        kept.put(path, json.dumps(stamp))

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,7 @@ def save(found: Any) -> None:
     path = _path()
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tuning-") as folder:
-            Path(folder, path.name).write_text(json.dumps(found))
-            os.replace(Path(folder, path.name), path)
+        kept.put(path, json.dumps(found))
 
 
 def _path() -> Path:
