@@ -115,7 +115,15 @@ class CachedSource:
             self._give_back()
 
     async def _kept(self) -> BlobSource | None:
-        """The file from the cache, if it is whole, checked if it can be, and not known to be another one by now."""
+        """The file from the cache, if it is whole, checked if it can be, and not known to be another one by now; None
+        where the storage does not give it, too."""
+        try:
+            return await self._found()
+        except JsException:
+            self._give_back()
+            return None
+
+    async def _found(self) -> BlobSource | None:
         model = await model_cache.find(self.url)
         model = await self._current(model) if model and model.complete else None
         if not model:

@@ -3,7 +3,7 @@
 (download, name, size, writer, hash, sha256) => {
   const PIECE = 4 << 20; // bytes read from the file at once
   const state = { full: undefined, verified: false, bad: false };
-  const stored = () => (writer ? writer.size() : 0);
+  const stored = () => (writer && !state.bad ? writer.size() : 0);
 
   async function keep(chunk, again) {
     if (!writer || state.full) return;
@@ -14,14 +14,25 @@
     }
   }
 
+  // Bytes that the file has; null where it does not give them, and is not used any more.
+  async function own(from, to) {
+    try {
+      return await writer.read(from, to);
+    } catch (error) {
+      state.full ??= String(error.message ?? error);
+      state.bad = true;
+      return null;
+    }
+  }
+
   async function check(chunk, end) {
     if (!hash || state.verified) return;
     await hash.update(chunk);
     if (end < size) return;
     const found = await hash.digest();
     state.verified = found === sha256;
-    state.bad = !state.verified;
-    if (!state.bad) return;
+    if (state.verified) return;
+    state.bad = true;
     const message = `${name} is damaged: its SHA-256 is ${found}, not ${sha256}; load it again.`;
     throw Object.assign(new Error(message), { name: "DownloadError" });
   }
@@ -33,7 +44,7 @@
       await keep(found, true);
       if (to > stored()) return begin === from ? found : read(from, to);
     }
-    return writer.read(from, to);
+    return (await own(from, to)) ?? read(from, to);
   }
 
   return {
@@ -45,7 +56,8 @@
       let at = hash ? 0 : from;
       const next = async () => {
         if (at < from) return { done: false, value: await read(at, Math.min(from, at + PIECE)) };
-        if (at < stored()) return { done: false, value: await writer.read(at, Math.min(stored(), at + PIECE)) };
+        const value = at < stored() ? await own(at, Math.min(stored(), at + PIECE)) : null;
+        if (value) return { done: false, value };
         if (at >= size) return { done: true };
         remote ??= download.open(at);
         const answer = await remote.read();

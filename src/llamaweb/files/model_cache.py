@@ -136,8 +136,12 @@ async def put(model: CachedModel) -> None:
 
 
 async def remove(url: str) -> None:
-    """Removes a file; raises CacheError while it is being loaded."""
-    if not await _removed(url):
+    """Removes a file; raises CacheError while it is being loaded, or where the browser does not remove it."""
+    try:
+        removed = await _removed(url)
+    except JsException as error:
+        raise CacheError(f"{url} cannot be removed from the browser's storage ({error}); try again.") from None
+    if not removed:
         raise CacheError(f"{url} is being loaded, perhaps in another tab; remove it afterwards.")
 
 

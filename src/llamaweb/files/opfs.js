@@ -9,26 +9,45 @@
   const PIECE = 1 << 20; // bytes read at once
   const inWorker = () => typeof FileSystemFileHandle.prototype.createSyncAccessHandle === "function";
 
+  // What is made of a synchronous handle, which is closed where that fails: nobody else could open the file any more.
+  function made(access, make) {
+    try {
+      return make();
+    } catch (error) {
+      access.close();
+      throw error;
+    }
+  }
+
+  function bytes(access, from, to) {
+    const found = new Uint8Array(to - from);
+    for (let at = 0; at < found.length; ) {
+      const size = access.read(found.subarray(at), { at: from + at });
+      if (!size) throw new Error("the file ends early");
+      at += size;
+    }
+    return found;
+  }
+
   // Where there are synchronous handles (in a worker), every byte is in the file at once.
   async function syncWriter(handle, fresh) {
     const access = await handle.createSyncAccessHandle();
-    if (fresh) access.truncate(0);
-    let size = access.getSize();
+    let size = made(access, () => {
+      if (fresh) access.truncate(0);
+      return access.getSize();
+    });
     return {
       size: () => size,
       append(chunk) {
-        const written = access.write(chunk, { at: size });
-        if (written < chunk.length) {
+        try {
+          if (access.write(chunk, { at: size }) < chunk.length) throw new Error("the disk is full");
+        } catch (error) {
           access.truncate(size);
-          throw new Error("the disk is full");
+          throw error;
         }
-        size += written;
+        size += chunk.length;
       },
-      read(from, to) {
-        const found = new Uint8Array(to - from);
-        access.read(found, { at: from });
-        return found;
-      },
+      read: (from, to) => bytes(access, from, to),
       close: async () => access.close(),
     };
   }
@@ -38,11 +57,7 @@
   const blob = (access, from, to) => ({
     size: to - from,
     slice: (begin = 0, end = to - from) => blob(access, from + begin, Math.min(from + end, to)),
-    async arrayBuffer() {
-      const found = new Uint8Array(to - from);
-      access.read(found, { at: from });
-      return found.buffer;
-    },
+    arrayBuffer: async () => bytes(access, from, to).buffer,
     stream: () => ({
       getReader(options) {
         if (options) throw new TypeError("it has a buffer of its own");
@@ -68,7 +83,10 @@
     const begin = fresh ? 0 : before.size;
     const recent = []; // chunks since, of the header
     let size = begin;
-    await writable.seek(begin);
+    await writable.seek(begin).catch(async (error) => {
+      await writable.abort();
+      throw error;
+    });
     return {
       size: () => size,
       async append(chunk, again) {
@@ -103,7 +121,7 @@
       const handle = await (await folder()).getFileHandle(name).catch(absent);
       if (!handle) return undefined;
       const access = inWorker() && (await handle.createSyncAccessHandle({ mode: "read-only" }).catch(() => null));
-      return access ? blob(access, 0, access.getSize()) : handle.getFile();
+      return access ? made(access, () => blob(access, 0, access.getSize())) : handle.getFile();
     },
     file: async (name) => (await folder()).getFileHandle(name).then((handle) => handle.getFile(), absent),
     async put(name, text) {

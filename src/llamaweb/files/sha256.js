@@ -97,10 +97,13 @@
 
   const started = new Promise((resolve) => {
     const alone = () => resolve((here = sha256()));
+    const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
     try {
-      worker = new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+      worker = new Worker(url);
     } catch {
       return alone();
+    } finally {
+      URL.revokeObjectURL(url);
     }
     worker.onerror = alone;
     worker.onmessage = ({ data }) => {

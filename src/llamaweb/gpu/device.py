@@ -10,7 +10,7 @@ from typing import Any
 import js
 from pyodide.ffi import JsException, create_proxy
 
-from llamaweb.errors import DeviceLostError, GPUError, NoWebGPUError
+from llamaweb.errors import DeviceLostError, GPUError, NoWebGPUError, one_line
 from llamaweb.gpu.advice import no_webgpu
 from llamaweb.javascript import js_file, js_object
 from llamaweb.profile import DeviceProfile, SubgroupMatrix
@@ -123,7 +123,7 @@ class Device:
                     found = (scope, error.message)
         if found:
             if found[0] != "out-of-memory":
-                raise GPUError(f"WebGPU refused the work while {what}: {found[1]}")
+                raise GPUError(f"WebGPU refused the work while {what}: {one_line(found[1])}; load the model again.")
             raise GPUError(
                 f"The GPU is out of memory while {what}; load the model with a smaller n_ctx, or with a memory_budget "
                 f"that its context is fitted to ({found[1].splitlines()[0]})."
@@ -138,7 +138,7 @@ class Device:
 
     def _uncaptured(self, event: Any) -> None:
         if self._error is None:
-            self._error = GPUError(f"WebGPU refused the work: {event.error.message}")
+            self._error = GPUError(f"WebGPU refused the work: {one_line(event.error.message)}; load the model again.")
 
     def _lost(self, info: Any) -> None:
         if not self._closed:

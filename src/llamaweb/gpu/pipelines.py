@@ -9,12 +9,14 @@ from typing import Any
 
 from pyodide.ffi import JsException, to_js
 
-from llamaweb.errors import KernelError, KernelWarning
+from llamaweb.errors import KernelError, KernelWarning, one_line
 from llamaweb.gpu.device import Device
 from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.template import wgsl
 from llamaweb.planner.plan import Binding, Dispatch
+
+_ADVICE = "; load the model again, or update the browser and the graphics driver."
 
 
 class Pipelines:
@@ -49,7 +51,8 @@ class Pipelines:
                 if not plain or kernel not in plain:
                     raise
                 if kernel.template not in {k.template for k in self._refused}:
-                    warnings.warn(f"{error}; its plain variant is used instead.", KernelWarning, stacklevel=1)
+                    reason = str(error).removesuffix(_ADVICE)
+                    warnings.warn(f"{reason}; its plain variant is used instead.", KernelWarning, stacklevel=1)
                 self._refused.add(kernel)
                 await self._compiled(plain[kernel])
             finished += 1
@@ -104,8 +107,8 @@ class Pipelines:
         if getattr(reason, "reason", "") != "validation":
             await self._device.check_loss()  # a lost device compiles nothing
         constants = ", ".join(f"{name}={value}" for name, value in kernel.constants)
-        why = getattr(await shader, "message", None) or reason
-        raise KernelError(f"The kernel {kernel.template} ({constants}) does not compile here: {why}")
+        why = one_line(getattr(await shader, "message", None) or reason)
+        raise KernelError(f"The kernel {kernel.template} ({constants}) does not compile here: {why}{_ADVICE}")
 
     def _layout(self, kernel: Kernel) -> Any:
         accesses = tuple(slot.access for slot in kernel.slots)

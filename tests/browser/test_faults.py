@@ -1,0 +1,131 @@
+"""Each call to the browser's storage, the network and the GPU fails once, in every operation that makes it, as in
+SQLite's tests: what is said is a sentence, the second time goes well, nothing stays open and what is kept is whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser_page import Page
+from unreliable_server import UnreliableServer
+
+from tests.tiny import TinyLlama, tiny_llama
+
+HERE = Path(__file__).parent
+INSTALL = """
+import sys, types
+module = sys.modules["faults_page"] = types.ModuleType("faults_page")
+exec(compile(source, "faults_page.py", "exec"), module.__dict__)
+module.install(script)
+"""
+TRIALS = """
+import faults_page
+operation = getattr(faults_page, name)(*given)
+try:
+    return await faults_page.trials(operation, group, kind, lasting)
+finally:
+    await operation.close()
+"""
+MODEL = tiny_llama(TinyLlama(n_layer=1))
+SHA256 = hashlib.sha256(MODEL).hexdigest()
+HALF = 60_000  # bytes, of the header and some weights
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed(page: Page) -> None:
+    page.run(INSTALL, source=(HERE / "faults_page.py").read_text(), script=(HERE / "faults.js").read_text())
+
+
+@pytest.fixture
+def main_thread(page: Page) -> Iterator[None]:
+    """The storage as a page's main thread has it: without synchronous handles."""
+    handle = "FileSystemFileHandle.prototype"
+    page.runner.run_js(f"globalThis.handles = {handle}.createSyncAccessHandle; delete {handle}.createSyncAccessHandle;")
+    yield
+    page.runner.run_js(f"{handle}.createSyncAccessHandle = handles;")
+
+
+def trials(page: Page, group: str, kind: str, lasting: bool, name: str, *given: Any) -> tuple[int, set[str]]:
+    """How many calls of an operation failed, and what was said of them."""
+    failed, said, wrong = page.run(TRIALS, group=group, kind=kind, lasting=lasting, name=name, given=given)
+    assert wrong == []
+    return failed, set(said)
+
+
+def all_warn(said: set[str]) -> bool:
+    return all(each.startswith("tiny.gguf is not kept in the browser's storage: ") for each in said)
+
+
+@pytest.mark.parametrize(
+    ("sha256", "stored", "kind", "lasting", "least"),
+    [(SHA256, 0, "rejected", False, 50), (SHA256, HALF, "short", False, 4), (None, 0, "quota", True, 40)],
+)
+def test_a_download_needs_no_call_to_the_storage_and_the_next_one_keeps_the_model(
+    page: Page, server: UnreliableServer, sha256: str | None, stored: int, kind: str, lasting: bool, least: int
+) -> None:
+    url = server.url("tiny.gguf", MODEL)
+    failed, said = trials(page, "storage", kind, lasting, "Kept", url, MODEL, sha256, stored)
+    assert failed >= least and said and all_warn(said)
+
+
+def test_a_download_on_the_main_thread_needs_no_call_to_the_storage_either(
+    page: Page, server: UnreliableServer, main_thread: None
+) -> None:
+    url = server.url("tiny.gguf", MODEL)
+    failed, said = trials(page, "storage", "rejected", False, "Kept", url, MODEL, None, HALF)
+    assert failed >= 50 and said and all_warn(said)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("rejected", 30), ("short", 2)])
+def test_a_kept_model_that_the_storage_does_not_give_is_fetched_or_told_of(
+    page: Page, server: UnreliableServer, kind: str, least: int
+) -> None:
+    url = server.url("tiny.gguf", MODEL)
+    failed, said = trials(page, "storage", kind, False, "Kept", url, MODEL, None, len(MODEL))
+    assert failed >= least
+    assert said <= {"tiny.gguf cannot be read to its end (UnknownError: the disk is gone); give it again."}
+
+
+@pytest.mark.parametrize(
+    ("stored", "kind", "lasting"), [(0, "rejected", True), (HALF, "rejected", False), (HALF, "short", False)]
+)
+def test_a_download_goes_on_behind_every_break_and_one_that_cannot_keeps_what_has_come(
+    page: Page, server: UnreliableServer, stored: int, kind: str, lasting: bool
+) -> None:
+    url = server.url("tiny.gguf", MODEL)
+    failed, said = trials(page, "network", kind, lasting, "Kept", url, MODEL, SHA256, stored)
+    assert failed >= 5
+    assert all(each.startswith(f"{url} cannot be read after 2 attempts (") for each in said)
+    assert bool(said) == lasting
+
+
+@pytest.mark.parametrize("name", ["Removed", "Saved"])
+def test_what_is_removed_or_saved_is_whole_or_gone_whatever_call_to_the_storage_fails(
+    page: Page, server: UnreliableServer, name: str
+) -> None:
+    given = (server.url("tiny.gguf", MODEL), MODEL, None, len(MODEL)) if name == "Removed" else ()
+    failed, said = trials(page, "storage", "rejected", False, name, *given)
+    assert failed >= 9 and bool(said) == bool(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "least"),
+    [
+        ("Loaded", "rejected", 27),
+        ("Loaded", "memory", 10),
+        ("Recovered", "lost", 27),
+        ("Recovered", "memory", 10),
+        ("Answered", "rejected", 5),
+        ("Answered", "lost", 5),
+        ("Evaluated", "rejected", 3),
+        ("Evaluated", "lost", 3),
+    ],
+)
+def test_whatever_call_to_the_gpu_fails_the_model_is_loaded_or_answers_the_second_time_and_nothing_is_left(
+    page: Page, name: str, kind: str, least: int
+) -> None:
+    failed, said = trials(page, "gpu", kind, False, name, MODEL)
+    assert failed >= least and said
