@@ -139,7 +139,7 @@ def test_all_that_pip_installs_has_a_hash_or_is_this_package(
     assert ours[-4:] == ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
 
 
-@pytest.mark.parametrize("name", ["dev", "npm", "lock"])
+@pytest.mark.parametrize("name", ["dev", "npm", "lock", "mutants"])
 def test_a_lock_has_hashes_of_all_that_pyproject_asks_for(dev: ModuleType, name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text().replace("\\\n", " ")
     locked: dict[str, list[str]] = {}
@@ -153,6 +153,7 @@ def test_a_lock_has_hashes_of_all_that_pyproject_asks_for(dev: ModuleType, name:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = project["dependency-groups"]
     asked = {"dev": groups["build"] + project["project"]["dependencies"], "npm": groups["npm"], "lock": groups["lock"]}
+    asked["mutants"] = groups["mutants"]
     asked["dev"] += [each for extra in project["project"]["optional-dependencies"].values() for each in extra]
     asked["dev"] += project["build-system"]["requires"]
     for requirement in map(Requirement, asked[name]):
@@ -209,3 +210,12 @@ def test_ctrl_c_while_something_is_set_up_is_130_and_what_sets_up_has_no_last_wo
         output, errors = process.communicate(timeout=30)
     assert process.returncode == 130 and errors == "Interrupted.\n"
     assert json.loads(output)["error"] == {"type": "Interrupted", "message": "Interrupted."}
+
+
+def test_of_mutants_those_that_no_test_noticed_are_told_and_the_others_counted(dev: ModuleType) -> None:
+    states = ["killed", "survived", "timeout", "no tests", "not checked", "segfault", "suspicious"]
+    lines = [f"llamaweb.sampling.x_f__mutmut_{n}: {state}" for n, state in enumerate(states)]
+    left, tried, noticed = dev.mutants_left([*lines, "llamaweb.planner.kv.x_g__mutmut_1: killed", ""])
+    assert left == [lines[1], lines[3], lines[6]]
+    assert tried == {"llamaweb.sampling": 6, "llamaweb.planner.kv": 1}
+    assert noticed == {"llamaweb.sampling": 3, "llamaweb.planner.kv": 1}
