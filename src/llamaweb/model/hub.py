@@ -88,7 +88,7 @@ def choose(repository: Repository, found: Sequence[HubFile], pattern: str) -> Hu
         raise ModelFileError(
             f"{len(fitting)} files of {repository.repo_id} fit {pattern!r}: {names}; choose one model by its name."
         )
-    return fitting[0] if len(fitting) == 1 else min(fitting, key=lambda file: file.path)
+    return min(fitting, key=lambda file: file.path)
 
 
 def _listed(names: Sequence[str]) -> str:
