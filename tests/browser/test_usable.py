@@ -179,3 +179,35 @@ def test_empty_stop_texts_bytes_and_text_parts_mean_what_they_say(page: Page) ->
     found, said, finish_reason, stopped_by = page.run(texts, data=tiny_llama())
     assert found[0] and set(found) == {found[0]} and said[0] and set(said) == {said[0]}
     assert (finish_reason, stopped_by) in (("length", "max_tokens"), ("stop", "<|im_end|>"))
+
+
+def test_a_device_that_comes_when_its_load_was_cancelled_is_closed(page: Page) -> None:
+    async def reason(script):
+        import asyncio
+
+        from pyodide.code import run_js
+
+        from llamaweb.gpu.device import Device
+
+        seen = run_js(script)()
+        try:
+            task = asyncio.ensure_future(Device.open())
+            while not seen.asked:
+                await asyncio.sleep(0)
+            task.cancel()
+            return await asyncio.wait_for(seen.lost(), 30)
+        finally:
+            seen.restore()
+
+    script = """() => {
+      const real = GPUAdapter.prototype.requestDevice;
+      let device;
+      const seen = { asked: 0, lost: async () => (await (await device).lost).reason };
+      seen.restore = () => (GPUAdapter.prototype.requestDevice = real);
+      GPUAdapter.prototype.requestDevice = function (...args) {
+        seen.asked++;
+        return (device = real.apply(this, args));
+      };
+      return seen;
+    }"""
+    assert page.run(reason, script=script) == "destroyed"

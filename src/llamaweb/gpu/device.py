@@ -12,7 +12,7 @@ from pyodide.ffi import JsException, create_proxy
 
 from llamaweb.errors import DeviceLostError, GPUError, NoWebGPUError, one_line
 from llamaweb.gpu.advice import no_webgpu
-from llamaweb.javascript import js_file, js_object
+from llamaweb.javascript import js_file, js_object, take
 from llamaweb.profile import DeviceProfile, SubgroupMatrix
 
 _LIMITS = (
@@ -52,10 +52,9 @@ class Device:
         adapter = await find_adapter()
         limits = {name: int(getattr(adapter.limits, name)) for name in _LIMITS}
         features = [f for f in _FEATURES if adapter.features.has(f)]
+        asked = js_object({"requiredFeatures": features, "requiredLimits": limits, "label": "llamaweb"})
         try:
-            handle = await adapter.requestDevice(
-                js_object({"requiredFeatures": features, "requiredLimits": limits, "label": "llamaweb"})
-            )
+            handle = await take(adapter.requestDevice(asked), lambda device: device.destroy())
         except JsException as error:
             raise GPUError(f"The browser did not open the GPU ({error}); reload the page and try again.") from None
         device = cls(handle, _profile(adapter, limits, features))
