@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import struct
 import time
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import gguf
@@ -426,26 +428,33 @@ def test_3000_mutations_of_a_real_header_parse_or_get_a_sentence(tmp_path: Path)
         for part in field.parts:
             fields.append(position)
             position += part.nbytes
-    refused, slowest, sound = 0, 0.0, seconds(lambda: parse(data))
+    refused, slow, bound = 0, [], 200 * seconds(lambda: parse(data))
     damaged = mutations(data, reader.data_offset, [at for at in fields if at < reader.data_offset - 8], 3000)
+
+    def outcome(copy: bytes) -> str:
+        try:
+            file = parse(copy)
+        except LlamaWebError as error:
+            return str(error)
+        assert all(info.offset + info.nbytes <= len(copy) for info in file.tensors.values())
+        return ""
+
     tracemalloc.start()
     try:
         for copy in damaged:
             start = time.process_time()
-            try:
-                file = parse(copy)
-            except LlamaWebError as error:
+            sentence = outcome(copy)
+            if time.process_time() - start > bound:
+                slow.append(copy)
+            gc.collect(0)  # errors and where they come from refer to each other
+            if sentence:
                 refused += 1
-                sentence = str(error)
                 assert sentence.endswith(".") and "\n" not in sentence
-            else:
-                assert all(info.offset + info.nbytes <= len(copy) for info in file.tensors.values())
-            slowest = max(slowest, time.process_time() - start)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert 1000 < refused < 3000
-    assert slowest < 200 * sound
+    assert not [copy for copy in slow if seconds(partial(outcome, copy)) > bound]  # once may be a collection of garbage
     assert peak < 4 << 20
 
 
