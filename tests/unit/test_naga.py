@@ -6,7 +6,8 @@ Each kernel is looked at once, whatever devices it is for. No profile has subgro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from math import prod
@@ -119,41 +120,45 @@ def naga(f16: bool, lanes: bool) -> Naga:
 
 
 class Needs(NamedTuple):
-    """What a kernel asks of a device."""
+    """What a kernel asks of a device, and naga's word that it is sound there."""
 
     features: frozenset[str]
     slots: int
     invocations: int
     memory: int
+    module: Future[Any]
+
+
+NAGA = ThreadPoolExecutor(max_workers=1)  # which parses one text while Python makes the next
 
 
 @cache
 def needs(kernel: Kernel) -> Needs:
-    """That of a kernel which naga finds sound, on a device with the features that it asks for alone."""
+    """That of a kernel, on a device with the features that it asks for alone."""
     text = wgsl(kernel)
     features = frozenset(re.findall(r"^\s*enable (.*);", text, re.MULTILINE))
-    naga("f16" in features, "subgroups" in features).module(text)
+    module = NAGA.submit(naga("f16" in features, "subgroups" in features).module, text)
     if re.search(r"\b(requires packed_4x8_integer_dot_product|dot4[IU]8Packed|(un)?pack4x)", text):
         features |= {"packed dot"}
     (size,) = re.findall(r"@workgroup_size\(([\d, ]+)\)", text)
-    return Needs(features, len(kernel.slots), prod(map(int, size.split(","))), workgroup_bytes(text))
+    return Needs(features, len(kernel.slots), prod(map(int, size.split(","))), workgroup_bytes(text), module)
 
 
-def check(kernel: Kernel, profile: DeviceProfile) -> None:
+def check(kernels: Iterable[Kernel], profile: DeviceProfile) -> None:
     """A device is asked for no feature that it has not, and for no more than it allows."""
-    asked, there = needs(kernel), {"f16": profile.f16, "subgroups": profile.subgroup_size > 0}
-    there["packed dot"] = profile.packed_dot
-    assert all(there[feature] for feature in asked.features), kernel
-    assert asked.slots <= profile.max_storage_buffers_per_shader_stage, kernel
-    assert asked.invocations <= profile.max_compute_invocations_per_workgroup, kernel
-    assert asked.memory <= profile.max_compute_workgroup_storage_size, kernel
+    there = {"f16": profile.f16, "subgroups": profile.subgroup_size > 0, "packed dot": profile.packed_dot}
+    for kernel, asked in [(kernel, needs(kernel)) for kernel in kernels]:
+        assert asked.module.result(), kernel
+        assert all(there[feature] for feature in asked.features), kernel
+        assert asked.slots <= profile.max_storage_buffers_per_shader_stage, kernel
+        assert asked.invocations <= profile.max_compute_invocations_per_workgroup, kernel
+        assert asked.memory <= profile.max_compute_workgroup_storage_size, kernel
 
 
 @BY_PROFILE
 def test_every_kernel_of_every_format_is_sound_on_a_device(profile: DeviceProfile) -> None:
     found = dict.fromkeys(kernel for model in models() for kernel in kernels(plan(model, profile)))
-    for kernel in found:
-        check(kernel, profile)
+    check(found, profile)
     assert {kernel.template for kernel in found} >= {"get_rows", "mul_mat", "mul_mat_vec", "flash_attn"}
     assert {dict(kernel.constants).get("format") for kernel in found} >= {f.name for f in FORMATS.values()}
 
@@ -182,8 +187,7 @@ def test_every_variant_that_tuning_tries_is_sound(profile: DeviceProfile) -> Non
     mine = share(profile)
     modes = ["full" if list(PROFILES.values()).index(profile) % 2 else "auto", *["auto"] * len(mine)]
     found = (each for model, mode in zip(mine, modes, strict=False) for each in tried(model, profile, mode))
-    for kernel in dict.fromkeys(kernel for each in found for kernel in kernels(each)):
-        check(kernel, profile)
+    check(dict.fromkeys(kernel for each in found for kernel in kernels(each)), profile)
 
 
 @pytest.mark.parametrize("profile", [LEAST, DESKTOP], ids=["least", "desktop"])
@@ -194,8 +198,8 @@ def test_kernels_outside_of_plans_compile(profile: DeviceProfile) -> None:
     launches += [library.vector(type, 1, lane_order=lanes) for type in VECTORS for lanes in (False, True)]
     launches += [library.pad_rows(f, 1) for f in FORMATS.values() if not f.repacked]
     launches += [peaks.read(profile)[0], peaks.fma(profile)[0], peaks.dispatch(), peaks.steps(False), peaks.steps(True)]
+    check([launch.kernel for launch in launches], profile)
     for launch in launches:
-        check(launch.kernel, profile)
         device.pipeline(launch.kernel, wgsl(launch.kernel))
 
 

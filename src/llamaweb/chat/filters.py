@@ -62,7 +62,7 @@ def _replaced(size: int, value: Any, old: Any, new: Any, count: int | None = Non
 
 
 def _joined(size: int, value: Any, d: Any = "", attribute: Any = None) -> int:
-    return size + list_size(value) * text_size(str(d))
+    return size + list_size(value) // ITEM * text_size(str(d))
 
 
 def _truncated(size: int, value: Any, length: int = 255, killwords: bool = False, end: Any = "...", *more: Any) -> int:

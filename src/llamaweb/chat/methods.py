@@ -12,7 +12,7 @@ from jinja2.exceptions import SecurityError, TemplateRuntimeError
 from jinja2.filters import Markup
 from jinja2.sandbox import SandboxedFormatter
 
-from llamaweb.chat.budget import SIMPLE, Budget, list_size, text_size
+from llamaweb.chat.budget import ITEM, SIMPLE, Budget, list_size, text_size
 
 MAX_FORMAT = 10_000
 """Characters of a text with places to fill."""
@@ -62,7 +62,8 @@ def replaced(text: str, old: str, new: str, count: int = -1) -> int:
 
 
 def _joined(text: str, items: Any) -> int:
-    return list_size(items) * (1 + text_size(text)) + sum(text_size(item) for item in items if isinstance(item, str))
+    size = list_size(items)
+    return size + size // ITEM * text_size(text) + sum(text_size(item) for item in items if isinstance(item, str))
 
 
 def _read(items: Any, *args: Any) -> int:
