@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,25 @@ def test_a_browser_that_does_not_start_leaves_nothing_behind(monkeypatch: pytest
     with pytest.raises(HostError, match="did not start"):
         chrome.Chromium(BrowserChoice("/bin/true"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("length", "found"), [(40, "a folder in it"), (62, "itself"), (63, "/tmp"), (90, "/tmp")])
+def test_chromium_gets_a_folder_for_its_sockets_whose_path_is_short_enough(
+    length: int, found: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    browser = tmp_path / "chromium"
+    browser.write_text(f"#!/bin/sh\nprintf %s \"$TMPDIR\" > '{tmp_path}/told'\n")
+    browser.chmod(0o700)
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        folder = Path(short, "a" * (length - len(short) - 1))
+        folder.mkdir()
+        monkeypatch.setenv("TMPDIR", str(folder))
+        with pytest.raises(HostError, match="did not start"):
+            chrome.Chromium(BrowserChoice(str(browser)))
+        assert list(folder.iterdir()) == []
+    told = (tmp_path / "told").read_text()
+    kinds = {str(folder): "itself", "/tmp": "/tmp"}
+    assert kinds.get(told, "a folder in it" if Path(told).parent == folder else told) == found
 
 
 def test_the_software_adapter_is_the_default_and_gpu_leaves_it_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,12 @@ def _temporary() -> Path:
     return folder
 
 
+def _for_sockets(folder: Path) -> str:
+    """Where Chromium has its temporary files: `folder` if the path of a socket in there is short enough."""
+    known = (str(folder), os.environ.get("TMPDIR") or tempfile.gettempdir())
+    return next((each for each in known if len(each) <= _LONGEST_FOLDER), "/tmp")
+
+
 class Chromium(Browser):
     """A headless Chromium with a profile that goes when it does, and leaves nothing behind. HostError with one sentence
     if it does not start."""
@@ -144,12 +150,10 @@ class Chromium(Browser):
     def __init__(self, choice: BrowserChoice) -> None:
         browser = find_browser(choice.path)
         self._temporary = _temporary()
-        # The path of a socket in there is of 107 characters at most.
-        inside = {"TMPDIR": str(self._temporary)} if len(str(self._temporary)) <= _LONGEST_FOLDER else {}
         command = [browser, *flags(choice), f"--user-data-dir={self._temporary / 'profile'}", "about:blank"]
         self.cdp: CDP | None = None
         try:
-            self.cdp = CDP(command, SCRIPT_SECONDS, {**os.environ, **inside})
+            self.cdp = CDP(command, SCRIPT_SECONDS, {**os.environ, "TMPDIR": _for_sockets(self._temporary)})
             self.cdp.call("Browser.getVersion")
             self.tab = next(iter(self.cdp.tabs()), None) or self.cdp.new_tab()
         except (OSError, CDPError) as error:
