@@ -166,13 +166,13 @@ def test_merging_gives_what_the_definition_gives() -> None:
 def test_tokenizing_takes_a_few_steps_of_python_for_a_token_of_the_vocabulary_and_a_letter(name: str) -> None:
     metadata = vocabulary(name)
     tok = load_tokenizer(metadata)
-    assert rounds(lambda: load_tokenizer(metadata), 1) < 1_000_000 + 250 * tok.n_vocab
+    assert rounds(lambda: load_tokenizer(metadata)) < 1_000_000 + 500 * tok.n_vocab
     rng = random.Random(1)
     letters = "etaoinshrdlu"
     words = " ".join("".join(rng.choices(letters, k=rng.randint(2, 10))) for _ in range(4_000))
-    assert rounds(lambda: tok.encode(words), 1) < 1_500 * len(words)
+    assert rounds(lambda: tok.encode(words)) < 3_000 * len(words)
     word = "".join(rng.choices(letters, k=30_000))
-    assert rounds(lambda: tok.encode(word), 1) < 1_000 * len(word)
+    assert rounds(lambda: tok.encode(word)) < 3_000 * len(word)
 
 
 def test_the_cache_of_words_stays_bounded() -> None:

@@ -14,7 +14,6 @@ from pyodide.ffi import JsException, create_proxy, to_js
 
 from llamaweb.errors import DownloadError, ModelFileError
 from llamaweb.javascript import js_file
-from llamaweb.model.length import length_told
 from llamaweb.model.source import check_range, file_name
 
 _PIECE = 16 << 20  # bytes
@@ -152,6 +151,8 @@ async def _whole(response: Any) -> Any:
 
 async def model_length(beginning: Any) -> int | None:
     """How long a model is, by its beginning in an ArrayBuffer; None if more of it must be there for that."""
+    from llamaweb.model.length import length_told  # imports numpy, which is not needed for files
+
     return await length_told(beginning.to_bytes())
 
 
