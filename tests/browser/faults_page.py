@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
@@ -41,16 +42,16 @@ async def answer(llm: Llama) -> list[int]:
     return llm.tokens
 
 
-class Operation:
+class Operation(ABC):
     """`run` is what calls may fail in; `again` comes behind it, with none that fail. Both give the same."""
 
     llm: Llama | None = None
 
     async def prepare(self) -> None:
-        pass
+        return  # most need nothing
 
-    async def run(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    async def run(self) -> Any: ...
 
     async def again(self) -> Any:
         return await self.run()

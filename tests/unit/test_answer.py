@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -131,14 +132,14 @@ async def looped(pieces: Pieces) -> None:
 
 @pytest.mark.parametrize("use", [awaited, looped])
 def test_who_awaits_the_pieces_or_loops_over_them_is_told_what_to_write(
-    use: Callable[[Pieces], Awaitable[None]],
+    use: Callable[[Pieces], Coroutine[Any, Any, None]],
 ) -> None:
     for pieces, name, whole in (
         (Text("a").pieces, "stream", "complete"),
         (Text("a").pieces.called("chat_stream", "chat"), "chat_stream", "chat"),
     ):
         with pytest.raises(LlamaWebError) as caught:
-            asyncio.run(use(pieces))  # type: ignore[arg-type]
+            asyncio.run(use(pieces))
         assert str(caught.value) == (
             f"{name} gives the text piece by piece: write `async for piece in llm.{name}(…)`, or "
             f"`await llm.{whole}(…)` for the whole text."

@@ -16,6 +16,7 @@ import tarfile
 import threading
 import traceback
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,21 +75,21 @@ class Faults:
         return self.calls[self.at] if self.at < len(self.calls) else None
 
 
-class Operation:
+class Operation(ABC):
     """What is done in the cache folder `root`: `run` is what calls may fail in."""
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root = root
 
     def prepare(self) -> None:
-        pass
+        return  # most need nothing
 
-    def run(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def run(self) -> Any: ...
 
+    @abstractmethod
     def whole(self) -> bool:
         """Whether what is there is the old or the new, and not a part of it."""
-        raise NotImplementedError
 
 
 class Tuning(Operation):
