@@ -73,11 +73,11 @@ def kernels(profile: DeviceProfile, mode: str) -> dict[Kernel, None]:
     for file, options, tuned in models():
         planner = Planner(file, profile, **{"n_ctx": 4096, "n_ubatch": 256, "tuned": True, **options})
         plan = planner.plan({})
-        found |= dict.fromkeys(_kernels(plan))
+        found |= dict.fromkeys(plan.kernels)
         tried = {s: candidates(s, profile, mode) for s in dict.fromkeys(_shapes(plan)) if s.op.startswith(tuned)}
         for n in range(max(map(len, tried.values()))):
             choices: dict[Shape, Variant] = {s: variants[n] for s, variants in tried.items() if n < len(variants)}
-            found |= dict.fromkeys(_kernels(planner.plan(choices)))
+            found |= dict.fromkeys(planner.plan(choices).kernels)
     return found
 
 
@@ -86,14 +86,6 @@ def _shapes(plan: ModelPlan) -> Iterator[Shape]:
         for dispatch in phase.dispatches:
             if shape := Shape.of(dispatch.kernel, phase.n_tokens, plan.precision):
                 yield shape
-
-
-def _kernels(plan: ModelPlan) -> Iterator[Kernel]:
-    for phase in plan.phases.values():
-        for dispatch in phase.dispatches:
-            yield dispatch.kernel
-            if dispatch.plain:
-                yield dispatch.plain.kernel
 
 
 def kind(kernel: Kernel) -> str:

@@ -1,12 +1,13 @@
 """Every kernel's text in Firefox's compiler, naga; the browser tests run them in Chromium's.
 
-Each kernel is looked at once, whatever devices it is for. No profile has subgroup matrices, which are Chromium's own.
+Each kernel is looked at once, whatever devices it is for. No profile has subgroup matrices, which are Chromium's own:
+these are in test_tint.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -18,16 +19,12 @@ import wgpu
 
 from llamaweb.graph import VECTORS
 from llamaweb.kernels import library, peaks
-from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.kernel import Kernel, Slot
 from llamaweb.kernels.template import wgsl
-from llamaweb.kernels.tuner import Shape, Variant, candidates
 from llamaweb.model.gguf_file import GGUFFile
-from llamaweb.planner import FUSIONS, plan_model
-from llamaweb.planner.plan import ModelPlan
 from llamaweb.profile import DESKTOP, DeviceProfile
-from tests.headers import TINY, WIDE, gemma3_header, llama_header
+from tests.every_kernel import kind, models, plan, tried
 from tests.naga import Naga
 from tests.shaders import workgroup_bytes
 
@@ -50,67 +47,12 @@ PROFILES = {
     "64 lanes, f16, no packed dot": replace(DESKTOP, subgroup_size=64, f16=True, packed_dot=False),
     "lanes that vary": replace(DESKTOP, subgroup_size=0, f16=True),
 }
-# A layer of each kind: the others have the same kernels.
-ROWS = {**TINY, "n_layer": 1}
-BLOCKS = {**WIDE, "n_layer": 1}
-GEMMA3 = {"n_layer": 2, "n_embd": 256, "n_head": 4, "n_head_kv": 1, "n_ff": 512, "n_vocab": 300, "head_dim": 64}
-GEMMA3 |= {"metadata": {"attention.sliding_window_pattern": 2}}
-HEADS = (16, 24, 64, 80, 96, 128, 256)
 BY_PROFILE = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
-
-
-def models() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
-    """A llama of each format, a gemma3 of some, with and without biases and fusion; heads of each size and cache."""
-    for i, format in enumerate(FORMATS.values()):
-        bias = i % 2 == 0
-        yield llama_header(**BLOCKS, type=format.type.name, bias=bias, tied=bias), {"logits_all": bias}
-        if i % 3 == 0:
-            yield gemma3_header(**GEMMA3, window=32, type=format.type.name, bias=not bias), {}
-    for family in (llama_header(**BLOCKS, bias=True), gemma3_header(**GEMMA3, window=32, bias=True)):
-        yield family, {"unfused": list(FUSIONS)}
-    for head_dim, row in ((2, 50), (100, 172), (510, 66)):  # rows that are no whole blocks, nor heads whole eights
-        odd = {"n_embd": row, "n_ff": row + 6, "head_dim": head_dim}
-        yield llama_header(**{**ROWS, **odd}, type="F16"), {"type_k": "f32"}
-        yield gemma3_header(**{**GEMMA3, **odd}, type="BF16"), {"unfused": list(FUSIONS)}
-    for head_dim in HEADS:
-        for k, v in zip(CACHE_FORMATS, ["f16", *list(CACHE_FORMATS)[::-1]], strict=False):
-            if all(head_dim % (CACHE_FORMATS[name].block or 1) == 0 for name in (k, v)):
-                sizes = {"n_head": 12, "n_head_kv": 4, "head_dim": head_dim}
-                yield llama_header(**{**ROWS, **sizes}, type="F32"), {"type_k": k, "type_v": v}
-                yield gemma3_header(**{**GEMMA3, **sizes}, type="F32"), {"type_k": k, "type_v": v}
-
-
-def kernels(plan: ModelPlan) -> Iterator[Kernel]:
-    for phase in plan.phases.values():
-        for dispatch in phase.dispatches:
-            yield dispatch.kernel
-            if dispatch.plain:
-                yield dispatch.plain.kernel
-
-
-def plan(model: tuple[GGUFFile, dict[str, Any]], profile: DeviceProfile, **more: Any) -> ModelPlan:
-    file, options = model
-    return plan_model(file, profile, **{"n_ctx": 4096, "n_ubatch": 64, **options, **more})
 
 
 def share(profile: DeviceProfile) -> list[tuple[GGUFFile, dict[str, Any]]]:
     """Of the models, a device's share: what takes long is done once for each model, each on another device."""
     return list(models())[list(PROFILES.values()).index(profile) :: len(PROFILES)]
-
-
-def shapes(plan: ModelPlan) -> dict[Shape, None]:
-    found = [Shape.of(d.kernel, phase.n_tokens) for phase in plan.phases.values() for d in phase.dispatches]
-    return dict.fromkeys(shape for shape in found if shape)
-
-
-def tried(model: tuple[GGUFFile, dict[str, Any]], profile: DeviceProfile, mode: str) -> Iterator[ModelPlan]:
-    """With every variant that tuning tries."""
-    variants: dict[Shape, list[Variant]] = {
-        shape: candidates(shape, profile, mode) for shape in shapes(plan(model, profile, tuned=True))
-    }
-    for n in range(max(map(len, variants.values()))):
-        choices = {shape: found[n] for shape, found in variants.items() if n < len(found)}
-        yield plan(model, profile, tuned=True, choices=choices)
 
 
 @cache
@@ -157,7 +99,7 @@ def check(kernels: Iterable[Kernel], profile: DeviceProfile) -> None:
 
 @BY_PROFILE
 def test_every_kernel_of_every_format_is_sound_on_a_device(profile: DeviceProfile) -> None:
-    found = dict.fromkeys(kernel for model in models() for kernel in kernels(plan(model, profile)))
+    found = dict.fromkeys(kernel for model in models() for kernel in plan(model, profile).kernels)
     check(found, profile)
     assert {kernel.template for kernel in found} >= {"get_rows", "mul_mat", "mul_mat_vec", "flash_attn"}
     assert {dict(kernel.constants).get("format") for kernel in found} >= {f.name for f in FORMATS.values()}
@@ -166,16 +108,11 @@ def test_every_kernel_of_every_format_is_sound_on_a_device(profile: DeviceProfil
 COMPILED: set[tuple] = set()
 
 
-def kind(kernel: Kernel) -> tuple:
-    """What its code is, but for numbers."""
-    return (kernel.template, *((name, value) for name, value in kernel.constants if isinstance(value, str | bool)))
-
-
 @BY_PROFILE
 def test_kernels_compile_to_their_end_within_the_limits_of_a_device(profile: DeviceProfile) -> None:
     """Of each kind one, on one of the devices."""
     device = Naga(profile)
-    for kernel in dict.fromkeys(kernel for model in share(profile) for kernel in kernels(plan(model, profile))):
+    for kernel in dict.fromkeys(kernel for model in share(profile) for kernel in plan(model, profile).kernels):
         if kind(kernel) not in COMPILED:
             device.pipeline(kernel, wgsl(kernel))
             COMPILED.add(kind(kernel))
@@ -187,7 +124,7 @@ def test_every_variant_that_tuning_tries_is_sound(profile: DeviceProfile) -> Non
     mine = share(profile)
     modes = ["full" if list(PROFILES.values()).index(profile) % 2 else "auto", *["auto"] * len(mine)]
     found = (each for model, mode in zip(mine, modes, strict=False) for each in tried(model, profile, mode))
-    check(dict.fromkeys(kernel for each in found for kernel in kernels(each)), profile)
+    check(dict.fromkeys(kernel for each in found for kernel in each.kernels), profile)
 
 
 @pytest.mark.parametrize("profile", [LEAST, DESKTOP], ids=["least", "desktop"])

@@ -31,6 +31,7 @@ _KINDS = {
     "tuning.json": "tuning",
     "login": "login",
     "vocabularies": "test data",
+    "dawn-": "test data",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from llamaweb.kernels.formats import Codebook, Format, whole_blocks
@@ -154,6 +154,15 @@ class ModelPlan:
         io = self.regions["io"] - readback_bytes(self.n_ubatch)
         tokens = [("token", 4 * SUBMITTED)] * IN_FLIGHT
         return [*{**self.regions, "io": io}.items(), *tokens, ("results", 8 * self.n_ubatch)]
+
+    @property
+    def kernels(self) -> Iterator[Kernel]:
+        """Of every dispatch, and its plain one; many come several times."""
+        for phase in self.phases.values():
+            for dispatch in phase.dispatches:
+                yield dispatch.kernel
+                if dispatch.plain:
+                    yield dispatch.plain.kernel
 
     def decode_phase(self, position: int) -> str:
         """The phase that computes the token at a position: attention over a long context is split."""
