@@ -65,6 +65,14 @@ class DownloadError(ModelFileError):
         self.status = status
 
 
+class BrokenCopyError(ModelFileError):
+    """What the browser's storage has of the file `name` cannot be read; it is given up there."""
+
+    def __init__(self, message: str, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
+
+
 class ModelChangedError(ModelFileError):
     """A model that is to be loaded again is another one by now, whose tokens may mean other text; load it anew."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from llamaweb.chat import check_chat
-from llamaweb.errors import DeviceLostError, ModelChangedError, megabytes
+from llamaweb.errors import BrokenCopyError, CacheWarning, DeviceLostError, ModelChangedError, megabytes
 from llamaweb.files.sources import StreamingSource
 from llamaweb.gpu.checker import check_weights
 from llamaweb.gpu.device import Device
@@ -101,10 +102,24 @@ def _report(options: LoadOptions, phase: str, unit: str = "") -> Callable[[int, 
 
 
 async def load(source: StreamingSource, options: LoadOptions, before: GGUFFile | None = None) -> Loaded:
-    """Loads the model of which `source` is a file, and closes the source; see `Llama.load`.
+    """Loads the model of which `source` is a file, and closes the source; see `Llama.load`. Where a copy of it in the
+    browser's storage cannot be read, it is fetched again, with a CacheWarning.
 
     before: what was loaded of the same source earlier; raises ModelChangedError if that is another model by now.
     """
+    broken: set[str] = set()
+    while True:
+        try:
+            return await _load(source, options, before)
+        except BrokenCopyError as error:
+            if error.name in broken:  # the browser does not give it up either
+                raise
+            broken.add(error.name)
+            warnings.warn(str(error).replace("; load it again.", "."), CacheWarning, stacklevel=2)
+            source = source.again()
+
+
+async def _load(source: StreamingSource, options: LoadOptions, before: GGUFFile | None) -> Loaded:
     began = now_ms()
     report = options.progress or (lambda _: None)
     compiled = _Behind()

@@ -15,7 +15,7 @@ from browser_page import Page
 from unreliable_server import Fault, UnreliableServer
 
 import llamaweb
-from llamaweb.errors import CacheError, DownloadError, ModelFileError
+from llamaweb.errors import CacheError, DownloadError, ModelFileError, UnsupportedError
 
 SIZE = 2_000_003
 DATA = b"GGUF" + np.random.RandomState(4).bytes(SIZE - 4)
@@ -372,6 +372,27 @@ def test_what_was_not_used_for_the_longest_makes_room(page: Page, server: Unreli
     assert [model["name"] for model in models] == ["c.gguf", "a.gguf"]
 
 
+def test_nothing_makes_room_for_a_model_whose_header_is_not_sound(
+    page: Page, server: UnreliableServer, small_quota: None
+) -> None:
+    async def header(url):
+        from llamaweb.files.cached_source import CachedSource
+        from llamaweb.files.url_source import UrlSource
+        from llamaweb.model.shards import read_model
+
+        source = CachedSource(UrlSource(url))
+        try:
+            await read_model(source)
+        finally:
+            await source.close()
+
+    for name in ("a", "b"):
+        page.run(load, url=server.url(f"{name}.gguf", DATA, headers=ETAG))
+    with pytest.raises(UnsupportedError, match="version"):
+        page.run(header, url=server.url("c.gguf", DATA + DATA, headers=ETAG))
+    assert page.run("from llamaweb import cache\nreturn [m.name for m in await cache.list()]") == ["b.gguf", "a.gguf"]
+
+
 def test_too_little_room_is_told_in_figures_and_the_model_loads(
     page: Page, server: UnreliableServer, small_quota: None
 ) -> None:
@@ -544,3 +565,42 @@ def test_sha256_of_more_bits_than_a_word_counts(page: Page) -> None:
     for size in (*[1 << 26] * 8, 3):  # 2^32 bits and 24
         expected.update(bytes(size))
     assert page.run(digest, pieces=8, rest=3) == expected.hexdigest()
+
+
+# A worker ends once it has begun, as one does whose memory is full: where it is to `digest`, or at its second `piece`;
+# with an error of its own, or without a word. Seconds pass quickly.
+ENDING_WORKER = """
+const { Worker: RealWorker, setInterval: realInterval } = globalThis;
+globalThis.whole = () => Object.assign(globalThis, { Worker: RealWorker, setInterval: realInterval });
+globalThis.setInterval = (call, ms) => realInterval(call, ms / 50);
+globalThis.Worker = class extends RealWorker {
+  #pieces = 0;
+  postMessage(data, ...rest) {
+    if (AT === "digest" ? data === null : ++this.#pieces === 2) {
+      this.terminate();
+      if (WORD) setTimeout(() => this.onerror({ message: "out of memory" }));
+    } else super.postMessage(data, ...rest);
+  }
+};
+"""
+
+
+@pytest.mark.parametrize("word", [True, False])
+@pytest.mark.parametrize("at", ["piece", "digest"])
+def test_a_worker_that_ends_while_it_hashes_is_told_and_the_file_is_checked_the_next_time(
+    page: Page, server: UnreliableServer, at: str, word: bool
+) -> None:
+    data = DATA * 6  # more than the worker may be behind
+    sha256, url = hashlib.sha256(data).hexdigest(), server.url("model.gguf", data, headers=ETAG)
+    run = "from pyodide.code import run_js\nrun_js(script)"
+    page.run(run, script=ENDING_WORKER.replace("AT", json.dumps(at)).replace("WORD", json.dumps(word)))
+    why = "out of memory" if word else "it was silent for 30 seconds"
+    try:
+        with pytest.raises(
+            DownloadError, match=rf"^model\.gguf could not be checked \(.+ ended: {why}\); load it again"
+        ):
+            page.run(load, url=url, sha256=sha256)
+    finally:
+        page.run(run, script="whole()")
+    found, _, [model] = page.run(load, url=url, sha256=sha256)
+    assert found == sha256 and model["verified"]

@@ -272,9 +272,19 @@ def test_one_sentence_says_what_is_wrong(page: Page, server: UnreliableServer, h
     assert message.endswith(".") and "\n" not in message
 
 
-def test_an_address_that_nobody_answers_is_told_soon(page: Page) -> None:
-    with pytest.raises(DownloadError, match=r"9/x\.gguf cannot be read after 2 attempts \(.*\(CORS\)\.$"):
-        page.run(read, url="http://127.0.0.1:9/x.gguf")
+@pytest.mark.parametrize("how", ["nobody answers", "a refusal that is hidden", "an answer that is hidden"])
+def test_what_a_browser_does_not_tell_of_an_address_is_told_soon_as_what_it_may_be(
+    page: Page, server: UnreliableServer, how: str
+) -> None:
+    url = server.url("hidden.gguf", DATA, always=Fault(403) if "refusal" in how else None, cors=False)
+    if how == "nobody answers":
+        url = "http://127.0.0.1:9/hidden.gguf"
+    may_be = r"there is no network, or its server refuses the file \(401, 403\) or pages of other sites \(CORS\), which"
+    advice = r"check the address and the network, or download the file and give that\.$"
+    with pytest.raises(
+        DownloadError, match=rf"/hidden\.gguf cannot be read after 2 attempts \(.+\): {may_be} .+; {advice}"
+    ):
+        page.run(read, url=url)
 
 
 DIGEST = hashlib.sha256(DATA)

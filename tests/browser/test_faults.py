@@ -80,13 +80,16 @@ def test_a_download_on_the_main_thread_needs_no_call_to_the_storage_either(
 
 
 @pytest.mark.parametrize(("kind", "least"), [("rejected", 30), ("short", 2)])
-def test_a_kept_model_that_the_storage_does_not_give_is_fetched_or_told_of(
+def test_a_kept_model_that_the_storage_does_not_give_is_fetched_again(
     page: Page, server: UnreliableServer, kind: str, least: int
 ) -> None:
     url = server.url("tiny.gguf", MODEL)
     failed, said = trials(page, "storage", kind, False, "Kept", url, MODEL, None, len(MODEL))
     assert failed >= least
-    assert said <= {"tiny.gguf cannot be read to its end (UnknownError: the disk is gone); give it again."}
+    broken = (
+        "What the browser's storage has of tiny.gguf cannot be read to its end (UnknownError: the disk is gone), and "
+    )
+    assert said <= {f"{broken}is given up."}
 
 
 @pytest.mark.parametrize(

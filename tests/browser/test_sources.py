@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 import time
@@ -82,6 +83,64 @@ def test_a_kept_file_with_a_damaged_header_is_given_up_and_fetched_anew(
     kept = page.run(stored)
     assert {shards[0], shards[2]} <= kept and shards[1] not in kept
     assert page.run(tokens, model=shards[0]) == expected
+
+
+# Whatever is kept now cannot be read from a byte on, until it is removed.
+BREAK_OFF = """
+const [handle, folder, access] = [FileSystemFileHandle, FileSystemDirectoryHandle, FileSystemSyncAccessHandle];
+const real = [handle.prototype.createSyncAccessHandle, folder.prototype.removeEntry, access.prototype.read];
+const kept = await (await navigator.storage.getDirectory()).getDirectoryHandle("llamaweb-models");
+const damaged = new Set(await Array.fromAsync(kept.keys()));
+handle.prototype.createSyncAccessHandle = async function (...args) {
+  return Object.assign(await real[0].apply(this, args), { damaged: damaged.has(this.name) });
+};
+folder.prototype.removeEntry = function (name) {
+  damaged.delete(name);
+  return real[1].call(this, name);
+};
+access.prototype.read = function (data, { at }) {
+  if (this.damaged && at + data.length > FROM) throw new DOMException("the disk is damaged", "UnknownError");
+  return real[2].call(this, data, { at });
+};
+globalThis.whole = () => {
+  [handle.prototype.createSyncAccessHandle, folder.prototype.removeEntry, access.prototype.read] = real;
+};
+"""
+
+
+@pytest.mark.parametrize("begin", [0, 2000])
+def test_a_kept_file_that_breaks_off_is_given_up_and_fetched_again_where_that_is_wanted(
+    page: Page, server: UnreliableServer, shards: list[str], expected: list[int], begin: int
+) -> None:
+    async def told(source, model, cache):
+        import warnings
+
+        scope = {}
+        exec(source, scope)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                found = await scope["tokens"](model, cache=cache)
+            except Exception as error:
+                found = str(error)
+        return found, [str(each.message) for each in caught]
+
+    keeps = "from llamaweb import cache\nreturn {model.url for model in await cache.list() if model.complete}"
+    for wanted in (True, "only"):
+        assert page.run(tokens, model=shards[1]) == expected
+        page.runner.run_js(BREAK_OFF.replace("FROM", str(begin)))
+        try:
+            found, said = page.run(told, source=inspect.getsource(tokens), model=shards[1], cache=wanted)
+        finally:
+            page.runner.run_js("whole()")
+        broken = (
+            r"What the .+ has of tiny-0000\d-of-00003\.gguf cannot be .+ \(UnknownError: the .+ged\), and is given up\."
+        )
+        assert said and len(said) == len(set(said)) and all(re.fullmatch(broken, each) for each in said), said
+        if wanted == "only":
+            assert "is not in the browser's storage in whole" in found
+        else:
+            assert found == expected and page.run(keeps) == set(shards)
 
 
 def test_a_list_of_urls_needs_no_common_folder(page: Page, server: UnreliableServer, expected: list[int]) -> None:

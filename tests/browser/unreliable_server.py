@@ -42,6 +42,7 @@ class Served:
     faults: list[Fault] = field(default_factory=list)
     always: Fault | None = None  # of every answer after those
     pace: float = 0.0  # seconds before each 64 KiB
+    cors: bool = True  # whether pages of other origins are told what it answers
     requests: list[str] = field(default_factory=list)
     flooded: int = 0  # bytes behind the file's end
 
@@ -73,10 +74,10 @@ class UnreliableServer:
         if fault and fault.when:
             fault.when(file)
         if fault and fault.status:
-            return web.Response(status=fault.status, headers=CORS | fault.headers)
+            return web.Response(status=fault.status, headers=(CORS if file.cors else {}) | fault.headers)
         size = len(file.data)
         first, last, status = 0, size - 1, 200
-        headers = CORS | file.headers
+        headers = (CORS if file.cors else {}) | file.headers
         if wanted and file.ranges:
             begin, end = wanted.removeprefix("bytes=").split("-")
             first, last, status = int(begin), min(int(end), last), 206

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Self
 import js
 from pyodide.ffi import JsException, create_proxy, to_js
 
-from llamaweb.errors import DownloadError, ModelFileError
+from llamaweb.errors import BrokenCopyError, DownloadError, ModelFileError
 from llamaweb.javascript import js_file
 from llamaweb.model.source import check_range, file_name
 
@@ -46,7 +46,7 @@ class BlobSource:
         try:
             buffer = await (await self._file()).slice(offset, offset + length).arrayBuffer()
         except JsException as error:
-            raise read_error(error, self.name) from None
+            raise self.failed(error) from None
         return buffer.to_bytes()
 
     async def stream(self, offset: int) -> Any:
@@ -64,6 +64,10 @@ class BlobSource:
 
     def again(self) -> Self:
         return type(self)(self._handle or self._blob, self.name, self._beside, self._made)
+
+    def failed(self, error: JsException) -> ModelFileError:
+        """What is said where it cannot be read."""
+        return read_error(error, self.name)
 
     async def _file(self) -> Any:
         make = self._made or (self._handle and self._handle.getFile)
@@ -170,4 +174,15 @@ def read_error(error: JsException, name: str) -> ModelFileError:
     """What reading `name` in JavaScript threw, as a person should read it."""
     if getattr(error, "name", "") == "DownloadError":
         return DownloadError(str(error.message), getattr(error, "status", None))
+    if getattr(error, "name", "") == "BrokenCopyError":
+        return broken_copy(name, str(error.message))
     return ModelFileError(f"{name} cannot be read to its end ({error}); give it again.")
+
+
+def broken_copy(name: str, reason: str) -> BrokenCopyError:
+    """What is said of a kept file that cannot be read."""
+    return BrokenCopyError(
+        f"What the browser's storage has of {name} cannot be read to its end ({reason}), and is given up; load it "
+        "again.",
+        name,
+    )

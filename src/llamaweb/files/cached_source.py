@@ -14,6 +14,7 @@ from pyodide.ffi import JsException
 from llamaweb.errors import CacheError, CacheWarning, DownloadError, ModelFileError
 from llamaweb.files import model_cache
 from llamaweb.files.blob_source import BlobSource, read_error
+from llamaweb.files.kept_file import KeptFile
 from llamaweb.files.model_cache import CachedModel
 from llamaweb.files.url_source import Told, UrlSource
 from llamaweb.javascript import js_file
@@ -32,7 +33,7 @@ class CachedSource:
     without asking the server whether it has changed, and only=True nothing else, with a CacheError where it is not
     there. Raises DownloadError, also for content that is not of its checksum; warns with CacheWarning where the file
     cannot be kept, and where what is kept is taken in spite of its server. What is kept of a file that turns out not to
-    be sound is removed, and fetched anew the next time.
+    be sound, or that cannot be read (BrokenCopyError), is removed, and fetched anew the next time.
     """
 
     sound = True
@@ -55,7 +56,7 @@ class CachedSource:
         self._ask = ask and not only
         self._only = only
         self._signature = signature(remote.url)
-        self._local: BlobSource | UrlSource | None = None  # what can be read as it is
+        self._local: KeptFile | UrlSource | None = None  # what can be read as it is
         self._size: int | None = None
         self._keeper: Any = None
         self._writer: Any = None
@@ -86,7 +87,11 @@ class CachedSource:
 
     async def stream(self, offset: int) -> Any:
         check_range(self.name, offset, 0, await self.size())
-        return await self._local.stream(offset) if self._local else self._keeper.open(offset)
+        if self._local:
+            return await self._local.stream(offset)
+        if self._writer:
+            await self._make_room()
+        return self._keeper.open(offset)
 
     def sibling(self, name: str) -> Self:
         return type(self)(self._remote.sibling(name), self._checksums, self._keep, self._ask, self._only)
@@ -101,6 +106,7 @@ class CachedSource:
         try:
             if self._local:
                 await self._local.close()
+                self.sound = self.sound and self._local.sound
             if self._writer:
                 await self._writer.close()
             if self._keeper and self._release:
@@ -114,7 +120,7 @@ class CachedSource:
                 model_cache.expect(self.url, False)
             self._give_back()
 
-    async def _kept(self) -> BlobSource | None:
+    async def _kept(self) -> KeptFile | None:
         """The file from the cache, if it is whole, checked if it can be, and not known to be another one by now; None
         where the storage does not give it, too."""
         try:
@@ -123,7 +129,7 @@ class CachedSource:
             self._give_back()
             return None
 
-    async def _found(self) -> BlobSource | None:
+    async def _found(self) -> KeptFile | None:
         model = await model_cache.find(self.url)
         model = await self._current(model) if model and model.complete else None
         if not model:
@@ -227,7 +233,8 @@ class CachedSource:
         same = model is not None and await self._goes_on(model, told)
         if not same:
             await model_cache.discard(self.url)
-        figures = await model_cache.make_room(told.size - (model.stored if model and same else 0), self.url)
+        needed = told.size - (model.stored if model and same else 0)
+        figures = await model_cache.make_room(needed, self.url, only_look=True)
         if figures:
             self._give_back()
             self._warn(
@@ -241,6 +248,15 @@ class CachedSource:
         await model_cache.put(facts)
         model_cache.opfs().persist()
         return await model_cache.writer(self.url, not same)
+
+    async def _make_room(self) -> None:
+        """Removes other models for this one, when its header is known to be sound: before its weights come. The header
+        itself has room (model_cache.MARGIN)."""
+        size = await self.size()
+        with suppress(JsException):  # whether there is room is seen when it is written, too
+            async with model_cache.opening:
+                if await model_cache.make_room(size - self._writer.size(), self.url):
+                    self._keeper.state.full = f"it takes {_size(size)}"
 
     async def _goes_on(self, model: CachedModel, told: Told) -> bool:
         """Whether what is there is the beginning of the same file."""

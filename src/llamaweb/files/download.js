@@ -36,6 +36,11 @@
     404: "check the address",
   };
 
+  const HIDDEN = [
+    ": there is no network, or its server refuses the file (401, 403) or pages of other sites (CORS), which browsers do not tell apart",
+    ", or download the file and give that",
+  ];
+
   function refusal({ status, statusText, headers }) {
     const answered = `answered ${status} ${statusText}`.trim();
     if (RETRIED.has(status)) {
@@ -158,8 +163,8 @@
         const most = told || error.status ? attempts : Math.min(attempts, 2);
         if (failures >= most) {
           const times = failures === 1 ? "" : ` after ${failures} attempts`;
-          const check = told || error.status ? " and the network" : ", the network, and that its server allows other sites (CORS)";
-          const sentence = `${url} cannot be read${times} (${error.message}); check the address${check}.`;
+          const [why, check] = told || error.status ? ["", ""] : HIDDEN;
+          const sentence = `${url} cannot be read${times} (${error.message})${why}; check the address and the network${check}.`;
           throw Object.assign(failed(sentence), { unanswered: !told && !error.status });
         }
         if (moved) continue;

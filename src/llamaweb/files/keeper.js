@@ -25,16 +25,22 @@
     }
   }
 
+  const failed = (sentence) => Object.assign(new Error(sentence), { name: "DownloadError" });
+
   async function check(chunk, end) {
     if (!hash || state.verified) return;
-    await hash.update(chunk);
-    if (end < size) return;
-    const found = await hash.digest();
+    let found;
+    try {
+      await hash.update(chunk);
+      if (end < size) return;
+      found = await hash.digest();
+    } catch (error) {
+      throw failed(`${name} could not be checked (${error.message}); load it again.`);
+    }
     state.verified = found === sha256;
     if (state.verified) return;
     state.bad = true;
-    const message = `${name} is damaged: its SHA-256 is ${found}, not ${sha256}; load it again.`;
-    throw Object.assign(new Error(message), { name: "DownloadError" });
+    throw failed(`${name} is damaged: its SHA-256 is ${found}, not ${sha256}; load it again.`);
   }
 
   async function read(from, to) {

@@ -17,7 +17,7 @@ from typing import Any
 from pyodide.ffi import JsException
 
 from llamaweb.errors import CacheError
-from llamaweb.files.blob_source import BlobSource
+from llamaweb.files.kept_file import KeptFile
 from llamaweb.javascript import js_file, take
 
 FOLDER = "llamaweb-models"
@@ -80,10 +80,10 @@ async def writer(url: str, fresh: bool) -> Any:
     return await take(opfs().writer(key(url), fresh), lambda writer: writer.close())
 
 
-async def file(url: str, name: str) -> BlobSource | None:
+async def file(url: str, name: str) -> KeptFile | None:
     """A URL's file, to be read and closed; None if it is not there."""
     blob = await take(opfs().open(key(url)), lambda blob: getattr(blob, "close", bool)())
-    return BlobSource(blob, name) if blob else None
+    return KeptFile(blob, name) if blob else None
 
 
 async def find(url: str) -> CachedModel | None:
@@ -156,10 +156,10 @@ async def room() -> Room:
     return Room(int(estimate.quota or 0), int(estimate.usage or 0))
 
 
-async def make_room(needed: int, sparing: str) -> Room | None:
+async def make_room(needed: int, sparing: str, *, only_look: bool = False) -> Room | None:
     """Removes the files that were not used for the longest, but the URL `sparing`'s, until `needed` bytes fit.
 
-    Gives the figures, and removes nothing, where that would not be enough.
+    Gives the figures, and removes nothing, where that would not be enough. only_look: removes nothing at all.
     """
     others = [model for model in reversed(await models()) if model.url != sparing]
     now = await room()
@@ -174,7 +174,7 @@ async def make_room(needed: int, sparing: str) -> Room | None:
                 held.append((model, release))
         if sum(model.stored for model, _ in held) < missing:
             return now
-        for model, _ in held:
+        for model, _ in () if only_look else held:
             await discard(model.url)
     finally:
         for _, release in held:

@@ -85,6 +85,7 @@
   }
 
   const AHEAD = 8 << 20; // bytes that the worker may be behind
+  const SILENCE = 30; // seconds without a word of the worker, which has them done in a tenth of one
   const script = `
     const { update, digest } = (${sha256})();
     onmessage = ({ data }) => postMessage(data ? (update(data), data.length) : digest());
@@ -94,8 +95,10 @@
   let answer = null; // the digest
   let here = null; // where no worker starts
   let worker = null;
+  let over = null; // why the worker has ended
 
   const started = new Promise((resolve) => {
+    let ready = false;
     const alone = () => resolve((here = sha256()));
     const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
     try {
@@ -105,29 +108,47 @@
     } finally {
       URL.revokeObjectURL(url);
     }
-    worker.onerror = alone;
+    worker.onerror = ({ message }) => (ready ? end(message) : alone());
     worker.onmessage = ({ data }) => {
-      if (data === "ready") return resolve();
+      if (data === "ready") return resolve((ready = true));
       if (typeof data === "number") behind -= data;
       else answer = data;
       wake();
     };
   });
 
+  function end(reason) {
+    over ??= new Error(`the worker that computes its SHA-256 has ended: ${reason}`);
+    worker.terminate();
+    wake();
+  }
+
+  // The next word of the worker. Where a browser has no memory left, it ends one without telling anybody; seconds are
+  // counted one by one, as a computer that slept goes on where it was.
+  async function word() {
+    let seconds = 0;
+    const timer = setInterval(() => ++seconds === SILENCE && end(`it was silent for ${SILENCE} seconds`), 1000);
+    await new Promise((resolve) => (wake = resolve));
+    clearInterval(timer);
+    if (over) throw over;
+  }
+
   return {
     async update(data) {
       await started;
       if (here) return here.update(data);
+      if (over) throw over;
       const copy = data.slice();
       behind += copy.length;
       worker.postMessage(copy, [copy.buffer]);
-      while (behind > AHEAD) await new Promise((resolve) => (wake = resolve));
+      while (behind > AHEAD) await word();
     },
     async digest() {
       await started;
       if (here) return here.digest();
+      if (over) throw over;
       worker.postMessage(null);
-      while (answer === null) await new Promise((resolve) => (wake = resolve));
+      while (answer === null) await word();
       return answer;
     },
     close: () => worker?.terminate(),

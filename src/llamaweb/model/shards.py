@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from llamaweb.errors import DownloadError, ModelFileError, UnsupportedError, megabytes, short
+from llamaweb.errors import BrokenCopyError, DownloadError, ModelFileError, UnsupportedError, megabytes, short
 from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo, read_header
 from llamaweb.model.source import Source
@@ -95,6 +95,8 @@ async def _open(source: S, names: list[str], number: int, opened: Callable[[S], 
         shard = source.sibling(names[number])
         opened(shard)
         return shard, await _header(shard)
+    except BrokenCopyError:
+        raise  # of which nobody is told if it is fetched again
     except ModelFileError as error:
         raise ModelFileError(
             f"{source.name} is one of {len(names)} files, and {names[number]} cannot be read: {error}"
