@@ -80,7 +80,7 @@ def needs(kernel: Kernel) -> Needs:
     text = wgsl(kernel)
     features = frozenset(re.findall(r"^\s*enable (.*);", text, re.MULTILINE))
     module = NAGA.submit(naga("f16" in features, "subgroups" in features).module, text)
-    if re.search(r"\b(requires packed_4x8_integer_dot_product|dot4[IU]8Packed|(un)?pack4x)", text):
+    if any(name in text for name in ("packed_4x8_integer_dot_product", "dot4I8Packed", "dot4U8Packed", "pack4x")):
         features |= {"packed dot"}
     (size,) = re.findall(r"@workgroup_size\(([\d, ]+)\)", text)
     return Needs(features, len(kernel.slots), prod(map(int, size.split(","))), workgroup_bytes(text), module)

@@ -22,6 +22,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
+        auto_reload=False,  # else each text asks for the time of each file that it includes
     )
 
 

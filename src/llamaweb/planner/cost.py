@@ -75,7 +75,7 @@ def _cached_rows(kernel: Kernel, n_tokens: int, n_past: int) -> int:
     if kernel.template == "rope_kv":
         return n_tokens
     window = dict(kernel.constants).get("window") or n_past + n_tokens
-    return min(n_past + n_tokens, n_tokens + window)
+    return min(n_past + n_tokens, n_tokens + window - 1)
 
 
 def _flops(kernel: Kernel, c: dict, tokens: int, n_past: int) -> int:
