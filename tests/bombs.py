@@ -209,6 +209,10 @@ BOMBS: dict[str, str] = {
     "a tower": "{{ 9**64**64**64 }}",
     "a power of a power": "{{ (2 ** 4000) ** (2 ** 4000) }}",
     "a small power": "{{ 9 ** -(10 ** 400) }}{{ 1.5 ** (10 ** 400) }}",
+    "long numbers as JSON": "{{ ([2 ** 2047 * 2 ** 2047] * 100000) | tojson | length }}",
+    "long numbers as text": "{{ ([2 ** 2047 * 2 ** 2047] * 60000) | string | length }}",
+    "long numbers that are joined": "{{ ([2 ** 2047 * 2 ** 2047] * 100000) | join | length }}",
+    "long numbers in places": "{{ ('%s' % ([2 ** 2047 * 2 ** 2047] * 50000,)) | length }}",
     "products of numbers": grow("ns.x * ns.x", "9"),
     "sums of numbers": grow("ns.x + ns.x", "9"),
     "a long hexadecimal": "{{ 0x" + "f" * 200_000 + " * 3 }}",
@@ -252,6 +256,10 @@ BOMBS: dict[str, str] = {
     "replaced": "{% set x = " + LONG + " %}" + loop("{{ x | replace('ab', '') | length }}"),
     "lowered": "{% set x = " + LONG + " %}" + loop("{{ x | lower | length }}"),
     "titled": "{% set x = 'a b ' * 2000000 %}" + loop("{{ x | title | length }}"),
+    "sorted keys": "{% set x = {} %}{% set d = dict("
+    + MANY
+    + " | batch(2)) %}"
+    + loop("{% set x = d | dictsort | length %}"),
     "unique": loop("{{ " + MANY + " | unique | list | length }}"),
     "grouped": loop("{{ ([{'a': 1}] * 9000) | groupby('a') | length }}"),
     "a long path": "{{ ([{}] * 90000) | map(attribute='a' ~ '.a' * 90000) | list | length }}",

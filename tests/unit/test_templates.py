@@ -251,6 +251,13 @@ KEPT = {
         "12None2"
     ),
     "{{ {'keys': 1}.keys() | list }}": "['keys']",
+    "{% set ns = namespace(a=1) %}{{ ns.a }}{{ ns.b }}{{ ns['a'] }}{{ ns.b is defined }}": "11False",
+    "{{ messages[0].nothing is defined }}{{ messages[0]['nothing'] is defined }}{{ {}['keys'] is callable }}": (
+        "FalseFalseTrue"
+    ),
+    "{{ [1, 2] | map('string') | tojson }}{{ messages | map(attribute='role') | tojson(indent=1) }}": (
+        '["1", "2"][\n "user"\n]'
+    ),
     "{{ messages[0]['upper'] }}{{ 'a'['upper']() }}{{ messages[0].role.upper() }}{{ (messages | first)['role'] }}": (
         "AUSERuser"
     ),

@@ -30,6 +30,7 @@ MAX_BITS = 4096
 UNREAD = 64  # steps between two looks at the clock
 ITEM = 64  # bytes of an item: its reference and a short text
 SIMPLE = (int, float, bool, type(None))
+_SMALL = 1 << (3 * ITEM)  # whole numbers whose digits an item has place for
 _LISTS: Any = (list, tuple, dict, type({}.keys()), type({}.values()), type({}.items()))
 
 
@@ -82,36 +83,37 @@ class Budget:
         could be made that no depth tells of.
         """
         kind = type(value)
-        if kind is str:
-            return text_size(value)
-        if kind in SIMPLE:
-            return ITEM
-        if isinstance(value, _LISTS):
+        if kind is dict or kind is list or isinstance(value, _LISTS):  # the first two without a call
             if depth >= MAX_NESTING:
                 raise TemplateRuntimeError(f"it nests lists more than {MAX_NESTING} deep")
             total = ITEM * (1 + len(value))
             if total > STEP:
                 self.make(total)
             items = value
-            if isinstance(value, dict):
+            if kind is dict or (kind is not list and isinstance(value, dict)):
                 items = value.values()
                 try:
-                    total += text_size("".join(value))
+                    keys = "".join(value)
+                    total += len(keys) if keys.isascii() else 4 * len(keys)
                 except TypeError:  # keys that are no texts
                     total += sum(self.size(key, depth + 1) for key in value)
             for item in items:
                 kind = type(item)
                 if kind is str:
                     total += len(item) if item.isascii() else 4 * len(item)
-                elif kind not in SIMPLE:
+                elif kind is dict or kind is list or kind not in SIMPLE:
                     total += self.size(item, depth + 1)
                     if total > MAX_SIZE:
                         break
+                elif kind is int and not -_SMALL < item < _SMALL:
+                    total += item.bit_length() // 3
             if total > MAX_SIZE:
                 self.make(total)
             return total
         if isinstance(value, str):
             return text_size(value)
+        if kind in SIMPLE:
+            return ITEM + (value.bit_length() // 3 if kind is int else 0)
         if isinstance(value, range):
             return list_size(value)
         if isinstance(value, Undefined):
@@ -125,6 +127,8 @@ def text_size(text: str) -> int:
 
 def list_size(items: Any) -> int:
     """Bytes of a list by itself, or of one that is made of `items`; 0 for what has no length."""
+    if items is None:
+        return 0
     try:
         return ITEM * (1 + len(items))
     except TypeError:

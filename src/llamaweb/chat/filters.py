@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from jinja2 import pass_context
 from jinja2.exceptions import TemplateRuntimeError
-from jinja2.filters import FILTERS, do_mark_safe
+from jinja2.filters import FILTERS, do_dictsort, do_mark_safe
 from jinja2.runtime import Context
 from jinja2.tests import TESTS
 from jinja2.utils import _PassArg
@@ -32,7 +33,7 @@ def _same(size: int, value: Any, *args: Any, **options: Any) -> int:
 
 def _each(size: int, value: Any, *args: Any, **options: Any) -> int:
     """Of each item, an attribute is found along its name."""
-    names = sum(len(name) for name in (*args, *options.values()) if isinstance(name, str))
+    names = sum([len(name) for name in (*args, *options.values()) if isinstance(name, str)])
     return size + list_size(value) // ITEM * names
 
 
@@ -91,22 +92,26 @@ def _sum(size: int, value: Any, attribute: Any = None, start: Any = 0) -> int:
     return _each(size, value, attribute)
 
 
+_PLAIN = frozenset((str, *SIMPLE, list, tuple, dict))  # what is seen to be no iterator without a call
+_MADE: type = type(iter([]))  # of items that are there
+
 Estimate = Callable[..., int]
 # Filters that read all of a value, however deep. A text goes in as it is, another value's size is taken as printed.
 _DEEP: dict[str, Estimate] = {
     **dict.fromkeys(("capitalize", "lower", "upper"), _same),
     **dict.fromkeys(("title", "wordcount"), _words),
-    **dict.fromkeys(("dictsort", "groupby", "max", "min", "sort", "unique"), _each),
+    **dict.fromkeys(("groupby", "max", "min", "sort", "unique"), _each),
     **dict.fromkeys(("e", "escape"), _escaped),
     **{"center": _centered, "indent": _indented, "join": _joined, "replace": _replaced, "truncate": _truncated},
     **{"batch": _batched, "slice": _batched, "float": _read, "int": _read},
 }
 # Filters that go over a list's items, whatever these are.
 _FLAT: dict[str, Estimate] = {
-    **dict.fromkeys(("map", "reject", "rejectattr", "select", "selectattr"), _each),
-    **dict.fromkeys(("items", "list", "reverse"), _same),
+    **dict.fromkeys(("items", "reverse"), _same),
     **{"abs": _same, "round": _number, "sum": _sum},
 }
+# Filters that call a filter or a test, which is named, for each item: 'a' | map('map', 'map', …).
+_CALLING = ("map", "reject", "rejectattr", "select", "selectattr")
 _QUICK = ("count", "d", "default", "first", "last", "length")
 _PLAIN_TESTS = (
     *("boolean", "callable", "defined", "escaped", "false", "filter", "float", "integer", "iterable", "mapping"),
@@ -125,11 +130,14 @@ def filters(budget: Budget) -> dict[str, Any]:
         **{name: FILTERS[name] for name in _QUICK},
         **{name: _guarded(budget, _plain(FILTERS[name]), estimate, True) for name, estimate in _DEEP.items()},
         **{name: _guarded(budget, _plain(FILTERS[name]), estimate, False) for name, estimate in _FLAT.items()},
+        **{name: _calling(budget, _plain(FILTERS[name])) for name in _CALLING},
+        "list": partial(_list, budget),
+        "dictsort": _dictsort(budget, _guarded(budget, FILTERS["dictsort"], _each, True)),
         "trim": _trim(budget, _guarded(budget, FILTERS["trim"], _trimmed, True)),
         "safe": lambda value: do_mark_safe(written(budget, value)),
-        "string": lambda value: written(budget, value),
+        "string": partial(written, budget),
         "format": lambda value, *args, **options: percent(budget, written(budget, value), options or args),
-        "tojson": lambda value, *args, **options: _tojson(budget, value, *args, **options),
+        "tojson": partial(_tojson, budget),
     }
 
 
@@ -153,10 +161,17 @@ def written(budget: Budget, value: Any) -> str:
 
 def listed(budget: Budget, value: Any) -> Any:
     """Another filter's items as a list; other values as they are."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is _MADE:
+        return list(value)
     if not isinstance(value, Iterator):
         return value
     items: list[Any] = []
-    while part := list(islice(value, UNREAD)):
+    part = [None] * UNREAD
+    while len(part) == UNREAD:
+        part = list(islice(value, UNREAD))
         budget.take(len(part))
         items += part
     return items
@@ -182,20 +197,41 @@ def _guarded(budget: Budget, function: Callable[..., Any], estimate: Estimate, d
         budget.make(estimate(size, value, *args, **options))
         if passed is None:
             result = function(value, *args, **options)
-        elif passed is _PassArg.context:
-            # A filter that calls filters, which are named: 'a' | map('map', 'map', …).
-            budget.enter()
-            try:
-                return iter(listed(budget, function(context, value, *args, **options)))
-            finally:
-                budget.leave()
         else:
             first = context.eval_ctx if passed is _PassArg.eval_context else context.environment
             result = function(first, value, *args, **options)
-        # What is made step by step is made now: it could be nested as deep as lists, unseen.
-        return iter(listed(budget, result)) if isinstance(result, Iterator) else result
+        if type(result) in _PLAIN or not isinstance(result, Iterator):
+            return result
+        return iter(listed(budget, result))  # made now: step by step it could be nested as deep as lists, unseen
 
     return guarded
+
+
+def _calling(budget: Budget, function: Callable[..., Any]) -> Callable[..., Any]:
+    @pass_context
+    def calling(context: Context, value: Any, *args: Any, **options: Any) -> Any:
+        value = listed(budget, value)
+        size = list_size(value)
+        names = 0
+        for argument in (*args, *options.values()) if options else args:
+            if type(argument) is str:
+                names += len(argument)
+            else:
+                size += budget.size(argument)
+        budget.make(size + size // ITEM * names)  # of each item, an attribute is found along its name
+        budget.enter()
+        try:
+            return iter(listed(budget, function(context, value, *args, **options)))
+        finally:
+            budget.leave()
+
+    return calling
+
+
+def _list(budget: Budget, value: Any) -> list[Any]:
+    value = listed(budget, value)
+    budget.make(list_size(value))
+    return list(value)
 
 
 def _trim(budget: Budget, other: Callable[..., Any]) -> Callable[..., Any]:
@@ -209,6 +245,19 @@ def _trim(budget: Budget, other: Callable[..., Any]) -> Callable[..., Any]:
         return value.strip()
 
     return trim
+
+
+def _dictsort(budget: Budget, other: Callable[..., Any]) -> Callable[..., Any]:
+    """By keys, as it mostly is, values are not looked at: those of a tool's parameters are deep."""
+
+    @pass_context
+    def dictsort(context: Context, value: Any, *args: Any, **options: Any) -> Any:
+        if type(value) is not dict or args or options:
+            return other(context, value, *args, **options)
+        budget.make(budget.size(value.keys()))
+        return do_dictsort(value)
+
+    return dictsort
 
 
 def _comparing(budget: Budget, test: Any) -> Callable[..., bool]:
@@ -244,18 +293,18 @@ def _dividing(test: Any) -> Callable[..., bool]:
     return dividing
 
 
-_JSON = json.JSONEncoder(ensure_ascii=False)
+_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False)  # its depth was looked at before
 
 
 def _tojson(budget: Budget, value: Any, ensure_ascii: bool = False, indent: Any = None, **options: Any) -> str:
     """JSON as templates expect it: jinja2's own filter would escape <, > and & for HTML."""
+    value = listed(budget, value)
     if not (ensure_ascii or indent or options):
-        budget.make(2 * budget.size(listed(budget, value)))
+        budget.make(2 * budget.size(value))
         return _JSON.encode(value)
     allowed = {name: options[name] for name in ("separators", "sort_keys") if options.get(name) is not None}
-    value = listed(budget, value)
     size = budget.size(value)
     wide = indent if isinstance(indent, int) else text_size(indent) if isinstance(indent, str) else 0
     between = wide * MAX_NESTING + sum(text_size(part) for part in allowed.get("separators", ()))
     budget.make(2 * size + size // ITEM * between)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **allowed)
+    return json.dumps(value, ensure_ascii=ensure_ascii, check_circular=False, indent=indent, **allowed)

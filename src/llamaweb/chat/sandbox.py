@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
+from operator import add
 from types import BuiltinMethodType, MethodType
 from typing import Any, NoReturn
 
@@ -30,7 +31,7 @@ from jinja2.utils import Cycler, Joiner, Namespace, missing
 from jinja2.visitor import NodeTransformer
 
 from llamaweb.chat.budget import ITEM, MAX_BITS, MAX_SIZE, SIMPLE, UNREAD, Budget, list_size, text_size
-from llamaweb.chat.code import ATTRIBUTES, Inline
+from llamaweb.chat.code import ATTRIBUTES, SHORT, Inline
 from llamaweb.chat.filters import compared, filters, listed, searched_in, tests, written
 from llamaweb.chat.methods import METHODS, Format, call_method, percent
 
@@ -65,8 +66,8 @@ class Environment(ImmutableSandboxedEnvironment):
         self.filters: Any = {
             **filters(budget),
             _ROUNDS: self._rounds,
-            _WHOLE: lambda value: compared(budget, value),
-            _INSIDE: lambda value: searched_in(budget, value),
+            _WHOLE: partial(compared, budget),
+            _INSIDE: partial(searched_in, budget),
             _HELD: self._held,
             _SLICED: self._sliced,
             _JOINED: self._joined,
@@ -76,6 +77,10 @@ class Environment(ImmutableSandboxedEnvironment):
         self.weights: dict[str | None, int] = {}  # steps of what is called by a name: `led` counts them
         self.globals = {name: self.globals[name] for name in ("cycler", "dict", "joiner", "namespace", "range")}
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+
+    def make_globals(self, d: Any) -> dict[str, Any]:
+        """As one dict, which each rendering copies: jinja2's two in a chain take longer than a short template."""
+        return {**self.globals, **(d or {})}
 
     def start(self) -> None:
         """Before a rendering."""
@@ -147,9 +152,13 @@ class Environment(ImmutableSandboxedEnvironment):
         return self.binop_table[operator](left, right)
 
     def added(self, context: Context, *values: Any) -> Any:
-        """a + b + …: texts that are long together, or what is no text."""
-        if all(type(value) is str for value in values):
-            return self.concat(values)
+        """a + b + …: texts that are long together, or marked as safe, or what is no text."""
+        if all([isinstance(value, str) for value in values]):
+            if sum(map(len, values)) < SHORT:  # one marked as safe escapes the others
+                self.budget.take()
+                return reduce(add, values)
+            if all([type(value) is str for value in values]):
+                return self.concat(values)
         return reduce(lambda left, right: self.call_binop(context, "+", left, right), values)
 
     def shown(self, value: Any) -> str:
@@ -170,14 +179,20 @@ class Environment(ImmutableSandboxedEnvironment):
         return "".join(parts)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        if type(obj) is dict and attribute not in ATTRIBUTES:  # the same, without an exception
+        kind = type(obj)
+        if kind is dict and attribute not in ATTRIBUTES:  # the same, without an exception
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
-        if attribute in METHODS.get(type(obj), ()):
+        if kind is Namespace and not attribute.startswith("_"):
+            held = obj._Namespace__attrs
+            return held[attribute] if attribute in held else self.undefined(obj=obj, name=attribute)
+        if attribute in METHODS.get(kind, ()):
             return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if type(argument) is str or type(argument) is int:
+            if type(obj) is dict and argument not in obj and argument not in ATTRIBUTES:  # without exceptions
+                return self.undefined(obj=obj, name=argument)  # type: ignore[arg-type]
             try:
                 return obj[argument]
             except (TypeError, LookupError):
@@ -198,8 +213,9 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def _rounds(self, items: Any, weight: int) -> list[Any]:
         """What a loop goes over, as a list whose rounds take `weight` steps each."""
-        self.budget.make(list_size(items))
-        items = list(listed(self.budget, items))
+        if type(items) is not list:
+            self.budget.make(list_size(items))
+            items = list(listed(self.budget, items))
         if len(items) * weight > UNREAD:
             return _Rounds(self.budget, items, weight)
         self.budget.take(len(items) * weight)
