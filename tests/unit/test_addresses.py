@@ -56,7 +56,11 @@ def test_bytes_that_a_file_does_not_have_are_refused(offset: int, length: int, t
 
 
 @pytest.mark.parametrize(
-    "name", ["token", "key", "api_key", "X-API-Key", "auth", "access_token", "hf-token", "Password"]
+    "name",
+    [
+        *("token", "key", "api_key", "X-API-Key", "auth", "access_token", "hf-token", "Password"),
+        *("accessToken", "sasToken", "clientSecret", "subscriptionKey", "authtoken", "APIKEY", "to%6Ben", "code"),
+    ],
 )
 def test_a_secret_is_not_kept_and_addresses_that_differ_in_it_are_still_two(name: str) -> None:
     one, other = (lasting_url(f"{BASE}?a=1&{name}={secret}&b=2") for secret in ("hunter2", "hunter3"))
@@ -65,8 +69,18 @@ def test_a_secret_is_not_kept_and_addresses_that_differ_in_it_are_still_two(name
     assert lasting_url(one) == one  # as a list gives it
 
 
+def test_a_password_before_the_host_is_not_kept_either() -> None:
+    one, other = (lasting_url(f"https://me:{secret}@example.org/a.gguf") for secret in ("hunter2", "hunter3"))
+    assert one != other and "hunter" not in one + other and one.startswith("https://me:~")
+    assert lasting_url(one) == one and lasting_url("https://me@example.org/a") == "https://me@example.org/a"
+
+
+def test_a_file_that_has_its_name_of_the_whole_address_shows_no_secret() -> None:
+    assert "hunter" not in file_name("https://me:hunter2@example.org/?v=1&token=hunter3#hunter4")
+
+
 @pytest.mark.parametrize(
-    "query", ["?tokens=5", "?keyboard=a", "?author=me", "?passage=1", "?file=key", "?token=", "?token"]
+    "query", ["?tokens=5", "?keyboard=a", "?author=me", "?passage=1", "?file=key", "?monkey=1", "?token=", "?token"]
 )
 def test_what_is_no_secret_is_kept_as_it_is(query: str) -> None:
     assert lasting_url(BASE + query) == BASE + query

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 
 from benchmarks import tables
 from llamaweb.errors import HostError
-from llamaweb.host import results
+from llamaweb.host import commands, results
+from llamaweb.host.cli import main
 from llamaweb.host.tables import bench_text, fusions_text, loading_text, tune_text
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.mul_mat_vec import MulMatVec
@@ -207,3 +210,24 @@ def test_what_tuning_tried_is_told_without_a_default_and_without_a_choice() -> N
     wrong = {"variant": "a tile", "microseconds": 7.4, "right": False, "default": False, "chosen": False}
     text = tune_text({"adapter": "a GPU", "trials": [{"shape": "mul_mat f16 64x64 store", **wrong}]})
     assert "none is right" in text and "a tile" not in text
+
+
+@pytest.mark.parametrize("kind", [[], ["--loading"], ["--fusions"]])
+def test_a_result_names_the_model_of_an_address_without_what_lets_somebody_in(
+    kind: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def page(args: Any, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        yield None, args.model
+
+    async def measured(*_: Any) -> dict[str, Any]:
+        return {"adapter": "a"}
+
+    monkeypatch.setattr(commands, "_model_page", page)
+    monkeypatch.setattr(commands, "_call", measured)
+    for name in ("bench_text", "loading_text", "fusions_text"):
+        monkeypatch.setattr(f"llamaweb.host.tables.{name}", lambda result: result["model"])
+    file, address = tmp_path / "results.json", "https://me:hunter2@example.org/a%20b.gguf?token=hunter3"
+    assert main(["bench", address, "--output", str(file), *kind]) == 0
+    assert [result["model"] for result in results.read(file)] == ["a b.gguf"]
+    assert commands._name(address) == "a b.gguf" and commands._name("folder/a%20b.gguf") == "a%20b.gguf"

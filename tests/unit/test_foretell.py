@@ -187,3 +187,11 @@ def test_results_that_cannot_be_written_are_refused_before_the_measuring(
         told = capsys.readouterr().err
         assert output in told and told.endswith("with --output.\n") and told.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
+
+
+def test_an_address_that_is_fetched_from_is_told_without_what_lets_somebody_in(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    foretell.say_fetching("https://example.org/m.gguf?token=hunter2", 10**9, Output())
+    told = capsys.readouterr().err
+    assert "https://example.org/m.gguf?token=~" in told and "hunter" not in told

@@ -138,6 +138,17 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
         asyncio.run(body())
 
 
+def test_a_sentence_about_an_address_repeats_no_secret_of_it() -> None:
+    async def body(url: str) -> None:
+        async with open_address(url) as source:
+            await source.size()
+
+    for address in ("http://me:hunter2@127.0.0.1:9/m.gguf?token=hunter3&v=1", "http://?token=hunter4"):
+        with pytest.raises(ModelFileError) as error:
+            asyncio.run(body(address))
+        assert "hunter" not in str(error.value) and address[:7] in str(error.value)
+
+
 async def endless(response: web.StreamResponse, request: web.Request, piece: bytes, pause: float = 0) -> Any:
     await response.prepare(request)
     for _ in range(500):

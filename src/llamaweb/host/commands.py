@@ -17,6 +17,7 @@ from llamaweb.host.interrupt import in_order
 from llamaweb.host.models import is_address, resolve
 from llamaweb.host.output import Output, megabytes, memory_line, timings_line
 from llamaweb.host.terminal import one_line
+from llamaweb.model.source import file_name
 
 if TYPE_CHECKING:
     from llamaweb.host.bridge import PageSession
@@ -88,7 +89,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
             async with _model_page(args, out) as (page, model):
                 result = await _call(page, f"bench_{kind}", {**params, "model": model}, out)
             types = {name: params[name] for name in ("type_k", "type_v")}
-            result = {"kind": kind, "model": Path(model).name, **types, **_unusual_precision(args), **result}
+            result = {"kind": kind, "model": _name(model), **types, **_unusual_precision(args), **result}
             out.result(result, text(result))
             if args.output:
                 results.add(args.output, result)
@@ -100,7 +101,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
     folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
         result = await _call(page, "bench", {**params, "model": model}, out)
-        result = {"model": Path(model).name, **_unusual_cache(args), **_unusual_precision(args), **result}
+        result = {"model": _name(model), **_unusual_cache(args), **_unusual_precision(args), **result}
         if args.peer:
             out.report(f"Measuring {args.peer}")
             params["context"] = result["context"]
@@ -146,7 +147,7 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
     if args.svg:
         options = Options(type_k=args.type_k, type_v=args.type_v, precision=args.precision)
         layouts = Sizes(header, profile, options).layouts(plan.n_ctx, plan.n_ubatch)
-        name = header.metadata.get("general.name") or Path(args.model).name
+        name = header.metadata.get("general.name") or _name(args.model)
         _write(args.svg, picture(plan, layouts, _short(_plain(name))))
     metadata = {key: _plain(value) for key, value in header.metadata.items()}
     out.result({"metadata": metadata, "device": args.device, **report}, _inspection(metadata, profile.name, report))
@@ -301,6 +302,11 @@ def _write(path: Path, text: str) -> None:
         raise HostError(f"{path} cannot be written ({error.strerror}); name another file.") from error
 
 
+def _name(model: str) -> str:
+    """Of MODEL, without what of an address lets somebody in."""
+    return file_name(model) if is_address(model) else Path(model).name
+
+
 def _plain(value: Any) -> Any:
     """Metadata as JSON has it: text for bytes, lists for arrays, only the length of a long one."""
     if isinstance(value, bytes):
@@ -330,7 +336,7 @@ def _inspection(metadata: dict[str, Any], device: str, report: dict[str, Any]) -
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return f"({value['length']} values)"
-    text = " ".join(one_line(str(value)).split())
+    text = " ".join(one_line(str(value)[:1000]).split())  # a file's own text may have megabytes to escape
     return text if len(text) <= 100 else text[:99] + "…"
 
 

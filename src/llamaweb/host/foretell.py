@@ -12,6 +12,7 @@ from llamaweb.host.browser import BrowserChoice
 from llamaweb.host.chrome import no_sandbox
 from llamaweb.host.output import Output, megabytes
 from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.model.source import lasting_url
 
 # The least of the device nodes by which a graphics driver of Linux is there: DRM, NVIDIA's own, and WSL's.
 _GPU_NODES = ("dri/renderD*", "nvidia[0-9]*", "dxg", "mali*", "kgsl-*")
@@ -34,8 +35,8 @@ def say_fetching(address: str, size: int, out: Output) -> None:
     """How much the page is going to fetch from an address, if that is much."""
     if size >= kept.MUCH:
         out.note(
-            f"{megabytes(size)} are fetched from {address}, and not kept for the next time; download the file and give "
-            "its path to fetch it once."
+            f"{megabytes(size)} are fetched from {lasting_url(address)}, and not kept for the next time; download the "
+            "file and give its path to fetch it once."
         )
 
 

@@ -14,7 +14,7 @@ import aiohttp
 
 from llamaweb.errors import ModelFileError
 from llamaweb.host.inward import Resolver
-from llamaweb.model.source import file_name, sibling_url
+from llamaweb.model.source import file_name, lasting_url, sibling_url
 
 ANSWER_SECONDS = 60  # for the head of an answer
 SLOW_SECONDS = 15  # after which a body that comes at less than SLOWEST bytes a second is given up
@@ -42,6 +42,7 @@ class HTTPSource:
         self.name = file_name(url)
         self.led: list[str] = []  # the addresses that have answered, each of which led to the next
         self._url = url
+        self._shown = lasting_url(url)  # to a person, or in a log: without what lets somebody in
         self._session = session
         self._resolver = resolver
         self._size: int | None = None
@@ -84,20 +85,20 @@ class HTTPSource:
                 if response.status != 200:
                     response.close()
                     answered = f"{response.status} {response.reason}"
-                    raise ModelFileError(f"{self._url} answers {answered}; check the address.")
+                    raise ModelFileError(f"{self._shown} answers {answered}; check the address.")
                 encoding = response.headers.get("Content-Encoding", "identity")
                 if encoding != "identity":
                     response.close()
                     raise ModelFileError(
-                        f"The server of {self._url} sends it compressed ({encoding}) and without ranges; download the "
-                        "file instead."
+                        f"The server of {self._shown} sends it compressed ({encoding}) and without ranges; download "
+                        "the file instead."
                     )
                 self._whole = response  # the session closes it
                 self._size = self._told(response.headers.get("Content-Length", ""))
             return await self._first(offset + length, offset)
         except (OSError, aiohttp.ClientError, ValueError) as error:
             self._give_up()
-            raise ModelFileError(f"{self._url} cannot be reached ({_reason(error)}); check the address.") from error
+            raise ModelFileError(f"{self._shown} cannot be reached ({_reason(error)}); check the address.") from error
 
     async def _ask(self, headers: dict[str, str]) -> aiohttp.ClientResponse:
         """The answer, after redirects; those from a public server lead to public ones alone."""
@@ -126,12 +127,14 @@ class HTTPSource:
             seconds = time.monotonic() - began
             if seconds > SLOW_SECONDS and len(data) < SLOWEST * seconds:
                 rate = f"{len(data) / seconds:,.0f} bytes a second"
-                raise ModelFileError(f"{self._url} sends {rate}, too slowly to be read; try again or another address.")
+                raise ModelFileError(
+                    f"{self._shown} sends {rate}, too slowly to be read; try again or another address."
+                )
         return bytes(data)
 
     def _told(self, size: str) -> int:
         if not re.fullmatch(r"[0-9]{1,18}", size):
-            raise ModelFileError(f"The server of {self._url} does not tell the file's size; download the file.")
+            raise ModelFileError(f"The server of {self._shown} does not tell the file's size; download the file.")
         return int(size)
 
     def _give_up(self) -> None:
@@ -163,7 +166,7 @@ def check_address(url: str) -> str:
         reason = "it names no server"
     except ValueError as error:
         reason = str(error)
-    raise ModelFileError(f"{url} is not an address ({reason}); check it.")
+    raise ModelFileError(f"{url.partition('?')[0]} is not an address ({reason}); check it.")
 
 
 @asynccontextmanager

@@ -16,11 +16,12 @@ _SIGNING = re.compile(
     r"x-amz-.*|x-goog-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"
     r"|sig|sv|ss|srt|sr|st|se|sp|spr|sip|skoid|sktid|skt|ske|sks|skv"
 )
-# Of what lets somebody in, for as long as it holds.
+# Of what lets somebody in, for as long as it holds: the last word of a name, or what names run together end with.
 _SECRET = re.compile(
-    r"(.*[._-])?(token|key|apikey|auth|authorization|bearer|credentials?|jwt|pass|passwd|password|pwd|secret"
-    r"|session|sessionid|sid)"
+    r"(.*[._-])?(key|auth|authorization|bearer|code|cookie|credentials?|jwt|hmac|pass|pwd|session|sid|sign|ticket)"
+    r"|.*(token|secret|passwd|password|apikey|authkey|accesskey|secretkey|sessionid|signature)"
 )
+_WORD = re.compile("(?<=[a-z0-9])(?=[A-Z])")  # where one begins in the middle of a name: accessToken
 _HIDDEN = re.compile("~[0-9a-f]{8}")
 
 
@@ -86,7 +87,7 @@ class FileSource:
 
 def file_name(url: str) -> str:
     """The last part of an address."""
-    return unquote(urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]) or url
+    return unquote(urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]) or lasting_url(url)
 
 
 def sibling_url(url: str, name: str) -> str:
@@ -98,9 +99,10 @@ def sibling_url(url: str, name: str) -> str:
 def lasting_url(url: str) -> str:
     """The address as it is at every visit, and may be shown and kept: without its fragment, and without what signs it
     for a while. What is a secret is still told from another one, and cannot be read."""
-    lasting, _ = _query(url)
-    query = "&".join(_hidden(pair) if _SECRET.fullmatch(_key(pair)) else pair for pair in lasting)
-    return urlunsplit(urlsplit(url)._replace(query=query, fragment=""))
+    parts, (lasting, _) = urlsplit(url), _query(url)
+    query = "&".join(_hidden(pair) if _is_secret(pair) else pair for pair in lasting)
+    login, at, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{_hidden(login, ':')}{at}{host}", query=query, fragment=""))
 
 
 def signature(url: str) -> str:
@@ -125,10 +127,15 @@ def _key(pair: str) -> str:
     return pair.partition("=")[0].lower()
 
 
-def _hidden(pair: str) -> str:
-    name, equals, value = pair.partition("=")
+def _is_secret(pair: str) -> bool:
+    name = unquote(pair.partition("=")[0])
+    return bool(_SECRET.fullmatch(_WORD.sub("_", name).lower()))
+
+
+def _hidden(pair: str, between: str = "=") -> str:
+    name, sign, value = pair.partition(between)
     lasts = not value or _HIDDEN.fullmatch(value)  # it is so already
-    return pair if lasts else f"{name}{equals}{_digest(value)}"
+    return pair if lasts else f"{name}{sign}{_digest(value)}"
 
 
 def _digest(text: str) -> str:
