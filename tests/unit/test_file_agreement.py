@@ -143,6 +143,8 @@ def test_a_mixture_of_experts_is_refused_by_name() -> None:
     assert same_plan(header(crafted({"llama.expert_count": (0, U32)})), PLAIN)
     with pytest.raises(UnsupportedError, match="mixture of 8 experts"):
         plan_model(header(crafted({"llama.expert_count": (8, U32)})))
+    with pytest.raises(ModelFileError, match=r"llama\.expert_count has 3 values"):  # which are neither true nor false
+        plan_model(header(crafted({"llama.expert_count": ([8, 2, 8], ARRAY, U32)})))
 
 
 def test_windows_that_are_not_asked_for_need_no_pattern() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,27 @@ def test_layers_whose_values_interlock_keep_to_the_bound(name: str, n_layer: int
     for at in range(0, n_layer * step, step):
         values += [Lifetime(KIB * size, at + first, at + last) for size, first, last in layer]
     assert plan_arena(values, 256)[1] <= 1.05 * lower_bound(values)
+
+
+class Watched(list[Lifetime]):
+    """Counts how often its values are looked at."""
+
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(index)
+
+
+def test_the_work_grows_with_the_layers_and_not_with_their_square() -> None:
+    """A file may tell of thousands, whose plan must not hold the page."""
+    looks = []
+    for n_layer in (100, 200):
+        one = [(1000, 0, 3), (300, 1, 2), (5000, 2, 3), (257, 3, 4)]
+        values = Watched(Lifetime(size, 4 * i + a, 4 * i + b) for i in range(n_layer) for size, a, b in one)
+        plan_arena(values, 256)
+        looks.append(values.looks)
+    assert looks[1] < 2.5 * looks[0]
 
 
 def test_nothing_takes_no_space() -> None:

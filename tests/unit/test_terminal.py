@@ -46,7 +46,7 @@ def test_texts_that_no_terminal_obeys_stay_as_they_are() -> None:
 
 
 def test_a_result_is_said_line_by_line_and_stays_json_for_scripts() -> None:
-    value = {"a": [ATTACK, {"b": ATTACK}], "c": 1.5, "d": None}
+    value = {"a": [ATTACK, {"b": ATTACK + "\x7f"}], "c": 1.5, "d": None}
     assert "\n" not in str(in_lines(value)["a"]) and in_lines(value)["c"] == 1.5
     stream = io.StringIO()
     write_json(stream, value)
@@ -196,3 +196,9 @@ def test_progress_of_a_hostile_name_is_drawn_by_us_alone() -> None:
     code, sent = on_a_terminal(command=(sys.executable, "-c", DRAWN))
     assert code == 0 and "[bold]markup[/]" in sent
     check_obeys_nobody(sent)
+
+
+def test_of_a_long_text_of_a_file_no_more_is_escaped_than_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    escaped = []
+    monkeypatch.setattr(commands, "one_line", lambda text: escaped.append(len(text)) or one_line(text))
+    assert commands._short("\x1b" * 100_000) == "\\x1b" * 24 + "\\x1" + "…" and escaped == [1000]

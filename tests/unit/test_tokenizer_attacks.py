@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from gguf import TokenType
 
+from llamaweb.errors import ModelFileError
 from llamaweb.tokenizer import load_tokenizer, merging, special
 from llamaweb.tokenizer.byte_level import SYMBOLS
 from llamaweb.tokenizer.merging import Merger
-from llamaweb.tokenizer.special import SpecialTokens
+from llamaweb.tokenizer.special import MOST, SpecialTokens
 from tests.pace import seconds
 
 
@@ -146,3 +147,10 @@ def test_scores_that_are_no_numbers_end() -> None:
         }
     )
     assert tokenizer.decode(tokenizer.encode("a" * 9, add_special=False)) == b"a" * 9
+
+
+def test_special_tokens_that_would_take_gigabytes_to_search_for_are_refused() -> None:
+    piece = b"<" * (MOST // 64)
+    assert len(SpecialTokens((piece + bytes((i,)), i) for i in range(63))._texts) == 63
+    with pytest.raises(ModelFileError, match=r"special tokens take 16\.8 MB, more than the 16\.7 MB"):
+        SpecialTokens((piece + bytes((i,)), i) for i in range(64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamaweb.architectures.metadata import Metadata, layers, rope, tokens
-from llamaweb.errors import ModelFileError, UnsupportedError, short
+from llamaweb.errors import ModelFileError, UnsupportedError
 from llamaweb.graph import VECTORS, Graph, Tensor
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
@@ -27,9 +27,9 @@ class LlamaHyperparameters:
 
 def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
     meta = Metadata(file)
-    if experts := meta.value("expert_count", 0):
+    if experts := meta.number("expert_count", 0):
         raise UnsupportedError(
-            f"The model is a mixture of {short(experts)} experts, which is not supported yet; use a dense one."
+            f"The model is a mixture of {experts:g} experts, which is not supported yet; use a dense one."
         )
     n_layer, n_embd = layers(file, meta), meta.count("embedding_length")
     n_vocab = tokens(file, n_embd)

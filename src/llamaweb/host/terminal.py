@@ -50,7 +50,7 @@ def write(stream: TextIO, text: str, end: str = "\n", keep: str = "\n") -> None:
 
 def write_json(stream: TextIO, value: dict[str, Any]) -> None:
     """In ASCII without control characters, which is the same in every encoding of the stream."""
-    _send(stream, json.dumps(value) + "\n")
+    _send(stream, json.dumps(value).replace("\x7f", "\\u007f") + "\n")  # DEL is ASCII, too
 
 
 def _send(stream: TextIO, text: str) -> None:

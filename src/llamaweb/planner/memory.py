@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 _NEAR = 1.05  # times the lower bound
 _ROUNDS = 16  # of placing first what came to lie on top
@@ -56,28 +57,33 @@ def _size(placed: tuple[list[int], int]) -> int:
 
 def _place(values: Sequence[Lifetime], order: Sequence[int], alignment: int) -> tuple[list[int], int]:
     offsets = [0] * len(values)
-    placed: list[int] = []
+    alive: list[list[int]] = [[] for _ in range(_steps(values))]  # what has its place, by the steps of its life
     for i in order:
         value = values[i]
+        life = alive[value.first : value.last + 1]
         at = 0
-        for j in sorted((j for j in placed if _meet(values[j], value)), key=lambda j: offsets[j]):
+        for j in sorted(set(chain.from_iterable(life)), key=lambda j: offsets[j]):
             if at + value.size <= offsets[j]:
                 break
             at = max(at, align(offsets[j] + values[j].size, alignment))
         offsets[i] = at
-        placed.append(i)
+        for step in life:
+            step.append(i)
     return offsets, max((offsets[i] + v.size for i, v in enumerate(values)), default=0)
 
 
 def lower_bound(values: Sequence[Lifetime]) -> int:
     """The largest sum of sizes alive at any step: no plan is smaller."""
-    steps = range(max((v.last for v in values), default=-1) + 1)
-    return max((sum(v.size for v in values if v.first <= s <= v.last) for s in steps), default=0)
+    change = [0] * (_steps(values) + 1)
+    for value in values:
+        change[value.first] += value.size
+        change[value.last + 1] -= value.size
+    return max(accumulate(change))
+
+
+def _steps(values: Sequence[Lifetime]) -> int:
+    return max((value.last for value in values), default=-1) + 1
 
 
 def align(n: int, alignment: int) -> int:
     return -(-n // alignment) * alignment
-
-
-def _meet(a: Lifetime, b: Lifetime) -> bool:
-    return a.first <= b.last and b.first <= a.last

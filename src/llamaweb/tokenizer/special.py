@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from heapq import heappop, heappush
+from math import ceil, floor
 
 import numpy as np
 
+from llamaweb.errors import megabytes
 from llamaweb.tokenizer.prefixes import Prefixes
+from llamaweb.tokenizer.vocabulary import damaged
 
 PART = 1 << 16  # bytes of a text that are searched at once, so that it takes little memory
+MOST = 16 << 20  # bytes of all special tokens, far more than any model has; the search takes 32 times as many
 
 
 class SpecialTokens:
@@ -19,6 +23,9 @@ class SpecialTokens:
     def __init__(self, tokens: Iterable[tuple[bytes, int]]) -> None:
         # A longer token goes before a shorter one, wherever in the text they are; among equals the first given.
         ranked = sorted(tokens, key=lambda item: -len(item[0]))
+        if (size := sum(len(text) for text, _ in ranked)) > MOST:
+            told = f"{megabytes(size, ceil)}, more than the {megabytes(MOST, floor)} that a sound file may have"
+            raise damaged(f"its special tokens take {told}")
         self._texts = [text for text, _ in ranked]
         self._ids = [token for _, token in ranked]
         self._longest = max(map(len, self._texts), default=0)
