@@ -4,7 +4,8 @@
 // rejected  its promise is rejected, or it throws, as of a disk or network that is gone
 // quota     the same, as of storage that is full
 // short     a read or write of a file does half of what it was asked for; a body ends in its middle
-// memory    a buffer that WebGPU has no memory for: it is not valid, and an error scope has the error
+// memory    a buffer or query set that WebGPU has no memory for: it is not valid, and an error scope has the error
+// none      the browser has no adapter
 // lost      the device is said to be lost, and no promise of it is kept any more, as when the GPU's process ends
 () => {
   const state = { group: "", kind: "rejected", at: -1, lasting: false, asked: [], hits: 0 };
@@ -116,6 +117,11 @@
   };
   const gpu = { failed() { if (state.kind === "lost") lose(); } };
   if (globalThis.GPUDevice) {
+    wrap(GPU, "requestAdapter", (real, label) => async function (...args) {
+      if (!fails("gpu", label, ["rejected", "lost", "none"])) return real.apply(this, args);
+      if (state.kind === "none") return null;
+      throw error("gpu");
+    });
     wrap(GPUAdapter, "requestDevice", (real, label) => async function (...args) {
       if (fails("gpu", label)) {
         gpu.failed();
@@ -143,21 +149,19 @@
       }
       return ours ?? found;
     });
-    wrap(GPUDevice, "createBuffer", (real, label) => function (description) {
-      if (!fails("gpu", label, ["memory"])) return made.call(this, real.call(this, description), "buffer");
-      // Without memory for it WebGPU gives a buffer that is not valid, as of a usage that there is not.
-      GPUDevice.prototype.pushErrorScope.call(this, "validation");
-      const buffer = real.call(this, { ...description, usage: 0 });
-      GPUDevice.prototype.popErrorScope.call(this);
-      const error = new GPUOutOfMemoryError("Allocation failed (a buffer).\n - While calling createBuffer.");
-      const scope = scopes.get(this)?.findLast(({ filter }) => filter === "out-of-memory");
-      if (scope) scope.error ??= error;
-      else this.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
-      return buffer;
-    });
-    wrap(GPUDevice, "createQuerySet", (real) => function (...args) {
-      return made.call(this, real.apply(this, args), "query set");
-    });
+    // Without memory for it WebGPU gives what is not valid, as of a usage or count that there is not.
+    for (const [name, what, wrong] of [["createBuffer", "buffer", { usage: 0 }], ["createQuerySet", "query set", { count: 1 << 20 }]])
+      wrap(GPUDevice, name, (real, label) => function (description) {
+        if (!fails("gpu", label, ["memory"])) return made.call(this, real.call(this, description), what);
+        GPUDevice.prototype.pushErrorScope.call(this, "validation");
+        const invalid = real.call(this, { ...description, ...wrong });
+        GPUDevice.prototype.popErrorScope.call(this);
+        const error = new GPUOutOfMemoryError(`Allocation failed (a ${what}).\n - While calling ${name}.`);
+        const scope = scopes.get(this)?.findLast(({ filter }) => filter === "out-of-memory");
+        if (scope) scope.error ??= error;
+        else this.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
+        return invalid;
+      });
     const on = new Map(); // what was made on which device
     function made(each, what) {
       open.set(each, what);

@@ -14,13 +14,15 @@ import js
 from pyodide.code import run_js
 from pyodide.ffi import create_proxy, to_js
 
-from llamaweb import Llama, cache
+from llamaweb import Llama, cache, loading, turns
 from llamaweb.errors import GPUError, LlamaWebError
 from llamaweb.files import model_cache, storage
 from llamaweb.files.cached_source import CachedSource
 from llamaweb.files.model_cache import CachedModel
 from llamaweb.files.url_source import Patience, UrlSource
-from llamaweb.gpu import device
+from llamaweb.gpu import device, timer, tuning
+from llamaweb.gpu import trials as trials_module
+from llamaweb.turns import begin
 
 OPTIONS: dict[str, Any] = {"n_ctx": 32, "n_ubatch": 1, "tune": "off", "check": True}
 PROMPT, N_TOKENS = [5, 17, 99], 6
@@ -29,6 +31,16 @@ SECONDS = 30  # that nothing takes
 
 faults: Any = None
 device._WORD_COMES = 1  # of the page's own promise, in tenths of a second
+turns.PAUSE_S = 0.0
+timer._WARM_MS = timer._LONG_ENOUGH_MS = 0.0  # one run is enough: how long things take does not matter here
+loading.worth_tuning = lambda profile, mode: mode == "auto"  # a software adapter is not
+_all, _every = trials_module.candidates, tuning._groups
+trials_module.candidates = lambda *args: _all(*args)[:2]
+tuning._groups = lambda plan: [[group[0] for group in _every(plan) if group], list(_attention(plan))]
+
+
+def _attention(plan: Any) -> list[Any]:
+    return [shape for shape in trials_module.places(plan) if shape.op == "flash_attn_vec"][:1]
 
 
 def install(script: str) -> None:
@@ -158,21 +170,29 @@ class Loaded(Operation):
 class Answered(Loaded):
     """A loaded model answers; a lost device is replaced."""
 
+    left: list[str] | None = None  # what a loaded model has open
+
     async def prepare(self) -> None:
         if self.llm and (self.llm._executor.device.lost or self.llm._executor.device.closed):
             await self.close()
         self.llm = self.llm or await Llama.load(self.data, **self.options)
+        await self.llm.tuned()
         await self.llm.complete([1], max_tokens=1)  # so that nothing of the prompt is cached
+        self.left = self.left or list(await faults.left())
 
-    async def run(self) -> list[int]:
+    async def run(self) -> list[Any]:
         assert self.llm
         return await answer(self.llm)
 
-    async def again(self) -> list[int]:
+    async def again(self) -> list[Any]:
         assert self.llm
         if self.llm._executor.device.lost:
             await self.llm.recover()
-        return await answer(self.llm)
+            await self.llm.tuned()
+        found = await self.run()
+        left = list(await faults.left())
+        assert left == self.left, f"open are {left}, and before {self.left}"
+        return found
 
 
 class Evaluated(Answered):
@@ -185,11 +205,27 @@ class Evaluated(Answered):
         log_p, _ = await self.llm.log_probabilities([*PROMPT, 7, 8])
         return [round(float(p), 3) for p in log_p]
 
-    async def again(self) -> list[float]:
+
+class Profiled(Answered):
+    """A loaded model is profiled, and answers."""
+
+    async def run(self) -> list[int]:
         assert self.llm
-        if self.llm._executor.device.lost:
-            await self.llm.recover()
-        return await self.run()
+        await self.llm.profile(n_generate=2, repetitions=1)
+        return await answer(self.llm)
+
+
+class Tuned(Answered):
+    """Two kernels of a loaded model are tuned while nobody waits, with two variants each, and it answers."""
+
+    options = OPTIONS | {"tune": "auto"}
+
+    async def run(self) -> list[int]:
+        assert self.llm
+        self.llm._loaded.tuning.choices.clear()
+        self.llm._rest = begin(self.llm._loaded.finish(self.llm._turns, self.llm._generator.spare))
+        await self.llm.tuned()
+        return await answer(self.llm)
 
 
 class Recovered(Loaded):

@@ -133,10 +133,10 @@ class Profiler:
         result of a word goes where a batch's words are, which are written anew for each."""
         await self._executor.pipelines.compile([launch.kernel])
         made = []
-        if size and src is None:
-            async with self._device.errors("measuring the device"):
-                made.append(src := self._device.buffer("src", size, "STORAGE"))
         try:
+            if size and src is None:
+                async with self._device.errors("measuring the device"):
+                    made.append(src := self._device.buffer("src", size, "STORAGE"))
             known = {"src": (src, Binding("", 0, size)), "y": (self._executor.buffers["io"], Binding("io", 0, 256))}
             ranges = [known[slot.name] for slot in launch.kernel.slots]
             dispatch = Dispatch("peak", launch.kernel, (), launch.workgroups)
