@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -143,6 +144,17 @@ def test_only_its_user_gets_into_the_cache_folder(root: Path, monkeypatch: pytes
     os.chmod(root, 0o777)
     with pytest.raises(HostError, match=r"^Other users may write in the cache folder .+; run `chmod 700"):
         kept.keeping().__enter__()
+
+
+@pytest.mark.parametrize(("mode", "believed"), [(0o755, True), (0o775, False), (0o702, False)])
+def test_a_stamp_that_others_could_write_is_not_believed(root: Path, folder: Path, mode: int, believed: bool) -> None:
+    core, stamp = folder / "core.wasm", root / kept.STAMPS / "pyodide-1.json"
+    core.write_bytes(b"evil")
+    seen = json.loads(stamp.read_text())
+    stamp.write_text(json.dumps(seen | {core.name: [4, core.stat().st_mtime_ns, PINS[core.name]]}))
+    root.chmod(mode)
+    with kept.keeping():
+        assert stamps.whole(folder, PINS) == believed
 
 
 def test_a_cache_folder_of_another_user_is_not_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

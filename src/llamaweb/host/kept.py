@@ -85,7 +85,8 @@ def keeping() -> Iterator[Path]:
 
 
 def _close(root: Path) -> None:
-    """Lets no other user into the folder; HostError where one of them may have written what is there."""
+    """Lets no other user into the folder; HostError where that cannot be. Of one that others could write into until now
+    no stamp is believed: what is there must be what is pinned."""
     if not hasattr(os, "getuid"):
         return
     status = root.stat()
@@ -100,6 +101,8 @@ def _close(root: Path) -> None:
                     f"Other users may write in the cache folder {root}; run `chmod 700 {root}`, or set XDG_CACHE_HOME "
                     "to a folder of your own."
                 ) from error
+        if status.st_mode & 0o022 and (root / STAMPS).exists():
+            delete(root / STAMPS)
 
 
 def check_room(name: str, size: int) -> None:
