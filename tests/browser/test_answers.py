@@ -28,13 +28,15 @@ URL = "https://example.org/model.gguf"
 
 # `answers` are what one request after the other gets, the last of them again and again: `status` and `headers` in place
 # of a ranged server's own (nothing takes one away), `whole` knows no ranges, `long` sends more than is asked for, and
-# `after` ends it after so many bytes (-1: there is no network). Pauses of a second or more take none, and are noted.
+# `after` ends it after so many bytes (-1: there is no network), or with `stall` lets nothing more come. Pauses of a
+# second or more take none, and are noted.
 SERVER = """
 (data, answers) => {
   const patience = 45_678; // the test's own
   const { fetch, setTimeout } = globalThis;
   const asked = [];
   const pauses = [];
+  const signals = []; // of the requests
   globalThis.setTimeout = (call, ms, ...more) => {
     if (ms < 1000 || ms === patience) return setTimeout(call, ms, ...more);
     pauses.push(ms);
@@ -44,6 +46,7 @@ SERVER = """
     const { Range: range } = options.headers;
     const how = answers[Math.min(asked.length, answers.length - 1)];
     asked.push(range?.replace("bytes=", "") ?? "all");
+    signals.push(options.signal);
     if (how.after === -1) throw new TypeError("no network");
     const [first, last] = range && !how.whole ? range.match(/\\\\d+/g).map(Number) : [0, data.length - 1];
     const body = data.slice(first, how.long ? data.length : last + 1);
@@ -54,10 +57,15 @@ SERVER = """
       else headers.set(name, value);
     }
     const status = how.status ?? (range && !how.whole ? 206 : 200);
-    return new Response(body.slice(0, how.after ?? body.length), { status, headers });
+    const sent = body.slice(0, how.after ?? body.length);
+    const stalled = (stream) => {
+      stream.enqueue(sent);
+      options.signal.addEventListener("abort", () => stream.error(options.signal.reason));
+    };
+    return new Response(how.stall ? new ReadableStream({ start: stalled }) : sent, { status, headers });
   };
   const end = () => Object.assign(globalThis, { fetch, setTimeout });
-  return { asked, pauses, end };
+  return { asked, pauses, signals, end };
 }
 """.replace("\\\\", "\\")
 
@@ -232,6 +240,78 @@ def test_a_server_that_always_truncates_is_given_up_where_that_brings_nothing(pa
     answer, sentence, most = TRUNCATED[how]
     found = answered(page, answer)
     assert re.search(sentence or SHA256, found["found"]) and len(found["asked"]) <= most
+
+
+def test_of_a_server_that_knows_no_ranges_and_tells_a_length_no_less_is_taken(page: Page) -> None:
+    found = answered(page, {"status": 501}, {"whole": True, "after": SIZE - 100_000}, {"whole": True})
+    assert found["found"] == SHA256 and found["asked"] == ["0-99999", "all", "all"]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize(
+    "answers",
+    [[{}, {"stall": True, "after": 1000}], [{"whole": True, "stall": True, "after": 60_000}]],
+    ids=["ranges", "no ranges"],
+)
+def test_a_reader_that_is_cancelled_ends_its_requests_and_makes_no_more(
+    page: Page, answers: list[dict[str, Any]], cached: bool
+) -> None:
+    async def cancelled(script, url, answers, cached):
+        import asyncio
+        import builtins
+
+        from pyodide.code import run_js
+        from pyodide.ffi import to_js
+
+        from llamaweb.files.cached_source import CachedSource
+        from llamaweb.files.url_source import Patience, UrlSource
+        from llamaweb.javascript import js_object
+
+        server = run_js(script)(to_js(builtins.served), js_object(answers))
+        source = UrlSource(url, patience=Patience(delay=20, stall=45_678, range=300_000, first=50_000))
+        source = CachedSource(source) if cached else source
+        try:
+            await source.read(0, 10_000)
+            reader = await source.stream(10_000)
+            await reader.read()
+            before = len(server.asked)
+            reader.cancel()
+            await asyncio.sleep(0.1)
+            ended = [bool(signal.aborted) for signal in server.signals]
+            return ended[1 if len(answers) > 1 else 0 :], len(server.asked) - before  # without the header's own
+        finally:
+            await source.close()
+            server.end()
+
+    ended, more = page.run(cancelled, script=SERVER, url=URL, answers=answers, cached=cached)
+    assert ended == [True] * (3 if len(answers) > 1 else 1) and more == 0
+
+
+def test_a_source_that_is_closed_in_a_pause_waits_no_longer(page: Page) -> None:
+    async def closed(script, url):
+        import asyncio
+        import builtins
+
+        from pyodide.code import run_js
+        from pyodide.ffi import to_js
+
+        from llamaweb.errors import ModelFileError
+        from llamaweb.files.url_source import Patience, UrlSource
+        from llamaweb.javascript import js_object
+
+        server = run_js(script)(to_js(builtins.served), js_object([{"status": 503}]))
+        source = UrlSource(url, patience=Patience(delay=45_678))
+        waiting = asyncio.ensure_future(source.told())
+        try:
+            await asyncio.sleep(0.05)
+            await source.close()
+            await asyncio.wait_for(waiting, 10)
+        except ModelFileError:
+            return len(server.asked)
+        finally:
+            server.end()
+
+    assert page.run(closed, script=SERVER, url=URL) == 1
 
 
 BROKEN = [{}] * 5 + [{"after": -1}]  # in the header's second megabyte

@@ -420,6 +420,77 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_the_model_loads(page: Page, 
     assert page.run(load, url=url)[0] == SHA256
 
 
+# What synchronous handles do fails: the first `write`, or every `read`.
+FAILING_HANDLES = """
+const { read, write } = FileSystemSyncAccessHandle.prototype;
+globalThis.whole = () => Object.assign(FileSystemSyncAccessHandle.prototype, { read, write });
+let failed = 0;
+FileSystemSyncAccessHandle.prototype[NAME] = function (...args) {
+  if (NAME === "read" || !failed++) throw new DOMException("the disk is busy", "UnknownError");
+  return write.apply(this, args);
+};
+"""
+
+
+def test_what_is_kept_has_no_gaps_where_a_piece_is_not_written_or_not_read(
+    page: Page, server: UnreliableServer
+) -> None:
+    async def in_pieces(url, pieces, begin):
+        from llamaweb.files.cached_source import CachedSource
+        from llamaweb.files.url_source import UrlSource
+
+        source = CachedSource(UrlSource(url))
+        for at, length in pieces:
+            await source.read(at, length)
+        reader = await source.stream(begin)
+        while not (await reader.read()).done:
+            pass
+        await source.close()
+
+    url = server.url("model.gguf", DATA, headers=ETAG)
+    page.run(in_pieces, url=url, pieces=[(0, 1000)], begin=2000)
+    assert page.run(load, url=url)[0] == SHA256
+    page.run("from llamaweb import cache\nawait cache.clear()")
+    page.runner.run_js(FAILING_HANDLES.replace("NAME", "'write'"))
+    try:
+        page.run(in_pieces, url=url, pieces=[(0, 1000), (1000, 1000)], begin=2000)
+    finally:
+        page.runner.run_js("whole()")
+    assert page.run(load, url=url)[0] == SHA256
+
+
+def test_a_beginning_that_cannot_be_read_is_fetched_anew(page: Page, server: UnreliableServer) -> None:
+    url = server.url("model.gguf", DATA, headers=ETAG, pace=0.01)
+    page.run(load, url=url, stop=900_000)
+    page.runner.run_js(FAILING_HANDLES.replace("NAME", "'read'"))
+    try:
+        found, [warned], models = page.run(load, url=url)
+    finally:
+        page.runner.run_js("whole()")
+    assert found == SHA256 and models == []
+    assert warned.startswith("model.gguf is not kept in the browser's storage: the disk is busy; of ")
+    assert page.run(load, url=url)[0] == SHA256
+
+
+def test_more_than_a_file_has_is_not_read_as_zeros(page: Page) -> None:
+    async def read():
+        from pyodide.ffi import JsException, to_js
+
+        from llamaweb.files import model_cache
+
+        writer = await model_cache.writer("short", True)
+        writer.append(to_js(bytes(range(1, 11))))
+        try:
+            return writer.read(2, 5).to_bytes(), writer.read(5, 11)
+        except JsException as error:
+            return str(error)
+        finally:
+            await writer.close()
+            await model_cache.discard("short")
+
+    assert "the file ends early" in page.run(read)
+
+
 def test_two_loads_at_once_do_not_disturb_each_other(page: Page, server: UnreliableServer) -> None:
     async def twice(source, url):
         import asyncio

@@ -89,6 +89,9 @@ PLAYS_ALONG: dict[str, dict[str, Any]] = {
     },
     "answers that end early": {"faults": [Fault(after=100_000, then="end"), Fault(after=9, then="end")]},
     "a stall": {"faults": [Fault(after=5, then="stall"), Fault(after=9, then="stall")]},
+    "silence about the size": {
+        "faults": [Fault(206, {"Content-Range": "bytes 0-9/*"}), Fault(when=lambda _: None), Fault(then="stall")]
+    },
     "a failing server": {"faults": [Fault(500), Fault(503), Fault(), Fault(502)]},
     "a busy server": {"faults": [replace(Fault(429), headers={"Retry-After": "1"})]},
 }
@@ -242,6 +245,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a byte now and then": (
         {"faults": [NOTHING], "always": Fault(after=9, then="drip")},
+        r"after 3 attempts \(it sent [0-9]+ bytes a second\); check the address and the network",
+    ),
+    "a byte now and then behind much": (
+        {"faults": [NOTHING], "always": Fault(after=30_000, then="drip")},
         r"after 3 attempts \(it sent [0-9]+ bytes a second\); check the address and the network",
     ),
     "a byte now and then without a length": (

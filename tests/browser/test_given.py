@@ -121,6 +121,22 @@ def test_of_a_stream_without_an_end_as_much_is_read_as_the_models_header_tells(p
     assert -4 < page.run("import js\nreturn js.pulled") < 0
 
 
+SILENT = """js.eval('''
+    (data) => {
+      let at = 0;
+      const pull = (stream) => {
+        if (at >= data.length) stream.error(new Error("there is no more"));
+        else stream.enqueue(data.subarray(at, (at += 1000)));
+      };
+      return new ReadableStream({ pull }, { highWaterMark: 0 });
+    }
+''')(array)"""
+
+
+def test_of_a_stream_that_does_not_end_nothing_behind_the_model_is_waited_for(page: Page) -> None:
+    assert page.run(content, make=SILENT, data=MODEL) == ("the stream", SHA256)
+
+
 REFUSED = {
     "js.eval('new ReadableStream({ start: (c) => c.enqueue(`text`) })')": "cannot be read to its end .*no bytes",
     "js.eval('new ReadableStream({ start: (c) => c.error(new Error(`gone`)) })')": "to its end .*gone.*; give it again",

@@ -89,6 +89,20 @@ def test_exactly_the_filters_candidates_are_drawn(bench: Bench, parameters: dict
     assert set(drawn(bench, logits, 600, temperature=50.0, **parameters).tolist()) == wanted
 
 
+@pytest.mark.parametrize("parameters", [{"top_k": 6}, {"top_p": 0.5}, {"top_k": 9, "top_p": 0.8}], ids=str)
+def test_of_a_large_vocabulary_each_token_counts_once(bench: Bench, parameters: dict[str, float]) -> None:
+    logits = np.full(6000, -20, np.float32)
+    logits[rng.choice(np.arange(2000, 6000), 12, replace=False)] = 4 - 0.1 * np.arange(12)
+    wanted = candidates(logits, **{**OFF, **parameters})  # type: ignore[arg-type]
+    assert set(drawn(bench, logits, 300, temperature=50.0, **parameters).tolist()) == wanted
+
+
+def test_top_p_of_nearly_one_lets_no_token_through_that_top_k_keeps_out(bench: Bench) -> None:
+    logits = (0.01 * rng.permutation(2000) / 2000).astype(np.float32)  # whose rounded weights fall short of their sum
+    wanted = candidates(logits, top_k=1500, top_p=1.0, min_p=0.0)
+    assert set(drawn(bench, logits, 200, temperature=50.0, top_k=1500, top_p=0.99999994).tolist()) <= wanted
+
+
 def test_one_candidate_is_greedy_at_any_temperature(bench: Bench) -> None:
     logits = rng.standard_normal(1000).astype(np.float32)
     for parameters in ({"top_k": 1}, {"top_p": 1e-6}, {"top_p": 0.0}, {"min_p": 1.0}):
