@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import pass_context
 from jinja2.exceptions import TemplateRuntimeError
 from jinja2.filters import FILTERS, do_dictsort, do_mark_safe
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Undefined
 from jinja2.tests import TESTS
 from jinja2.utils import _PassArg
 
@@ -66,12 +66,18 @@ def _joined(size: int, value: Any, d: Any = "", attribute: Any = None) -> int:
     return size + list_size(value) // ITEM * text_size(str(d))
 
 
-def _truncated(size: int, value: Any, length: int = 255, killwords: bool = False, end: Any = "...", *more: Any) -> int:
+def _truncated(
+    size: int, value: Any, length: int = 255, killwords: bool = False, end: Any = "...", leeway: Any = None
+) -> int:
     return size + text_size(str(end))
 
 
-def _batched(size: int, value: Any, count: int, fill_with: Any = None) -> int:
-    return size + list_size(range(abs(count)))
+def _batched(size: int, value: Any, linecount: int, fill_with: Any = None) -> int:
+    return size + list_size(range(abs(linecount)))
+
+
+def _sliced(size: int, value: Any, slices: int, fill_with: Any = None) -> int:
+    return size + list_size(range(abs(slices)))
 
 
 def _number(size: int, value: Any, *args: Any, **options: Any) -> int:
@@ -103,7 +109,7 @@ _DEEP: dict[str, Estimate] = {
     **dict.fromkeys(("groupby", "max", "min", "sort", "unique"), _each),
     **dict.fromkeys(("e", "escape"), _escaped),
     **{"center": _centered, "indent": _indented, "join": _joined, "replace": _replaced, "truncate": _truncated},
-    **{"batch": _batched, "slice": _batched, "float": _read, "int": _read},
+    **{"batch": _batched, "slice": _sliced, "float": _read, "int": _read},
 }
 # Filters that go over a list's items, whatever these are.
 _FLAT: dict[str, Estimate] = {
@@ -286,7 +292,7 @@ def searched_in(budget: Budget, value: Any) -> Any:
 
 def _dividing(test: Any) -> Callable[..., bool]:
     def dividing(*values: Any) -> bool:
-        if not all(isinstance(value, SIMPLE) for value in values):
+        if not all(isinstance(value, (*SIMPLE, Undefined)) for value in values):
             raise TemplateRuntimeError("it divides what is no number")
         return test(*values)
 

@@ -30,8 +30,8 @@ def _same(text: str, *args: Any, **options: Any) -> int:
     return text_size(text)
 
 
-def _parts(text: str, separator: str | None = None, maxsplit: int = -1) -> int:
-    parts = sum(map(text.count, _SPACES)) if separator is None else text.count(separator)
+def _parts(text: str, sep: str | None = None, maxsplit: int = -1) -> int:
+    parts = sum(map(text.count, _SPACES)) if sep is None else text.count(sep)
     return text_size(text) + list_size(range(parts + 1))
 
 
@@ -41,8 +41,8 @@ def searched(text: str, part: Any = "", *args: Any) -> int:
     return text_size(text)
 
 
-def _parts_from_behind(text: str, separator: str | None = None, maxsplit: int = -1) -> int:
-    return searched(text, separator) and _parts(text, separator)
+def _parts_from_behind(text: str, sep: str | None = None, maxsplit: int = -1) -> int:
+    return searched(text, sep) and _parts(text, sep)
 
 
 def _lines(text: str, keepends: bool = False) -> int:
@@ -81,12 +81,11 @@ _TEXTS: dict[str, Estimate] = {
     **{"split": _parts, "rsplit": _parts_from_behind, "splitlines": _lines},
     **{"expandtabs": _tabs, "join": _joined, "replace": replaced},
 }
-_LISTS: dict[str, Estimate] = dict.fromkeys(("copy", "count", "index"), _read)
 METHODS: dict[type, dict[str, Estimate]] = {
     str: _TEXTS,
     Markup: _TEXTS,
-    list: _LISTS,
-    tuple: _LISTS,
+    list: dict.fromkeys(("copy", "count", "index"), _read),
+    tuple: dict.fromkeys(("count", "index"), _read),
     dict: dict.fromkeys(("copy", "get", "items", "keys", "values"), _read),
 }
 _IN_NO_TIME = ("get", "items", "keys", "values")
