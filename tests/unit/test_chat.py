@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llamaweb.chat import check_chat, render_chat
+from llamaweb.chat import template as template_module
 from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
 from llamaweb.strings import Strings
 from llamaweb.tokenizer import load_tokenizer
@@ -248,3 +249,105 @@ def test_the_begin_token_is_there_once_whoever_writes_it() -> None:
     assert tok.encode_prompt("<bos>Hi", parse_special=True) == tok.encode_prompt("Hi") == tok.encode("Hi")
     assert tok.encode_prompt("<bos>Hi")[:2] != [tok.bos, tok.bos]
     assert tok.encode_prompt("") == [tok.bos]
+
+
+def sentence(metadata: dict[str, Any], messages: Any = CHAT, **options: Any) -> str:
+    with pytest.raises(LlamaWebError) as caught:
+        render_chat(metadata, messages, **options)
+    return str(caught.value)
+
+
+def test_what_is_no_chat_model_or_no_message_is_told_in_whole_sentences() -> None:
+    nothing = "The model has no chat template (tokenizer.chat_template); prompt it without chat."
+    tokens = [b"<|im_start|>", b"<|im_end|>"]
+    for metadata in (
+        {},
+        {"tokenizer.chat_template": "  "},
+        {"tokenizer.chat_templatex": "x"},
+        {"tokenizer.ggml.tokens": tokens[:1]},
+        {"tokenizer.ggml.tokens": tokens[1:]},
+        {"tokenizer.ggml.tokens": "<|im_start|><|im_end|>"},
+    ):
+        assert sentence(metadata) == nothing
+        with pytest.raises(UnsupportedError):
+            check_chat(metadata)
+    assert render_chat({"tokenizer.ggml.tokens": tokens}, CHAT) == CHATML + OPENING
+    assert render_chat({"tokenizer.chat_template": " ", "tokenizer.ggml.tokens": Strings.of(tokens)}, CHAT)
+    bad = "The model file's 'tokenizer.chat_template.a' is not a text; fetch or convert it again."
+    assert sentence({"tokenizer.chat_template": "x", "tokenizer.chat_template.a": b"x"}) == bad
+    model = {"tokenizer.chat_template": " chatml "}
+    assert render_chat(model, CHAT) == CHATML + OPENING
+    for messages, kind in (("Hi", "str"), (b"Hi", "bytes"), ({"role": "user"}, "dict"), (None, "NoneType")):
+        told = f"Messages are a list of dicts with role and content, not {kind}."
+        assert sentence(model, messages) == told
+    for message in ("Hi", {"content": "Hi"}, {"role": 1}):
+        told = "Message 1 has no role; write it as {'role': 'user', 'content': '…'}."
+        assert sentence(model, [CHAT[0], message]) == told
+    assert render_chat({"tokenizer.chat_template": "{{ messages | length }}"}, tuple(CHAT)) == "4"
+
+
+def test_a_templates_reason_is_cut_where_it_is_long_and_ends_once() -> None:
+    before = "The model's chat template cannot be applied to these messages: "
+    after = "; change the messages or prompt the model without chat."
+
+    def told(reason: str) -> str:
+        words = sentence(
+            {"tokenizer.chat_template": "{{ raise_exception(messages[0].reason) }}"}, [USER | {"reason": reason}]
+        )
+        assert words.startswith(before) and words.endswith(after)
+        return words.removeprefix(before).removesuffix(after)
+
+    assert told("no.") == told(" no\n ") == "no"
+    assert told("a" * 300) == "a" * 300
+    assert told("a" * 301) == "a" * 300 + "…"
+    assert told("a " + " " * 1996 + "bcd") == "a bc"
+    assert told("") == "TemplateError"
+    assert sentence({"tokenizer.chat_template": "\n{{ 1"}) == (
+        f"{before}unexpected end of template, expected 'end of print statement'. (line 2){after}"
+    )
+    assert sentence({"tokenizer.chat_template": "{{ [] + 1 }}"}) == (
+        f'{before}TypeError: can only concatenate list (not "int") to list{after}'
+    )
+
+
+USER = {"role": "user", "content": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("id", "tokens", "written"),
+    [
+        (0, [b"<s>", b"b"], "<s>"),
+        (1, [b"<s>", b"\xff\xc3\xbc"], "\ufffd\u00fc"),
+        (1, Strings.of([b"<s>", b"b"]), "b"),
+        (2, [b"<s>", b"b"], ""),
+        (-1, [b"<s>", b"b"], ""),
+        ("0", [b"<s>", b"b"], ""),
+        (None, [b"<s>", b"b"], ""),
+        (0, None, ""),
+        (0, "<s>", ""),
+    ],
+)
+def test_a_token_is_written_as_the_vocabulary_has_it_or_not_at_all(id: Any, tokens: Any, written: str) -> None:
+    for role in ("bos", "eos"):
+        metadata = {
+            "tokenizer.chat_template": f"[{{{{ {role}_token }}}}]",
+            f"tokenizer.ggml.{role}_token_id": id,
+            "tokenizer.ggml.tokens": tokens,
+        }
+        assert render_chat(metadata, [USER]) == f"[{written}]"
+        assert render_chat(metadata, [USER], **{f"{role}_token": "é"}) == "[é]"
+
+
+def test_a_template_is_given_what_a_caller_gives_and_none_otherwise() -> None:
+    template = "{{ tools is none }}{{ documents is none }}{{ tools }}{{ documents }}{{ add_generation_prompt }}"
+    assert render(template) == "TrueTrueNoneNoneTrue"
+    assert render(template, [USER], tools=[], documents=[{"a": 1}]) == "FalseFalse[][{'a': 1}]True"
+    assert render_chat({"tokenizer.chat_template": template}, [USER], False, tools=[{"a": 1}]) == (
+        "FalseTrue[{'a': 1}]NoneFalse"
+    )
+
+
+def test_templates_are_kept_compiled_and_their_lines_are_without_the_blanks_before_tags() -> None:
+    assert template_module._compile.cache_info().maxsize == 8
+    assert render("a\n  {% if true %}\nb\n  {% endif %}\nc") == "a\nb\nc"
+    assert render("<{{ '<' }}") == "<<"

@@ -25,15 +25,26 @@ GIVEN: dict[str, Any] = {
         "tabs": "\ta\t",
     },
     **{"l": ["\u00e9", "b"], "n": [1, 2, 3], "u": (1, 2), "rows": [{"a": 1}, {"a": 2}], "deep": [[1], ["a"]]},
-    **{"d": {"k": "v", "\u00e9": [1]}, "m": Markup("<b>"), "r": range(5), "z": None, "i": 7, "huge": 2**3000},
+    **{
+        "d": {"k": "v", "\u00e9": [1]},
+        "m": Markup("<b>"),
+        "r": range(5),
+        "z": None,
+        "i": 7,
+        "huge": 2**3000,
+        "many": [1] * 9,
+    },
 }
 EXPRESSIONS = r"""
-t | upper  40     s | lower  10     t | capitalize  40     s | title  320     t | wordcount  1280
-rows | groupby('a')  454     n | max  256     n | min  256     n | sort  256     rows | sort(attribute='a')  454
-n | unique  256 +3     s | e  50     t | escape  200     s | center  330     s | center(9)  111
-t | center(width=9)  141     s | indent  55     t | indent(2)  315     s | indent('éé')  171     n | join  256
-l | join(', ')  205     l | join(d='é', attribute='x')  214     s | replace('a', 'bb')  30
-s | replace('', 'é')  54     t | replace('é', '', 3)  40     s | truncate  13     t | truncate(3, true, 'é')  176
+dict(a=many)  +1 640     cycler(many)  +1 640     cycler(1, many).next()  +1 640 +1     joiner(many)  +1 640
+namespace(d)  +1     d.get('k', many)  640 +1     many.count(1)  640 640     many.index(1)  640 640
+(u * 5).index(2)  960 704 704     s.startswith(('a', 'b'))  10     many.copy()  640     t | upper  40
+s | lower  10     t | capitalize  40     s | title  320     t | wordcount  1280     rows | groupby('a')  454
+n | max  256     n | min  256     n | sort  256     rows | sort(attribute='a')  454     n | unique  256 +3
+s | e  50     t | escape  200     s | center  330     s | center(9)  111     t | center(width=9)  141
+s | indent  55     t | indent(2)  315     s | indent('éé')  171     n | join  256     l | join(', ')  205
+l | join(d='é', attribute='x')  214     s | replace('a', 'bb')  30     s | replace('', 'é')  54
+t | replace('é', '', 3)  40     s | truncate  13     t | truncate(3, true, 'é')  176
 s | truncate(length=3, end='--', leeway=0)  142     n | batch(2)  512 +2
 n | batch(linecount=-9, fill_with='é')  965 +1     n | slice(2)  512 +2     n | slice(slices=9)  961 +9
 s | float  10     '12' | int  2     'é' | int(0, 16)  133     n | map('upper')  276 +1 64 64 64 +3
@@ -75,6 +86,15 @@ cycler(1, s)  +1     cycler(1, s).next()  +1 +1     joiner(s)  +1     joiner(s)(
 huge + 1  +1     [huge]  1128     [huge] | tojson  1128 2256
 """
 STATEMENTS = r"""
+{% macro f() %}{{ varargs | length }}{% endmacro %}{{ f(many) }}  +1 +1 +1 640 +1 1 1
+{% macro f() %}{{ kwargs | length }}{% endmacro %}{{ f(a=many) }}  +1 +1 +1 640 +1 1 1
+{% macro f(a) %}{{ a | length }}{% endmacro %}{{ f(many) }}{{ f(a=many) }}  +2 +1 +1 +1 1 +1 +1 +1 1 2
+{% macro f() %}{{ kwargs }}{{ caller() }}{% endmacro %}{% call f(a=1) %}{% endcall %}  +1 +2 +1 516 +1 0 8 8
+{% for i in [[[]], []] recursive %}{{ s }}{{ loop(i) }}{% endfor %}  +1 +3 +1 0 10 +1 0 30 30
+{{ s }}{% set x = range(3) %}{% set y = joiner(s) %}  +1 +1 +1 10
+{% for i in [1] %}{% set x = many %}{% set y = dict(a=1) %}{{ range(i) }}{% endfor %}  +1 +1 +1 11
+{% set q = namespace() %}{% set q.a, q.b = u %}  +1 192 0
+{% set q = namespace() %}{% set q.a = many %}{{ q }}  +1 +1 +1 640 46
 {{ s }}  +1 10
 {{ m }}  +1 +1 3 3
 {{ i }}  +1 +1 1
@@ -141,3 +161,38 @@ def test_a_statement_tells_exactly_what_it_makes(statement: str, cost: str, told
     told.clear()
     render_template(statement, GIVEN)
     assert " ".join(told) == cost
+
+
+def test_a_round_that_writes_much_is_counted_by_itself(told: list[str]) -> None:
+    template = "{% for i in r %}" + "{{ s }}" * 70 + "{% endfor %}"
+    render_template(template, GIVEN)
+    told.clear()
+    render_template(template, GIVEN)
+    assert told == ["384", *["+71"] * 5, "3500"]
+    few = "{% for i in r %}" + "{{ s }}" * 31 + "{% endfor %}"
+    render_template(few, GIVEN)
+    told.clear()
+    render_template(few, GIVEN)
+    assert told == ["384", "+64", "+64", "+32", "1550"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "text", "cost"),
+    [
+        ("range(*v) | list", "[1, 2, 3]", "0 +2 +1 256"),
+        ("v | list", "[1, 4]", "+2 192"),
+        ("v | tojson", "[1, 4]", "+2 384"),
+        ("v | tojson(indent=1) | length", "10", "+2 576"),
+        ("v | sum", "5", "+2 192"),
+        ("v | join(' ')", "1 4", "+2 196"),
+        ("v | map('string') | join", "14", "+2 210 +1 +2 194"),
+    ],
+)
+def test_what_a_caller_gives_item_by_item_is_counted_while_it_is_listed(
+    expression: str, text: str, cost: str, told: list[str]
+) -> None:
+    template = f"{{% set x = {expression} %}}{{{{ x }}}}"
+    render_template(template, {"v": iter((1, 4))})
+    told.clear()
+    assert render_template(template, {"v": (number for number in (1, 4))}) == text
+    assert cost in " ".join(told)

@@ -151,3 +151,35 @@ def test_a_test_gives_what_it_gives_in_jinja2() -> None:
 def test_a_method_an_attribute_and_an_item_are_what_they_are_in_jinja2(part: int) -> None:
     given = [{"v": value} for value in VALUES.values() if not isinstance(value, range)]
     assert not differing(EXPRESSIONS[part::2], [*given, NOTHING])
+
+
+LOOPS = split(
+    r"""
+{% for i in v recursive %}{{ loop() }}{% endfor %}
+{% for i in v recursive %}{{ loop(i) if i is sequence and i is not string }}{% endfor %}
+{% for i in v %}{{ loop.index }}{{ loop.last }}{{ loop.length }}{{ loop.nextitem }}{{ loop([i]) }}{% endfor %}
+{% for a, b in v %}{{ a }}{{ b }}{% endfor %}
+{% for i in v if i %}{{ i }}{% else %}none{% endfor %}
+{% for i in v[1:] %}{{ i }}{% if loop.first %}{% continue %}{% endif %}{% break %}{% endfor %}
+{% macro f(a, b=2) %}{{ a }}{{ b }}{{ caller(a) if caller }}{% endmacro %}{{ f(v) }}{{ f(b=v) }}{{ f(1, 2, 3) }}
+{% macro f(a, b=2) %}{{ a }}{{ caller(a) }}{% endmacro %}{% call(x) f(v) %}{{ x }}{{ v }}{% endcall %}
+{% macro f() %}{{ varargs }}{{ kwargs }}{{ f.name }}{{ f.arguments }}{% endmacro %}{{ f(v, a=v) }}
+{% macro f() %}{{ varargs }}{{ caller() }}{% endmacro %}{% call f(v) %}{{ v }}{% endcall %}
+{% set ns = namespace(a=v, b=1) %}{% set ns.c = v %}{{ ns.a }}{{ ns.b }}{{ ns.c }}{{ ns['a'] }}{{ ns._d }}
+{% set ns = namespace() %}{% set ns.a, x = v %}{{ ns.a }}{{ x }}
+{% set a, b = v %}{{ a }}{{ b }}
+{% with a = v, b = 1 %}{{ a }}{{ b }}{% endwith %}{{ a }}
+{% set x %}<{{ v }}>{% endset %}{{ x }}{{ x | upper }}
+{% filter upper %}{{ v }}{% endfilter %}
+{% block a %}{{ v }}{% endblock %}{{ self.a() }}
+{{ dict(*[[('a', v)]], **{'b': v}) }}{{ cycler(*[v]).next() }}
+{% for i in range(3) %}{{ loop.cycle(v, 1) }}{{ loop.changed(v) }}{% endfor %}
+{{ v.a.b.c }}  {{ v['a']['b'] }}  {{ zz.a }}  {{ zz }}  {{ v.zz() }}  {{ loop }}  {{ self }}
+"""
+)
+
+
+@pytest.mark.parametrize("template", LOOPS)
+def test_a_statement_gives_what_it_gives_in_jinja2(template: str) -> None:
+    for given in [*EACH, NOTHING]:
+        assert outcome(template, given) == jinja2s_outcome(template, given)

@@ -165,6 +165,13 @@ REFUSED = {
     "{% set ns = namespace(x=namespace()) %}": "it keeps a Namespace in a namespace",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "it calls itself without end",
     "{{ 'a' * 20000000 }}": "it builds something too long",
+    "{{ t() }}": "str is not safely callable",
+    "{{ (1)() }}": "int is not safely callable",
+    "{{ t.encode() }}": "str.encode is not safely callable",
+    "{{ (t | safe).format(1) }}": "Markup.format is not safely callable",
+    "{{ {'a': 1}.keys().isdisjoint([1]) }}": "dict_keys.isdisjoint is not safely callable",
+    "{{ {'a': 1}.items() - [1] }}": "TypeError: unsupported operand type(s) for -: 'dict_items'",
+    "{{ {'a': 1}.keys() - [1] }}": "TypeError: unsupported operand type(s) for -: 'dict_keys'",
 }
 
 

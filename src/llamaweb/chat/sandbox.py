@@ -116,7 +116,7 @@ class Environment(ImmutableSandboxedEnvironment):
                 self.budget.take(self.weights[_ROOT] if kind is BlockReference else 0)
                 self._plain(args, kwargs)
             elif not isinstance(function, Undefined):
-                raise SecurityError(f"{written(self.budget, kind.__name__)} is not safely callable")
+                raise SecurityError(f"{kind.__name__} is not safely callable")
             return context.call(function, *args, **kwargs)
         finally:
             self.budget.leave()
