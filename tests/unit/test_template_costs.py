@@ -33,9 +33,11 @@ GIVEN: dict[str, Any] = {
         "i": 7,
         "huge": 2**3000,
         "many": [1] * 9,
+        "edge": "a" * 8189,
     },
 }
 EXPRESSIONS = r"""
+m + edge  40960     m + edge[1:]  8189 +1     s.replace(s, t)  50     s.strip(s)  10     s.rfind(t)  10
 dict(a=many)  +1 640     cycler(many)  +1 640     cycler(1, many).next()  +1 640 +1     joiner(many)  +1 640
 namespace(d)  +1     d.get('k', many)  640 +1     many.count(1)  640 640     many.index(1)  640 640
 (u * 5).index(2)  960 704 704     s.startswith(('a', 'b'))  10     many.copy()  640     t | upper  40
@@ -86,6 +88,7 @@ cycler(1, s)  +1     cycler(1, s).next()  +1 +1     joiner(s)  +1     joiner(s)(
 huge + 1  +1     [huge]  1128     [huge] | tojson  1128 2256
 """
 STATEMENTS = r"""
+{% for i in u %}{{ s }}{{ s }}{% endfor %}{% for i in [[]] recursive %}{{ loop(i) }}{% endfor %}  192 +6 +1 0 0 40
 {% macro f() %}{{ varargs | length }}{% endmacro %}{{ f(many) }}  +1 +1 +1 640 +1 1 1
 {% macro f() %}{{ kwargs | length }}{% endmacro %}{{ f(a=many) }}  +1 +1 +1 640 +1 1 1
 {% macro f(a) %}{{ a | length }}{% endmacro %}{{ f(many) }}{{ f(a=many) }}  +2 +1 +1 +1 1 +1 +1 +1 1 2
@@ -196,3 +199,26 @@ def test_what_a_caller_gives_item_by_item_is_counted_while_it_is_listed(
     told.clear()
     assert render_template(template, {"v": (number for number in (1, 4))}) == text
     assert cost in " ".join(told)
+
+
+@pytest.mark.parametrize(
+    ("inner", "sizes"),
+    [
+        ("s", [11, 12]),
+        ("t", [41, 45]),
+        ("m", [5 * 4, 5 * 5]),
+        ("m + s", [5 * 4, 5 * 14, 5 * 15]),  # 'a' + m, and that + s
+        ("[s]", [138, *[3 * 64] * 18]),
+    ],
+)
+def test_what_is_added_too_deep_to_be_done_in_place_is_told_at_each_sum(
+    inner: str, sizes: list[int], told: list[str]
+) -> None:
+    """A text marked as safe escapes what it is added to."""
+    given = {**GIVEN, "m": Markup("<b>")}
+    begin = "[] + " if inner == "[s]" else "'a' + "
+    template = "{% set x = " + f"({begin}" * 18 + inner + ")" * 18 + " %}"
+    render_template(template, given)
+    told.clear()
+    render_template(template, given)
+    assert [int(size) for size in told if size != "+1"] == [*sizes, 0]

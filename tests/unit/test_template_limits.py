@@ -10,7 +10,7 @@ from jinja2.exceptions import TemplateRuntimeError, TemplateSyntaxError
 from jinja2.runtime import Undefined
 from markupsafe import Markup
 
-from llamaweb.chat import budget, code, filters, methods, source
+from llamaweb.chat import budget, code, filters, source
 from llamaweb.chat.budget import Budget, list_size, text_size
 from llamaweb.chat.sandbox import Environment
 from llamaweb.chat.source import check_source
@@ -344,6 +344,10 @@ def test_what_is_just_within_a_bound_is_made_and_one_more_is_not(kind: str) -> N
     assert refusal(beyond, **given) == words
 
 
+def test_what_cannot_be_multiplied_is_no_question_of_its_length() -> None:
+    assert refusal("{{ t * t }}", t="a" * (9 << 20)) == "can't multiply sequence by non-int of type 'str'"
+
+
 # Expressions, and what of them is not done in place but by a call of the environment.
 IN_PLACE: dict[str, list[str]] = {
     "{{ s }}": [],
@@ -416,4 +420,3 @@ def test_what_templates_do_most_is_done_in_place(template: str, monkeypatch: pyt
         monkeypatch.setattr(Environment, name, recording(name))
     assert render_template(template, given) == right
     assert called == IN_PLACE[template]
-    assert methods.MAX_FORMAT == 10_000

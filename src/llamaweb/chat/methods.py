@@ -58,7 +58,7 @@ def _tabs(text: str, tabsize: int = 8) -> int:
 
 
 def replaced(text: str, old: str, new: str, count: int = -1) -> int:
-    return text_size(text) + (text.count(old) if old else len(text) + 1) * text_size(new)
+    return text_size(text) + text.count(old) * text_size(new)
 
 
 def _joined(text: str, items: Any) -> int:
