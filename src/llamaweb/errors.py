@@ -128,8 +128,8 @@ class CacheError(LlamaWebError):
 
 
 class CacheWarning(UserWarning):
-    """A model is loaded, but not kept in the browser's storage, or taken from there though its server did not give it;
-    the message says why, with the figures."""
+    """A model is loaded, but not kept in the browser's storage, or taken from there though its server did not give it,
+    or fetched again since what was kept cannot be read; the message says why, with the figures."""
 
 
 class ModelWarning(UserWarning):
