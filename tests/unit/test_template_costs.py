@@ -34,19 +34,21 @@ GIVEN: dict[str, Any] = {
         "huge": 2**3000,
         "many": [1] * 9,
         "edge": "a" * 8189,
+        "q": [[[]]],
+        "k": "\u00e9" * 1000,
     },
 }
 EXPRESSIONS = r"""
-m + edge  40960     m + edge[1:]  8189 +1     s.replace(s, t)  50     s.strip(s)  10     s.rfind(t)  10
-dict(a=many)  +1 640     cycler(many)  +1 640     cycler(1, many).next()  +1 640 +1     joiner(many)  +1 640
-namespace(d)  +1     d.get('k', many)  640 +1     many.count(1)  640 640     many.index(1)  640 640
-(u * 5).index(2)  960 704 704     s.startswith(('a', 'b'))  10     many.copy()  640     t | upper  40
-s | lower  10     t | capitalize  40     s | title  320     t | wordcount  1280     rows | groupby('a')  454
-n | max  256     n | min  256     n | sort  256     rows | sort(attribute='a')  454     n | unique  256 +3
-s | e  50     t | escape  200     s | center  330     s | center(9)  111     t | center(width=9)  141
-s | indent  55     t | indent(2)  315     s | indent('éé')  171     n | join  256     l | join(', ')  205
-l | join(d='é', attribute='x')  214     s | replace('a', 'bb')  30     s | replace('', 'é')  54
-t | replace('é', '', 3)  40     s | truncate  13     t | truncate(3, true, 'é')  176
+k == s  nothing     s in k  nothing     k is eq(s)  nothing     m + edge  40960     m + edge[1:]  8189 +1
+s.replace(s, t)  50     s.strip(s)  10     s.rfind(t)  10     dict(a=many)  +1 640     cycler(many)  +1 640
+cycler(1, many).next()  +1 640 +1     joiner(many)  +1 640     namespace(d)  +1     d.get('k', many)  640 +1
+many.count(1)  640 640     many.index(1)  640 640     (u * 5).index(2)  960 704 704     s.startswith(('a', 'b'))  10
+many.copy()  640     t | upper  40     s | lower  10     t | capitalize  40     s | title  320     t | wordcount  1280
+rows | groupby('a')  454     n | max  256     n | min  256     n | sort  256     rows | sort(attribute='a')  454
+n | unique  256 +3     s | e  50     t | escape  200     s | center  330     s | center(9)  111
+t | center(width=9)  141     s | indent  55     t | indent(2)  315     s | indent('éé')  171     n | join  256
+l | join(', ')  205     l | join(d='é', attribute='x')  214     s | replace('a', 'bb')  30
+s | replace('', 'é')  54     t | replace('é', '', 3)  40     s | truncate  13     t | truncate(3, true, 'é')  176
 s | truncate(length=3, end='--', leeway=0)  142     n | batch(2)  512 +2
 n | batch(linecount=-9, fill_with='é')  965 +1     n | slice(2)  512 +2     n | slice(slices=9)  961 +9
 s | float  10     '12' | int  2     'é' | int(0, 16)  133     n | map('upper')  276 +1 64 64 64 +3
@@ -88,7 +90,7 @@ cycler(1, s)  +1     cycler(1, s).next()  +1 +1     joiner(s)  +1     joiner(s)(
 huge + 1  +1     [huge]  1128     [huge] | tojson  1128 2256
 """
 STATEMENTS = r"""
-{% for i in u %}{{ s }}{{ s }}{% endfor %}{% for i in [[]] recursive %}{{ loop(i) }}{% endfor %}  192 +6 +1 0 0 40
+{%for i in u%}{{s}}{{s}}{%endfor%}{%for i in q recursive%}{{loop(i)}}{%endfor%}  192 +6 +2 +1 +2 +1 0 0 0 40
 {% macro f() %}{{ varargs | length }}{% endmacro %}{{ f(many) }}  +1 +1 +1 640 +1 1 1
 {% macro f() %}{{ kwargs | length }}{% endmacro %}{{ f(a=many) }}  +1 +1 +1 640 +1 1 1
 {% macro f(a) %}{{ a | length }}{% endmacro %}{{ f(many) }}{{ f(a=many) }}  +2 +1 +1 +1 1 +1 +1 +1 1 2
@@ -222,3 +224,10 @@ def test_what_is_added_too_deep_to_be_done_in_place_is_told_at_each_sum(
     told.clear()
     render_template(template, given)
     assert [int(size) for size in told if size != "+1"] == [*sizes, 0]
+
+
+def test_items_are_listed_64_at_a_time(told: list[str]) -> None:
+    for number, takes in ((63, ["+63"]), (64, ["+64"]), (130, ["+64", "+64", "+2"])):
+        told.clear()
+        assert render_template("{{ v | list | length }}", {"v": iter(range(number))}) == str(number)
+        assert [told for told in told if told not in ("+1", "0")][:-2] == takes

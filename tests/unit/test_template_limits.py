@@ -420,3 +420,35 @@ def test_what_templates_do_most_is_done_in_place(template: str, monkeypatch: pyt
         monkeypatch.setattr(Environment, name, recording(name))
     assert render_template(template, given) == right
     assert called == IN_PLACE[template]
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("{}[(1, 2)].x", "'dict object' has no attribute 'tuple'"),
+        ("{}[1].x", "dict object has no element 1"),
+        ("{}[none].x", "dict object has no element None"),
+        ("[].x.y", "'list object' has no attribute 'x'"),
+        ("''.x.y", "'str object' has no attribute 'x'"),
+        ("().x.y", "'tuple object' has no attribute 'x'"),
+        ("1 .x.y", "'int object' has no attribute 'x'"),
+        ("none.x.y", "'None' has no attribute 'x'"),
+        ("1.5 .x.y", "'float' has no attribute 'x'"),
+        ("namespace().x.y", "'Namespace' has no attribute 'x'"),
+        ("range.x.y", "'function' has no attribute 'x'"),
+        ("x.y", "'x' is undefined"),
+        ("namespace()._x.y", "'Namespace' has no attribute '_x'"),
+    ],
+)
+def test_what_is_undefined_is_told_without_the_object_that_has_it_not(expression: str, words: str) -> None:
+    assert refusal("{{ " + expression + " }}") == words
+
+
+def test_what_is_undefined_keeps_nothing_alive() -> None:
+    """Else chains of these could be made that no depth tells of."""
+    for value in ({"a": 1}, [1], (1,), "a", 7, None):
+        kept = Environment().undefined(obj=value, name="x")._undefined_obj
+        assert kept == type(value)() if value is not None else kept is None
+    assert Environment().undefined(obj=object(), name="x")._undefined_obj is None
+    name: Any = (("a",),)
+    assert Environment().undefined(obj={}, name=name)._undefined_name == "tuple"
