@@ -505,8 +505,22 @@ def test_the_report_has_every_dispatch_when_asked() -> None:
     report = describe(plan)
     assert report["dispatches_per_token"] == 153 and report["memory"] == plan.memory and "plan" not in report
     dispatches = describe(plan, dispatches=True)["plan"]["decode"]
-    assert [d["label"] for d in dispatches] == [d.label for d in plan.phases["decode"].dispatches]
-    assert {"kernel", "constants", "bindings", "workgroups"} <= set(dispatches[0])
+    assert dispatches == [
+        {
+            "label": d.label,
+            "kernel": d.kernel.template,
+            "constants": dict(d.kernel.constants),
+            "bindings": {s.name: [b.region, b.offset, b.size] for s, b in zip(d.kernel.slots, d.bindings, strict=True)},
+            "workgroups": list(d.workgroups),
+        }
+        for d in plan.phases["decode"].dispatches
+    ]
+    assert {name: report[name] for name in ("context", "ubatch", "budget")} == {
+        "context": plan.n_ctx,
+        "ubatch": plan.n_ubatch,
+        "budget": None,
+    }
+    assert report["arena_lower_bound"] == plan.arena_lower_bound
 
 
 @pytest.mark.parametrize("options", [{}, {"bias": True}])
