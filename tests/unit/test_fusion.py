@@ -126,6 +126,24 @@ def test_the_residual_is_added_in_place() -> None:
     assert len(adds) == 4 and all(step.values["y"] is stream for step in adds)
 
 
+@pytest.mark.parametrize("family", [llama_header, gemma3_header])
+@pytest.mark.parametrize(("n_tokens", "unfused"), [(1, set()), (5, set()), (1, set(FUSIONS)), (5, set(FUSIONS))])
+def test_a_row_has_room_for_whole_blocks_unless_single_numbers_are_read(
+    family: Callable[..., GGUFFile], n_tokens: int, unfused: set[str]
+) -> None:
+    """What attention, a gated linear unit and the sampler read has none: these find parts of a row by their numbers."""
+    odd = {**TINY, "n_embd": 50, "n_ff": 86, "head_dim": 6}
+    values = {
+        value
+        for step in fused(family(**odd, type="F16"), n_tokens, unfused=unfused).steps
+        for value in step.values.values()
+    }
+    of_numbers = {value.name for value in values if not value.in_blocks}
+    for value in values:
+        assert (value.name in of_numbers) == ("+" in value.name or value.name == "logits"), value.name
+        assert value.pitch == (value.row if value.name in of_numbers else -(-value.row // 32) * 32)
+
+
 def test_biases_stack_with_their_products() -> None:
     product = fused(llama_header(**TINY, bias=True), 1).steps[1]
     assert [tensor.name for tensor in product.weights["bias"]] == [f"blk.0.attn_{part}.bias" for part in "qkv"]
