@@ -9,6 +9,7 @@ import pytest
 from browser_page import Page
 
 from llamaweb.kernels.formats import FORMATS
+from llamaweb.kernels.io import SUBMITTED
 from llamaweb.planner import FUSIONS
 from tests.reference import ReferenceLlama, nmse
 from tests.tiny import TinyLlama, tiny_llama, without_chat
@@ -175,6 +176,24 @@ def test_a_batch_of_one_token_and_a_context_of_one(page: Page) -> None:
         assert len(found) == n_ctx - len(prompt) + 1
         logits = reference.logits([*prompt, *found[:-1]])
         assert found == logits[len(prompt) - 1 :].argmax(axis=-1).tolist()
+
+
+def test_tokens_that_are_submitted_together_are_read_one_by_one(page: Page) -> None:
+    async def run(data, tokens):
+        from llamaweb.llama import Llama
+        from llamaweb.sampling import Sampling
+
+        async with await Llama.load(data, n_ctx=40, n_ubatch=1) as llm:
+            llm._generator._clock = lambda: 1.0  # a GPU that takes no time is given several tokens a submit
+            repeats, sample = [], llm._executor.sample
+            llm._executor.sample = lambda phase, n, repeat=1: (repeats.append(repeat), sample(phase, n, repeat))[1]
+            return [token async for token in llm._generator.generate(tokens, Sampling(temperature=0), 100)], repeats
+
+    data = tiny_llama(TinyLlama())
+    found, repeats = page.run(run, data=data, tokens=TOKENS[:3])
+    assert len(found) == 38 and max(repeats) == SUBMITTED
+    logits = ReferenceLlama(data).logits([*TOKENS[:3], *found[:-1]])
+    assert found == logits[2:].argmax(axis=-1).tolist()
 
 
 @pytest.mark.parametrize("command", ["run", "load"])
