@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from llamaweb.errors import ModelFileError
+from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.model.shards import read_model
 from llamaweb.model.source import BytesSource
 from llamaweb.planner import plan_model
-from tests.crafted import crafted
+from tests.crafted import crafted, header
 from tests.tiny import TinyLlama, tiny_llama
 
 SPEC = TinyLlama(n_head=4, n_head_kv=2, bias=True)
@@ -40,6 +41,14 @@ def test_q_k_and_v_are_the_rows_of_one_tensor(type: str, without: tuple[str, ...
 def test_biases_of_their_own_may_stand_beside_a_stacked_weight() -> None:
     data = tiny_llama(replace(SPEC, fused=True)).replace(b"blk.0.attn_qkv.bias", b"blk.0.attn_xxx.bias")
     assert {"blk.0.attn_q.weight", "blk.0.attn_xxx.bias", "blk.1.attn_v.bias"} <= read(data).tensors.keys()
+
+
+def test_a_stacked_tensor_beside_one_of_its_parts_stays_what_it_is() -> None:
+    file = header(tiny_llama(replace(SPEC, fused=True)))
+    both = file.tensors | {"blk.0.attn_k.weight": file.tensors["blk.1.attn_qkv.weight"]}
+    found = unfused(replace(file, tensors=both)).tensors
+    assert found["blk.0.attn_k.weight"] is both["blk.0.attn_k.weight"] and "blk.0.attn_qkv.weight" in found
+    assert "blk.0.attn_q.weight" not in found and "blk.1.attn_qkv.weight" not in found
 
 
 @pytest.mark.parametrize("rows", [0, 1, -1, -96])
