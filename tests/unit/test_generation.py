@@ -422,6 +422,21 @@ def test_what_was_written_behind_the_cached_tokens_counts_against_a_window() -> 
     assert asyncio.run(talk(ahead)) == 1 and asyncio.run(talk(ahead + 1)) > 8
 
 
+def test_what_is_written_for_a_moment_hides_nothing_that_was_written_further_on() -> None:
+    async def talk() -> int:
+        gpu = RingGPU(5, 200, 8)
+        tokens = Tokens(gpu, lambda: gpu.now)
+        least = 100 - gpu.ring.rows + gpu.ring.window
+        await take(tokens, list(range(3, 103)), 1)
+        await take(tokens, list(range(3, 3 + least)), 1)
+        assert tokens.spare(1) == least
+        before = gpu.evaluated
+        await take(tokens, list(range(3, 3 + least - 1)), 1)
+        return gpu.evaluated - before - (least - 1)
+
+    assert asyncio.run(talk()) == 0
+
+
 def test_log_probabilities_of_more_than_the_context_are_refused() -> None:
     with pytest.raises(ContextError, match=r"41 tokens.*40"):
         asyncio.run(engine()[1].log_probabilities([1] * 41))

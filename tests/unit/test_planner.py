@@ -538,3 +538,13 @@ def test_every_number_of_a_weight_has_a_tensor_and_a_row(options: dict[str, Any]
             for n in range(0, part.count, weight.row)
         ]
         assert [weight.origin(i * weight.pitch + weight.pitch - 1) for i in range(weight.rows)] == rows
+
+
+@pytest.mark.parametrize("type", ["Q4_0", "MXFP4", "Q8_0", "F16"])
+def test_planes_have_room_for_whole_units_of_what_repacks_them(type: str) -> None:
+    shape = {**TINY, "n_embd": 32, "n_head": 1, "n_head_kv": 1, "n_ff": 32, "n_vocab": 301}  # an odd number of blocks
+    for weight in plan_model(llama_header(**shape, type=type)).weights:
+        blocks = -(-weight.row // weight.format.block_size) * weight.rows
+        units = -(-blocks // weight.format.unit)
+        for plane, binding in zip(weight.format.planes, weight.planes, strict=True):
+            assert binding.size >= units * weight.format.unit * plane.bytes, weight
