@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from llamaweb.errors import ModelFileError
 from llamaweb.host import http_source, inward
@@ -18,8 +19,8 @@ DATA = bytes(range(250))
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def read(answer: Answer, use: Callable[[HTTPSource], Awaitable[Any]]) -> Any:
-    """What `use` gives for a source whose server answers with `answer`."""
+def read(answer: Answer, use: Callable[[HTTPSource], Awaitable[Any]], host: str = "127.0.0.1") -> Any:
+    """What `use` gives for a source whose server, named `host`, answers with `answer`."""
 
     async def body() -> Any:
         app = web.Application()
@@ -28,7 +29,7 @@ def read(answer: Answer, use: Callable[[HTTPSource], Awaitable[Any]]) -> Any:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:
-            async with open_address(f"http://127.0.0.1:{runner.addresses[0][1]}/my%20model.gguf") as source:
+            async with open_address(f"http://{host}:{runner.addresses[0][1]}/my%20model.gguf") as source:
                 return await use(source)
         finally:
             await runner.cleanup()
@@ -233,3 +234,37 @@ def test_a_public_server_leads_to_no_private_one(host: str, public: bool, monkey
         assert not reached
     elif host in ("127.0.0.1", "localhost"):
         assert read(leads, lambda source: source.size()) == 250 and reached
+
+
+def test_a_name_with_one_address_inside_is_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def both(*_: Any) -> list[dict[str, str]]:
+        return [{"host": "8.8.8.8"}, {"host": "127.0.0.1"}]
+
+    async def ask() -> None:
+        resolver, url = inward.Resolver(), URL("http://model.example/")
+        assert resolver.public(url)  # as far as is known
+        assert len(await resolver.resolve("model.example")) == 2 and not resolver.public(url)
+        resolver.outward = True
+        with pytest.raises(ModelFileError, match=r"leads to model\.example, an address of this machine"):
+            await resolver.resolve("model.example")
+
+    monkeypatch.setattr(inward.ThreadedResolver, "resolve", both)
+    asyncio.run(ask())
+
+
+def test_each_read_begins_at_the_address_that_was_given_wherever_the_one_before_was_led(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def leads(request: web.Request) -> web.Response:
+        if request.query_string:
+            return await ranged(request)
+        there = f"http://127.0.0.1:{request.url.port}/my%20model.gguf?outside"
+        response = web.Response(status=302, headers={"Location": there})
+        response.force_close()  # so that its name is looked up each time
+        return response
+
+    async def twice(source: HTTPSource) -> bytes:
+        return await source.read(0, 10) + await source.read(10, 10)
+
+    monkeypatch.setattr(inward.Resolver, "public", lambda *_: True)
+    assert read(leads, twice, "localhost") == DATA[:20]
