@@ -32,7 +32,7 @@ async def full(*_: Any) -> None:
 
 
 def gives(value: Any) -> Any:
-    async def give(*_: Any) -> Any:
+    async def give(*_: Any, **__: Any) -> Any:
         return value
 
     return give

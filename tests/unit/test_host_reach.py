@@ -52,3 +52,13 @@ def test_the_hubs_are_known_and_one_that_does_not_answer_is_its_own_alone() -> N
             "https://*.hf.co",
         }
     assert asyncio.run(reach.origins("http://me:secret@127.0.0.1:9/Model.gguf")) == ("http://127.0.0.1:9",)
+
+
+def test_a_server_that_answers_nothing_is_left_to_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> tuple[str, ...]:
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        async with server:
+            return await reach.origins(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/m.gguf")
+
+    monkeypatch.setattr(reach, "_SECONDS", 0.05)
+    assert len(asyncio.run(ask())) == 1

@@ -391,3 +391,10 @@ def test_a_stream_holds_back_half_a_character_and_tells_of_what_never_becomes_on
     assert push(b"\xff\xc3(") == ["\ufffd", "", "\ufffd("]
     assert push(b"\xe2\x82") == ["", ""] and stream.finish() == "\ufffd"
     assert push(b"\xac") == ["\ufffd"] and stream.finish() == "" and push(b"a") == ["a"]
+
+
+def test_what_several_others_say_is_no_end_is_taken_away_once() -> None:
+    names = ("<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>")
+    tok = bytewise(*((name, NORMAL) for name in names), eos_token_id=0)
+    first = LETTERS + 256
+    assert tok.eog == {0, *range(first + 1, first + 5)} and tok.token_bytes(first) == b"<|end|>"
