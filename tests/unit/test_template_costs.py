@@ -39,17 +39,18 @@ GIVEN: dict[str, Any] = {
     },
 }
 EXPRESSIONS = r"""
-k == s  nothing     s in k  nothing     k is eq(s)  nothing     m + edge  40960     m + edge[1:]  8189 +1
-s.replace(s, t)  50     s.strip(s)  10     s.rfind(t)  10     dict(a=many)  +1 640     cycler(many)  +1 640
-cycler(1, many).next()  +1 640 +1     joiner(many)  +1 640     namespace(d)  +1     d.get('k', many)  640 +1
-many.count(1)  640 640     many.index(1)  640 640     (u * 5).index(2)  960 704 704     s.startswith(('a', 'b'))  10
-many.copy()  640     t | upper  40     s | lower  10     t | capitalize  40     s | title  320     t | wordcount  1280
-rows | groupby('a')  454     n | max  256     n | min  256     n | sort  256     rows | sort(attribute='a')  454
-n | unique  256 +3     s | e  50     t | escape  200     s | center  330     s | center(9)  111
-t | center(width=9)  141     s | indent  55     t | indent(2)  315     s | indent('éé')  171     n | join  256
-l | join(', ')  205     l | join(d='é', attribute='x')  214     s | replace('a', 'bb')  30
-s | replace('', 'é')  54     t | replace('é', '', 3)  40     s | truncate  13     t | truncate(3, true, 'é')  176
-s | truncate(length=3, end='--', leeway=0)  142     n | batch(2)  512 +2
+d[long]  nothing     'k' not in d  nothing     k not in l  197     'a' + 'b'  2     'a' + 'b' + 'c'  2 3
+1 + 2  nothing     k == s  nothing     s in k  nothing     k is eq(s)  nothing     m + edge  40960
+m + edge[1:]  8189 +1     s.replace(s, t)  50     s.strip(s)  10     s.rfind(t)  10     dict(a=many)  +1 640
+cycler(many)  +1 640     cycler(1, many).next()  +1 640 +1     joiner(many)  +1 640     namespace(d)  +1
+d.get('k', many)  640 +1     many.count(1)  640 640     many.index(1)  640 640     (u * 5).index(2)  960 704 704
+s.startswith(('a', 'b'))  10     many.copy()  640     t | upper  40     s | lower  10     t | capitalize  40
+s | title  320     t | wordcount  1280     rows | groupby('a')  454     n | max  256     n | min  256
+n | sort  256     rows | sort(attribute='a')  454     n | unique  256 +3     s | e  50     t | escape  200
+s | center  330     s | center(9)  111     t | center(width=9)  141     s | indent  55     t | indent(2)  315
+s | indent('éé')  171     n | join  256     l | join(', ')  205     l | join(d='é', attribute='x')  214
+s | replace('a', 'bb')  30     s | replace('', 'é')  54     t | replace('é', '', 3)  40     s | truncate  13
+t | truncate(3, true, 'é')  176     s | truncate(length=3, end='--', leeway=0)  142     n | batch(2)  512 +2
 n | batch(linecount=-9, fill_with='é')  965 +1     n | slice(2)  512 +2     n | slice(slices=9)  961 +9
 s | float  10     '12' | int  2     'é' | int(0, 16)  133     n | map('upper')  276 +1 64 64 64 +3
 rows | map(attribute='a')  195 +1 +2     rows | map(attribute='ab', default='é')  201 +1 +2     n | select  256 +1 +3
@@ -201,6 +202,9 @@ def test_what_a_caller_gives_item_by_item_is_counted_while_it_is_listed(
     told.clear()
     assert render_template(template, {"v": (number for number in (1, 4))}) == text
     assert cost in " ".join(told)
+    told.clear()
+    assert render_template("{% for i in v %}{{ i }}{% endfor %}", {"v": (number for number in (1, 4))}) == "14"
+    assert " ".join(told).endswith("0 +2 +4 +1 +1 2")
 
 
 @pytest.mark.parametrize(

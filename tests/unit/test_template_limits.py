@@ -344,6 +344,14 @@ def test_what_is_just_within_a_bound_is_made_and_one_more_is_not(kind: str) -> N
     assert refusal(beyond, **given) == words
 
 
+@pytest.mark.parametrize("call", ["dict(a=x)", "cycler(x)", "joiner(sep=x)", "namespace({'a': x})"])
+def test_what_is_given_to_a_call_may_be_63_lists_deep(call: str) -> None:
+    """It may be held within one more."""
+    deep = NESTED[0] if "{" not in call else NESTED[0][0]
+    assert refusal(f"{{% set y = {call} %}}", x=deep) == ""
+    assert refusal(f"{{% set y = {call} %}}", x=[deep]) == "it nests lists more than 64 deep"
+
+
 def test_what_cannot_be_multiplied_is_no_question_of_its_length() -> None:
     assert refusal("{{ t * t }}", t="a" * (9 << 20)) == "can't multiply sequence by non-int of type 'str'"
 
@@ -389,6 +397,9 @@ IN_PLACE: dict[str, list[str]] = {
     "{{ d.l[0] + 'x' }}": ["getitem"],
     "{{ d" + ".d" * 16 + ".s }}": ["getattr"],
     "{{ d" + ".d" * 15 + ".s }}": [],
+    "{{ d.s }}{{ d" + ".d" * 15 + ".s }}": [],
+    "{{ d.s }}{{ d" + ".d" * 16 + ".s }}": ["getattr"],
+    "{{ 'a' + 'b' + 'c' }}": ["call_binop", "call_binop"],
     "{{ d" + "['d']" * 16 + "['s'] }}": ["getitem"],
     "{{ d" + "['d']" * 15 + "['s'] }}": [],
     "{{ " + "('a' + " * 16 + "s" + ")" * 16 + " }}": [],

@@ -79,7 +79,8 @@ v.split('b')  v.split('b', 1)  v.split(sep='b')  v.split(none, 1)  v.split(maxsp
 v.rsplit(sep='b', maxsplit=1)  v.splitlines()  v.splitlines(true)  v.splitlines(keepends=true)  v.expandtabs()
 v.expandtabs(4)  v.expandtabs(tabsize=2)  v.join(['a', 'b'])  v.join('xy')  v.join([1])  v.replace('b', 'xx')
 v.replace('', '-', 2)  v.copy()  v.get('a')  v.get('a', 5)  v.get('zz', 5)  v.items() | list  v.keys() | list
-v.values() | list  v.append(1)  v.__class__  v['upper']()  v['zz']  v.zz  v[0]  v[-1]  v[99]  v['a']  v.a  v[1:]
+v.values() | list  v.append(1)  v.__class__  v['upper']()  v['keys'] is callable  v['upper'] is callable
+'a' + 'b'  'a' + 'b' + 'c' + v  v['zz']  v.zz  v[0]  v[-1]  v[99]  v['a']  v.a  v[1:]
 v[:-1]  v[::2]  v[::-1]  v[1.5]  v[none]  v[(1, 2)]  -v  +v  not v  (v, 1)  [v]  {'k': v}  {v: 1}  v | list | length
 v.items  v ~ v  v if v  v if v else 'no'  v is none or v  v and 1  v + 1 - 1  v - 1  v % 2  v % 2 == 1  v + 'q'
 'q' + v  'q{' + v + '}' + v  v + v  v + v + 1  1 + v  v.a + 'x'  v + [1]  1 < v < 9  v == v  v in [v]  'a' in v
@@ -156,6 +157,7 @@ def test_a_method_an_attribute_and_an_item_are_what_they_are_in_jinja2(part: int
 LOOPS = split(
     r"""
 {% for i in v recursive %}{{ loop() }}{% endfor %}
+{% for i in [1] recursive %}{{ loop([], i) }}{% endfor %}
 {% for i in v recursive %}{{ loop(i) if i is sequence and i is not string }}{% endfor %}
 {% for i in v %}{{ loop.index }}{{ loop.last }}{{ loop.length }}{{ loop.nextitem }}{{ loop([i]) }}{% endfor %}
 {% for a, b in v %}{{ a }}{{ b }}{% endfor %}
