@@ -234,7 +234,7 @@ def test_brackets_may_be_within_23_others_of_their_tag(pair: str, tag: tuple[str
     def deep(n: int) -> str:
         return f"{tag[0]} {pair[0] * n} 1 {pair[1] * n} {tag[1]}"
 
-    assert words_of(deep(24) * 3) == words_of(f"{{{{ {'(1) ' * 40} }}}}") == ""
+    assert words_of(deep(24) * 3) == words_of("{{ " + f"{pair[0]}1{pair[1]} " * 40 + "}}") == ""
     assert words_of(deep(25)) == f"{TOO_DEEP} (line 1)"
 
 
@@ -253,6 +253,8 @@ def test_operators_are_counted_in_all_open_brackets_and_from_the_last_comma() ->
     assert words_of("{{ 1 " + long + "* (1 " + "+ 1 " * 58 + ") }}") == ""
     assert words_of("{{ 1 " + long + "* (1 " + "+ 1 " * 59 + ") }}") == f"{TOO_DEEP} (line 1)"
     assert words_of("{{ [1 " + f"{long}, 1 " * 9 + "] }}") == ""
+    assert words_of("{{ [1, 1 " + "+ 1 " * 119 + "] }}") == ""
+    assert words_of("{{ [1, 1 " + "+ 1 " * 120 + "] }}") == f"{TOO_DEEP} (line 1)"
     assert words_of("{{ 1 " + long + "+ [1, (1, 2), 1" + long + "] }}") == f"{TOO_DEEP} (line 1)"
     assert words_of("{{ 1 " + long + "+ f(1 " + "+ 1 " * 40 + ")" + " + 1" * 50 + " }}") == ""
 
