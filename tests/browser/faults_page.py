@@ -195,6 +195,16 @@ class Answered(Loaded):
         return found
 
 
+class Left(Answered):
+    """Whoever reads an answer goes away while tokens are on their way, and asks anew."""
+
+    async def run(self) -> list[int]:
+        assert self.llm
+        async for _ in self.llm.stream(PROMPT, max_tokens=N_TOKENS, temperature=0, ignore_eos=True):
+            break
+        return await answer(self.llm)
+
+
 class Evaluated(Answered):
     """Tokens are evaluated."""
 

@@ -124,6 +124,7 @@ def test_what_is_removed_or_saved_is_whole_or_gone_whatever_call_to_the_storage_
         ("Recovered", "memory", 10),
         ("Answered", "rejected", 5),
         ("Answered", "lost", 5),
+        ("Left", "rejected", 8),
         ("Evaluated", "rejected", 3),
         ("Evaluated", "lost", 3),
         ("Profiled", "rejected", 25),
