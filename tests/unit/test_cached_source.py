@@ -301,3 +301,11 @@ def test_a_kept_file_that_cannot_be_read_is_not_taken_for_the_servers(
 
     monkeypatch.setattr(cached, "BlobSource", Unreadable)
     assert asyncio.run(cached.CachedSource(remote())._alike(SIZE)) is False
+
+
+def test_where_one_of_two_answers_has_an_etag_their_dates_tell() -> None:
+    with no_page.no_page():
+        told = importlib.import_module("llamaweb.files.url_source").Told
+    one, other = told(SIZE, '"1"', "Mon", None), told(SIZE, None, "Tue", None)
+    assert not one.fits(other) and not other.fits(one)
+    assert one.fits(told(SIZE, None, "Mon", None)) and one.fits(told(SIZE, '"1"', "Tue", None))
