@@ -268,7 +268,7 @@ KEPT = {
 
 @pytest.mark.parametrize("added", ["'a' + 1", "1 + 'a'", "messages[0].role + 1", "messages[0].role + none + 'a'"])
 def test_what_cannot_be_added_is_an_error_as_in_jinja2(added: str) -> None:
-    with pytest.raises(LlamaWebError, match=r"TypeError: .*(concatenate|unsupported operand)"):
+    with pytest.raises(LlamaWebError, match=r"(concatenate|unsupported operand)"):
         render("{{ " + added + " }}")
 
 

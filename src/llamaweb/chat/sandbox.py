@@ -26,7 +26,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import Markup
 from jinja2.parser import Parser
 from jinja2.runtime import BlockReference, Context, LoopContext, Macro, Undefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import MAX_RANGE, ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace, missing
 from jinja2.visitor import NodeTransformer
 
@@ -75,8 +75,8 @@ class Environment(ImmutableSandboxedEnvironment):
         }
         self.tests: Any = tests(budget)
         self.weights: dict[str | None, int] = {}  # steps of what is called by a name: `led` counts them
-        self.globals = {name: self.globals[name] for name in ("cycler", "dict", "joiner", "namespace", "range")}
-        self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+        self.globals = {name: self.globals[name] for name in ("cycler", "dict", "joiner", "namespace")}
+        self.globals |= {"raise_exception": _raise_exception, "range": _range, "strftime_now": _strftime_now}
 
     def make_globals(self, d: Any) -> dict[str, Any]:
         """As one dict, which each rendering copies: jinja2's two in a chain take longer than a short template."""
@@ -400,6 +400,13 @@ class _Generation(Extension):
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _range(*args: Any) -> range:
+    found = range(*args)
+    if found[MAX_RANGE:]:  # whose length may be too large for Python
+        raise TemplateRuntimeError(f"it asks for a range of more than {MAX_RANGE} numbers")
+    return found
 
 
 def _raise_exception(message: Any) -> NoReturn:

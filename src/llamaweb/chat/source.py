@@ -3,6 +3,8 @@ then Python's, whose stack in WebAssembly is small."""
 
 from __future__ import annotations
 
+from math import isfinite
+
 from jinja2 import Environment
 from jinja2.exceptions import TemplateSyntaxError
 
@@ -32,6 +34,8 @@ def check_source(environment: Environment, source: str) -> None:
         if kind in ("whitespace", "data", "comment"):
             continue
         tokens += 1
+        if kind == "float" and not isfinite(float(text.replace("_", ""))):  # jinja2 would write it as a name, inf
+            raise TemplateSyntaxError("it has a number that is too large", line)
         if kind in ("block_begin", "variable_begin"):
             levels, opens, first = [0], "", kind == "block_begin"
             continue

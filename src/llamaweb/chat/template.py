@@ -35,8 +35,10 @@ def render_template(source: str, variables: Mapping[str, Any]) -> str:
         raise _failed(f"{error.message or type(error).__name__}{f' (line {line})' if line else ''}") from error
     except RecursionError as error:
         raise _failed("it calls itself without end") from error
+    except KeyError as error:
+        raise _failed(f"there is no {error}") from error
     except Exception as error:  # a template's code can raise anything that Python can
-        raise _failed(f"{type(error).__name__}: {error}") from error
+        raise _failed(str(error) or type(error).__name__) from error
 
 
 def _failed(reason: str) -> LlamaWebError:
