@@ -69,6 +69,11 @@ def test_a_secret_is_not_kept_and_addresses_that_differ_in_it_are_still_two(name
     assert lasting_url(one) == one  # as a list gives it
 
 
+def test_pairs_that_some_servers_part_by_another_sign_are_pairs_here_too() -> None:
+    assert "hunter" not in lasting_url(f"{BASE}?a=1;token=hunter2;hdnea=hunter3&sas=hunter4")
+    assert lasting_url(f"{BASE}?a=1;b=2&c=;") == f"{BASE}?a=1;b=2&c=;"
+
+
 def test_a_password_before_the_host_is_not_kept_either() -> None:
     one, other = (lasting_url(f"https://me:{secret}@example.org/a.gguf") for secret in ("hunter2", "hunter3"))
     assert one != other and "hunter" not in one + other and one.startswith("https://me:~")

@@ -18,7 +18,8 @@ _SIGNING = re.compile(
 )
 # Of what lets somebody in, for as long as it holds: the last word of a name, or what names run together end with.
 _SECRET = re.compile(
-    r"(.*[._-])?(key|auth|authorization|bearer|code|cookie|credentials?|jwt|hmac|pass|pwd|session|sid|sign|ticket)"
+    r"(.*[._-])?(key|auth|authorization|bearer|code|cookie|credentials?|hdnea|hdnts|hmac|jwt|pass|pwd|sas|session|sid"
+    r"|sign|ticket)"
     r"|.*(token|secret|passwd|password|apikey|authkey|accesskey|secretkey|sessionid|signature)"
 )
 _WORD = re.compile("(?<=[a-z0-9])(?=[A-Z])")  # where one begins in the middle of a name: accessToken
@@ -100,7 +101,7 @@ def lasting_url(url: str) -> str:
     """The address as it is at every visit, and may be shown and kept: without its fragment, and without what signs it
     for a while. What is a secret is still told from another one, and cannot be read."""
     parts, (lasting, _) = urlsplit(url), _query(url)
-    query = "&".join(_hidden(pair) if _is_secret(pair) else pair for pair in lasting)
+    query = "&".join(map(_shown, lasting))
     login, at, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{_hidden(login, ':')}{at}{host}", query=query, fragment=""))
 
@@ -125,6 +126,11 @@ def _query(url: str) -> tuple[list[str], list[str]]:
 
 def _key(pair: str) -> str:
     return pair.partition("=")[0].lower()
+
+
+def _shown(pair: str) -> str:
+    """Without its value if that is a secret; some servers read `a=1;token=S` as two pairs."""
+    return ";".join(_hidden(part) if _is_secret(part) else part for part in pair.split(";"))
 
 
 def _is_secret(pair: str) -> bool:
