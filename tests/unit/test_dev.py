@@ -177,13 +177,17 @@ def test_other_commands_are_llamawebs_and_keep_json_pure() -> None:
     assert json.loads(done.stdout)["error"]["type"] == "ModelFileError"
 
 
-@pytest.mark.parametrize("group", [True, False], ids=["in a terminal", "by kill"])
-def test_ctrl_c_while_something_is_set_up_is_130_and_what_sets_up_has_no_last_words(
-    group: bool, tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)],
+    ids=["Ctrl-C in a terminal", "Ctrl-C by kill", "SIGTERM"],
+)
+def test_an_end_while_something_is_set_up_is_told_by_its_number_and_what_sets_up_has_no_last_words(
+    number: signal.Signals, group: bool, tmp_path: Path
 ) -> None:
     child = tmp_path / "pip"
     child.write_text(
-        f"#!{sys.executable}\nimport time\nprint('working', flush=True)\ntry: time.sleep(60)\n"
+        f"#!{sys.executable}\nimport os, time\nprint('working', os.getpid(), flush=True)\ntry: time.sleep(60)\n"
         "finally: print('Traceback of pip', flush=True)\n"
     )
     child.chmod(0o755)
@@ -205,10 +209,13 @@ def test_ctrl_c_while_something_is_set_up_is_130_and_what_sets_up_has_no_last_wo
         # As in a terminal: what a shell begins in the background has Ctrl-C ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        assert process.stderr is not None and process.stderr.readline() == "working\n"
-        (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+        assert process.stderr is not None
+        working, pid = process.stderr.readline().split()
+        (os.killpg if group else os.kill)(process.pid, number)
         output, errors = process.communicate(timeout=30)
-    assert process.returncode == 130 and errors == "Interrupted.\n"
+    assert working == "working" and process.returncode == 128 + number and errors == "Interrupted.\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
     assert json.loads(output)["error"] == {"type": "Interrupted", "message": "Interrupted."}
 
 
