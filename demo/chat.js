@@ -47,8 +47,11 @@ function announce(sentence) {
 
 function fail(sentence, button = null) {
   at("error").replaceChildren(sentence, ...(button ? [" ", button] : []));
-  at("error").scrollIntoView({ block: "nearest" });
+  showError();
 }
+
+const showError = () => at("error").scrollIntoView({ block: "nearest" });
+addEventListener("resize", () => at("error").firstChild && showError());
 
 function stop() {
   at("stop").disabled = at("cancel").disabled = true; // once is enough; it ends when the GPU's work in flight has
