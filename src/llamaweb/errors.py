@@ -45,6 +45,11 @@ def megabytes(size: float, rounded: Callable[[float], int] = round) -> str:
     return f"{rounded(size / 1e5) / 10:,.1f} MB"
 
 
+def per_second(rate: float) -> str:
+    """Few bytes a second, as a person reads them."""
+    return f"{rate:,.0f} {'byte' if round(rate) == 1 else 'bytes'} a second"
+
+
 class LlamaWebError(Exception):
     """Base of every error that is meant for a person: shown as its message, never as a traceback."""
 

@@ -245,15 +245,15 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a byte now and then": (
         {"faults": [NOTHING], "always": Fault(after=9, then="drip")},
-        r"after 3 attempts \(it sent [0-9]+ bytes a second\); check the address and the network",
+        r"after 3 attempts \(it sent [0-9]+ bytes? a second\); check the address and the network",
     ),
     "a byte now and then behind much": (
         {"faults": [NOTHING], "always": Fault(after=30_000, then="drip")},
-        r"after 3 attempts \(it sent [0-9]+ bytes a second\); check the address and the network",
+        r"after 3 attempts \(it sent [0-9]+ bytes? a second\); check the address and the network",
     ),
     "a byte now and then without a length": (
         {"ranges": False, "length": False, "always": Fault(after=9, then="drip")},
-        r"after 3 attempts \(it sent [0-9]+ bytes a second\); check the address and the network",
+        r"after 3 attempts \(it sent [0-9]+ bytes? a second\); check the address and the network",
     ),
     "a range of more digits than a size has": (
         {"always": Fault(206, {"Content-Range": f"bytes 0-9/{'9' * 400}"})},

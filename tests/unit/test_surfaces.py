@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import llamaweb
-from llamaweb.errors import SURFACES, WORDS, ContextError, said
+from llamaweb.errors import SURFACES, WORDS, ContextError, per_second, said
 from llamaweb.host.cli import build_parser
 from llamaweb.planner import plan_model
 from llamaweb.sampling import Sampling
@@ -91,3 +91,8 @@ def test_the_command_line_has_every_option_that_is_put_in_pythons_words_place() 
     options = {option for command in commands for option in command._option_string_actions}
     for words in WORDS.values():
         assert set(re.findall(r"--[a-z-]+", words[0])) <= options
+
+
+@pytest.mark.parametrize(("rate", "told"), [(0.4, "0 bytes"), (1.2, "1 byte"), (1500.0, "1,500 bytes")])
+def test_a_rate_is_told_in_bytes(rate: float, told: str) -> None:
+    assert per_second(rate) == f"{told} a second"

@@ -132,7 +132,7 @@
       came += next.value?.length ?? 0;
       if (next.done || waited < stall) return next;
       const rate = (1e3 * came) / waited;
-      if (rate < slowest) throw new Error(`it sent ${Math.round(rate)} bytes a second`);
+      if (rate < slowest) throw new Error(`it sent ${Math.round(rate)} ${Math.round(rate) === 1 ? "byte" : "bytes"} a second`);
       [waited, came] = [0, 0];
       return next;
     };

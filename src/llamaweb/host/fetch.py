@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from llamaweb.errors import HostError, megabytes, one_line
+from llamaweb.errors import HostError, megabytes, one_line, per_second
 from llamaweb.host.report import Report, silent
 
 CHUNK = 1 << 20
@@ -86,7 +86,7 @@ def download(url: str, target: Path, sha256: str, report: Report = silent) -> Pa
                 if max(done, total) > MOST:
                     raise ValueError(f"it is larger than {megabytes(MOST)}, which no pinned file is")
                 if seconds > SLOW_SECONDS and done < SLOWEST * seconds:
-                    raise ValueError(f"it comes at {done / seconds:,.0f} bytes a second")
+                    raise ValueError(f"it comes at {per_second(done / seconds)}")
                 out.write(chunk)
                 report(f"Fetching {target.name}", done, total, "B")
     except (OSError, ValueError) as error:

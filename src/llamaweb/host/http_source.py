@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from llamaweb.errors import ModelFileError
+from llamaweb.errors import ModelFileError, per_second
 from llamaweb.host.inward import Resolver
 from llamaweb.model.source import file_name, lasting_url, sibling_url
 
@@ -126,7 +126,7 @@ class HTTPSource:
             data += piece
             seconds = time.monotonic() - began
             if seconds > SLOW_SECONDS and len(data) < SLOWEST * seconds:
-                rate = f"{len(data) / seconds:,.0f} bytes a second"
+                rate = per_second(len(data) / seconds)
                 raise ModelFileError(
                     f"{self._shown} sends {rate}, too slowly to be read; try again or another address."
                 )
