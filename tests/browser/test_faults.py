@@ -1,42 +1,23 @@
-"""Each call to the browser's storage, the network and the GPU fails once, in every operation that makes it, as in
-SQLite's tests: what is said is a sentence, the second time goes well, nothing stays open and what is kept is whole."""
+"""Each call to the browser's storage and the network fails once, in every operation that makes it, as in SQLite's
+tests: what is said is a sentence, the second time goes well, nothing stays open and what is kept is whole."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from browser_page import Page
+from faulty import MODEL, install, trials
 from unreliable_server import UnreliableServer
 
-from tests.tiny import TinyLlama, tiny_llama
-
-HERE = Path(__file__).parent
-INSTALL = """
-import sys, types
-module = sys.modules["faults_page"] = types.ModuleType("faults_page")
-exec(compile(source, "faults_page.py", "exec"), module.__dict__)
-module.install(script)
-"""
-TRIALS = """
-import faults_page
-operation = getattr(faults_page, name)(*given)
-try:
-    return await faults_page.trials(operation, group, kind, lasting)
-finally:
-    await operation.close()
-"""
-MODEL = tiny_llama(TinyLlama(n_layer=1))
 SHA256 = hashlib.sha256(MODEL).hexdigest()
 HALF = 60_000  # bytes, of the header and some weights
 
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(page: Page) -> None:
-    page.run(INSTALL, source=(HERE / "faults_page.py").read_text(), script=(HERE / "faults.js").read_text())
+    install(page)
 
 
 @pytest.fixture
@@ -46,13 +27,6 @@ def main_thread(page: Page) -> Iterator[None]:
     page.runner.run_js(f"globalThis.handles = {handle}.createSyncAccessHandle; delete {handle}.createSyncAccessHandle;")
     yield
     page.runner.run_js(f"{handle}.createSyncAccessHandle = handles;")
-
-
-def trials(page: Page, group: str, kind: str, lasting: bool, name: str, *given: Any) -> tuple[int, set[str]]:
-    """How many calls of an operation failed, and what was said of them."""
-    failed, said, wrong = page.run(TRIALS, group=group, kind=kind, lasting=lasting, name=name, given=given)
-    assert wrong == []
-    return failed, set(said)
 
 
 def all_warn(said: set[str]) -> bool:
@@ -112,32 +86,3 @@ def test_what_is_removed_or_saved_is_whole_or_gone_whatever_call_to_the_storage_
     given = (server.url("tiny.gguf", MODEL), MODEL, None, len(MODEL)) if name == "Removed" else ()
     failed, said = trials(page, "storage", "rejected", False, name, *given)
     assert failed >= 9 and bool(said) == bool(given)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "least"),
-    [
-        ("Loaded", "rejected", 28),
-        ("Loaded", "none", 1),
-        ("Loaded", "memory", 10),
-        ("Recovered", "lost", 27),
-        ("Recovered", "memory", 10),
-        ("Answered", "rejected", 5),
-        ("Answered", "lost", 5),
-        ("Left", "rejected", 8),
-        ("Evaluated", "rejected", 3),
-        ("Evaluated", "lost", 3),
-        ("Profiled", "rejected", 25),
-        ("Profiled", "lost", 25),
-        ("Profiled", "memory", 4),
-        ("Tuned", "rejected", 30),
-        ("Tuned", "lost", 30),
-        ("Tuned", "memory", 6),
-    ],
-)
-def test_whatever_call_to_the_gpu_fails_the_model_is_loaded_or_answers_the_second_time_and_nothing_is_left(
-    page: Page, name: str, kind: str, least: int
-) -> None:
-    lasting = kind == "none"  # an adapter that is not there at first is asked for once more
-    failed, said = trials(page, "gpu", kind, lasting, name, MODEL)
-    assert failed >= least and said
