@@ -14,8 +14,16 @@ async function start() {
   const pyodide = await loadPyodide({ indexURL, packages: ["numpy", "gguf", "jinja2"] });
   // Python cannot go on after an error in WebAssembly itself, as when it recurses too deeply; nobody would be told.
   pyodide._api.on_fatal = ended;
+  if (pyodide.version.startsWith("0.")) callPlainly(pyodide._module);
   pyodide.unpackArchive(await wheel, "wheel");
   return pyodide.pyimport("llamaweb.page.worker");
+}
+
+// Pyodide 0.29 leaves 16 bytes of Python's stack behind for each callback of the event loop that it calls so that it may
+// block, and Python ends when none are left, after some 400,000 tokens (https://github.com/pyodide/pyodide/issues/6249).
+// Nothing blocks in this worker.
+function callPlainly(module) {
+  module.callPyObjectMaybePromising = async (callable, args) => module.callPyObject(callable, args);
 }
 
 function ended(error) {

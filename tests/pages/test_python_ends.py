@@ -17,7 +17,7 @@ from tests.pages.chat_page import ChatPage
 from tests.pages.stand_in import chat_site, use_wheel
 
 STAND_IN = """
-import asyncio, ctypes
+import asyncio, ctypes, pyodide_js
 
 def die():
     ctypes.string_at(0xfffffff0, 64)
@@ -40,6 +40,12 @@ async def handle(command, params, emit, file=None):
         if question == "hang":
             while True:
                 pass
+        if question == "go round":
+            at = []
+            for _ in range(2000):
+                await asyncio.sleep(0)
+                at.append(pyodide_js._module.stackSave())
+            emit({"event": "text", "text": f" and take {at[0] - at[-1]} bytes"})
         if question == "wait":
             try:
                 await asyncio.sleep(1e6)
@@ -70,6 +76,10 @@ def page(browser: Chrome, stand_in: str) -> Iterator[ChatPage]:
     assert page.ask("live") == "I live"
     yield page
     page.close()
+
+
+def test_callbacks_leave_nothing_on_pythons_stack_which_would_end_it_one_day(page: ChatPage) -> None:
+    assert page.ask("go round") == "I go round and take 0 bytes"
 
 
 def goes_on(page: ChatPage) -> None:
