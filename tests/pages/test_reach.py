@@ -148,7 +148,7 @@ def test_the_bridges_page_reaches_no_other_origin(kind: str, other: Other, monke
 def test_a_model_at_an_address_is_run_from_where_that_leads_to(tiny_model: Path) -> None:
     with Other(tiny_model.read_bytes()) as there, Other() as named:
         named.leads_to = f"{there.origin}/elsewhere.gguf"
-        options = ["-p", "the king", "--max-tokens", "2", "--json"]
+        options = ["-p", "the king", "--max-tokens", "2", "--temperature", "0", "--json"]
         command = [sys.executable, "-m", "llamaweb", "run", f"{named.origin}/model.gguf", *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

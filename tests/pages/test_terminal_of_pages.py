@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -45,4 +44,4 @@ def test_a_bench_of_a_hostile_model_is_told(hostile: Path, as_json: list[str]) -
     assert code == 0 and "EVIL" in sent, sent
     check_obeys_nobody(sent)
     if as_json:
-        assert json.loads(sent[sent.index('{"') :])["model"] == quote(hostile.name)
+        assert json.loads(sent[sent.index('{"') :])["model"] == hostile.name
