@@ -89,7 +89,13 @@ class _Reference:
 
 
 class ReferenceLlama(_Reference):
-    """llama."""
+    """llama, and the base of those that differ from it in a detail."""
+
+    ffn_norm = "ffn_norm"
+
+    def turned(self, layer: int, x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+        """Queries or keys, (n_tokens, heads, head_dim), with their positions."""
+        return rotate(x, cos, sin)
 
     def logits(self, tokens: Sequence[int], states: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Logits after each of the tokens from an empty cache, float32 (n_tokens, n_vocab).
@@ -102,9 +108,9 @@ class ReferenceLlama(_Reference):
         cos, sin = self.rope_table(len(tokens))
         for layer in range(self.n_layer):
             p = f"blk.{layer}."
-            x = x + self._attention(p, self._norm(x, p + "attn_norm.weight"), cos, sin, kept)
+            x = x + self._attention(layer, self._norm(x, p + "attn_norm.weight"), cos, sin, kept)
             kept[p + "attn_residual"] = x
-            h = self._norm(x, p + "ffn_norm.weight")
+            h = self._norm(x, f"{p}{self.ffn_norm}.weight")
             gate = self._linear(h, p + "ffn_gate")
             h = gate / (1 + np.exp(-gate)) * self._linear(h, p + "ffn_up")
             kept[p + "ffn_glu"] = h
@@ -143,13 +149,35 @@ class ReferenceLlama(_Reference):
         return (magnitude * np.cos(angle)).astype(np.float32), (magnitude * np.sin(angle)).astype(np.float32)
 
     def _attention(
-        self, p: str, h: np.ndarray, cos: np.ndarray, sin: np.ndarray, kept: dict[str, np.ndarray]
+        self, layer: int, h: np.ndarray, cos: np.ndarray, sin: np.ndarray, kept: dict[str, np.ndarray]
     ) -> np.ndarray:
-        n, dim = len(h), self.head_dim
-        q = rotate(self._linear(h, p + "attn_q").reshape(n, self.n_head, dim), cos, sin)
-        k = rotate(self._linear(h, p + "attn_k").reshape(n, self.n_head_kv, dim), cos, sin)
+        p, n, dim = f"blk.{layer}.", len(h), self.head_dim
+        q, k = (self._linear(h, p + name).reshape(n, -1, dim) for name in ("attn_q", "attn_k"))
+        if p + "attn_q_norm.weight" in self._tensors:
+            q, k = (self._norm(x, f"{p}attn_{name}_norm.weight") for x, name in ((q, "q"), (k, "k")))
+        q, k = (self.turned(layer, x, cos, sin) for x in (q, k))
         v = self._linear(h, p + "attn_v").reshape(n, self.n_head_kv, dim)
         return self._linear(self._attend(q, k, v, causal(n), dim**-0.5, p, kept), p + "attn_output")
+
+
+class ReferenceQwen(ReferenceLlama):
+    """qwen2 and qwen3, and their relatives' text."""
+
+    def turned(self, layer: int, x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+        return rotate_halves(x, cos, sin)
+
+
+class ReferenceSeedOss(ReferenceQwen):
+    """seed_oss."""
+
+    ffn_norm = "post_attention_norm"
+
+
+class ReferenceSmolLM3(ReferenceLlama):
+    """smollm3."""
+
+    def turned(self, layer: int, x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+        return x if (layer + 1) % 4 == 0 else rotate(x, cos, sin)
 
 
 class ReferenceGemma3(_Reference):

@@ -36,11 +36,13 @@ class TinyLlama:
     type: format of all matrices; `types` overrides it by patterns of names, e.g. {"*ffn_down*": "Q8_0"}. vectors: that
     of all norms, biases and factors of the rotation.
     head_dim: n_embd // n_head if None. rope_dims: head_dim if None (llama.cpp loads nothing else for llama).
+    family: general.architecture of what has a llama's shape. head_norms: of queries and keys.
     scaling: None, "linear" or "yarn", by `factor` over `n_ctx_orig` tokens. n_vocab: padded with unused tokens if more.
     bias: of q, k and v; ffn_bias: of gate, up and down; but for names that fit a pattern of `without`. fused: q, k and
     v, of one format, are one tensor, as llama.cpp's converter has them with `--fuse-qkv`.
     """
 
+    family: str = "llama"
     n_layer: int = 2
     n_embd: int = 64
     n_head: int = 4
@@ -61,6 +63,7 @@ class TinyLlama:
     rope_base: float = 10000.0
     rope_dims: int | None = None
     rope_freqs: bool = False
+    head_norms: bool = False
     scaling: str | None = None
     factor: float = 1.0
     n_ctx_orig: int | None = None
@@ -111,7 +114,7 @@ def tiny_llama(spec: TinyLlama = TinyLlama(), *, pre: str = "smollm", dequantize
 
     dequantized: the same weights, in F32: what a product without quantized activations gives.
     """
-    return _file("llama", spec, _add_llama, tensors, pre, dequantized)
+    return _file(spec.family, spec, _add_llama, tensors, pre, dequantized)
 
 
 def tiny_gemma3(spec: TinyGemma3 = TinyGemma3(), *, dequantized: bool = False) -> bytes:
@@ -196,8 +199,12 @@ def _all_tensors(spec: TinyLlama, n_vocab: int) -> Iterator[tuple[str, np.ndarra
             yield random.matrix(f"{prefix}attn_{part}.weight", rows, spec.n_embd)
             if spec.bias:
                 yield random.values(f"{prefix}attn_{part}.bias", rows, spread=0.5)
+        if spec.head_norms:
+            for part in "qk":  # large enough that attention picks out tokens
+                yield random.norm(f"{prefix}attn_{part}_norm.weight", head_dim, mean=1.5)
         yield random.matrix(prefix + "attn_output.weight", spec.n_embd, q_dim)
-        yield random.norm(prefix + "ffn_norm.weight", spec.n_embd)
+        ffn_norm = "post_attention_norm" if spec.family == "seed_oss" else "ffn_norm"
+        yield random.norm(f"{prefix}{ffn_norm}.weight", spec.n_embd)
         for part, rows, row in (("gate", spec.n_ff, spec.n_embd), ("up", spec.n_ff, spec.n_embd)):
             yield random.matrix(f"{prefix}ffn_{part}.weight", rows, row)
             if spec.ffn_bias:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,11 @@ class Rope:
     def magnitude(self) -> float:
         """What sine and cosine are multiplied by (YaRN; 1 without)."""
         return 1.0 if self.yarn is None else self.yarn.attn_factor * (1.0 + 0.1 * math.log(self.factor))
+
+    @property
+    def still(self) -> Rope:
+        """A rotation by no angle, of layers that tell no positions apart; in the same kernels."""
+        return replace(self, factor=math.inf, yarn=None, factors=None)
 
 
 def phases(rope: Rope, factors: np.ndarray | None = None) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from llamaweb.architectures import gemma3, llama
+from llamaweb.architectures import gemma3, llama, qwen2, qwen3, seed_oss, smollm3
 from llamaweb.errors import UnsupportedError, short
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
@@ -21,7 +21,16 @@ class Architecture(Protocol):
         """Add the family's operations to the graph."""
 
 
-ARCHITECTURES: dict[str, Architecture] = {"gemma3": gemma3, "llama": llama}
+ARCHITECTURES: dict[str, Architecture] = {
+    "gemma3": gemma3,
+    "llama": llama,
+    "qwen2": qwen2,
+    "qwen2vl": qwen2,
+    "qwen3": qwen3,
+    "qwen3vl": qwen3,
+    "seed_oss": seed_oss,
+    "smollm3": smollm3,
+}
 
 
 def architecture(file: GGUFFile) -> Architecture:

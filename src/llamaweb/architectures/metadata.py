@@ -134,3 +134,20 @@ def rope(meta: Metadata, mode: str, head_dim: int, factors: str | None = None) -
         )
         return Rope(mode, n_dims, base, factor, yarn, factors)
     raise UnsupportedError(f"The rope scaling {short(scaling)} is not supported yet; linear and yarn are.")
+
+
+def rope_of_text(meta: Metadata, head_dim: int) -> Rope:
+    """The rotary embedding of a model that sees pictures, for text: the sections of its pairs of values, one for each
+    of a picture's dimensions, all have the token's position (M-RoPE, arXiv:2409.12191). Of others, their own."""
+    rotary = rope(meta, "neox", head_dim)
+    sections = meta.value("rope.dimension_sections", None)
+    if sections is None:
+        return rotary
+    if not isinstance(sections, np.ndarray) or sections.dtype.kind not in "iu" or not 3 <= len(sections) <= 4:
+        raise ModelFileError(f"rope.dimension_sections is {short(sections)}, not three or four whole numbers.")
+    if sections.any() and sections[:3].sum() < rotary.n_dims // 2:
+        raise UnsupportedError(
+            f"rope.dimension_sections is {short(sections.tolist())}, which leaves some of {rotary.n_dims // 2} pairs "
+            "unrotated; that is not supported yet."
+        )
+    return rotary

@@ -1,0 +1,35 @@
+"""seed_oss: Seed-OSS. As qwen2, with the norm of the feed forward named after the attention that it stands behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamaweb.architectures.blocks import Blocks, Decoder, decoder
+from llamaweb.architectures.metadata import Metadata, rope
+from llamaweb.graph import Graph
+from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.rope import Rope
+
+
+@dataclass(frozen=True)
+class SeedOssHyperparameters(Decoder):
+    n_ff: int
+    rope: Rope
+
+
+def hyperparameters(file: GGUFFile) -> SeedOssHyperparameters:
+    meta = Metadata(file)
+    sizes = decoder(file, meta)
+    n_ff = meta.count("feed_forward_length")
+    return SeedOssHyperparameters(**vars(sizes), n_ff=n_ff, rope=rope(meta, "neox", sizes.head_dim))
+
+
+def build(graph: Graph, hparams: SeedOssHyperparameters) -> None:
+    g, hp, b = graph, hparams, Blocks(graph, hparams)
+    x = b.embeddings()
+    for p in (f"blk.{i}." for i in range(hp.n_layer)):
+        h = b.norm(x, p + "attn_norm")
+        x = g.add(x, b.attention(*b.qkv(h, p), p, hp.rope), p + "attn_residual")
+        h = b.norm(x, p + "post_attention_norm")
+        x = g.add(x, b.feed_forward(h, p, hp.n_ff, g.swiglu), p + "ffn_residual")
+    b.logits(x)

@@ -1,0 +1,39 @@
+"""smollm3: SmolLM3. As llama, but every fourth layer rotates nothing (NoPE, arXiv:2501.18795)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamaweb.architectures.blocks import Blocks, Decoder, decoder
+from llamaweb.architectures.metadata import Metadata, rope
+from llamaweb.graph import Graph
+from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.rope import Rope
+
+_STEP = 4  # told by no metadata
+
+
+@dataclass(frozen=True)
+class SmolLM3Hyperparameters(Decoder):
+    n_ff: int
+    rope: Rope
+
+
+def hyperparameters(file: GGUFFile) -> SmolLM3Hyperparameters:
+    meta = Metadata(file)
+    sizes = decoder(file, meta)
+    n_ff = meta.count("feed_forward_length")
+    return SmolLM3Hyperparameters(**vars(sizes), n_ff=n_ff, rope=rope(meta, "norm", sizes.head_dim))
+
+
+def build(graph: Graph, hparams: SmolLM3Hyperparameters) -> None:
+    g, hp, b = graph, hparams, Blocks(graph, hparams)
+    x = b.embeddings()
+    for i in range(hp.n_layer):
+        p = f"blk.{i}."
+        rotation = hp.rope.still if i % _STEP == _STEP - 1 else hp.rope
+        h = b.norm(x, p + "attn_norm")
+        x = g.add(x, b.attention(*b.qkv(h, p), p, rotation), p + "attn_residual")
+        h = b.norm(x, p + "ffn_norm")
+        x = g.add(x, b.feed_forward(h, p, hp.n_ff, g.swiglu), p + "ffn_residual")
+    b.logits(x)

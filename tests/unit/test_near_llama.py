@@ -1,0 +1,109 @@
+"""The families that are near to llama: what each adds, at a llama's price."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llamaweb.architectures import architecture
+from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
+from llamaweb.graph import Graph, Tensor
+from llamaweb.model.gguf_file import GGUFFile, read_header
+from llamaweb.model.source import BytesSource
+from llamaweb.planner import plan_model
+from llamaweb.rope import Rope, Yarn, phases
+from tests.tiny import TinyLlama, tiny_llama
+
+SPECS = {
+    "qwen2": TinyLlama("qwen2", bias=True),
+    "qwen2vl": TinyLlama("qwen2vl", bias=True),
+    "qwen3": TinyLlama("qwen3", head_norms=True),
+    "qwen3vl": TinyLlama("qwen3vl", head_norms=True),
+    "seed_oss": TinyLlama("seed_oss", bias=True),
+    "smollm3": TinyLlama("smollm3", n_layer=9),
+}
+
+
+def header(family: str) -> GGUFFile:
+    return asyncio.run(read_header(BytesSource(tiny_llama(SPECS[family]))))
+
+
+def hyperparameters(family: str, **keys: Any) -> Any:
+    """With some keys, in which __ stands for a dot."""
+    file = header(family)
+    new = {f"{family}.{key.replace('__', '.')}": value for key, value in keys.items()}
+    return architecture(file).hyperparameters(replace(file, metadata={**file.metadata, **new}))
+
+
+def attentions(family: str) -> list[Tensor]:
+    file = header(family)
+    graph = Graph(file.tensors, 1)
+    architecture(file).build(graph, architecture(file).hyperparameters(file))
+    assert graph.unread == []
+    return [node for node in graph.nodes if node.op == "flash_attn"]
+
+
+@pytest.mark.parametrize("family", SPECS)
+def test_a_layer_of_one_token_is_five_dispatches(family: str) -> None:
+    plan = plan_model(header(family))
+    assert plan.dispatches_per_token == 5 * SPECS[family].n_layer + 3
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen2vl", "qwen3", "qwen3vl", "seed_oss"])
+def test_halves_of_a_head_are_rotated(family: str) -> None:
+    assert {node.params["rope"] for node in attentions(family)} == {Rope("neox", 16)}
+
+
+def test_every_fourth_layer_of_smollm3_rotates_nothing_in_the_kernels_of_the_others() -> None:
+    still = [not phases(node.params["rope"]).any() for node in attentions("smollm3")]
+    assert still == [i % 4 == 3 for i in range(9)]
+    file = header("smollm3")
+    of_layers = [d.kernel for d in plan_model(file).phases["decode"].dispatches if d.label.endswith(".attn")]
+    assert len(set(of_layers)) == 1 and len(of_layers) == 9
+
+
+def test_a_rotation_that_is_still_has_no_scaling_left() -> None:
+    scaled = Rope("norm", 8, 500.0, 4.0, Yarn(64, attn_factor=2.0), "rope_freqs.weight")
+    assert scaled.still.magnitude == 1.0 and not phases(scaled.still).any() and scaled.still.n_dims == 8
+
+
+@pytest.mark.parametrize("family", ["qwen2vl", "qwen3vl", "qwen2"])
+@pytest.mark.parametrize("sections", [[2, 3, 3, 0], [3, 3, 2], [8, 8, 8, 8], [0, 0, 0, 0]])
+def test_sections_of_a_picture_s_dimensions_are_one_for_text(family: str, sections: list[int]) -> None:
+    found = hyperparameters(family, rope__dimension_sections=np.array(sections, np.int32))
+    assert found.rope == Rope("neox", 16)
+
+
+@pytest.mark.parametrize(
+    ("sections", "error"),
+    [
+        (np.array([2, 2, 1, 3], np.int32), UnsupportedError),
+        (np.array([2.0, 3.0, 3.0]), ModelFileError),
+        (np.array([8], np.int32), ModelFileError),
+        (np.array([1, 2, 3, 4, 5], np.int32), ModelFileError),
+        (8, ModelFileError),
+        ("8", ModelFileError),
+    ],
+)
+def test_sections_that_leave_pairs_out_or_are_none_are_refused(sections: Any, error: type[LlamaWebError]) -> None:
+    with pytest.raises(error, match=r"rope\.dimension_sections is .*\.$"):
+        hyperparameters("qwen2vl", rope__dimension_sections=sections)
+
+
+def test_the_norm_before_seed_oss_feed_forward_has_the_name_of_what_it_stands_behind() -> None:
+    file = header("seed_oss")
+    missing = {name: info for name, info in file.tensors.items() if name != "blk.1.post_attention_norm.weight"}
+    with pytest.raises(ModelFileError, match=r"no tensor blk\.1\.post_attention_norm\.weight"):
+        plan_model(replace(file, tensors=missing))
+
+
+def test_an_unknown_architecture_is_named_with_those_that_run() -> None:
+    file = header("qwen2")
+    with pytest.raises(
+        UnsupportedError, match=r"'qwen9' .*: gemma3, llama, qwen2, qwen2vl, qwen3, qwen3vl, seed_oss, smollm3"
+    ):
+        plan_model(replace(file, metadata={**file.metadata, "general.architecture": "qwen9"}))
