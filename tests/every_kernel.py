@@ -24,7 +24,12 @@ HEADS = (16, 24, 64, 80, 96, 128, 256)
 
 
 def models() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
-    """A llama of each format, a gemma3 of some, with and without biases and fusion; heads of each size and cache."""
+    yield from of_formats()
+    yield from of_heads()
+
+
+def of_formats() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
+    """A llama of each format, a gemma3 of some, with and without biases and fusion."""
     for i, format in enumerate(FORMATS.values()):
         bias = i % 2 == 0
         yield llama_header(**BLOCKS, type=format.type.name, bias=bias, tied=bias), {"logits_all": bias}
@@ -36,6 +41,10 @@ def models() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
         odd = {"n_embd": row, "n_ff": row + 6, "head_dim": head_dim}
         yield llama_header(**{**ROWS, **odd}, type="F16"), {"type_k": "f32"}
         yield gemma3_header(**{**GEMMA3, **odd}, type="BF16"), {"unfused": list(FUSIONS)}
+
+
+def of_heads() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
+    """Heads of each size and cache."""
     for head_dim in HEADS:
         for k, v in zip(CACHE_FORMATS, ["f16", *list(CACHE_FORMATS)[::-1]], strict=False):
             if all(head_dim % (CACHE_FORMATS[name].block or 1) == 0 for name in (k, v)):
