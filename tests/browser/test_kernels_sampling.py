@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from kernel_bench import Bench, Case, batch, guarded
@@ -11,7 +13,7 @@ from llamaweb.kernels.io import IO, NO_TOKEN
 from llamaweb.sampling import Sampling
 
 rng = np.random.default_rng(4)
-OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+OFF: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
 def io(sampling: Sampling, n_past: int = 5, n_tokens: int = 1, step: int = 0) -> np.ndarray:
@@ -23,7 +25,7 @@ def io(sampling: Sampling, n_past: int = 5, n_tokens: int = 1, step: int = 0) ->
 
 def drawn(bench: Bench, logits: np.ndarray, count: int, seed: int = 1, **parameters: float) -> np.ndarray:
     """Tokens of `count` runs, one after the other."""
-    sampling = Sampling(seed=seed, **{"temperature": 1.0, **OFF, **parameters})  # type: ignore[arg-type]
+    sampling = Sampling(seed=seed, **{"temperature": 1.0, **OFF, **parameters})
     return bench.draw(library.sample(len(logits)), {"logits": guarded(logits), "batch": io(sampling)}, count)
 
 
@@ -84,7 +86,7 @@ def test_exactly_the_filters_candidates_are_drawn(bench: Bench, parameters: dict
     logits = (0.5 * rng.standard_normal(300) - 3).astype(np.float32)
     best = rng.permutation(300)[:14]
     logits[best] = 4 - 0.11 * np.arange(14)  # near each other, so that few draws reach all
-    wanted = candidates(logits, **{**OFF, **parameters})  # type: ignore[arg-type]
+    wanted = candidates(logits, **{**OFF, **parameters})
     assert 2 <= len(wanted) <= 20
     assert set(drawn(bench, logits, 600, temperature=50.0, **parameters).tolist()) == wanted
 
@@ -93,7 +95,7 @@ def test_exactly_the_filters_candidates_are_drawn(bench: Bench, parameters: dict
 def test_of_a_large_vocabulary_each_token_counts_once(bench: Bench, parameters: dict[str, float]) -> None:
     logits = np.full(6000, -20, np.float32)
     logits[rng.choice(np.arange(2000, 6000), 12, replace=False)] = 4 - 0.1 * np.arange(12)
-    wanted = candidates(logits, **{**OFF, **parameters})  # type: ignore[arg-type]
+    wanted = candidates(logits, **{**OFF, **parameters})
     assert set(drawn(bench, logits, 300, temperature=50.0, **parameters).tolist()) == wanted
 
 
@@ -140,17 +142,14 @@ def test_a_seed_gives_the_same_tokens_again_and_another_one_others(bench: Bench)
     np.testing.assert_array_equal(first, again)
     assert np.mean(first == other) < 0.2
     # The token depends on the seed and the step alone, not on what ran before.
-    words = io(Sampling(temperature=1.0, seed=11, **OFF), step=20)  # type: ignore[arg-type]
+    words = io(Sampling(temperature=1.0, seed=11, **OFF), step=20)
     found = bench.run([Case(library.sample(100), {"logits": guarded(logits), "batch": words})])[0]
     assert found["batch"][IO.tokens] == first[20]
 
 
 def test_the_first_token_of_many_seeds_is_spread_evenly(bench: Bench) -> None:
     logits, launch = np.zeros(5, np.float32), library.sample(5)
-    cases = [
-        Case(launch, {"logits": logits, "batch": io(Sampling(1.0, seed=seed, **OFF))})  # type: ignore[arg-type]
-        for seed in range(400)
-    ]
+    cases = [Case(launch, {"logits": logits, "batch": io(Sampling(1.0, seed=seed, **OFF))}) for seed in range(400)]
     tokens = [int(found["batch"][IO.tokens]) for found in bench.run(cases)]
     assert chi_square(np.bincount(tokens, minlength=5), np.full(5, 80.0)) < 4
 
@@ -174,7 +173,7 @@ NO_NUMBERS = [
 
 @pytest.mark.parametrize("parameters", [{"temperature": 0.0}, {"top_k": 40, "top_p": 0.9, "min_p": 0.05}, {}], ids=str)
 def test_logits_that_are_no_numbers_leave_no_token(bench: Bench, parameters: dict[str, float]) -> None:
-    sampling = Sampling(**{"temperature": 1.0, **OFF, "seed": 3, **parameters})  # type: ignore[arg-type]
+    sampling = Sampling(**{"temperature": 1.0, **OFF, "seed": 3, **parameters})
     rows = [broken(changes) for _, changes in NO_NUMBERS] + [broken({5: -np.inf, 6: 3.4e38, 7: -3.4e38})]
     cases = [Case(library.sample(1000), {"logits": guarded(row), "batch": io(sampling)}) for row in rows]
     *found, right = [int(each["batch"][IO.tokens]) for each in bench.run(cases)]

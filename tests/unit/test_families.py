@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from llamaweb.architectures import gemma3, llama
+from llamaweb.architectures.blocks import Dense
 from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.model.source import BytesSource, FileSource
@@ -21,7 +22,7 @@ from tests.headers import TINY, gemma3_header, llama_header
 SMALL: dict[str, Any] = {"n_layer": 7, "n_embd": 64, "n_ff": 96, "n_vocab": 300, "head_dim": 32}
 
 
-def llama_of(**keys: Any) -> llama.LlamaHyperparameters:
+def llama_of(**keys: Any) -> Dense:
     """A tiny llama with some keys, in which __ stands for a dot."""
     return llama.hyperparameters(_with(llama_header(**TINY), keys))
 

@@ -26,6 +26,14 @@ class Decoder:
     rms_eps: float
 
 
+@dataclass(frozen=True)
+class Dense(Decoder):
+    """A decoder whose layers are alike: `n_ff` values wide in their feed forward, and of one rotation."""
+
+    n_ff: int
+    rope: Rope
+
+
 def decoder(file: GGUFFile, meta: Metadata) -> Decoder:
     """Read and checked against each other and the file's tensors; ModelFileError says what contradicts what."""
     n_layer, n_embd = layers(file, meta), meta.count("embedding_length")

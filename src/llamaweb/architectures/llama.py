@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from llamaweb.architectures.blocks import Blocks, Decoder, decoder
+from llamaweb.architectures.blocks import Blocks, Dense, decoder
 from llamaweb.architectures.metadata import Metadata, rope
 from llamaweb.errors import ModelFileError, UnsupportedError
 from llamaweb.graph import VECTORS, Graph
 from llamaweb.model.gguf_file import GGUFFile
-from llamaweb.rope import Rope
 
 
-@dataclass(frozen=True)
-class LlamaHyperparameters(Decoder):
-    n_ff: int
-    rope: Rope
-
-
-def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
+def hyperparameters(file: GGUFFile) -> Dense:
     meta = Metadata(file)
     if experts := meta.number("expert_count", 0):
         raise UnsupportedError(
@@ -32,10 +23,10 @@ def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
             f"Tensor {factors.name} has shape {list(factors.shape)} in {factors.type.name}, not "
             f"[{rotary.n_dims // 2}] in F32, F16 or BF16; the file contradicts itself."
         )
-    return LlamaHyperparameters(**vars(sizes), n_ff=meta.count("feed_forward_length"), rope=rotary)
+    return Dense(**vars(sizes), n_ff=meta.count("feed_forward_length"), rope=rotary)
 
 
-def build(graph: Graph, hparams: LlamaHyperparameters) -> None:
+def build(graph: Graph, hparams: Dense) -> None:
     g, hp, b = graph, hparams, Blocks(graph, hparams)
     x = b.embeddings()
     for p in (f"blk.{i}." for i in range(hp.n_layer)):

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from llamaweb.architectures.blocks import Blocks, Decoder, decoder
+from llamaweb.architectures.blocks import Blocks, Dense, decoder
 from llamaweb.architectures.metadata import Metadata, rope_of_text
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
-from llamaweb.rope import Rope
 
 
-@dataclass(frozen=True)
-class Qwen3Hyperparameters(Decoder):
-    n_ff: int
-    rope: Rope
-
-
-def hyperparameters(file: GGUFFile) -> Qwen3Hyperparameters:
+def hyperparameters(file: GGUFFile) -> Dense:
     meta = Metadata(file)
     sizes = decoder(file, meta)
     n_ff = meta.count("feed_forward_length")
-    return Qwen3Hyperparameters(**vars(sizes), n_ff=n_ff, rope=rope_of_text(meta, sizes.head_dim))
+    return Dense(**vars(sizes), n_ff=n_ff, rope=rope_of_text(meta, sizes.head_dim))
 
 
-def build(graph: Graph, hparams: Qwen3Hyperparameters) -> None:
+def build(graph: Graph, hparams: Dense) -> None:
     g, hp, b = graph, hparams, Blocks(graph, hparams)
     x = b.embeddings()
     for p in (f"blk.{i}." for i in range(hp.n_layer)):

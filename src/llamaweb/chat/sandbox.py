@@ -190,9 +190,9 @@ class Environment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        if type(argument) is str or type(argument) is int:
+        if type(argument) in (str, int):
             if type(obj) is dict and argument not in obj and argument not in ATTRIBUTES:  # without exceptions
-                return self.undefined(obj=obj, name=argument)  # type: ignore[arg-type]
+                return self.undefined(obj=obj, name=argument)
             try:
                 return obj[argument]
             except (TypeError, LookupError):
