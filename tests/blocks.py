@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gguf
 import numpy as np
-from gguf import GGMLQuantizationType as GGMLType
 
+from llamaweb.ggml import GGMLType, quantize
 from llamaweb.kernels.random_blocks import random_blocks
 
 
 def quantized(values: np.ndarray, type: GGMLType) -> np.ndarray:
     """Rows of the format's bytes, uint8 (rows, bytes), for float32 values (rows, row length)."""
     try:
-        return gguf.quants.quantize(values, type)
+        return quantize(values, type)
     except NotImplementedError:
         spread = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
         random = np.random.RandomState([type, values.size])

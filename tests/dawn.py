@@ -7,10 +7,9 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from llamaweb.host import fetch, kept, stamps
+from tests.packages import ensure
 
 VERSION = "0.6.2"
 SHA256 = "77a6be6513b9f7c2e94425620ce603efb38cdc5d0393e1b31a1b0c8479330ffd"
@@ -19,20 +18,8 @@ _OF_MACHINE = {"x86_64": "linux-x64", "aarch64": "linux-arm64", "arm64": "darwin
 
 def ensure_dawn() -> Path:
     """The folder with Dawn for Node.js, fetched once (51 MB) and kept."""
-    with kept.keeping() as root:
-        folder = root / f"dawn-{VERSION}"
-        if folder.is_dir() and not stamps.whole(folder, {}):
-            kept.delete(folder)
-        if not folder.is_dir():
-            with tempfile.TemporaryDirectory(dir=root, prefix=".dawn-") as name:
-                tarball = fetch.npm_pack(f"webgpu@{VERSION}", SHA256, Path(name))
-                stage = Path(name, "stage")
-                stage.mkdir()
-                member = f"package/dist/{_OF_MACHINE[platform.machine()]}/dawn.node"
-                fetch.unpack_members(tarball, {member: stage / "dawn.node"})
-                stage.rename(folder)
-            stamps.seal(folder)
-    return folder
+    member = f"package/dist/{_OF_MACHINE[platform.machine()]}/dawn.node"
+    return ensure(f"dawn-{VERSION}", f"webgpu@{VERSION}", SHA256, [member])
 
 
 def wrong(texts: list[str]) -> list[str | None]:

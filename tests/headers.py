@@ -6,9 +6,7 @@ import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
-from gguf.constants import GGML_QUANT_SIZES
-from gguf.constants import GGMLQuantizationType as GGMLType
-
+from llamaweb.ggml import GGML_QUANT_SIZES, GGMLType
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 
 SMOLLM2 = {"n_layer": 30, "n_embd": 576, "n_head": 9, "n_head_kv": 3, "n_ff": 1536, "n_vocab": 49152}

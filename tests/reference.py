@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import gguf
 import numpy as np
 
+from llamaweb.ggml import dequantize
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource, FileSource, Source
 
@@ -51,7 +51,7 @@ class _Reference:
         """A tensor as float32, shaped (rows, row length) or (length,)."""
         info = self._tensors[name]
         data = np.frombuffer(_now(self._source.read(info.offset, info.nbytes)), np.uint8)
-        return gguf.quants.dequantize(data, info.type).reshape(info.shape[::-1])
+        return dequantize(data, info.type).reshape(info.shape[::-1])
 
     def _attend(
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray, scale: float, p: str, kept: dict[str, Any]

@@ -16,8 +16,9 @@ from typing import Any
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType, RopeScalingType, TokenType
+from gguf import RopeScalingType, TokenType
 
+from llamaweb.ggml import GGMLType, dequantize
 from tests.blocks import quantized
 
 TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
@@ -141,8 +142,9 @@ def _file(
             kind = tensor_type(spec, name, values)
             data = quantized(values, kind)
             if dequantized:
-                data, kind = gguf.quants.dequantize(data, kind), GGMLQuantizationType.F32
-            writer.add_tensor(name, data, raw_dtype=kind)
+                data, kind = dequantize(data, kind), GGMLType.F32
+            # Of bytes without a sign, gguf wants to know the blocks itself.
+            writer.add_tensor(name, data.view(np.int8), raw_shape=values.shape, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -248,12 +250,12 @@ def gemma3_tensors(spec: TinyGemma3, n_vocab: int) -> Iterator[tuple[str, np.nda
         yield random.values("output.weight", n_vocab, spec.n_embd, spread=logit_spread)
 
 
-def tensor_type(spec: Tiny, name: str, values: np.ndarray) -> GGMLQuantizationType:
+def tensor_type(spec: Tiny, name: str, values: np.ndarray) -> GGMLType:
     """A tensor's format: vectors have one of their own, matrices follow the last pattern that fits."""
     if values.ndim == 1:
-        return GGMLQuantizationType[spec.vectors]
+        return GGMLType[spec.vectors]
     fitting = [kind for pattern, kind in spec.types.items() if fnmatch.fnmatch(name, pattern)]
-    return GGMLQuantizationType[fitting[-1] if fitting else spec.type]
+    return GGMLType[fitting[-1] if fitting else spec.type]
 
 
 def vocabulary(n_vocab: int | None = None) -> tuple[list[str], list[str]]:

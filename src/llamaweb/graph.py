@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gguf.constants import GGMLQuantizationType as GGMLType
-
 from llamaweb.errors import ModelFileError
+from llamaweb.ggml import GGMLType
 from llamaweb.model.gguf_file import TensorInfo, plain_shape
 from llamaweb.rope import Rope
 

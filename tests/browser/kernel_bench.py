@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import gguf
 import numpy as np
 from browser_page import Page
 
+from llamaweb.ggml import dequantize
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format, whole_blocks
 from llamaweb.kernels.io import IO
@@ -75,7 +75,7 @@ class Bench:
         if not format.repacked:
             values = np.pad(values, ((0, 0), (0, -values.shape[1] % 32)))
         data = quantized(values, format.type)
-        dense = gguf.quants.dequantize(data, format.type).astype(np.float32)
+        dense = dequantize(data, format.type).astype(np.float32)
         planes = self.repack(format, [data.tobytes()])[0] if format.repacked else {"w_qs": data.reshape(-1)}
         return Weight(format, dense, planes | codes(format))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from browser_page import Page
-from gguf import GGMLQuantizationType
 from inspector import Inspector
 from unreliable_server import UnreliableServer
 
+from llamaweb.ggml import GGMLType
 from llamaweb.host import synthetic
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource
@@ -75,7 +75,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path: Path = tmp_path_factory.mktemp("models") / "large.gguf"
     shape = synthetic.Shape(2, 2048, 6144, 32, 8, n_vocab=320, head_dim=64, rope_base=1e4)
     tokenizer = asyncio.run(read_header(BytesSource(tiny_llama(TinyLlama(n_vocab=320))))).metadata
-    synthetic.write(path, shape, GGMLQuantizationType.Q8_0, tokenizer)
+    synthetic.write(path, shape, GGMLType.Q8_0, tokenizer)
     return path.read_bytes()
 
 

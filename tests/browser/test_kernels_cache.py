@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gguf
 import numpy as np
 import pytest
 from attention_bench import NAN, NORM, Heads, attended, normal, rotated
 from kernel_bench import Bench, Case, batch, guarded, poisoned, result
 
+from llamaweb.ggml import GGMLType, dequantize, quantize
 from llamaweb.kernels import library
 from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
@@ -35,8 +35,8 @@ def encoded(x: np.ndarray, format: CacheFormat) -> np.ndarray:
     if not format.block:
         return x.astype({16: np.float16, 32: np.float32}[format.bits])
     rows = x.reshape(-1, x.shape[-1])
-    type = gguf.GGMLQuantizationType[format.name.upper()]
-    blocks = gguf.quants.quantize(np.nan_to_num(rows), type).reshape(len(rows), -1, 2 + 4 * format.bits)
+    type = GGMLType[format.name.upper()]
+    blocks = quantize(np.nan_to_num(rows), type).reshape(len(rows), -1, 2 + 4 * format.bits)
     scales = blocks[..., :2].copy().view(np.float16)[..., 0]
     scales[np.isnan(rows[:, 0])] = NAN
     if format.unit(x.shape[-1]) == format.block:
@@ -53,9 +53,9 @@ def decoded(data: np.ndarray, format: CacheFormat, heads: Heads) -> np.ndarray:
     at = 4 * format.scales_at(heads.head_dim, rows)
     scales = data[at:].view(np.float16).reshape(rows, -1)[:, :: 2 if format.unit(heads.head_dim) == 32 else 1]
     quants = data[:at].reshape(rows, heads.head_dim // 32, -1)
-    type = gguf.GGMLQuantizationType[format.name.upper()]
+    type = GGMLType[format.name.upper()]
     blocks = np.concatenate([scales.copy().view(np.uint8).reshape(rows, -1, 2), quants], axis=-1)
-    return gguf.quants.dequantize(blocks.reshape(rows, -1), type).reshape(shape)
+    return dequantize(blocks.reshape(rows, -1), type).reshape(shape)
 
 
 def check_rounded(found: np.ndarray, expected: np.ndarray, format: CacheFormat) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from kernel_bench import (
@@ -26,6 +25,7 @@ from kernel_bench import (
     rms_normed,
 )
 
+from llamaweb.ggml import GGMLType, dequantize
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, can_be_packed, mul_mat, quantize, quantized_bytes
@@ -56,7 +56,7 @@ def product(weight: Weight, x: np.ndarray) -> np.ndarray:
 def test_repacked_rows_hold_exactly_the_files_weights(bench: Bench, format: Format, rows: int, k: int) -> None:
     k = columns(format, k)
     data = quantized(matrix(rows, k), format.type)
-    dense = gguf.quants.dequantize(data, format.type)
+    dense = dequantize(data, format.type)
     if format.repacked:
         whole, pieces = bench.repack(format, [data.tobytes()])[0], bench.repack(format, [data.tobytes()], chunk=36)[0]
         blocks = rows * k // format.block_size
@@ -94,7 +94,7 @@ def test_mul_mat_vec_with_every_neighbour_fused(bench: Bench, format: Format, re
 @pytest.mark.parametrize("reduce", ["subgroup", "shared"])
 def test_mul_mat_vec_of_shapes_that_do_not_divide_evenly(bench: Bench, reduce: str) -> None:
     profile = bench.profile if reduce == "subgroup" else replace(bench.profile, subgroup_size=0)
-    q4_1, f32 = (FORMATS[gguf.GGMLQuantizationType[name]] for name in ("Q4_1", "F32"))
+    q4_1, f32 = (FORMATS[GGMLType[name]] for name in ("Q4_1", "F32"))
     for format, shapes in (
         (q4_1, {"one row, one block": (1, 32, {}), "three rows": (3, 96, {"bias": True, "eps": EPS})}),
         (f32, {"two rows of one block": (2, 32, {"epilogue": "swiglu"}), "many rows": (8195, 32, {"eps": EPS})}),
@@ -103,7 +103,7 @@ def test_mul_mat_vec_of_shapes_that_do_not_divide_evenly(bench: Bench, reduce: s
 
 
 def test_mul_mat_vec_in_lane_order_and_in_every_shape_of_workgroup(bench: Bench) -> None:
-    q4_1, size = FORMATS[gguf.GGMLQuantizationType.Q4_1], bench.profile.subgroup_size
+    q4_1, size = FORMATS[GGMLType.Q4_1], bench.profile.subgroup_size
     variants = [(64, 16, 2, 0), (64, 8, 4, 0)]
     variants += [(32, size, 4, size), (64, 4 * size, 2, size), (128, 2 * size, 8, size)] if size else []
     variants += [(64, 8, 2, 0, False, 2)]  # blocks of a row at once: 33, 5 and 3 of them leave a rest
@@ -119,7 +119,7 @@ def test_mul_mat_vec_in_lane_order_and_in_every_shape_of_workgroup(bench: Bench)
 
 
 def test_rows_behind_the_65535th_workgroup_are_computed_too(bench: Bench) -> None:
-    q4_0, rows = FORMATS[gguf.GGMLQuantizationType.Q4_0], 65_535 + 70
+    q4_0, rows = FORMATS[GGMLType.Q4_0], 65_535 + 70
     each_alone: dict[str, Any] = {"variant": MulMatVec(16, 16, 1, 0)}
     assert mul_mat_vec(q4_0, 32, rows, bench.profile, **each_alone).workgroups == (65_535, 2, 1)
     check_mul_mat_vec(bench, q4_0, bench.profile, {"store": (rows, 32, each_alone)})
@@ -163,19 +163,19 @@ def test_mul_mat_vec_of_a_sum_with_a_normed_branch(bench: Bench, packed: bool, s
     }
     del options["keeps_sum"]
     shapes["nobody needs the sum"] = (5, 32, {**options, "bias": True})
-    q5_0 = FORMATS[gguf.GGMLQuantizationType.Q5_0]
+    q5_0 = FORMATS[GGMLType.Q5_0]
     check_mul_mat_vec(bench, q5_0, profile, shapes, PACKED_GLU_LIMIT if variant.packed else LIMIT)
 
 
 def test_get_rows_scaled(bench: Bench) -> None:
-    weight = bench.weight(FORMATS[gguf.GGMLQuantizationType.Q8_0], matrix(7, 160))
+    weight = bench.weight(FORMATS[GGMLType.Q8_0], matrix(7, 160))
     launch = library.get_rows(weight.format, 160, 7, 4, scale=25.298221)
     found = bench.run([Case(launch, {**weight.planes, "batch": batch(3, tokens=[5, 0, 6]), "y": poisoned(3, 160)}, 3)])
     assert nmse(result(found[0]["y"], 3, 160), 25.298221 * weight.dense[[5, 0, 6]]) <= LIMIT
 
 
 def test_get_rows_in_lane_order(bench: Bench) -> None:
-    weight = bench.weight(FORMATS[gguf.GGMLQuantizationType.Q8_0], matrix(7, 160))
+    weight = bench.weight(FORMATS[GGMLType.Q8_0], matrix(7, 160))
     launch = library.get_rows(weight.format, 160, 7, 1, y_lanes=True)
     slots = {**weight.planes, "batch": batch(1, tokens=[5]), "y": poisoned(1, 160)}
     found = result(bench.run([Case(launch, slots)])[0]["y"], 160)
@@ -251,7 +251,7 @@ def test_mul_mat_in_every_size_of_tile(bench: Bench, device: str, full: int) -> 
         "three rows, long": (3, 1056, (2, 63), {"bias": True}),
         "swiglu over several tiles": (2 * 65, 64, (65,), {"epilogue": "swiglu"}),
     }
-    check_mul_mat(bench, FORMATS[gguf.GGMLQuantizationType.Q8_0], profile, shapes, full)
+    check_mul_mat(bench, FORMATS[GGMLType.Q8_0], profile, shapes, full)
 
 
 @pytest.mark.parametrize("bits", PRECISIONS.values())

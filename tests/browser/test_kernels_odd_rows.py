@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from kernel_bench import (
@@ -23,6 +22,7 @@ from kernel_bench import (
     rms_normed,
 )
 
+from llamaweb.ggml import GGMLType, dequantize
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format, whole_blocks
 from llamaweb.kernels.mul_mat import PLAIN, MulMat, mul_mat
@@ -138,7 +138,7 @@ def test_rows_are_padded_with_zeros_in_pieces_of_whole_rows(bench: Bench, format
 def test_rows_behind_the_65535th_workgroup_are_padded_too(bench: Bench) -> None:
     rows, columns = 65_535 * 64 // 16 + 100, 15  # 16 words a row
     values = np.arange(rows * columns, dtype=np.uint32).astype(np.uint16).reshape(rows, columns)
-    launch = library.pad_rows(FORMATS[gguf.GGMLQuantizationType.F16], rows * 16)
+    launch = library.pad_rows(FORMATS[GGMLType.F16], rows * 16)
     assert launch.workgroups == (65_535, 2, 1)
     job = np.array([rows * 16, 0, columns, 32], np.uint32)
     (found,) = bench.run([Case(launch, {"raw": values, "job": job, "w": np.zeros((rows, 32), np.uint16)})])
@@ -158,6 +158,6 @@ def test_vectors_come_as_float32_in_pieces(bench: Bench, format: Format, lane_or
             slots = {"raw": np.frombuffer(raw, np.uint8), "job": np.array([count, at, whole_blocks(size)], np.uint32)}
             w = bench.run([Case(launch, {**slots, "w": w})])[0]["w"]
             at += count
-        dense = gguf.quants.dequantize(quantized(values[None], format.type), format.type).reshape(-1)
+        dense = dequantize(quantized(values[None], format.type), format.type).reshape(-1)
         expected = in_lane_order(dense) if lane_order else np.pad(dense, (0, -size % 32))
         np.testing.assert_array_equal(w, np.pad(expected, (0, GUARD)))

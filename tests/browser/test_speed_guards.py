@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from attention_bench import NORM, Heads, caches, normal
 from kernel_bench import Bench, Case, batch, guarded, poisoned
 
+from llamaweb.ggml import GGMLType
 from llamaweb.kernels import library, peaks
 from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.mul_mat import mul_mat
@@ -38,7 +38,7 @@ def software_adapter(bench: Bench) -> None:
 
 
 def format_of(name: str) -> Format:
-    return FORMATS[gguf.GGMLQuantizationType[name]]
+    return FORMATS[GGMLType[name]]
 
 
 def planes(format: Format, n: int, k: int) -> dict[str, np.ndarray]:

@@ -9,8 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
-from gguf.constants import GGMLQuantizationType as GGMLType
-
+from llamaweb.ggml import GGMLType
 from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.kernel import Slot, kernel
 from llamaweb.planner import Binding, Dispatch, ModelPlan, Phase

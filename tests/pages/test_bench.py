@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gguf import GGMLQuantizationType
-
+from llamaweb.ggml import GGMLType
 from llamaweb.host import synthetic
 from tests.splits import split
 from tests.tiny import TinyLlama, tiny_llama
@@ -72,7 +71,7 @@ def test_sizes_that_do_not_fit_the_models_context_are_one_sentence(tmp_path: Pat
 def test_loading_is_measured_beside_a_plain_loop_and_an_empty_page(tmp_path: Path) -> None:
     whole, output = tmp_path / "whole.gguf", tmp_path / "results.json"
     shape = synthetic.Shape(2, 64, 128, 4, 2, n_vocab=128_256, head_dim=16, rope_base=1e4)
-    synthetic.write(whole, shape, GGMLQuantizationType.Q4_0, vocabulary("llama3"))
+    synthetic.write(whole, shape, GGMLType.Q4_0, vocabulary("llama3"))
     for name, data in split(whole.read_bytes(), 2, "large").items():
         (tmp_path / name).write_bytes(data)
     whole.unlink()

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from gguf import GGMLQuantizationType as GGMLType
 
+from llamaweb.ggml import GGMLType
 from llamaweb.kernels import library
 from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.checks import FOUND, cases, chains

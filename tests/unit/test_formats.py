@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gguf
 import pytest
 
 from llamaweb.kernels.formats import FORMATS, Format
@@ -17,7 +16,3 @@ def test_a_formats_planes_take_hardly_more_than_the_file(format: Format) -> None
 def test_a_format_leaves_the_products_room_among_eight_bindings(format: Format) -> None:
     others = 4  # input, norm or batch, bias, result
     assert len(format.planes) + (format.codebook is not None) + others <= 8
-
-
-def test_every_format_that_gguf_dequantizes_is_there() -> None:
-    assert set(gguf.quants._type_traits) <= set(FORMATS)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from math import prod
 
 import pytest
-from gguf import GGMLQuantizationType
 
+from llamaweb.ggml import GGMLType
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, default_tile, mul_mat, works
@@ -16,7 +16,7 @@ from llamaweb.kernels.template import wgsl
 from llamaweb.kernels.tuner import Shape, candidates, from_json, to_json
 from llamaweb.profile import DESKTOP, DeviceProfile, SubgroupMatrix
 
-Q4_K, IQ4_NL = (FORMATS[GGMLQuantizationType[name]] for name in ("Q4_K", "IQ4_NL"))
+Q4_K, IQ4_NL = (FORMATS[GGMLType[name]] for name in ("Q4_K", "IQ4_NL"))
 TENSOR = replace(DESKTOP, f16=True, subgroup_matrices=(SubgroupMatrix("f16", "f32", 16, 16, 16),))
 APPLE = replace(DESKTOP, packed_dot=False, subgroup_matrices=(SubgroupMatrix("f32", "f32", 8, 8, 8),))
 INTEGERS = replace(DESKTOP, subgroup_matrices=(SubgroupMatrix("i8", "i32", 16, 16, 32),))

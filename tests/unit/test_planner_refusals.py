@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 
 import pytest
-from gguf.constants import GGMLQuantizationType as GGMLType
 
 from llamaweb.errors import ContextError, ModelFileError, UnsupportedError
+from llamaweb.ggml import GGMLType
 from llamaweb.model.gguf_file import TensorInfo
 from llamaweb.planner import plan_model
 from tests.headers import SMOLLM2, TINY, llama_header
@@ -91,6 +91,7 @@ def test_a_vector_in_blocks_is_named() -> None:
         plan_model(replace(file, tensors={**file.tensors, tensor.name: tensor}))
 
 
-def test_rows_that_are_no_whole_superblocks_are_refused_by_name() -> None:
-    with pytest.raises(UnsupportedError, match=r"token_embd.weight has rows of 64; in Q4_K, multiples of 256"):
-        plan_model(llama_header(**TINY, type="Q4_K"))
+@pytest.mark.parametrize(("type", "block"), [("Q4_K", 256), ("Q1_0", 128)])
+def test_rows_that_are_no_whole_blocks_are_refused_by_name(type: str, block: int) -> None:
+    with pytest.raises(UnsupportedError, match=rf"token_embd.weight has rows of 64; in {type}, multiples of {block}"):
+        plan_model(llama_header(**TINY, type=type))

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from gguf.constants import GGMLQuantizationType as GGMLType
 
 from llamaweb.errors import KernelError
+from llamaweb.ggml import GGMLType
 from llamaweb.kernels import flash_attn, mul_mat, mul_mat_vec
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.library import attention_splits

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gguf import GGMLQuantizationType
 
+from llamaweb.ggml import GGMLType
 from llamaweb.kernels import flash_attn, template
 from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.formats import FORMATS
@@ -32,7 +32,7 @@ from llamaweb.profile import DESKTOP, DeviceProfile
 from llamaweb.rope import Rope
 from tests.shaders import workgroup_bytes
 
-Q4_0 = FORMATS[GGMLQuantizationType.Q4_0]
+Q4_0 = FORMATS[GGMLType.Q4_0]
 SHAPE = Shape("mul_mat_vec", "q4_0", 576, 1536, "store", norm=True)
 GLU = Shape("mul_mat_vec", "q4_0", 4096, 28672, "swiglu", norm=True)
 

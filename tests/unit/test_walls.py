@@ -18,6 +18,7 @@ PURE = (
         "errors",
         "evaluation",
         "generation",
+        "ggml",
         "graph",
         "kernels",
         "model",

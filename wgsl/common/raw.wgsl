@@ -51,6 +51,17 @@ fn raw_bits_in_a_row(at: u32) -> u32 {
   return v;
 }
 
+// 32 numbers of 2 bits that lie one weight after the other
+fn raw_crumbs_in_a_row(at: u32) -> vec2<u32> {
+  let crumbs = raw_vec2(at);
+  var v = vec2<u32>(0u);
+  for (var j = 0u; j < 4u; j++) {
+    let four = crumbs >> vec2<u32>(8u * j);
+    for (var k = 0u; k < 4u; k++) { v |= ((four >> vec2<u32>(2u * k)) & vec2<u32>(3u)) << vec2<u32>(8u * k + 2u * j); }
+  }
+  return v;
+}
+
 // Number s of two rows of eight 6-bit numbers: where its bits go in three words (low bits of the one row, low bits of
 // the other, the upper bits of both)
 fn six_bits_of(pair: vec2<u32>, s: u32) -> vec3<u32> {

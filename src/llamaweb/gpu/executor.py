@@ -10,12 +10,12 @@ import numpy as np
 from pyodide.ffi import to_js
 
 from llamaweb.errors import megabytes
+from llamaweb.ggml import GGMLType
 from llamaweb.gpu.device import Device, Reading
 from llamaweb.gpu.pipelines import Pipelines
 from llamaweb.gpu.selfcheck import checked
 from llamaweb.javascript import js_file
 from llamaweb.kernels import library
-from llamaweb.kernels.formats import GGMLType
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.planner.plan import Binding, ModelPlan, Phase

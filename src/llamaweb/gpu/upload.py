@@ -14,17 +14,17 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from gguf import quants
 from pyodide.ffi import JsException
 
 from llamaweb.errors import ModelFileError
 from llamaweb.files.blob_source import read_error
 from llamaweb.files.sources import StreamingSource
+from llamaweb.ggml import GGMLType, dequantize
 from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.pipelines import Pipelines
 from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels import library
-from llamaweb.kernels.formats import BLOCK, Format, GGMLType, format_of
+from llamaweb.kernels.formats import BLOCK, Format, format_of
 from llamaweb.kernels.kernel import Launch
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo
 from llamaweb.planner.plan import Binding, Dispatch, WeightPlan
@@ -248,7 +248,7 @@ class _Uploader:
         """The factors of a rotation that were read."""
         if name is None:
             return None
-        return quants.dequantize(np.frombuffer(self.values[name], np.uint8), file.tensors[name].type).reshape(-1)
+        return dequantize(np.frombuffer(self.values[name], np.uint8), file.tensors[name].type).reshape(-1)
 
     def pieces(self, part: _Part) -> Iterator[_Piece]:
         """Whole units, that fit the staging buffer where a kernel moves them from there."""

@@ -32,6 +32,7 @@ _KINDS = {
     "login": "login",
     "vocabularies": "test data",
     "dawn-": "test data",
+    "llama.cpp-": "test data",
 }
 
 

@@ -14,11 +14,11 @@ from typing import Any, Self
 
 import gguf
 import numpy as np
-from gguf import GGML_QUANT_SIZES
-from gguf import GGMLQuantizationType as T
 from gguf.gguf_writer import WriterState
 
 from llamaweb.errors import ModelFileError
+from llamaweb.ggml import GGML_QUANT_SIZES
+from llamaweb.ggml import GGMLType as T
 from llamaweb.kernels.random_blocks import FLOATS, TYPES, random_blocks
 from llamaweb.model.source import check_range
 from llamaweb.strings import Strings
@@ -67,13 +67,12 @@ def parse(model: str) -> tuple[Shape, T, str]:
 
 def header(shape: Shape, format: T, tokenizer: Mapping[str, Any]) -> tuple[bytes, int]:
     """What stands before the weights in the file that `write` writes, and the length of that file."""
-    writer = gguf.GGUFWriter(None, "llama")
+    writer: Any = gguf.GGUFWriter(None, "llama")
     _metadata(writer, shape, tokenizer)
     tensors = list(_tensors(shape, format))
     for name, rows, columns, type in tensors:
-        row = _bytes(1, columns, type)
-        size = (row,) if rows == 0 else (rows, row)
-        writer.add_tensor_info(name, size, np.dtype(np.uint8), _bytes(max(rows, 1), columns, type), raw_dtype=type)
+        size = (rows, columns) if rows else (columns,)
+        writer.add_tensor_info(name, size, np.dtype(np.float32), _bytes(max(rows, 1), columns, type), raw_dtype=type)
     out: Any = io.BytesIO()
     writer.fout, writer.state = [out], WriterState.EMPTY  # in place of a file that it would open
     writer.write_header_to_file()

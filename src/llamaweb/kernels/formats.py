@@ -24,10 +24,9 @@ from functools import cache
 
 import numpy as np
 from gguf import quants
-from gguf.constants import GGML_QUANT_SIZES
-from gguf.constants import GGMLQuantizationType as GGMLType
 
 from llamaweb.errors import UnsupportedError
+from llamaweb.ggml import GGML_QUANT_SIZES, GGMLType
 
 BLOCK = 32  # weights a `load32`
 
@@ -152,6 +151,8 @@ FORMATS = {
             (Plane("qs", "u32", 32), Plane("qh", "u32", 16), Plane("scales", "vec2<u32>", 8)),
             _IQ1,
         ),
+        Format("q1_0", GGMLType.Q1_0, (Plane("qs", "u32", 16), _D), packed=True),
+        Format("q2_0", GGMLType.Q2_0, (Plane("qs", "vec2<u32>", 16), _D), packed=True),
         Format("tq1_0", GGMLType.TQ1_0, (Plane("qs", "u32", 52), _D), packed=True),
         Format("tq2_0", GGMLType.TQ2_0, (_QS2, _D), packed=True),
     )

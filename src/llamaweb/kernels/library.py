@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llamaweb.ggml import GGMLType
 from llamaweb.kernels import flash_attn as tiles
 from llamaweb.kernels import flash_attn_vec as vec_variants
 from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat, width
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
-from llamaweb.kernels.formats import Format, GGMLType, whole_blocks
+from llamaweb.kernels.formats import Format, whole_blocks
 from llamaweb.kernels.kernel import (
     BATCH,
     NORM,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, quants
-from gguf import GGMLQuantizationType as T
+from gguf import quants
+
+from llamaweb.ggml import GGML_QUANT_SIZES, dequantize
+from llamaweb.ggml import GGMLType as T
 
 FLOATS = (T.F32, T.F16, T.BF16)
 # Where a block has its f16 scales: random ones would give weights that are huge or not numbers.
@@ -29,6 +31,8 @@ _SCALES = {
     T.IQ4_XS: (0,),
     T.TQ1_0: (52,),
     T.TQ2_0: (64,),
+    T.Q1_0: (0,),
+    T.Q2_0: (0,),
 }
 TYPES = (*FLOATS, *_SCALES, T.IQ1_M, T.MXFP4, T.NVFP4)
 _SAMPLE = 256  # blocks that tell how large weights are for a scale of one
@@ -51,7 +55,7 @@ def random_blocks(
     scales = np.float32(2) ** random.uniform(-1, 1, (count, 4)).astype(np.float32)
     sample = data[:_SAMPLE].copy()
     _set_scales(sample, type, np.ones((len(sample), 4), np.float32))
-    unit = _size(quants.dequantize(sample, type)) * _size(scales)
+    unit = _size(dequantize(sample, type)) * _size(scales)
     _set_scales(data, type, scales * np.float32(spread / unit))
     return data
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gguf.constants import GGML_QUANT_SIZES
-
+from llamaweb.ggml import GGML_QUANT_SIZES
 from llamaweb.model.gguf_file import GGUFFile, TensorInfo, plain_shape
 
 _FUSED, _PARTS = "attn_qkv", ("attn_q", "attn_k", "attn_v")

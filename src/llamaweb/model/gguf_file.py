@@ -2,7 +2,7 @@
 
 Nothing in the file is believed before it is checked: a count or a length is compared with the bytes that are left
 before anything is allocated for it, so a damaged or malicious file costs a sentence. The layout is described in
-ggml's `docs/gguf.md`; names and block sizes come from the `gguf` package.
+ggml's `docs/gguf.md`; the values' types come from the `gguf` package.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
+from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUFValueType
 
 from llamaweb.errors import ModelFileError, UnsupportedError, short
+from llamaweb.ggml import GGML_QUANT_SIZES, GGMLType
 from llamaweb.model.mistaken import ENOUGH, cut_off, mistaken
 from llamaweb.model.source import Source
 from llamaweb.strings import Strings, StringsBuilder
@@ -68,7 +69,7 @@ class TensorInfo:
     """
 
     name: str
-    type: GGMLQuantizationType
+    type: GGMLType
     shape: tuple[int, ...]
     offset: int
     nbytes: int
@@ -232,7 +233,7 @@ async def _tensor(cursor: _Cursor, alignment: int) -> TensorInfo:
     number = await cursor.u32(quoted)
     offset = await cursor.u64(quoted)
     try:
-        kind = GGMLQuantizationType(number)
+        kind = GGMLType(number)
     except ValueError:
         raise UnsupportedError(
             f"The tensor {quoted} of {cursor.source.name} has the unknown type {number}; "

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import gcd
 
-from gguf.constants import GGMLQuantizationType as GGMLType
-
 from llamaweb.errors import UnsupportedError
+from llamaweb.ggml import GGMLType
 from llamaweb.graph import VECTORS, Tensor
 from llamaweb.kernels.formats import Codebook, Format, format_of, whole_blocks
 from llamaweb.kernels.kernel import GLU

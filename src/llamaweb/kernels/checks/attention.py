@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType as GGMLType
-from gguf import quants
 
+from llamaweb.ggml import GGMLType, dequantize, quantize
 from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat
 from llamaweb.kernels.checks.case import LIMIT, Case, Data, Expected, Run, batch, lane_place, rms_normed, rng, whole
 from llamaweb.kernels.checks.products import MOST_TOKENS
@@ -241,7 +240,7 @@ def _encoded(format: CacheFormat, x: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Rows as the cache holds them: values' bytes, and scales, f16 (rows, blocks)."""
     if not format.block:
         return x.astype(np.float16 if format.bits == 16 else np.float32), np.empty(0)
-    blocks = quants.quantize(x, GGMLType[format.name.upper()]).reshape(len(x), -1, 2 + 4 * format.bits)
+    blocks = quantize(x, GGMLType[format.name.upper()]).reshape(len(x), -1, 2 + 4 * format.bits)
     return blocks[..., 2:].reshape(len(x), -1), blocks[..., :2].copy().view(np.float16)[..., 0]
 
 
@@ -259,4 +258,4 @@ def _as_cached(c: dict[str, Any], name: str, x: np.ndarray) -> np.ndarray:
     if not format.block:
         return values.astype(np.float32)
     type = GGMLType[format.name.upper()]
-    return quants.dequantize(quants.quantize(x.astype(np.float32), type), type).astype(np.float32)
+    return dequantize(quantize(x.astype(np.float32), type), type).astype(np.float32)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
-from gguf import GGMLQuantizationType as GGMLType
-from gguf import quants
 
+from llamaweb.ggml import GGMLType, dequantize
 from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Kernel
@@ -139,7 +138,7 @@ def _made(type: GGMLType) -> tuple[np.ndarray, np.ndarray]:
     format = FORMATS[type]
     raw = random_blocks(type, _ROWS * _BLOCKS * format.block_size, 0.25, np.random.default_rng(int(type)))
     raw = raw.reshape(_ROWS, _BLOCKS, format.block_bytes)
-    return raw, quants.dequantize(raw.reshape(-1), format.type).reshape(_ROWS, _BLOCKS, -1).astype(np.float32)
+    return raw, dequantize(raw.reshape(-1), format.type).reshape(_ROWS, _BLOCKS, -1).astype(np.float32)
 
 
 def in_lane_order(vector: np.ndarray) -> np.ndarray:

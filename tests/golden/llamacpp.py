@@ -1,0 +1,177 @@
+"""llama.cpp of September 2026 through ctypes, for the scripts that write golden files.
+
+Its libraries come out of npm's @node-llama-cpp/linux-x64, fetched once; they need glibc on x86-64. Of the variants for
+CPUs the plainest is taken, so that every machine computes the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llamaweb.ggml import GGMLType
+from tests.packages import ensure
+
+VERSION, DATE = "v0.5.0", "2026-09-28"
+_PACKAGE = "@node-llama-cpp/linux-x64@3.22.1"
+_SHA256 = "0d953e1503d5ab4608d8ed5b739132308c81ac05ffeb760d2a7f30e08a9f90e0"
+_BASE, _GGML, _CPU, _LLAMA = "libggml-base.so", f"libggml.{VERSION}.so", "libggml-cpu-x64.so", f"libllama.{VERSION}.so"
+_N_TYPES = 43  # GGML_TYPE_COUNT
+
+
+class TypeTraits(ctypes.Structure):
+    """`ggml_type_traits` of ggml.h."""
+
+    _fields_ = (
+        ("type_name", c_char_p),
+        ("blck_size", c_int64),
+        ("blck_size_interleave", c_int64),
+        ("type_size", c_size_t),
+        ("is_quantized", c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_int64)),
+        ("from_float_ref", c_void_p),
+    )
+
+
+class ModelParams(ctypes.Structure):
+    """`llama_model_params` of llama.h."""
+
+    _fields_ = (
+        ("devices", c_void_p),
+        ("tensor_buft_overrides", c_void_p),
+        *((name, c_int32) for name in ("n_gpu_layers", "split_mode", "load_mode", "lazy_mode", "main_gpu")),
+        ("tensor_split", c_void_p),
+        ("progress_callback", c_void_p),
+        ("progress_callback_user_data", c_void_p),
+        ("kv_overrides", c_void_p),
+        *((name, c_bool) for name in ("vocab_only", "check_tensors", "use_extra_bufts", "no_host", "no_alloc")),
+        ("load_mtp", c_bool),
+    )
+
+
+class ContextParams(ctypes.Structure):
+    """`llama_context_params` of llama.h."""
+
+    _fields_ = (
+        *((name, c_uint32) for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_rs_seq")),
+        *((name, c_uint32) for name in ("n_outputs_max", "n_outputs_max_per_seq")),
+        *((name, c_int32) for name in ("n_threads", "n_threads_batch", "ctx_type", "rope_scaling_type")),
+        *((name, c_int32) for name in ("pooling_type", "attention_type", "flash_attn_type")),
+        *((name, c_float) for name in ("rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor")),
+        *((name, c_float) for name in ("yarn_beta_fast", "yarn_beta_slow")),
+        ("yarn_orig_ctx", c_uint32),
+        ("defrag_thold", c_float),
+        *((name, c_void_p) for name in ("cb_eval", "cb_eval_user_data")),
+        *((name, c_int32) for name in ("type_k", "type_v")),
+        *((name, c_void_p) for name in ("abort_callback", "abort_callback_data")),
+        *((name, c_bool) for name in ("embeddings", "offload_kqv", "no_perf", "op_offload", "swa_full", "kv_unified")),
+        ("samplers", c_void_p),
+        ("n_samplers", c_size_t),
+        ("ctx_other", c_void_p),
+    )
+
+
+class Batch(ctypes.Structure):
+    """`llama_batch` of llama.h."""
+
+    _fields_ = (
+        ("n_tokens", c_int32),
+        ("token", POINTER(c_int32)),
+        ("embd", POINTER(c_float)),
+        ("pos", POINTER(c_int32)),
+        ("n_seq_id", POINTER(c_int32)),
+        ("seq_id", POINTER(POINTER(c_int32))),
+        ("logits", POINTER(c_int8)),
+    )
+
+
+_SILENCE = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)(lambda level, text, data: None)
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {  # name: (result, arguments)
+    "llama_model_default_params": (ModelParams, ()),
+    "llama_model_load_from_file": (c_void_p, (c_char_p, ModelParams)),
+    "llama_model_get_vocab": (c_void_p, (c_void_p,)),
+    "llama_model_free": (None, (c_void_p,)),
+    "llama_vocab_n_tokens": (c_int32, (c_void_p,)),
+    "llama_context_default_params": (ContextParams, ()),
+    "llama_init_from_model": (c_void_p, (c_void_p, ContextParams)),
+    "llama_free": (None, (c_void_p,)),
+    "llama_batch_init": (Batch, (c_int32, c_int32, c_int32)),
+    "llama_batch_free": (None, (Batch,)),
+    "llama_decode": (c_int32, (c_void_p, Batch)),
+    "llama_get_logits": (POINTER(c_float), (c_void_p,)),
+}
+
+
+@cache
+def _libraries() -> dict[str, Any]:
+    names = (_BASE, _GGML, _CPU, _LLAMA)
+    folder = ensure(f"llama.cpp-{_SHA256[:12]}", _PACKAGE, _SHA256, [f"package/bins/linux-x64/{n}" for n in names])
+    return {name: ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL) for name in names}
+
+
+@cache
+def library() -> Any:
+    """libllama, silent, with a CPU to run on."""
+    libraries = _libraries()
+    llama = libraries[_LLAMA]
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(llama, name)
+        function.restype, function.argtypes = result, arguments
+    llama.llama_log_set(_SILENCE, None)
+    libraries[_GGML].ggml_backend_load(libraries[_CPU]._name.encode())
+    return llama
+
+
+def types() -> dict[str, tuple[int, int, int]]:
+    """By name, in capital letters, every type of ggml's tensors: its number, weights and bytes of a block."""
+    found = {number: _traits(number) for number in range(_N_TYPES)}
+    return {t.type_name.decode().upper(): (n, t.blck_size, t.type_size) for n, t in found.items() if t.blck_size}
+
+
+def dequantize(data: np.ndarray, type: GGMLType) -> np.ndarray:
+    """Values of whole blocks, float32, of uint8 in one stretch; not of F32."""
+    traits = _traits(type)
+    values = np.empty(data.size // traits.type_size * traits.blck_size, np.float32)
+    traits.to_float(data.ctypes.data, values.ctypes.data, values.size)
+    return values
+
+
+def _traits(type: int) -> Any:
+    of = _libraries()[_BASE].ggml_get_type_traits
+    of.restype = POINTER(TypeTraits)
+    return of(type).contents
+
+
+def logits(path: Path, tokens: Sequence[int]) -> np.ndarray:
+    """What follows each of the tokens, float32 (n_tokens, n_vocab): in one batch, with keys and values in float32.
+
+    Raises ValueError for a file that llama.cpp refuses."""
+    llama = library()
+    model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
+    if not model:
+        raise ValueError(f"llama.cpp does not load {path}")
+    n, n_vocab = len(tokens), llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
+    params = llama.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = n
+    params.n_threads = params.n_threads_batch = 1
+    params.type_k = params.type_v = GGMLType.F32
+    params.flash_attn_type = 0  # never: it rounds queries to f16
+    context = llama.llama_init_from_model(model, params)
+    batch = llama.llama_batch_init(n, 0, 1)
+    batch.n_tokens = n
+    for i, token in enumerate(tokens):
+        batch.token[i], batch.pos[i], batch.logits[i] = token, i, 1
+        batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+    if llama.llama_decode(context, batch):
+        raise ValueError(f"llama.cpp does not compute {path}")
+    found = np.ctypeslib.as_array(llama.llama_get_logits(context), (n, n_vocab)).copy()
+    llama.llama_batch_free(batch)
+    llama.llama_free(context)
+    llama.llama_model_free(model)
+    return found
