@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import inspect
 import pickle
+import tempfile
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +21,23 @@ from tests.driver import start
 
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 
+_IN_SCRIPTS = 1 << 16  # bytes of arguments
+
 # What runs in the page for one `Page.run`: exceptions go back as themselves where this side knows them too.
 CALL = """
 async def __call(source, name, payload):
     import base64, inspect, pickle, traceback
+    from js import fetch
     try:
         scope = {"__name__": "test"}
         exec(compile(source, name, "exec"), scope)
-        result = scope[name](**pickle.loads(base64.b64decode(payload)))
+        if payload.startswith("http"):
+            buffer = await (await fetch(payload)).arrayBuffer()
+            data = buffer.to_bytes()
+            buffer.transfer(0)
+        else:
+            data = base64.b64decode(payload)
+        result = scope[name](**pickle.loads(data))
         if inspect.isawaitable(result):
             result = await result
         answer = (True, result, "")
@@ -130,8 +140,7 @@ class Page:
         else:
             name, source = code.__name__, textwrap.dedent(inspect.getsource(code))
             source = source[min(i for i in (source.find("async def "), source.find("def ")) if i >= 0) :]
-        payload = base64.b64encode(pickle.dumps(args)).decode()
-        good, value, trace = pickle.loads(base64.b64decode(self._ask(source, name, payload)))
+        good, value, trace = pickle.loads(base64.b64decode(self._ask(source, name, pickle.dumps(args))))
         if good:
             return value
         if value is None:
@@ -139,6 +148,15 @@ class Page:
         value.add_note(trace)
         raise value
 
-    def _ask(self, source: str, name: str, payload: str) -> str:
-        call = f"return await pyodide.globals.get('__call')({source!r}, {name!r}, {payload!r});"
-        return self.runner.run_js(call, pyodide_checks=False)
+    def _ask(self, source: str, name: str, args: bytes) -> str:
+        """Large arguments go by the server: of a script's text the browser keeps copies for long, until a tab has no
+        memory left."""
+        with tempfile.NamedTemporaryFile() as file:
+            if len(args) > _IN_SCRIPTS:
+                file.write(args)
+                file.flush()
+                payload = self.file_url(file.name)
+            else:
+                payload = base64.b64encode(args).decode()
+            call = f"return await pyodide.globals.get('__call')({source!r}, {name!r}, {payload!r});"
+            return self.runner.run_js(call, pyodide_checks=False)

@@ -29,6 +29,10 @@ class Case:
     slots: dict[str, np.ndarray]
     n_tokens: int = 1
 
+    @property
+    def writable(self) -> dict[str, np.ndarray]:
+        return {s.name: self.slots[s.name] for s in self.launch.kernel.slots if s.access == "read_write"}
+
 
 class Bench:
     def __init__(self, page: Page) -> None:
@@ -52,7 +56,9 @@ class Bench:
     def run(self, cases: Sequence[Case]) -> list[dict[str, np.ndarray]]:
         """Each case's writable slots afterwards; all kernels are compiled side by side."""
         plain = [(case.launch, case.slots, case.n_tokens) for case in cases]
-        return self._page.run("from kernel_bench_page import run_cases\nreturn await run_cases(cases)", cases=plain)
+        code = "from kernel_bench_page import run_cases\nreturn await run_cases(cases)"
+        changed = self._page.run(code, cases=plain)
+        return [{**case.writable, **found} for case, found in zip(cases, changed, strict=True)]
 
     def time(self, groups: Mapping[str, Sequence[Case]], n_tokens: int = 1, turns: int = 3) -> dict[str, float]:
         """Microseconds of each group of kernels, one behind the other, in one run."""

@@ -25,7 +25,7 @@ async def profile() -> DeviceProfile:
 
 
 async def run_cases(cases: list[tuple[Launch, dict[str, np.ndarray], int]]) -> list[dict[str, np.ndarray]]:
-    """Each case's writable slots as its kernel leaves them; a case is a launch, its slots' contents and n_tokens."""
+    """Of each case, the slots that its kernel changes; a case is a launch, its slots' contents and n_tokens."""
     device = await _open()
     await _pipelines(device).compile([launch.kernel for launch, _, _ in cases])
     async with device.errors("running kernels"):
@@ -95,9 +95,10 @@ async def _run(device: Device, launch: Launch, slots: dict[str, np.ndarray], n_t
         if slot.access == "read_write":
             array, size = slots[slot.name], buffers[slot.name].size
             copy = device.buffer("copy", size, "MAP_READ", "COPY_DST")
-            data = (await _replay(device).readBytes(buffers[slot.name], 0, size, copy).there).to_bytes()
+            data = _taken(await _replay(device).readBytes(buffers[slot.name], 0, size, copy).there)
             device.destroy(copy)
-            found[slot.name] = np.frombuffer(data[: array.nbytes], array.dtype).reshape(array.shape)
+            if data[: array.nbytes] != array.tobytes():
+                found[slot.name] = np.frombuffer(data[: array.nbytes], array.dtype).reshape(array.shape)
     for buffer in buffers.values():
         device.destroy(buffer)
     return found
@@ -108,8 +109,22 @@ def _buffers(device: Device, slots: dict[str, np.ndarray]) -> dict[str, Any]:
     for name, array in slots.items():
         data = np.ascontiguousarray(array).tobytes()
         buffers[name] = device.buffer(name, -(-len(data) // 16) * 16, "STORAGE", "COPY_DST", "COPY_SRC")
-        device.handle.queue.writeBuffer(buffers[name], 0, to_js(data + bytes(-len(data) % 4)))
+        data = to_js(data + bytes(-len(data) % 4))
+        device.handle.queue.writeBuffer(buffers[name], 0, data)
+        _free(data)
     return buffers
+
+
+def _taken(data: Any) -> bytes:
+    """What a Uint8Array holds, which is freed."""
+    found = data.to_bytes()
+    _free(data)
+    return found
+
+
+def _free(data: Any) -> None:
+    """At once: left to the garbage collector, arrays of hundreds of cases together are more than a tab may take."""
+    data.buffer.transfer(0)
 
 
 def _step(device: Device, launch: Launch, buffers: dict[str, Any]) -> Any:
