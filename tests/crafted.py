@@ -32,20 +32,18 @@ def crafted(
 ) -> bytes:
     """A GGUF file of the spec. changes: keys with value, type and, of an array, its items' type; `without` leaves keys
     out. rows: of the embedding, as many as tokens if None. change: what becomes of a tensor's data."""
-    llama = isinstance(spec, tiny.TinyLlama)
     tokens, merges = tiny.vocabulary(spec.n_vocab)
     tokens += more_tokens
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "crafted.gguf"
-        writer = gguf.GGUFWriter(path, "llama" if llama else "gemma3")
-        (tiny._add_llama if llama else tiny._add_gemma3)(writer, spec)  # type: ignore[operator]
+        writer = gguf.GGUFWriter(path, spec.family)
+        spec.add_hyperparameters(writer)
         tiny._add_tokenizer(writer, spec, "smollm", tokens, merges)
         for key in {*without, *changes}:
             writer.kv_data[0].pop(key, None)
         for key, value in changes.items():
             writer.add_key_value(key, *value)
-        made = tiny.tensors if llama else tiny.gemma3_tensors
-        for name, data in made(spec, rows or len(tokens)):  # type: ignore[operator]
+        for name, data in spec.tensors(rows or len(tokens)):
             writer.add_tensor(name, change(name, data))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -28,7 +28,7 @@ def nmse(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.sum((found - expected) ** 2) / np.sum(expected**2))
 
 
-class _Reference:
+class Reference:
     """A model of a GGUF file; weights are dequantized when they are needed, and none is kept but the embeddings."""
 
     def __init__(self, file: bytes | Path, *, kv_f16: bool = True) -> None:
@@ -52,6 +52,10 @@ class _Reference:
         info = self._tensors[name]
         data = np.frombuffer(_now(self._source.read(info.offset, info.nbytes)), np.uint8)
         return dequantize(data, info.type).reshape(info.shape[::-1])
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """Logits after each of the tokens from an empty cache, float32 (n_tokens, n_vocab)."""
+        raise NotImplementedError
 
     def _attend(
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray, scale: float, p: str, kept: dict[str, Any]
@@ -88,7 +92,7 @@ class _Reference:
         return value
 
 
-class ReferenceLlama(_Reference):
+class ReferenceLlama(Reference):
     """llama, and the base of those that differ from it in a detail."""
 
     ffn_norm = "ffn_norm"
@@ -180,7 +184,7 @@ class ReferenceSmolLM3(ReferenceLlama):
         return x if (layer + 1) % 4 == 0 else rotate(x, cos, sin)
 
 
-class ReferenceGemma3(_Reference):
+class ReferenceGemma3(Reference):
     """gemma3.
 
     gelu_f16: the input and the result of the GELU rounded to f16, as llama.cpp on a CPU looks it up in a table.

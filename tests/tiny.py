@@ -9,10 +9,10 @@ from __future__ import annotations
 import fnmatch
 import tempfile
 from binascii import crc32
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import gguf
 import numpy as np
@@ -30,15 +30,98 @@ CHAT_TEMPLATE = (
 _WORDS = ("the", "and", "ing", "er", "on", "re", "at", "in", "en", "or", "is", "it", "ed", "he", "ou", "an", "es", "to")
 
 
+class Tiny(Protocol):
+    """What a family's spec of a tiny model has.
+
+    type: format of all matrices; `types` overrides it by patterns of names, e.g. {"*ffn_down*": "Q8_0"}. vectors: that
+    of all norms, biases and factors of the rotation. n_vocab: padded with unused tokens if more.
+    """
+
+    family: str
+    n_vocab: int | None
+    type: str
+    types: Mapping[str, str]
+    vectors: str
+    add_bos: bool
+
+    def add_hyperparameters(self, writer: gguf.GGUFWriter) -> None: ...
+
+    def tensors(self, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Every tensor's name and float32 values, shaped (rows, row length), before quantization."""
+        ...
+
+
+def tiny_model(spec: Tiny, *, pre: str = "smollm", dequantized: bool = False) -> bytes:
+    """A GGUF file of the spec, with a byte-level BPE tokenizer of the given pre-tokenizer, whatever the family's.
+
+    dequantized: the same weights, in F32: what a product without quantized activations gives.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.gguf"
+        writer = gguf.GGUFWriter(path, spec.family)
+        tokens, merges = vocabulary(spec.n_vocab)
+        writer.add_name("tiny")
+        spec.add_hyperparameters(writer)
+        _add_tokenizer(writer, spec, pre, tokens, merges)
+        for name, values in spec.tensors(len(tokens)):
+            kind = tensor_type(spec, name, values)
+            data = quantized(values, kind)
+            if dequantized:
+                data, kind = dequantize(data, kind), GGMLType.F32
+            # Of bytes without a sign, gguf wants to know the blocks itself.
+            writer.add_tensor(name, data.view(np.int8), raw_shape=values.shape, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path.read_bytes()
+
+
+def tensor_type(spec: Tiny, name: str, values: np.ndarray) -> GGMLType:
+    """A tensor's format: vectors have one of their own, matrices follow the last pattern that fits."""
+    if values.ndim == 1:
+        return GGMLType[spec.vectors]
+    fitting = [kind for pattern, kind in spec.types.items() if fnmatch.fnmatch(name, pattern)]
+    return GGMLType[fitting[-1] if fitting else spec.type]
+
+
+class Random:
+    """Named random tensors of a seed: the same values whatever else the model has."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def values(self, name: str, *shape: int, spread: float, mean: float = 0.0) -> tuple[str, np.ndarray]:
+        rng = np.random.RandomState([self._seed, crc32(name.encode())])
+        return name, (mean + spread * rng.standard_normal(shape)).astype(np.float32)
+
+    def matrix(self, name: str, rows: int, length: int) -> tuple[str, np.ndarray]:
+        return self.values(name, rows, length, spread=length**-0.5)
+
+    def norm(self, name: str, length: int, mean: float = 1.0) -> tuple[str, np.ndarray]:
+        return self.values(name, length, spread=0.1, mean=mean)
+
+
+def add_sizes(writer: gguf.GGUFWriter, spec: Any) -> None:
+    writer.add_context_length(spec.n_ctx)
+    writer.add_embedding_length(spec.n_embd)
+    writer.add_block_count(spec.n_layer)
+    writer.add_feed_forward_length(spec.n_ff)
+    writer.add_head_count(spec.n_head)
+    writer.add_head_count_kv(spec.n_head_kv)
+    if spec.head_dim is not None:
+        writer.add_key_length(spec.head_dim)
+        writer.add_value_length(spec.head_dim)
+    writer.add_layer_norm_rms_eps(spec.rms_eps)
+
+
 @dataclass(frozen=True)
 class TinyLlama:
     """What a tiny model is like. Quantized rows need multiples of 32: n_embd, n_ff and n_head * head_dim.
 
-    type: format of all matrices; `types` overrides it by patterns of names, e.g. {"*ffn_down*": "Q8_0"}. vectors: that
-    of all norms, biases and factors of the rotation.
     head_dim: n_embd // n_head if None. rope_dims: head_dim if None (llama.cpp loads nothing else for llama).
     family: general.architecture of what has a llama's shape. head_norms: of queries and keys.
-    scaling: None, "linear" or "yarn", by `factor` over `n_ctx_orig` tokens. n_vocab: padded with unused tokens if more.
+    scaling: None, "linear" or "yarn", by `factor` over `n_ctx_orig` tokens. sections: of the rotation, for pictures.
     bias: of q, k and v; ffn_bias: of gate, up and down; but for names that fit a pattern of `without`. fused: q, k and
     v, of one format, are one tensor, as llama.cpp's converter has them with `--fuse-qkv`.
     """
@@ -64,12 +147,72 @@ class TinyLlama:
     rope_base: float = 10000.0
     rope_dims: int | None = None
     rope_freqs: bool = False
+    sections: Sequence[int] = ()
     head_norms: bool = False
     scaling: str | None = None
     factor: float = 1.0
     n_ctx_orig: int | None = None
     add_bos: bool = True
     seed: int = 0
+
+    def add_hyperparameters(self, writer: gguf.GGUFWriter) -> None:
+        add_sizes(writer, self)
+        writer.add_rope_dimension_count(self.rope_dims or self.head_dim or self.n_embd // self.n_head)
+        writer.add_rope_freq_base(self.rope_base)
+        if self.scaling is not None:
+            writer.add_rope_scaling_type(RopeScalingType(self.scaling))
+            writer.add_rope_scaling_factor(self.factor)
+        if self.n_ctx_orig is not None:
+            writer.add_rope_scaling_orig_ctx_len(self.n_ctx_orig)
+        if self.sections:
+            writer.add_rope_dimension_sections(list(self.sections))
+
+    def tensors(self, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
+        stacked: dict[str, list[np.ndarray]] = {}
+        for name, values in self._unfused(n_vocab):
+            layer, found, part = name.rpartition(".attn_")
+            if any(fnmatch.fnmatch(name, pattern) for pattern in self.without):
+                continue
+            which, _, kind = part.partition(".")
+            if not (self.fused and found and which in "qkv"):
+                yield name, values
+                continue
+            stacked.setdefault(kind, []).append(values)
+            if which == "v":
+                yield f"{layer}.attn_qkv.{kind}", np.concatenate(stacked.pop(kind))
+
+    def _unfused(self, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
+        head_dim = self.head_dim or self.n_embd // self.n_head
+        q_dim, kv_dim = self.n_head * head_dim, self.n_head_kv * head_dim
+        random = Random(self.seed)
+        logit_spread = 3 * self.n_embd**-0.5  # so that the most likely token stands out
+        yield random.values("token_embd.weight", n_vocab, self.n_embd, spread=logit_spread if self.tied else 1.0)
+        if self.rope_freqs:
+            n_rot = self.rope_dims or head_dim
+            yield "rope_freqs.weight", np.geomspace(1.0, 8.0, n_rot // 2).astype(np.float32)
+        for layer in range(self.n_layer):
+            prefix = f"blk.{layer}."
+            yield random.norm(prefix + "attn_norm.weight", self.n_embd)
+            for part, rows in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)):
+                yield random.matrix(f"{prefix}attn_{part}.weight", rows, self.n_embd)
+                if self.bias:
+                    yield random.values(f"{prefix}attn_{part}.bias", rows, spread=0.5)
+            if self.head_norms:
+                for part in "qk":  # large enough that attention picks out tokens
+                    yield random.norm(f"{prefix}attn_{part}_norm.weight", head_dim, mean=1.5)
+            yield random.matrix(prefix + "attn_output.weight", self.n_embd, q_dim)
+            ffn_norm = "post_attention_norm" if self.family == "seed_oss" else "ffn_norm"
+            yield random.norm(f"{prefix}{ffn_norm}.weight", self.n_embd)
+            for part, rows, row in (("gate", self.n_ff, self.n_embd), ("up", self.n_ff, self.n_embd)):
+                yield random.matrix(f"{prefix}ffn_{part}.weight", rows, row)
+                if self.ffn_bias:
+                    yield random.values(f"{prefix}ffn_{part}.bias", rows, spread=0.5)
+            yield random.matrix(prefix + "ffn_down.weight", self.n_embd, self.n_ff)
+            if self.ffn_bias:
+                yield random.values(prefix + "ffn_down.bias", self.n_embd, spread=0.5)
+        yield random.norm("output_norm.weight", self.n_embd)
+        if not self.tied:
+            yield random.values("output.weight", n_vocab, self.n_embd, spread=logit_spread)
 
 
 @dataclass(frozen=True)
@@ -82,6 +225,8 @@ class TinyGemma3:
     of the global layers' positions, left out if None. softcap: final_logit_softcapping, left out if None. bias: of
     every product of a layer, the gated ones included.
     """
+
+    family: ClassVar[str] = "gemma3"
 
     n_layer: int = 7
     n_embd: int = 64
@@ -106,156 +251,60 @@ class TinyGemma3:
     add_bos: bool = True
     seed: int = 0
 
+    def add_hyperparameters(self, writer: gguf.GGUFWriter) -> None:
+        add_sizes(writer, self)
+        writer.add_rope_freq_base(self.rope_base)
+        if self.window is not None:
+            writer.add_sliding_window(self.window)
+        if self.pattern is not None:
+            pattern = self.pattern if isinstance(self.pattern, int) else list(self.pattern)
+            writer.add_sliding_window_pattern(pattern)
+        if self.rope_base_swa is not None:
+            writer.add_float32("gemma3.rope.freq_base_swa", self.rope_base_swa)
+        if self.factor is not None:
+            writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(self.factor)
+        if self.softcap is not None:
+            writer.add_final_logit_softcapping(self.softcap)
 
-Tiny = TinyLlama | TinyGemma3
+    def tensors(self, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
+        q_dim, kv_dim = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
+        random = Random(self.seed)
+
+        def product(name: str, rows: int, row: int) -> Iterator[tuple[str, np.ndarray]]:
+            yield random.matrix(name + ".weight", rows, row)
+            if self.bias:
+                yield random.values(name + ".bias", rows, spread=0.5)
+
+        logit_spread = 3 * self.n_embd**-0.5
+        yield random.values("token_embd.weight", n_vocab, self.n_embd, spread=logit_spread)
+        for layer in range(self.n_layer):
+            prefix = f"blk.{layer}."
+            yield random.norm(prefix + "attn_norm.weight", self.n_embd)
+            for part, rows in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)):
+                yield from product(f"{prefix}attn_{part}", rows, self.n_embd)
+            for part in "qk":  # large enough that attention picks out tokens
+                yield random.norm(f"{prefix}attn_{part}_norm.weight", self.head_dim, mean=1.5)
+            yield from product(prefix + "attn_output", self.n_embd, q_dim)
+            yield random.norm(prefix + "post_attention_norm.weight", self.n_embd)
+            yield random.norm(prefix + "ffn_norm.weight", self.n_embd)
+            yield from product(prefix + "ffn_gate", self.n_ff, self.n_embd)
+            yield from product(prefix + "ffn_up", self.n_ff, self.n_embd)
+            yield from product(prefix + "ffn_down", self.n_embd, self.n_ff)
+            yield random.norm(prefix + "post_ffw_norm.weight", self.n_embd)
+        yield random.norm("output_norm.weight", self.n_embd)
+        if not self.tied:
+            yield random.values("output.weight", n_vocab, self.n_embd, spread=logit_spread)
 
 
 def tiny_llama(spec: TinyLlama = TinyLlama(), *, pre: str = "smollm", dequantized: bool = False) -> bytes:
-    """A GGUF file of the spec, with a byte-level BPE tokenizer of the given pre-tokenizer.
-
-    dequantized: the same weights, in F32: what a product without quantized activations gives.
-    """
-    return _file(spec.family, spec, _add_llama, tensors, pre, dequantized)
+    """As `tiny_model`."""
+    return tiny_model(spec, pre=pre, dequantized=dequantized)
 
 
 def tiny_gemma3(spec: TinyGemma3 = TinyGemma3(), *, dequantized: bool = False) -> bytes:
-    """A GGUF file of the spec, as `tiny_llama`; the tokenizer too, where real files have SentencePiece."""
-    return _file("gemma3", spec, _add_gemma3, gemma3_tensors, "smollm", dequantized)
-
-
-def _file(
-    architecture: str,
-    spec: Tiny,
-    add_hyperparameters: Callable[[gguf.GGUFWriter, Any], None],
-    tensors: Callable[[Any, int], Iterable[tuple[str, np.ndarray]]],
-    pre: str,
-    dequantized: bool,
-) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tiny.gguf"
-        writer = gguf.GGUFWriter(path, architecture)
-        tokens, merges = vocabulary(spec.n_vocab)
-        writer.add_name("tiny")
-        add_hyperparameters(writer, spec)
-        _add_tokenizer(writer, spec, pre, tokens, merges)
-        for name, values in tensors(spec, len(tokens)):
-            kind = tensor_type(spec, name, values)
-            data = quantized(values, kind)
-            if dequantized:
-                data, kind = dequantize(data, kind), GGMLType.F32
-            # Of bytes without a sign, gguf wants to know the blocks itself.
-            writer.add_tensor(name, data.view(np.int8), raw_shape=values.shape, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return path.read_bytes()
-
-
-class _Random:
-    """Named random tensors of a seed: the same values whatever else the model has."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def values(self, name: str, *shape: int, spread: float, mean: float = 0.0) -> tuple[str, np.ndarray]:
-        rng = np.random.RandomState([self._seed, crc32(name.encode())])
-        return name, (mean + spread * rng.standard_normal(shape)).astype(np.float32)
-
-    def matrix(self, name: str, rows: int, length: int) -> tuple[str, np.ndarray]:
-        return self.values(name, rows, length, spread=length**-0.5)
-
-    def norm(self, name: str, length: int, mean: float = 1.0) -> tuple[str, np.ndarray]:
-        return self.values(name, length, spread=0.1, mean=mean)
-
-
-def tensors(spec: TinyLlama, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor's name and float32 values, shaped (rows, row length), before quantization."""
-    stacked: dict[str, list[np.ndarray]] = {}
-    for name, values in _all_tensors(spec, n_vocab):
-        layer, found, part = name.rpartition(".attn_")
-        if any(fnmatch.fnmatch(name, pattern) for pattern in spec.without):
-            continue
-        which, _, kind = part.partition(".")
-        if not (spec.fused and found and which in "qkv"):
-            yield name, values
-            continue
-        stacked.setdefault(kind, []).append(values)
-        if which == "v":
-            yield f"{layer}.attn_qkv.{kind}", np.concatenate(stacked.pop(kind))
-
-
-def _all_tensors(spec: TinyLlama, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
-    head_dim = spec.head_dim or spec.n_embd // spec.n_head
-    q_dim, kv_dim = spec.n_head * head_dim, spec.n_head_kv * head_dim
-    random = _Random(spec.seed)
-    logit_spread = 3 * spec.n_embd**-0.5  # so that the most likely token stands out
-    yield random.values("token_embd.weight", n_vocab, spec.n_embd, spread=logit_spread if spec.tied else 1.0)
-    if spec.rope_freqs:
-        n_rot = spec.rope_dims or head_dim
-        yield "rope_freqs.weight", np.geomspace(1.0, 8.0, n_rot // 2).astype(np.float32)
-    for layer in range(spec.n_layer):
-        prefix = f"blk.{layer}."
-        yield random.norm(prefix + "attn_norm.weight", spec.n_embd)
-        for part, rows in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)):
-            yield random.matrix(f"{prefix}attn_{part}.weight", rows, spec.n_embd)
-            if spec.bias:
-                yield random.values(f"{prefix}attn_{part}.bias", rows, spread=0.5)
-        if spec.head_norms:
-            for part in "qk":  # large enough that attention picks out tokens
-                yield random.norm(f"{prefix}attn_{part}_norm.weight", head_dim, mean=1.5)
-        yield random.matrix(prefix + "attn_output.weight", spec.n_embd, q_dim)
-        ffn_norm = "post_attention_norm" if spec.family == "seed_oss" else "ffn_norm"
-        yield random.norm(f"{prefix}{ffn_norm}.weight", spec.n_embd)
-        for part, rows, row in (("gate", spec.n_ff, spec.n_embd), ("up", spec.n_ff, spec.n_embd)):
-            yield random.matrix(f"{prefix}ffn_{part}.weight", rows, row)
-            if spec.ffn_bias:
-                yield random.values(f"{prefix}ffn_{part}.bias", rows, spread=0.5)
-        yield random.matrix(prefix + "ffn_down.weight", spec.n_embd, spec.n_ff)
-        if spec.ffn_bias:
-            yield random.values(prefix + "ffn_down.bias", spec.n_embd, spread=0.5)
-    yield random.norm("output_norm.weight", spec.n_embd)
-    if not spec.tied:
-        yield random.values("output.weight", n_vocab, spec.n_embd, spread=logit_spread)
-
-
-def gemma3_tensors(spec: TinyGemma3, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
-    """As `tensors`, of a gemma3 model."""
-    q_dim, kv_dim = spec.n_head * spec.head_dim, spec.n_head_kv * spec.head_dim
-    random = _Random(spec.seed)
-
-    def product(name: str, rows: int, row: int) -> Iterator[tuple[str, np.ndarray]]:
-        yield random.matrix(name + ".weight", rows, row)
-        if spec.bias:
-            yield random.values(name + ".bias", rows, spread=0.5)
-
-    logit_spread = 3 * spec.n_embd**-0.5
-    yield random.values("token_embd.weight", n_vocab, spec.n_embd, spread=logit_spread)
-    for layer in range(spec.n_layer):
-        prefix = f"blk.{layer}."
-        yield random.norm(prefix + "attn_norm.weight", spec.n_embd)
-        for part, rows in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)):
-            yield from product(f"{prefix}attn_{part}", rows, spec.n_embd)
-        for part in "qk":  # large enough that attention picks out tokens
-            yield random.norm(f"{prefix}attn_{part}_norm.weight", spec.head_dim, mean=1.5)
-        yield from product(prefix + "attn_output", spec.n_embd, q_dim)
-        yield random.norm(prefix + "post_attention_norm.weight", spec.n_embd)
-        yield random.norm(prefix + "ffn_norm.weight", spec.n_embd)
-        yield from product(prefix + "ffn_gate", spec.n_ff, spec.n_embd)
-        yield from product(prefix + "ffn_up", spec.n_ff, spec.n_embd)
-        yield from product(prefix + "ffn_down", spec.n_embd, spec.n_ff)
-        yield random.norm(prefix + "post_ffw_norm.weight", spec.n_embd)
-    yield random.norm("output_norm.weight", spec.n_embd)
-    if not spec.tied:
-        yield random.values("output.weight", n_vocab, spec.n_embd, spread=logit_spread)
-
-
-def tensor_type(spec: Tiny, name: str, values: np.ndarray) -> GGMLType:
-    """A tensor's format: vectors have one of their own, matrices follow the last pattern that fits."""
-    if values.ndim == 1:
-        return GGMLType[spec.vectors]
-    fitting = [kind for pattern, kind in spec.types.items() if fnmatch.fnmatch(name, pattern)]
-    return GGMLType[fitting[-1] if fitting else spec.type]
+    """As `tiny_model`."""
+    return tiny_model(spec, dequantized=dequantized)
 
 
 def vocabulary(n_vocab: int | None = None) -> tuple[list[str], list[str]]:
@@ -281,47 +330,6 @@ def _byte_letters() -> list[str]:
     free = iter(range(256, 512))
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     return [chr(byte if byte in printable else next(free)) for byte in range(256)]
-
-
-def _add_sizes(writer: gguf.GGUFWriter, spec: Tiny) -> None:
-    writer.add_context_length(spec.n_ctx)
-    writer.add_embedding_length(spec.n_embd)
-    writer.add_block_count(spec.n_layer)
-    writer.add_feed_forward_length(spec.n_ff)
-    writer.add_head_count(spec.n_head)
-    writer.add_head_count_kv(spec.n_head_kv)
-    if spec.head_dim is not None:
-        writer.add_key_length(spec.head_dim)
-        writer.add_value_length(spec.head_dim)
-    writer.add_layer_norm_rms_eps(spec.rms_eps)
-
-
-def _add_llama(writer: gguf.GGUFWriter, spec: TinyLlama) -> None:
-    _add_sizes(writer, spec)
-    writer.add_rope_dimension_count(spec.rope_dims or spec.head_dim or spec.n_embd // spec.n_head)
-    writer.add_rope_freq_base(spec.rope_base)
-    if spec.scaling is not None:
-        writer.add_rope_scaling_type(RopeScalingType(spec.scaling))
-        writer.add_rope_scaling_factor(spec.factor)
-    if spec.n_ctx_orig is not None:
-        writer.add_rope_scaling_orig_ctx_len(spec.n_ctx_orig)
-
-
-def _add_gemma3(writer: gguf.GGUFWriter, spec: TinyGemma3) -> None:
-    _add_sizes(writer, spec)
-    writer.add_rope_freq_base(spec.rope_base)
-    if spec.window is not None:
-        writer.add_sliding_window(spec.window)
-    if spec.pattern is not None:
-        pattern = spec.pattern if isinstance(spec.pattern, int) else list(spec.pattern)
-        writer.add_sliding_window_pattern(pattern)
-    if spec.rope_base_swa is not None:
-        writer.add_float32("gemma3.rope.freq_base_swa", spec.rope_base_swa)
-    if spec.factor is not None:
-        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(spec.factor)
-    if spec.softcap is not None:
-        writer.add_final_logit_softcapping(spec.softcap)
 
 
 def without_chat(model: bytes) -> bytes:

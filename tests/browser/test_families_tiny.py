@@ -1,4 +1,4 @@
-"""Whole tiny models of the families that are near to llama, in the page against the numpy forward pass."""
+"""Whole tiny models of every family, in the page against the numpy forward pass."""
 
 from __future__ import annotations
 
@@ -9,34 +9,17 @@ from browser_page import Page
 from test_llama_tiny import LIMIT, N_UBATCH, PROMPT, TOKENS, forward
 
 from llamaweb.planner import FUSIONS
-from tests.reference import ReferenceLlama, ReferenceQwen, ReferenceSeedOss, ReferenceSmolLM3, nmse
-from tests.tiny import TinyLlama, tiny_llama
-
-MODELS: dict[str, tuple[type[ReferenceLlama], TinyLlama]] = {
-    "qwen2": (ReferenceQwen, TinyLlama("qwen2", bias=True, n_head=3, n_head_kv=1, n_embd=96)),
-    "qwen2, odd and untied": (
-        ReferenceQwen,
-        TinyLlama("qwen2", n_embd=50, head_dim=10, n_ff=86, tied=False, type="F16"),
-    ),
-    "qwen2vl": (ReferenceQwen, TinyLlama("qwen2vl", bias=True, type="Q8_0")),
-    "qwen3": (ReferenceQwen, TinyLlama("qwen3", head_norms=True, head_dim=32, type="Q4_0")),
-    "qwen3, scaled": (
-        ReferenceQwen,
-        TinyLlama("qwen3", head_norms=True, scaling="yarn", factor=4.0, n_ctx_orig=16, n_head_kv=4, tied=False),
-    ),
-    "qwen3vl": (ReferenceQwen, TinyLlama("qwen3vl", head_norms=True, n_layer=1, n_embd=256, n_ff=512, type="Q4_K")),
-    "seed_oss": (ReferenceSeedOss, TinyLlama("seed_oss", bias=True, n_layer=3, rms_eps=1e-2)),
-    "smollm3": (ReferenceSmolLM3, TinyLlama("smollm3", n_layer=5, rope_base=5e6)),
-    "smollm3, quantized": (ReferenceSmolLM3, TinyLlama("smollm3", n_layer=4, n_head=2, tied=False, type="Q5_0")),
-}
+from tests.families import MODELS
+from tests.reference import nmse
+from tests.tiny import tiny_model
 
 
 def check(page: Page, name: str, **options: Any) -> None:
-    reference, spec = MODELS[name]
-    data = tiny_llama(spec)
+    model = MODELS[name]
+    data = tiny_model(model.spec)
     shape = {"n_prompt": PROMPT, "n_ubatch": N_UBATCH, "subgroups": True, "options": options}
     found, _ = page.run(forward, data=data, tokens=TOKENS, **shape)
-    expected = reference(data).logits(TOKENS)[PROMPT - 1 :]
+    expected = model.reference(data).logits(TOKENS)[PROMPT - 1 :]
     assert found.shape == expected.shape
     errors = [nmse(a, b) for a, b in zip(found, expected, strict=True)]
     assert max(errors) <= LIMIT, errors

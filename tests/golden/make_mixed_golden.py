@@ -25,7 +25,7 @@ import llama_cpp
 import numpy as np
 
 from tests.golden.make_golden import FOLDER, load, logits, write_dequantized
-from tests.tiny import TinyLlama, tensors, tiny_llama, vocabulary
+from tests.tiny import TinyLlama, tiny_llama, vocabulary
 
 # Rows of one K-quant block, two layers (of which llama.cpp favours the last), an output of its own (favoured too).
 SPEC = TinyLlama(n_layer=2, n_embd=256, n_head=8, n_head_kv=1, n_ff=256, tied=False, seed=20)
@@ -68,7 +68,7 @@ def importance() -> ctypes.Array[Importance]:
     """A weight for each column of each matrix, as an importance matrix has; random, from a half to two."""
     random = np.random.RandomState(SPEC.seed)
     entries = []
-    for name, values in tensors(SPEC, len(vocabulary()[0])):
+    for name, values in SPEC.tensors(len(vocabulary()[0])):
         if values.ndim == 2:
             columns = random.uniform(0.5, 2, values.shape[1])
             entries.append(Importance(name.encode(), (ctypes.c_float * columns.size)(*columns), columns.size))

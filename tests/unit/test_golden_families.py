@@ -1,0 +1,24 @@
+"""The forward passes in numpy compute what llama.cpp does, for each family."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llamaweb.architectures import ARCHITECTURES
+from tests.families import FOLDER, MODELS, POSITIONS, TOKENS
+from tests.reference import nmse
+from tests.tiny import tiny_model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_in_numpy_are_llama_cpps(name: str) -> None:
+    model = MODELS[name]
+    found = model.reference(tiny_model(model.spec), kv_f16=False).logits(TOKENS)[POSITIONS]
+    assert nmse(found, np.load(model.golden)[name]) <= model.limit
+
+
+def test_every_family_has_a_model_and_no_others_are_kept() -> None:
+    assert {model.spec.family for model in MODELS.values()} == ARCHITECTURES.keys()
+    kept = [(path.stem, name) for path in FOLDER.iterdir() for name in np.load(path)]
+    assert sorted(kept) == sorted((model.spec.family, name) for name, model in MODELS.items())
