@@ -320,6 +320,15 @@ MALICIOUS = {
         ModelFileError,
         "the tensors 'a' and 'c' overlap",
     ),
+    "Q2_0 of before llama.cpp had it": (
+        header(
+            (),
+            (tensor("a", (128,), 42), tensor("b", (128, 16), 42, 64), tensor("c", kind=42, shape=(64,), offset=608)),
+            640,
+        ),
+        UnsupportedError,
+        "the tensors 'b' and 'c' overlap, as where Q2_0 has blocks of 128 weights",
+    ),
     "tensor twice": (header((), (tensor(), tensor(offset=128)), 512), ModelFileError, "the tensor 'w' is there twice"),
     "long and odd names": (
         header((key("k\n" * 500, 13, b"\0" * 8),)),

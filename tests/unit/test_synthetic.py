@@ -36,11 +36,15 @@ def test_the_file_is_sound_and_its_weights_are_numbers(tmp_path: Path, tokenizer
     assert header.tensors["blk.1.ffn_down.weight"].type == type
     assert header.tensors["blk.1.ffn_down.weight"].shape == (512, 256)
     for tensor in header.tensors.values():
-        data = np.fromfile(path, np.uint8, tensor.nbytes, offset=tensor.offset)
+        values = dequantize(np.fromfile(path, np.uint8, tensor.nbytes, offset=tensor.offset), tensor.type)
         expected = 1.0 if len(tensor.shape) == 1 else 0.02  # of norms, and of matrices
-        assert np.sqrt(np.mean(np.square(dequantize(data, tensor.type)))) == pytest.approx(expected, rel=0.2), (
-            tensor.name
-        )
+        assert np.sqrt(np.mean(np.square(values))) == pytest.approx(expected, rel=0.2), tensor.name
+
+
+@pytest.mark.parametrize(("type", "table"), [(T.Q4_K, T.Q6_K), (T.Q1_0, T.Q1_0), (T.Q2_0, T.Q2_0), (T.F16, T.F16)])
+def test_embeddings_are_as_models_of_the_format_have_them(tokenizer: dict, type: T, table: T) -> None:
+    file = synthetic.HeaderSource("model.gguf", replace(SHAPE, n_embd=256, n_head=4), type, tokenizer)
+    assert asyncio.run(read_header(file)).tensors["token_embd.weight"].type == table
 
 
 def test_it_is_planned_and_its_tokenizer_is_the_donors_padded(tmp_path: Path, tokenizer: dict) -> None:

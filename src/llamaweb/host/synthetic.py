@@ -28,6 +28,7 @@ ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 RECIPE = 2  # raise when files of old should not be used any more
 _PIECE = 1 << 16  # blocks of random weights, repeated
 _SPREAD = 0.02  # about a real model's
+_THROUGHOUT = (*FLOATS, T.Q1_0, T.Q2_0)  # formats that models have in their embeddings, too
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def write(
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """A GGUF file of `shape`, its layers in `format` (Q4_0 where the rows are too short for it), its embeddings in
-    Q6_K, Q8_0 or the format itself if that is a float. `tokenizer`: metadata of a model, whose tokenizer is taken.
+    Q6_K or Q8_0, or in it where models have it there, too. `tokenizer`: metadata of a model, whose tokenizer is taken.
     `progress` is told the bytes that are written."""
     data, _ = header(shape, format, tokenizer)
     random = np.random.default_rng(0)
@@ -173,7 +174,7 @@ def _add(writer: Any, name: str, value: Any) -> None:
 def _tensors(shape: Shape, format: T) -> Iterator[tuple[str, int, int, T]]:
     """Name, rows (0: a vector), columns and format of every tensor."""
     matrix = format if shape.n_embd % GGML_QUANT_SIZES[format][0] == 0 else T.Q4_0
-    table = format if format in FLOATS else T.Q6_K if shape.n_embd % 256 == 0 else T.Q8_0
+    table = matrix if matrix in _THROUGHOUT else T.Q6_K if shape.n_embd % 256 == 0 else T.Q8_0
     embd, ff = shape.n_embd, shape.n_ff
     q, kv = shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim
     yield "token_embd.weight", shape.n_vocab, embd, table

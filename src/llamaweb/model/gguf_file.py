@@ -152,8 +152,8 @@ async def read_header(source: Source, progress: Callable[[int], None] | None = N
     data_offset = -(-cursor.position // alignment) * alignment
     if (await cursor.peek(data_offset - cursor.position)).strip(b"\0"):
         raise cursor.damaged(f"its table of tensors goes on behind the {n_tensors} that it claims")
+    _check_overlaps(cursor, found)
     tensors = {info.name: _placed(cursor, info, data_offset) for info in found}
-    _check_overlaps(cursor, list(tensors.values()))
     return GGUFFile(version, metadata, tensors, alignment, data_offset, cursor.size)
 
 
@@ -277,10 +277,15 @@ def _placed(cursor: _Cursor, info: TensorInfo, data_offset: int) -> TensorInfo:
 
 
 def _check_overlaps(cursor: _Cursor, tensors: list[TensorInfo]) -> None:
-    tensors.sort(key=lambda info: info.offset)
-    for before, after in pairwise(tensors):
+    for before, after in pairwise(sorted(tensors, key=lambda info: info.offset)):
         if before.offset + before.nbytes > after.offset:
-            raise cursor.damaged(f"the tensors {_quoted(before.name)} and {_quoted(after.name)} overlap")
+            overlap = f"the tensors {_quoted(before.name)} and {_quoted(after.name)} overlap"
+            if before.type is GGMLType.Q2_0:
+                raise UnsupportedError(
+                    f"In {cursor.source.name} {overlap}, as where Q2_0 has blocks of 128 weights, of before llama.cpp "
+                    'took it up; use a file with blocks of 64 ("g64" in its name).'
+                )
+            raise cursor.damaged(overlap)
 
 
 class _Cursor:
