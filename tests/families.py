@@ -49,6 +49,7 @@ MODELS: dict[str, Model] = {
         ReferenceQwen,
         TinyLlama("qwen2", n_embd=50, n_head=5, n_head_kv=1, n_ff=86, tied=False, type="F16"),
     ),
+    "qwen2, of two bits": Model(ReferenceQwen, TinyLlama("qwen2", bias=True, n_ff=192, type="Q2_0")),
     # Of this family, llama.cpp v0.5.0 does not read the norms' epsilon: it is too small to matter.
     "qwen2vl": Model(ReferenceQwen, TinyLlama("qwen2vl", bias=True, sections=(2, 3, 3, 0), type="Q8_0", rms_eps=1e-8)),
     "qwen3": Model(ReferenceQwen, TinyLlama("qwen3", head_norms=True, head_dim=32, type="Q4_0")),
@@ -56,11 +57,17 @@ MODELS: dict[str, Model] = {
         ReferenceQwen,
         TinyLlama("qwen3", head_norms=True, scaling="yarn", factor=4.0, n_ctx_orig=16, n_head_kv=4, tied=False),
     ),
+    "qwen3, of one bit": Model(
+        ReferenceQwen, TinyLlama("qwen3", head_norms=True, n_embd=128, n_ff=384, tied=False, type="Q1_0")
+    ),
     "qwen3vl": Model(
         ReferenceQwen,
         TinyLlama("qwen3vl", head_norms=True, sections=(16, 8, 8, 0), n_layer=1, n_embd=256, n_ff=512, type="Q4_K"),
     ),
     "seed_oss": Model(ReferenceSeedOss, TinyLlama("seed_oss", bias=True, n_layer=3, rms_eps=1e-2)),
+    "seed_oss, without biases": Model(
+        ReferenceSeedOss, TinyLlama("seed_oss", n_embd=96, n_head=3, n_head_kv=1, head_dim=16, tied=False, type="BF16")
+    ),
     "smollm3": Model(ReferenceSmolLM3, TinyLlama("smollm3", n_layer=5, rope_base=5e6)),
     "smollm3, quantized": Model(ReferenceSmolLM3, TinyLlama("smollm3", n_layer=4, n_head=2, tied=False, type="Q5_0")),
 }
