@@ -68,7 +68,7 @@ def tiny_model(spec: Tiny, *, pre: str = "smollm", dequantized: bool = False) ->
             data = quantized(values, kind)
             if dequantized:
                 data, kind = dequantize(data, kind), GGMLType.F32
-            # Of bytes without a sign, gguf wants to know the blocks itself.
+            # As signed bytes: of others gguf looks up how they are blocks, and knows not every format.
             writer.add_tensor(name, data.view(np.int8), raw_shape=values.shape, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
