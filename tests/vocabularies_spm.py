@@ -37,21 +37,21 @@ def vocabulary(name: str) -> dict[str, Any]:
         header = asyncio.run(read_header(FileSource(gemma3_path())))
         return {key: value for key, value in header.metadata.items() if key.startswith("tokenizer.")}
     if name == "mistral-v1":
-        return _of_sentencepiece(_mistral().read_bytes())
+        return _of_sentencepiece(mistral_file(MISTRAL_MEMBER).read_bytes())
     return odd_vocabulary(space_prefix=name == "odd")
 
 
-def _mistral() -> Path:
-    """Mistral's SentencePiece model, fetched once."""
+def mistral_file(member: str) -> Path:
+    """A file of mistral-common's wheel, fetched once."""
     package, version, sha256 = MISTRAL
-    path = cache_root() / "vocabularies" / f"{package}-{sha256[:12]}"
+    path = cache_root() / "vocabularies" / f"{package}-{sha256[:12]}-{Path(member).name}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             [file] = pip_download({package: (version, sha256)}, Path(scratch))
             part = Path(scratch) / "part"
             with zipfile.ZipFile(file) as archive:
-                part.write_bytes(archive.read(MISTRAL_MEMBER))
+                part.write_bytes(archive.read(member))
             part.rename(path)
     return path
 

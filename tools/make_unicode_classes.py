@@ -1,5 +1,5 @@
-"""Write src/llamaweb/tokenizer/unicode_classes.py: which characters are \\p{L}, \\p{N}, \\p{P} and \\s in the
-pre-tokenizers.
+"""Write src/llamaweb/tokenizer/unicode_classes.py: which characters are \\p{L}, \\p{M}, \\p{N}, \\p{P},
+\\p{S}, \\p{C} and \\s to the tokenizers.
 
 The classes are those of Unicode 15.1, the version that llama.cpp's tokenizers use. Run it with Python 3.13 (whose
 `unicodedata` is that version), or with PyPI's unicodedata2==15.1.0 installed:
@@ -68,10 +68,13 @@ def ranges(member: Callable[[int], bool]) -> str:
 
 def main() -> None:
     category = category_of()
+    names = {"LETTERS": "L", "MARKS": "M", "NUMBERS": "N", "PUNCTUATION": "P", "SYMBOLS": "S", "CONTROLS": "C"}
     classes = {
-        "LETTERS": ranges(lambda code: category(chr(code)).startswith("L")),
-        "NUMBERS": ranges(lambda code: category(chr(code)).startswith("N")),
-        "PUNCTUATION": ranges(lambda code: category(chr(code)).startswith("P")),
+        # What is not assigned ("Cn") is of no class.
+        **{
+            name: ranges(lambda code: category(chr(code)) != "Cn" and category(chr(code))[0] == letter)  # noqa: B023
+            for name, letter in names.items()
+        },
         "WHITE_SPACE": ranges(WHITE_SPACE.__contains__),
     }
     text = HEADER.format(version=UNICODE)

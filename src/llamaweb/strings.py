@@ -65,6 +65,10 @@ class Strings(Sequence[bytes]):
         first = [string[:_SHOWN] for string in self[:3]]
         return f"Strings({first}{'…' if len(self) > 3 else ''})"
 
+    def joined(self, mark: bytes) -> bytes:
+        """All of them in one, each behind a mark of one byte."""
+        return np.insert(np.frombuffer(self.data, np.uint8), self.starts, mark[0]).tobytes()
+
     def tolist(self) -> list[bytes]:
         return list(self)
 

@@ -1,42 +1,53 @@
 """Write tests/golden/tokenizer/*.json.gz: what llama.cpp makes of many texts, for each vocabulary of the tests.
 
-Needs llama-cpp-python 0.3.36, gguf, numpy and this package; from the repository's top:
+Needs gguf, numpy and this package (`oracle.py` brings llama.cpp); from the repository's top:
 
-    python -m tests.golden.make_tokenizer_golden
+    python -m tests.golden.make_tokenizer_golden [NAME ...]
 
-texts.json.gz: the texts as Latin-1 strings of their bytes. "chosen" come with their ids, "many" with a CRC of them.
+texts.json.gz: the texts as Latin-1 strings of their bytes. "chosen" come with their ids, "many" with a CRC of those of
+CHUNK texts.
 NAME.json.gz: for (add_special, parse_special) in SETTINGS the ids of each chosen text and the CRCs of the others; the
 bytes of all tokens as two SHA-256 (`special` false and true); and what llama.cpp finds as BOS, EOS and end tokens.
-SentencePiece's vocabularies have one CRC for all of "many" in groups of 20, of the ids and of the text made of them.
-rules.json.gz: the same for a small made-up vocabulary under every pre-tokenizer's name, all ids as one CRC.
+SentencePiece's vocabularies have CRCs of groups of 20, of the ids and of the text made of them.
+rules.json.gz: for every pre-tokenizer's name the same of a small made-up vocabulary and the chosen texts, all ids as
+one CRC, and the ids of all texts by another one, whose merges go across the edges of words.
+spaces.json.gz: CRCs of the ids of texts with white space beside special tokens, for vocabularies that take it away.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gzip
 import hashlib
 import json
 import sys
-import tempfile
 from binascii import crc32
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
-import llama_cpp
 import numpy as np
 
 from llamaweb.tokenizer.pretokenizers import PRE_TOKENIZERS
-from tests.golden.tokenizer_texts import CHOSEN, INVALID, boundary_texts, random_texts
-from tests.vocabularies import NAMES, odd_vocabulary, vocabulary
+from tests.golden.oracle import Oracle
+from tests.golden.tokenizer_texts import CHOSEN, INVALID, boundary_texts, plainly_spaced, random_texts, spaced_texts
+from tests.vocabularies import (
+    NAMES,
+    WITHOUT_LONG_SPACES,
+    crossing_vocabulary,
+    odd_vocabulary,
+    stripping_vocabularies,
+    vocabulary,
+)
+from tests.vocabularies_more import NAMES as MORE_NAMES
+from tests.vocabularies_more import vocabulary as more_vocabulary
 from tests.vocabularies_spm import NAMES as SPM_NAMES
 from tests.vocabularies_spm import vocabulary as spm_vocabulary
 
 FOLDER = Path(__file__).parent / "tokenizer"
 SETTINGS = ((True, False), (False, True))
 GROUP = 20
+CHUNK = 250
+LATER = {"glm5"}  # names that came after llama.cpp of September 2026
 
 
 def ids_crc(ids: list[int]) -> int:
@@ -52,116 +63,93 @@ def pieces_digest(pieces: list[bytes]) -> str:
     return digest.hexdigest()
 
 
-def write_gguf(path: Path, metadata: dict[str, Any]) -> None:
-    """A GGUF file with a vocabulary and no weights."""
-    writer = gguf.GGUFWriter(path, "llama")
-    for key, value in metadata.items():
-        if isinstance(value, np.ndarray):
-            writer.add_array(key, value.tolist())
-        elif isinstance(value, list):
-            writer.add_array(key, value)
-        elif isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        else:
-            writer.add_string(key, value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-
-
-class Oracle:
-    """llama.cpp's own vocabulary."""
-
-    def __init__(self, path: Path) -> None:
-        self._llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
-        self.vocab = llama_cpp.llama_model_get_vocab(self._llama.model)
-        self.n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
-
-    def encode(self, text: bytes, add_special: bool, parse_special: bool) -> list[int]:
-        room = len(text) * 3 + 8
-        buffer = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self.vocab, text, len(text), buffer, room, add_special, parse_special)
-        if count < 0:
-            raise RuntimeError(f"llama.cpp wants room for {-count} tokens")
-        return list(buffer[:count])
-
-    def detokenize(self, ids: list[int], special: bool) -> bytes:
-        tokens = (llama_cpp.llama_token * len(ids))(*ids)
-        buffer = ctypes.create_string_buffer(64 * len(ids) + 64)
-        count = llama_cpp.llama_detokenize(self.vocab, tokens, len(ids), buffer, len(buffer), False, special)
-        if count < 0:
-            raise RuntimeError(f"llama.cpp wants room for {-count} bytes")
-        return buffer.raw[:count]
-
-    def token(self, role: Callable[[Any], int]) -> int | None:
-        id = role(self.vocab)
-        return None if id == llama_cpp.LLAMA_TOKEN_NULL else id
-
-    def piece(self, token: int, special: bool) -> bytes:
-        buffer = ctypes.create_string_buffer(4096)
-        count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)
-        return buffer.raw[:count]
-
-
 def golden(metadata: dict[str, Any], chosen: list[bytes], many: list[bytes]) -> dict[str, Any]:
     """What llama.cpp says of one vocabulary."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "vocabulary.gguf"
-        write_gguf(path, metadata)
-        oracle = Oracle(path)
-        return {
-            "chosen": [[oracle.encode(text, *setting) for text in chosen] for setting in SETTINGS],
-            "many": [[ids_crc(oracle.encode(text, *setting)) for text in many] for setting in SETTINGS],
-            "texts": [
-                [crc32(oracle.detokenize(oracle.encode(text, *setting), setting[1])) for text in chosen + many]
-                for setting in SETTINGS
-            ],
-            "pieces": [
-                pieces_digest([oracle.piece(token, special) for token in range(oracle.n_vocab)])
-                for special in (False, True)
-            ],
-            "n_vocab": oracle.n_vocab,
-            "bos": oracle.token(llama_cpp.llama_vocab_bos),
-            "eos": oracle.token(llama_cpp.llama_vocab_eos),
-            "eog": [id for id in range(oracle.n_vocab) if llama_cpp.llama_vocab_is_eog(oracle.vocab, id)],
-            "add_bos": bool(llama_cpp.llama_vocab_get_add_bos(oracle.vocab)),
-            "add_eos": bool(llama_cpp.llama_vocab_get_add_eos(oracle.vocab)),
-        }
+    oracle = Oracle(metadata)
+    found = {
+        "chosen": [[oracle.encode(text, *setting) for text in chosen] for setting in SETTINGS],
+        "many": [[ids_crc(oracle.encode(text, *setting)) for text in many] for setting in SETTINGS],
+        "texts": [
+            [crc32(oracle.detokenize(oracle.encode(text, *setting), setting[1])) for text in chosen + many]
+            for setting in SETTINGS
+        ],
+        "pieces": [
+            pieces_digest([oracle.piece(token, special) for token in range(oracle.n_vocab)])
+            for special in (False, True)
+        ],
+        **oracle.roles(),
+    }
+    oracle.close()
+    return found
+
+
+def grouped(crcs: list[int], size: int) -> list[int]:
+    """One number for so many texts each."""
+    return [ids_crc(crcs[start : start + size]) for start in range(0, len(crcs), size)]
 
 
 def write(name: str, value: Any) -> None:
     data = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
     (FOLDER / f"{name}.json.gz").write_bytes(gzip.compress(data, 9, mtime=0))
+    print(name, (FOLDER / f"{name}.json.gz").stat().st_size, "bytes", file=sys.stderr)
 
 
-def main() -> None:
+def rules(chosen: list[bytes], many: list[bytes]) -> dict[str, Any]:
+    """By pre-tokenizer's name, what llama.cpp makes of the odd vocabulary and, as "crossing", of the crossing one."""
+    found: dict[str, Any] = {}
+    for pre in sorted(PRE_TOKENIZERS.keys() - LATER):
+        found[pre] = golden(odd_vocabulary(pre), plainly_spaced(chosen), [])
+        del found[pre]["texts"], found[pre]["many"]
+        found[pre]["chosen"] = [ids_crc([ids_crc(ids) for ids in lists]) for lists in found[pre]["chosen"]]
+        oracle = Oracle(crossing_vocabulary(pre, chosen + many))
+        lines = chosen + many if PRE_TOKENIZERS[pre].byte_level else plainly_spaced(chosen + many)
+        found[pre]["crossing"] = grouped([ids_crc(oracle.encode(text, False, False)) for text in lines], CHUNK)
+        oracle.close()
+    return found
+
+
+def spaces(metadata: dict[str, Any]) -> list[int]:
+    oracle = Oracle(metadata)
+    found = [
+        ids_crc([ids_crc(oracle.encode(text, True, parse)) for text in spaced_texts(metadata)])
+        for parse in (False, True)
+    ]
+    oracle.close()
+    return found
+
+
+def spelled(found: dict[str, Any]) -> dict[str, Any]:
+    """Of SentencePiece's vocabularies the texts made of ids, too."""
+    return {**found, **{key: [grouped(crcs, GROUP) for crcs in found[key]] for key in ("many", "texts")}}
+
+
+def bytewise(found: dict[str, Any]) -> dict[str, Any]:
+    del found["texts"]
+    return {**found, "many": [grouped(crcs, CHUNK) for crcs in found["many"]]}
+
+
+def main(wanted: list[str]) -> None:
+    """Write all files, or those that are wanted."""
     FOLDER.mkdir(exist_ok=True)
     chosen = [text.encode() for text in CHOSEN] + INVALID
     many = boundary_texts() + random_texts(5000, seed=1)
-    write("texts", {"chosen": [t.decode("latin-1") for t in chosen], "many": [t.decode("latin-1") for t in many]})
-    for name in SPM_NAMES:
-        found = golden(spm_vocabulary(name), chosen, many)
-        for key in ("many", "texts"):
-            found[key] = [
-                [ids_crc(crcs[start : start + GROUP]) for start in range(0, len(crcs), GROUP)] for crcs in found[key]
-            ]
-        write(name, found)
-        print(name, (FOLDER / f"{name}.json.gz").stat().st_size, "bytes", file=sys.stderr)
-    for name in NAMES:
-        found = golden(vocabulary(name), chosen, many)
-        del found["texts"]
-        write(name, found)
-        print(name, (FOLDER / f"{name}.json.gz").stat().st_size, "bytes", file=sys.stderr)
-    rules = {}
-    for pre in PRE_TOKENIZERS:
-        rules[pre] = golden(odd_vocabulary(pre), chosen, many[-1000:])
-        del rules[pre]["texts"]
-        crcs = [[ids_crc(ids) for ids in lists] for lists in rules[pre].pop("chosen")]
-        rules[pre]["many"] = [ids_crc(a + b) for a, b in zip(crcs, rules[pre]["many"], strict=True)]
-    write("rules", rules)
+    plain = plainly_spaced(chosen), plainly_spaced(many)
+    makers: dict[str, Callable[[], Any]] = {
+        "texts": lambda: {"chosen": [t.decode("latin-1") for t in chosen], "many": [t.decode("latin-1") for t in many]},
+        **{name: lambda name=name: spelled(golden(spm_vocabulary(name), chosen, many)) for name in SPM_NAMES},
+        **{
+            name: lambda name=name: bytewise(
+                golden(vocabulary(name), *(plain if name in WITHOUT_LONG_SPACES else (chosen, many)))
+            )
+            for name in NAMES
+        },
+        **{name: lambda name=name: bytewise(golden(more_vocabulary(name), chosen, many)) for name in MORE_NAMES},
+        "rules": lambda: rules(chosen, many),
+        "spaces": lambda: {name: spaces(metadata) for name, metadata in stripping_vocabularies().items()},
+    }
+    for name in wanted or makers:
+        write(name, makers[name]())
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

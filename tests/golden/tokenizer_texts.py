@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+from typing import Any
+
+import numpy as np
 
 from llamaweb.tokenizer import unicode_classes
+from llamaweb.tokenizer.byte_level import decode_utf8
 
 CHOSEN = [
     "",
@@ -172,3 +176,18 @@ def random_texts(count: int, seed: int) -> list[bytes]:
             pieces = ["".join(rng.choices(rng.choice(pools), k=rng.randint(1, 5))) for _ in range(rng.randint(1, 8))]
             texts.append(rng.choice(("", " ")).join(pieces).encode())
     return texts
+
+
+def plainly_spaced(texts: list[bytes]) -> list[bytes]:
+    """The texts that spell no space in more bytes than one, where llama.cpp ends if tokens are not written in bytes."""
+    return [text for text in texts if " " not in decode_utf8(text.replace(b" ", b""))]
+
+
+def spaced_texts(metadata: dict[str, Any], count: int = 400) -> list[bytes]:
+    """Texts of special tokens of a vocabulary, words, and white space of all kinds beside them."""
+    rng = random.Random(2)
+    types = metadata["tokenizer.ggml.token_type"]
+    special = [metadata["tokenizer.ggml.tokens"][token] for token in np.flatnonzero((types != 1) & (types != 6))]
+    blanks = [b" ", b"  ", b"\n", b"\t ", b" \r\n", b"\v\f", "\u00a0".encode(), b""]
+    parts = (special, blanks, [b"a", b"hello", b" the", b"<"], blanks)
+    return [b"".join(rng.choice(rng.choice(parts)) for _ in range(rng.randint(1, 12))) for _ in range(count)]

@@ -17,16 +17,19 @@ import numpy as np
 import pytest
 
 from llamaweb.errors import LlamaWebError, ModelFileError, ModelWarning, UnsupportedError
-from llamaweb.tokenizer import Tokenizer, bpe, load_tokenizer, pretokenizers, unicode_classes
-from llamaweb.tokenizer.byte_level import SYMBOLS, decode_utf8
+from llamaweb.tokenizer import Tokenizer, bpe, load_tokenizer, pretokenizers, unicode_classes, words
+from llamaweb.tokenizer.byte_level import decode_utf8
 from llamaweb.tokenizer.merging import Merger
+from llamaweb.tokenizer.patterns import compile_pattern
 from tests.crafted import crafted, header
+from tests.golden.tokenizer_texts import plainly_spaced
 from tests.pace import rounds
-from tests.vocabularies import NAMES, odd_vocabulary, vocabulary
+from tests.vocabularies import odd_vocabulary, vocabulary
 
 GOLDEN = Path(__file__).parents[1] / "golden/tokenizer"
 SETTINGS = ((True, False), (False, True))  # (add_special, parse_special), as in the golden files
-LOST_BYTES = {"smollm2": 21}  # control characters, and lead bytes of planes 4 to 11 or of no character at all
+NAMES = ("smollm2", "gpt2")  # of real vocabularies; tests/golden/test_tokenizers.py has all
+LATER = {"glm5"}  # names that came after llama.cpp of September 2026
 
 
 @functools.cache
@@ -69,42 +72,16 @@ def test_ids_of_chosen_texts_are_llama_cpps(name: str) -> None:
             assert tok.encode(text, add_special=add, parse_special=parse) == ids, (text, add, parse)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_ids_of_class_boundaries_and_random_texts_are_llama_cpps(name: str) -> None:
-    tok = tokenizer(name)
-    assert len(texts("many")) > 5000
-    for (add, parse), expected in zip(SETTINGS, golden(name)["many"], strict=True):
-        for text, number in zip(texts("many"), expected, strict=True):
-            assert crc(tok.encode(text, add_special=add, parse_special=parse)) == number, (text, add, parse)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_token_bytes_and_end_tokens_are_llama_cpps(name: str) -> None:
-    tok, expected = tokenizer(name), golden(name)
-    assert roles(tok) == {key: expected[key] for key in roles(tok)}
-    assert [pieces_digest(tok, special) for special in (False, True)] == expected["pieces"]
-
-
-@pytest.mark.parametrize("pre", pretokenizers.PRE_TOKENIZERS)
+@pytest.mark.parametrize("pre", sorted(pretokenizers.PRE_TOKENIZERS.keys() - LATER))
 def test_every_pre_tokenizer_name_follows_llama_cpps_rules(pre: str) -> None:
+    """Of all texts: tests/golden/test_tokenizers.py."""
     tok, expected = load_tokenizer(odd_vocabulary(pre)), golden("rules")[pre]
     assert roles(tok) == {key: expected[key] for key in roles(tok)}
-    assert [pieces_digest(tok, special) for special in (False, True)] == expected["pieces"]
-    sample = texts("chosen") + texts("many")[-1000:]
+    if pre != "whitespace":  # llama.cpp reads what is not written in GPT-2's alphabet as if it were
+        assert [pieces_digest(tok, special) for special in (False, True)] == expected["pieces"]
+    sample = plainly_spaced(texts("chosen"))
     crcs = [crc([crc(tok.encode(t, add_special=a, parse_special=p)) for t in sample]) for a, p in SETTINGS]
-    assert crcs == expected["many"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_text_survives_the_round_trip_byte_by_byte(name: str) -> None:
-    tok, tokens = tokenizer(name), set(vocabulary(name)["tokenizer.ggml.tokens"])
-    # A few bytes have no token in SmolLM2's vocabulary; llama.cpp drops them, and so must we.
-    lost = bytes(byte for byte, symbol in enumerate(SYMBOLS) if symbol not in tokens)
-    assert len(lost) == LOST_BYTES.get(name, 0)
-    for text in texts("chosen") + texts("many"):
-        readable = decode_utf8(text).encode("utf-8", "surrogatepass").translate(None, lost)
-        for parse in (False, True):
-            assert tok.decode(tok.encode(text, add_special=False, parse_special=parse), special=True) == readable
+    assert crcs == expected["chosen"]
 
 
 def test_a_string_and_its_utf8_give_the_same_ids() -> None:
@@ -156,7 +133,7 @@ def test_a_stream_hides_control_tokens_unless_asked_for() -> None:
 def test_character_classes_are_those_of_the_table_for_every_code_point() -> None:
     for pattern, table in (
         (r"\p{L}", unicode_classes.LETTERS),
-        (r"\p{N}", unicode_classes.NUMBERS),
+        (r"[^\p{M}]", unicode_classes.MARKS),
         (r"\s", unicode_classes.WHITE_SPACE),
     ):
         members, end = set(), 0
@@ -164,12 +141,14 @@ def test_character_classes_are_those_of_the_table_for_every_code_point() -> None
             gap, length = (int(number, 16) for number in item.split("+"))
             members |= set(range(end + gap, end + gap + length))
             end += gap + length
-        compiled = pretokenizers._compile(pattern)
+        compiled = compile_pattern(pattern)
+        if pattern.startswith("[^"):
+            members = set(range(0x110000)) - members
         assert {code for code in range(0x110000) if compiled.fullmatch(chr(code))} == members
 
 
 def test_words_joined_are_the_text_again() -> None:
-    for rule in {rule.patterns: rule for rule in pretokenizers.PRE_TOKENIZERS.values()}.values():
+    for rule in {rule.cuts: rule for rule in pretokenizers.PRE_TOKENIZERS.values()}.values():
         split = pretokenizers.splitter(rule)
         for text in texts("chosen"):
             assert "".join(split(decode_utf8(text))) == decode_utf8(text)
@@ -224,8 +203,8 @@ def test_tokenizing_takes_a_few_steps_of_python_for_a_token_of_the_vocabulary_an
 def test_the_cache_of_words_stays_bounded() -> None:
     tok = load_tokenizer(vocabulary("smollm2"))
     assert isinstance(tok, bpe.BPETokenizer)
-    tok.encode(" ".join(f"w{chr(0x4E00 + n)}" for n in range(bpe.CACHED_WORDS + 100)))
-    assert 0 < len(tok._words) <= bpe.CACHED_WORDS
+    tok.encode(" ".join(f"w{chr(0x4E00 + n)}" for n in range(words.CACHED_WORDS + 100)))
+    assert 0 < len(tok._words.remembered) <= words.CACHED_WORDS
 
 
 DAMAGED: dict[str, dict[str, Any]] = {
@@ -315,9 +294,8 @@ def test_the_default_pre_tokenizer_cuts_as_llama_cpps() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("model", "t5", "'t5'"),
+        ("model", "t6", "'t6'"),
         ("model", None, "no tokenizer"),
-        ("pre", "tekken", "'tekken'"),
     ],
 )
 def test_a_tokenizer_that_is_not_supported_is_named(key: str, value: str | None, named: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gguf import TokenType
 
 from llamaweb.errors import LlamaWebError, ModelWarning, UnsupportedError
-from llamaweb.tokenizer import Tokenizer, bpe, load_tokenizer, merging, pretokenizers, spm
+from llamaweb.tokenizer import KINDS, Tokenizer, bpe, load_tokenizer, merging, pretokenizers, spm, words
 from llamaweb.tokenizer.base import _byte
 from llamaweb.tokenizer.byte_level import SYMBOLS, decode_utf8, token_to_bytes
 from llamaweb.tokenizer.merging import Merger
@@ -122,8 +122,8 @@ def test_text_of_strangers_holds_user_defined_tokens_but_no_control_tokens() -> 
 def test_a_word_that_is_a_token_ignores_the_merges_only_where_the_rule_says_so() -> None:
     more = (("ab", NORMAL), ("abc", NORMAL))
     assert bytewise(*more, merges="a b").encode("abc") == [268, *letters("c")]
-    assert bytewise(*more, merges="a b", pre="glm4").encode("abc") == [269]
-    assert bytewise(*more, merges="a b", pre="glm4").encode("abcd") == [268, *letters("cd")]
+    assert bytewise(*more, merges="a b", pre="youtu").encode("abc") == [269]
+    assert bytewise(*more, merges="a b", pre="youtu").encode("abcd") == [268, *letters("cd")]
     # What merges give that is no token is spelled; a byte without a token is left out, as llama.cpp does.
     assert bytewise(*more, merges="x y").encode("axy") == letters("axy")
 
@@ -139,15 +139,16 @@ def test_short_words_are_remembered_and_long_ones_are_not(
     tok: bpe.BPETokenizer | spm.SPMTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a text of long words would fill the memory."""
-    module = bpe if isinstance(tok, bpe.BPETokenizer) else spm
     for length in (1, 63, 64, 65, 200):
         ids = tok.encode("x" * length, add_special=False)
         assert tok.decode(ids) == b"x" * length and tok.encode("x" * length, add_special=False) == ids
-    assert sorted(map(len, tok._words)) == [1, 63, 64]
-    monkeypatch.setattr(module, "CACHED_WORDS", 5)
+    assert sorted(map(len, tok._words.remembered)) == [1, 63, 64]
+    monkeypatch.setattr(words, "CACHED_WORDS", 5)
     for word in "abcd":
         tok.encode(word)
-    assert set(tok._words) == set("cd") | ({"x" * 64} & set(tok._words)), "they are forgotten all at once"
+    assert set(tok._words.remembered) == set("cd") | ({"x" * 64} & set(tok._words.remembered)), (
+        "they are forgotten all at once"
+    )
 
 
 def test_a_space_prefix_stands_at_the_beginning_and_behind_special_tokens_only() -> None:
@@ -219,7 +220,7 @@ def test_a_token_with_a_space_inside_is_found_across_words(inside: str) -> None:
     whole = 259 + len(singles) + len(parts) - 1
     text = inside.replace("▁", " ")
     assert tok.encode(text) == [whole] and tok.encode(f"y{text}")[-1] == whole
-    assert isinstance(tok, spm.SPMTokenizer) and max(map(len, tok._words)) <= len(text) + 1
+    assert isinstance(tok, spm.SPMTokenizer) and max(map(len, tok._words.remembered)) <= len(text) + 1
 
 
 def test_words_are_cut_at_spaces_where_no_token_goes_on_behind_one() -> None:
@@ -302,7 +303,7 @@ def test_a_shorter_string_is_found_in_few_steps_along_a_long_chain() -> None:
             Counted.looks += 1
             return super().__getitem__(at)
 
-    found._lengths = Counted(found._lengths)
+    found.lengths = Counted(found.lengths)
     assert [found.shortened(len(strings) - 1, most) for most in (399, 398, 170, 1, 0)] == [398, 397, 169, 0, None]
     assert Counted.looks < 150
 
@@ -336,26 +337,33 @@ def test_a_cost_of_zero_and_costs_below_it_merge_in_their_order() -> None:
     assert merge([b"a", b"b", b"a"]) == [b"ab", b"a"]
 
 
-def test_the_kind_and_the_pre_tokenizer_that_are_not_there_are_named_with_those_that_are() -> None:
+def test_a_kind_that_is_not_there_is_named_with_those_that_are() -> None:
     for kind, found in (
         (None, "no tokenizer"),
-        ("t5", "a tokenizer of the kind 't5'"),
+        ("t6", "a tokenizer of the kind 't6'"),
         (7, "a tokenizer of the kind 7"),
     ):
         with pytest.raises(UnsupportedError) as caught:
             load_tokenizer({"tokenizer.ggml.model": kind} if kind else {})
-        assert str(caught.value) == f"The model file has {found}; supported so far: gpt2, llama."
-    for name in ("tekken", 5):
-        with pytest.raises(UnsupportedError) as caught:
-            pretokenizers.pre_tokenizer(name)
-        assert str(caught.value) == (
-            f"The pre-tokenizer {name!r} is not supported yet; use a model with that of GPT-2, SmolLM, Llama 3, Qwen 2 "
-            "or a model that shares one of them."
-        )
+        assert str(caught.value) == f"The model file has {found}; supported so far: {', '.join(KINDS)}."
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        (None, "does not name its pre-tokenizer"),
+        ("", "does not name its pre-tokenizer"),
+        ("of-tomorrow", "names an unknown pre-tokenizer, 'of-tomorrow'"),
+        (5, "names an unknown pre-tokenizer, 5"),
+    ],
+)
+def test_a_pre_tokenizer_that_is_not_named_or_unknown_is_the_default_one_with_one_warning(
+    name: object, found: str
+) -> None:
     with pytest.warns(ModelWarning) as warned:
-        assert pretokenizers.pre_tokenizer(None) is pretokenizers.DEFAULT
+        assert pretokenizers.pre_tokenizer(name) is pretokenizers.DEFAULT
     assert [str(each.message) for each in warned] == [
-        "The model file does not name its pre-tokenizer (tokenizer.ggml.pre), so that answers may be worse; convert "
+        f"The model file {found} (tokenizer.ggml.pre); the default one is taken, so that answers may be worse; convert "
         "the model again with a current converter."
     ]
 
@@ -363,9 +371,9 @@ def test_the_kind_and_the_pre_tokenizer_that_are_not_there_are_named_with_those_
 def test_what_was_found_once_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     for tok in (bytewise(add_eos_token=False), pieces()):
         found: list[object] = []
-        for name in ("_encode_word", "_piece"):
-            make = getattr(tok, name)
-            monkeypatch.setattr(tok, name, lambda value, make=make, found=found: found.append(value) or make(value))
+        for part, name in ((tok._words, "_encode"), (tok, "_piece")):
+            make = getattr(part, name)
+            monkeypatch.setattr(part, name, lambda value, make=make, found=found: found.append(value) or make(value))
         ids = [tok.encode(text, add_special=False) for text in ("one", "one", "two", "one")]
         assert ids[0] == ids[1] == ids[3] != ids[2] and len(found) == 2
         assert len({tok.decode(ids[0]) for _ in range(3)}) == 1 and len(found) == 2 + len(ids[0])

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from llamaweb.errors import LlamaWebError, ModelFileError
-from llamaweb.tokenizer import Tokenizer, load_tokenizer, spm
+from llamaweb.tokenizer import Tokenizer, load_tokenizer, spm, words
 from llamaweb.tokenizer.merging import Merger
 from tests.pace import rounds
 from tests.vocabularies_spm import NAMES, REAL, odd_vocabulary, vocabulary
@@ -178,8 +178,8 @@ def test_tokenizing_takes_a_few_steps_of_python_for_a_token_of_the_vocabulary_an
 def test_the_cache_of_words_stays_bounded() -> None:
     tok = load_tokenizer(vocabulary("mistral-v1"))
     assert isinstance(tok, spm.SPMTokenizer)
-    tok.encode(" ".join(f"w{chr(0x4E00 + n)}" for n in range(spm.CACHED_WORDS + 100)))
-    assert 0 < len(tok._words) <= spm.CACHED_WORDS
+    tok.encode(" ".join(f"w{chr(0x4E00 + n)}" for n in range(words.CACHED_WORDS + 100)))
+    assert 0 < len(tok._words.remembered) <= words.CACHED_WORDS
 
 
 @pytest.mark.parametrize(

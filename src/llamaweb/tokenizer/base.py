@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 from gguf import TokenType
 
 from llamaweb.errors import LlamaWebError
+from llamaweb.tokenizer.attributes import stripping
 from llamaweb.tokenizer.detokenize import StreamDecoder
 from llamaweb.tokenizer.special import SpecialTokens
 from llamaweb.tokenizer.vocabulary import Vocabulary
@@ -18,7 +20,7 @@ from llamaweb.tokenizer.vocabulary import Vocabulary
 class Tokenizer(ABC):
     """Text to token ids, equal to llama.cpp's, and back to the same bytes."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, metadata: Mapping[str, Any], vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self.n_vocab: int = len(vocabulary.tokens)
         self.bos: int | None = vocabulary.bos
@@ -26,13 +28,19 @@ class Tokenizer(ABC):
         self.eog: frozenset[int] = vocabulary.eog
         self.add_bos: bool = vocabulary.add_bos
         self.add_eos: bool = vocabulary.add_eos
+        self._before = [self.bos] if self.add_bos and self.bos is not None else []
+        self._behind = [self.eos] if self.add_eos and self.eos is not None else []
+
+        self._space_prefix = False
 
         types = vocabulary.types
         hidden = np.flatnonzero((types == TokenType.CONTROL) | (types == TokenType.UNKNOWN)).tolist()
         added = np.flatnonzero(types == TokenType.USER_DEFINED).tolist()
         self._hidden = frozenset(hidden)
-        self._added = SpecialTokens((vocabulary.tokens[token], token) for token in added)
-        self._special = SpecialTokens((vocabulary.tokens[token], token) for token in sorted(hidden + added))
+        special = sorted(hidden + added)
+        strips = stripping(metadata, vocabulary.ids, frozenset(special))
+        self._added = SpecialTokens(((vocabulary.tokens[token], token) for token in added), strips)
+        self._special = SpecialTokens(((vocabulary.tokens[token], token) for token in special), strips)
         self._pieces: dict[int, bytes] = {}
 
     @abstractmethod
@@ -46,11 +54,11 @@ class Tokenizer(ABC):
     def encode(self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of a text. Bytes need not be UTF-8.
 
-        `add_special` adds BOS and EOS if the model wants them; `parse_special` reads control tokens that are written
-        out in the text (`<|im_start|>`) as such, which text of strangers must not do.
+        `add_special` adds what the model wants around a text (BOS, EOS); `parse_special` reads control tokens that are
+        written out in the text (`<|im_start|>`) as such, which text of strangers must not do.
         """
         data = text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
-        ids = [self.bos] if add_special and self.add_bos and self.bos is not None else []
+        ids = [*self._before] if add_special else []
         begins = True
         for part in (self._special if parse_special else self._added).split(data):
             if isinstance(part, int):
@@ -58,17 +66,13 @@ class Tokenizer(ABC):
             else:
                 ids += self._encode_text(part, begins=begins)
             begins = isinstance(part, int)
-        if add_special and self.add_eos and self.eos is not None:
-            ids.append(self.eos)
-        return ids
+        return ids + self._behind if add_special else ids
 
     def encode_prompt(self, text: str | bytes, *, parse_special: bool = False) -> list[int]:
         """Token ids of a text that is to be gone on from: with BOS if the model wants it, which is not doubled where
         the text (a chat template's, say) writes it too, and never with EOS, behind which nothing of sense comes."""
         ids = self.encode(text, add_special=False, parse_special=parse_special)
-        if self.add_bos and self.bos is not None and ids[:1] != [self.bos]:
-            ids.insert(0, self.bos)
-        return ids
+        return ids if ids[:1] == self._before else self._before + ids
 
     def written(self, token: int | None) -> str:
         """How a special token is written in a text; "" for None."""
@@ -77,9 +81,7 @@ class Tokenizer(ABC):
     def encode_to_evaluate(self, text: str | bytes) -> list[int]:
         """Token ids of a text whose perplexity is wanted: with BOS if the model wants it, without EOS, special tokens
         not parsed. LlamaWebError if they are fewer than two."""
-        ids = self.encode(text, add_special=False)
-        if self.add_bos and self.bos is not None:
-            ids = [self.bos, *ids]
+        ids = self._before + self.encode(text, add_special=False)
         if len(ids) < 2:
             found = "a single token" if ids else "empty"
             raise LlamaWebError(f"The text is {found}, but a perplexity needs at least two; give a longer one.")
@@ -95,16 +97,22 @@ class Tokenizer(ABC):
         return piece
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> bytes:
-        """The bytes of a list of tokens."""
-        return b"".join([self.token_bytes(id, special=special) for id in ids])
+        """The bytes of a list of tokens, without the space that encoding put before the first of them."""
+        pieces = [self.token_bytes(id, special=special) for id in ids]
+        if self._space_prefix and pieces:
+            pieces[0] = pieces[0].removeprefix(b" ")
+        return b"".join(pieces)
 
     def stream_decoder(self, special: bool = False) -> StreamDecoder:
         """A decoder for tokens that come one by one."""
         return StreamDecoder(partial(self.token_bytes, special=special))
 
-    def _piece(self, token: int) -> bytes:
+    def _check(self, token: int) -> None:
         if not 0 <= token < self.n_vocab:
             raise LlamaWebError(f"There is no token {token}: the model's ids go from 0 to {self.n_vocab - 1}.")
+
+    def _piece(self, token: int) -> bytes:
+        self._check(token)
         text, token_type = self._vocabulary.tokens[token], int(self._vocabulary.types[token])
         match token_type:
             case TokenType.NORMAL:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+PART = 1 << 16  # bytes of a text that are searched at once
+
 
 class Prefixes:
     """Strings, none of them empty or there twice, in tables for numpy.
@@ -55,27 +57,28 @@ class Prefixes:
             count += len(pairs)
         # Of each string: its length, the longest other one that it begins with, and one further on that way (Myers
         # 1983, "An applicative random-access stack"); the last entry, -1, is of none.
-        self._lengths = [*lengths.tolist(), 0]
-        self._shorter = [-1] * len(self._lengths)
-        self._jump = [-1] * len(self._lengths)
+        self.lengths = [*lengths.tolist(), 0]
+        self._most = max(self.lengths)
+        self.shorter = [-1] * len(self.lengths)
+        self._jump = [-1] * len(self.lengths)
         self._best = np.full(count, -1, np.int32)  # of each state: the longest string that is part of it
         self._order(strings, reached)
 
     def _order(self, strings: Sequence[bytes], reached: dict[int, list[tuple[int, int]]]) -> None:
         """reached: of a string, states on its way and how many bytes of it they are."""
-        depth = [0] * len(self._lengths)
+        depth = [0] * len(self.lengths)
         chain, lengths = [-1], [0]  # the strings that the present one begins with, and itself
         for string in sorted(range(len(strings)), key=strings.__getitem__):
             while len(chain) > 1 and not strings[string].startswith(strings[chain[-1]]):
                 chain.pop()
                 lengths.pop()
             above = chain[-1]
-            self._shorter[string], depth[string] = above, depth[above] + 1
+            self.shorter[string], depth[string] = above, depth[above] + 1
             beside = self._jump[above]
             even = depth[above] - depth[beside] == depth[beside] - depth[self._jump[beside]]
             self._jump[string] = self._jump[beside] if even else above
             chain.append(string)
-            lengths.append(self._lengths[string])
+            lengths.append(self.lengths[string])
             for state, length in reached.get(string, ()):
                 self._best[state] = chain[bisect_right(lengths, length) - 1]
 
@@ -94,16 +97,26 @@ class Prefixes:
             at += (place >= 0) << level
         return self._best[state]
 
+    def everywhere(self, data: bytes) -> memoryview:
+        """The same for all places of a text, int32, in little memory besides."""
+        text, longest = np.frombuffer(data, np.uint8), self._most
+        found = np.empty(len(text), np.int32)
+        for start in range(0, len(text), PART):
+            piece = text[start : start + PART + longest]
+            starts = np.arange(min(PART, len(text) - start))
+            found[start : start + PART] = self.longest(piece, starts)
+        return found.data
+
     def shortened(self, string: int, most: int) -> int | None:
         """The longest string of at most `most` bytes that one begins with; None if there is none."""
-        while self._lengths[string] > most:
+        while self.lengths[string] > most:
             jump = self._jump[string]
-            string = jump if self._lengths[jump] > most else self._shorter[string]
+            string = jump if self.lengths[jump] > most else self.shorter[string]
         return None if string < 0 else string
 
     def _near(self, text: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same without the parts of the text that no string which begins at one of `starts` reaches."""
-        longest, places = max(self._lengths), np.arange(len(text))
+        longest, places = self._most, np.arange(len(text))
         latest = np.full(len(text), -longest)
         latest[starts] = starts
         near = places - np.maximum.accumulate(latest) < longest

@@ -7,51 +7,36 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from llamaweb.errors import LlamaWebError
-from llamaweb.strings import Strings
 from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.merging import Merger
 from llamaweb.tokenizer.vocabulary import flag, read_vocabulary, scores
+from llamaweb.tokenizer.words import SPACE, Words, word_pattern
 
-SPACE = "\u2581".encode()
-"""What vocabularies write for a space."""
-
-CACHED_WORDS = 16384
-CACHED_WORD_LENGTH = 64
 BOS, EOS = 1, 2  # in files that name none
 
 # A symbol is as long as its first byte says, whatever follows: text need not be valid UTF-8.
 _SYMBOL = re.compile(rb"[\xc0-\xdf].?|[\xe0-\xef].{0,2}|[\xf0-\xff].{0,3}|.", re.DOTALL)
-# A space inside a token, after something else; tokens are joined with a byte that is in no text.
-_SPACE_INSIDE = re.compile(rb"(?<!\xff)(?<!\xe2\x96\x81)\xe2\x96\x81")
 
 
 class SPMTokenizer(Tokenizer):
     """A SentencePiece tokenizer from a GGUF file's metadata."""
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
-        super().__init__(read_vocabulary(metadata, bos=BOS, eos=EOS, add_bos=True))
+        super().__init__(metadata, read_vocabulary(metadata, bos=BOS, eos=EOS, add_bos=True))
         self._ids = self._vocabulary.ids
         # The scores with their sign turned: the lowest is merged first, and what is no number last.
         self._costs = array("f", np.nan_to_num(-scores(metadata, self.n_vocab), nan=np.inf).tobytes())
         self._merge = Merger(self._cost)
         self._space_prefix = flag(metadata, "add_space_prefix", True)
         self._bytes = [self._ids.get(b"<0x%02X>" % byte, self._ids.get(bytes((byte,)))) for byte in range(256)]
-        self._word = _word_pattern(self._vocabulary.tokens)
-        self._words: dict[str, list[int]] = {}
-
-    def decode(self, ids: Iterable[int], *, special: bool = False) -> bytes:
-        """The bytes of a list of tokens, without the space that encoding put before the first of them."""
-        ids = list(ids)
-        text = super().decode(ids, special=special)
-        if self._space_prefix and ids and self.token_bytes(ids[0], special=special).startswith(b" "):
-            return text[1:]
-        return text
+        self._word = word_pattern(self._vocabulary.tokens)
+        self._words = Words(lambda word: self._encode_word(word.encode()))
 
     def _encode_text(self, data: bytes, *, begins: bool) -> list[int]:
         if self._space_prefix and begins:
@@ -61,18 +46,7 @@ class SPMTokenizer(Tokenizer):
             text = data.decode()
         except UnicodeDecodeError:  # a symbol may then reach into the next word
             return self._encode_word(data)
-        ids: list[int] = []
-        words = self._words
-        for word in self._word.findall(text):
-            found = words.get(word)
-            if found is None:
-                found = self._encode_word(word.encode())
-                if len(word) <= CACHED_WORD_LENGTH:
-                    if len(words) >= CACHED_WORDS:
-                        words.clear()
-                    words[word] = found
-            ids += found
-        return ids
+        return self._words.encode(self._word.findall(text))
 
     def _encode_word(self, data: bytes) -> list[int]:
         ids: list[int] = []
@@ -98,18 +72,3 @@ class SPMTokenizer(Tokenizer):
 
     def _plain_bytes(self, text: bytes) -> bytes:
         return text.replace(SPACE, b" ")
-
-
-def _word_pattern(tokens: Strings) -> re.Pattern[str]:
-    """Words that are merged independently of each other, so that what was found for one can be remembered.
-
-    A word begins with spaces. It ends before the next ones, unless some token has a space after its last character:
-    Gemma has `>_</` with a space in it.
-    """
-    joined = np.insert(np.frombuffer(tokens.data, np.uint8), tokens.starts, 0xFF).tobytes()
-    goes_on = {
-        joined[max(0, at.start() - 4) : at.start()].decode("utf-8", "ignore")[-1:]
-        for at in _SPACE_INSIDE.finditer(joined)
-    }
-    inside = "".join(f"|(?<={re.escape(character)})\u2581+" for character in sorted(goes_on - {""}))
-    return re.compile(f"\u2581*(?:[^\u2581]{inside})+|\u2581+")

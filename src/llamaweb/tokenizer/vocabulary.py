@@ -71,10 +71,12 @@ class Vocabulary:
     add_eos: bool
 
 
-def read_vocabulary(metadata: Mapping[str, Any], *, bos: int | None, eos: int, add_bos: bool) -> Vocabulary:
+def read_vocabulary(
+    metadata: Mapping[str, Any], *, bos: int | None, eos: int | None, add_bos: bool, add_eos: bool = False
+) -> Vocabulary:
     """The vocabulary in a GGUF file's metadata; ModelFileError if it contradicts itself.
 
-    `bos`, `eos` and `add_bos` hold where the metadata does not say it.
+    `bos`, `eos`, `add_bos` and `add_eos` hold where the metadata does not say it.
     """
     tokens = strings(metadata, "tokenizer.ggml.tokens")
     if not len(tokens):
@@ -85,13 +87,13 @@ def read_vocabulary(metadata: Mapping[str, Any], *, bos: int | None, eos: int, a
     if ids.twice is not None:
         raise damaged(f"tokenizer.ggml.tokens has the token {short(ids.twice.decode(errors='replace'))} twice")
 
-    types = _types(metadata, len(tokens))
+    types = token_types(metadata, len(tokens))
     scores(metadata, len(tokens))
     for role in _UNREAD_ROLES:
-        _token_id(metadata, role, len(tokens))
-    bos = _token_id(metadata, "bos", len(tokens), bos)
-    end = _token_id(metadata, "eos", len(tokens), eos)
-    add_bos, add_eos = flag(metadata, "add_bos_token", add_bos), flag(metadata, "add_eos_token", False)
+        token_id(metadata, role, len(tokens))
+    bos = token_id(metadata, "bos", len(tokens), bos)
+    end = token_id(metadata, "eos", len(tokens), eos)
+    add_bos, add_eos = flag(metadata, "add_bos_token", add_bos), flag(metadata, "add_eos_token", add_eos)
     for wanted, token, name in ((add_bos, bos, "bos"), (add_eos, end, "eos")):
         if wanted and token is None:
             raise damaged(f"tokenizer.ggml.add_{name}_token is set, but there is no tokenizer.ggml.{name}_token_id")
@@ -117,7 +119,8 @@ def damaged(finding: str) -> ModelFileError:
     return ModelFileError(f"The model file's tokenizer is damaged: {finding}; fetch or convert the model again.")
 
 
-def _types(metadata: Mapping[str, Any], n_vocab: int) -> np.ndarray:
+def token_types(metadata: Mapping[str, Any], n_vocab: int) -> np.ndarray:
+    """The tokens' types (gguf.TokenType) as the file has them, int32; all NORMAL if it has none."""
     value = metadata.get("tokenizer.ggml.token_type")
     if value is None:
         return np.full(n_vocab, int(TokenType.NORMAL), np.int32)
@@ -140,7 +143,8 @@ def scores(metadata: Mapping[str, Any], n_vocab: int) -> np.ndarray:
     return value[:n_vocab].astype(np.float32)
 
 
-def _token_id(metadata: Mapping[str, Any], role: str, n_vocab: int, default: int | None = None) -> int | None:
+def token_id(metadata: Mapping[str, Any], role: str, n_vocab: int, default: int | None = None) -> int | None:
+    """`tokenizer.ggml.ROLE_token_id`; with a warning the default, if that is a token, where it is out of range."""
     key = f"tokenizer.ggml.{role}_token_id"
     value = metadata.get(key)
     default = default if default is not None and default < n_vocab else None
@@ -163,13 +167,21 @@ def flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
     return value
 
 
+def needed_id(metadata: Mapping[str, Any], role: str, n_vocab: int, default: int | None = None) -> int:
+    """The same of a token that must be there; ModelFileError if it is not."""
+    found = token_id(metadata, role, n_vocab, default)
+    if found is None:
+        raise damaged(f"there is no tokenizer.ggml.{role}_token_id")
+    return found
+
+
 def _end_of_generation(metadata: Mapping[str, Any], ids: Index, types: np.ndarray, eos: int | None) -> frozenset[int]:
     """Every id that ends an answer; corrects `types` where a token's name says that it is a control token."""
     n_vocab = len(types)
-    named = (eos, _token_id(metadata, "eot", n_vocab), _token_id(metadata, "eom", n_vocab))
+    named = (eos, token_id(metadata, "eot", n_vocab), token_id(metadata, "eom", n_vocab))
     ends = {end for end in named if end is not None}
     for roles, names in _FILL_IN.items():
-        known = [found for role in roles if (found := _token_id(metadata, role, n_vocab)) is not None]
+        known = [found for role in roles if (found := token_id(metadata, role, n_vocab)) is not None]
         by_name = [found for name in names.split() if (found := ids.get(name.encode())) is not None]
         if not known:
             types[by_name[:1]] = TokenType.CONTROL
