@@ -24,6 +24,8 @@ _SHA256 = "0d953e1503d5ab4608d8ed5b739132308c81ac05ffeb760d2a7f30e08a9f90e0"
 _BASE, _GGML, _CPU, _LLAMA = "libggml-base.so", f"libggml.{VERSION}.so", "libggml-cpu-x64.so", f"libllama.{VERSION}.so"
 _N_TYPES = 43  # GGML_TYPE_COUNT
 
+Functions = dict[str, tuple[Any, tuple[Any, ...]]]  # by name, the types of result and arguments
+
 
 class TypeTraits(ctypes.Structure):
     """`ggml_type_traits` of ggml.h."""
@@ -92,7 +94,7 @@ class Batch(ctypes.Structure):
 
 
 _SILENCE = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)(lambda level, text, data: None)
-_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {  # name: (result, arguments)
+_FUNCTIONS: Functions = {
     "llama_model_default_params": (ModelParams, ()),
     "llama_model_load_from_file": (c_void_p, (c_char_p, ModelParams)),
     "llama_model_get_vocab": (c_void_p, (c_void_p,)),
@@ -119,13 +121,18 @@ def _libraries() -> dict[str, Any]:
 def library() -> Any:
     """libllama, silent, with a CPU to run on."""
     libraries = _libraries()
-    llama = libraries[_LLAMA]
-    for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(llama, name)
-        function.restype, function.argtypes = result, arguments
+    llama = declare(libraries[_LLAMA], _FUNCTIONS)
     llama.llama_log_set(_SILENCE, None)
     libraries[_GGML].ggml_backend_load(libraries[_CPU]._name.encode())
     return llama
+
+
+def declare(library: Any, functions: Functions) -> Any:
+    """The library, that knows these of its functions."""
+    for name, (result, arguments) in functions.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
 
 
 def types() -> dict[str, tuple[int, int, int]]:

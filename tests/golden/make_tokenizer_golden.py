@@ -1,6 +1,6 @@
 """Write tests/golden/tokenizer/*.json.gz: what llama.cpp makes of many texts, for each vocabulary of the tests.
 
-Needs gguf, numpy and this package (`oracle.py` brings llama.cpp); from the repository's top:
+Needs gguf, numpy and this package (`llamacpp.py` brings llama.cpp); from the repository's top:
 
     python -m tests.golden.make_tokenizer_golden [NAME ...]
 

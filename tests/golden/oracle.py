@@ -1,12 +1,8 @@
-"""llama.cpp's own vocabularies, of September 2026: its shared libraries out of a pinned npm package, through ctypes.
-
-For the scripts that write golden files, on Linux (x86-64) only.
-"""
+"""llama.cpp's own vocabularies, for the scripts that write golden files."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
 import tempfile
 from collections.abc import Callable
 from ctypes import c_bool, c_char_p, c_int32, c_void_p
@@ -16,47 +12,10 @@ from typing import Any
 import gguf
 import numpy as np
 
-from llamaweb.host.fetch import npm_pack, unpack_members
-from llamaweb.host.kept import cache_root
 from llamaweb.strings import Strings
+from tests.golden.llamacpp import Functions, declare, library
 
-PACKAGE = "@node-llama-cpp/linux-x64@3.22.1"
-SHA256 = "0d953e1503d5ab4608d8ed5b739132308c81ac05ffeb760d2a7f30e08a9f90e0"
-LIBRARIES = ("libggml-base.so", "libggml.v0.5.0.so", "libggml-cpu-x64.so", "libllama.v0.5.0.so")
-
-
-class ModelParams(ctypes.Structure):
-    """`llama_model_params` of llama.h."""
-
-    _fields_ = (
-        ("devices", c_void_p),
-        ("tensor_buft_overrides", c_void_p),
-        ("n_gpu_layers", c_int32),
-        ("split_mode", c_int32),
-        ("load_mode", c_int32),
-        ("lazy_mode", c_int32),
-        ("main_gpu", c_int32),
-        ("tensor_split", c_void_p),
-        ("progress_callback", c_void_p),
-        ("progress_callback_user_data", c_void_p),
-        ("kv_overrides", c_void_p),
-        ("vocab_only", c_bool),
-        ("check_tensors", c_bool),
-        ("use_extra_bufts", c_bool),
-        ("no_host", c_bool),
-        ("no_alloc", c_bool),
-        ("load_mtp", c_bool),
-    )
-
-
-# name: (result, arguments)
-FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "llama_log_set": (None, (c_void_p, c_void_p)),
-    "llama_model_default_params": (ModelParams, ()),
-    "llama_model_load_from_file": (c_void_p, (c_char_p, ModelParams)),
-    "llama_model_free": (None, (c_void_p,)),
-    "llama_model_get_vocab": (c_void_p, (c_void_p,)),
-    "llama_vocab_n_tokens": (c_int32, (c_void_p,)),
+FUNCTIONS: Functions = {
     "llama_vocab_bos": (c_int32, (c_void_p,)),
     "llama_vocab_eos": (c_int32, (c_void_p,)),
     "llama_vocab_is_eog": (c_bool, (c_void_p, c_int32)),
@@ -66,31 +25,6 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_detokenize": (c_int32, (c_void_p, c_void_p, c_int32, c_void_p, c_int32, c_bool, c_bool)),
     "llama_token_to_piece": (c_int32, (c_void_p, c_int32, c_void_p, c_int32, c_int32, c_bool)),
 }
-
-
-@functools.cache
-def library() -> ctypes.CDLL:
-    """libllama, fetched once, silent, with a CPU to run on."""
-    folder = cache_root() / f"llama.cpp-{SHA256[:12]}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            tarball = npm_pack(PACKAGE, SHA256, Path(scratch))
-            unpacked = Path(scratch) / "unpacked"
-            unpacked.mkdir()
-            unpack_members(tarball, {f"package/bins/linux-x64/{name}": unpacked / name for name in LIBRARIES})
-            unpacked.rename(folder)
-    *others, llama = (ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL) for name in LIBRARIES)
-    load = others[1].ggml_backend_load
-    load.restype, load.argtypes = c_void_p, (c_char_p,)
-    for name, (result, arguments) in FUNCTIONS.items():
-        function = getattr(llama, name)
-        function.restype, function.argtypes = result, arguments
-    silence = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)(lambda level, text, data: None)
-    llama._silence = silence  # kept for as long as it may be called
-    llama.llama_log_set(silence, None)
-    load(str(folder / "libggml-cpu-x64.so").encode())
-    return llama
 
 
 def write_gguf(path: Path, metadata: dict[str, Any]) -> None:
@@ -122,7 +56,7 @@ class Oracle:
     """llama.cpp's vocabulary of some metadata; ValueError if it refuses them."""
 
     def __init__(self, metadata: dict[str, Any]) -> None:
-        self._llama = library()
+        self._llama = declare(library(), FUNCTIONS)
         params = self._llama.llama_model_default_params()
         params.vocab_only = True
         with tempfile.TemporaryDirectory() as scratch:
