@@ -128,7 +128,7 @@ def test_a_file_is_described_before_a_browser_starts(
     ("found", "instead", "sentence"),
     [
         (b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0mamba", "mamba"),
-        (b"smollm", b"smollx", "smollx"),
+        (b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0gpt7", "gpt7"),
     ],
     ids=["architecture", "tokenizer"],
 )

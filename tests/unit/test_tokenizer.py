@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from llamaweb.errors import LlamaWebError, ModelFileError, ModelWarning, UnsupportedError
-from llamaweb.tokenizer import Tokenizer, bpe, load_tokenizer, pretokenizers, unicode_classes, words
+from llamaweb.tokenizer import Tokenizer, bpe, load_tokenizer, merging, pretokenizers, unicode_classes, words
 from llamaweb.tokenizer.byte_level import decode_utf8
 from llamaweb.tokenizer.merging import Merger
 from llamaweb.tokenizer.patterns import compile_pattern
@@ -170,7 +170,9 @@ def naive_merge(symbols: list[bytes], ranks: dict[bytes, int]) -> list[bytes]:
         symbols = [*symbols[:at], symbols[at] + symbols[at + 1], *symbols[at + 2 :]]
 
 
-def test_merging_gives_what_the_definition_gives() -> None:
+@pytest.mark.parametrize("short", [0, merging.SHORT])
+def test_merging_gives_what_the_definition_gives(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "SHORT", short)
     rng = random.Random(7)
     for _ in range(300):
         alphabet = [b"a", b"b", b"c"]

@@ -10,7 +10,7 @@ from gguf import TokenType
 
 from llamaweb.errors import LlamaWebError, ModelFileError
 from llamaweb.strings import Index, Strings
-from llamaweb.tokenizer import Tokenizer, load_tokenizer
+from llamaweb.tokenizer import KINDS, Tokenizer, load_tokenizer
 from llamaweb.tokenizer.attributes import Stripping, stripping
 from llamaweb.tokenizer.byte_level import SYMBOLS
 from llamaweb.tokenizer.characters import lower
@@ -123,6 +123,12 @@ def test_white_space_is_dropped_and_letters_made_small_where_the_file_says_so() 
     assert made("whitespace", *tokens, **told).encode(" ab\u3000b A\n") == [2, 1, 3]
     small = made("whitespace", *tokens, **told, **{"normalizer.lowercase": True})
     assert small.encode("AB A İ") == [2, 0, 4] and small.decode([2, 0]) == b"aba"
+
+
+@pytest.mark.parametrize("name", [5, b"qwen2", ["qwen2"], np.zeros(3)])
+def test_a_pre_tokenizer_that_is_no_name_is_refused(name: object) -> None:
+    with pytest.raises(ModelFileError, match=r"tokenizer\.ggml\.pre is .*, not a name"):
+        made("gpt2", "a", pre=name, merges=[])
 
 
 def test_lower_case_is_one_character_and_of_one_version_of_unicode() -> None:
@@ -272,17 +278,24 @@ GOOD = charsmap({"A": "a"})
 @pytest.mark.parametrize(
     ("data", "finding"),
     [
-        (b"", "0 bytes and 0 of them as a trie"),
-        (b"\1\0\0", "3 bytes and 1 of them as a trie"),
-        (b"\xff\xff\xff\xff" + GOOD[4:], r"\d+ bytes and 4294967295 of them as a trie"),
-        (GOOD[:4] + b"\xff" * 4 + GOOD[8:], "a node outside of its trie"),
-        (GOOD[:-1], "a text outside of its texts"),
-        (bytes(MOST + 1), rf"\d+ bytes, more than the {MOST} that a sound file may have"),
+        (b"", "is cut off"),
+        (b"\1\0\0", "is cut off"),
+        (b"\xff\xff\xff\xff" + GOOD[4:], "is cut off"),
+        (GOOD[:4] + b"\xff" * 4 + GOOD[8:], "has a node outside of its trie"),
+        (GOOD[:-1], "has a text outside of its texts"),
+        (bytes(MOST + 1), r"takes 4\.2 MB, more than the 4\.1 MB that a sound file may have"),
     ],
 )
 def test_a_broken_character_map_is_refused_in_one_sentence(data: bytes, finding: str) -> None:
-    with pytest.raises(ModelFileError, match=f"damaged: its precompiled_charsmap has {finding};"):
+    with pytest.raises(ModelFileError, match=f"damaged: its precompiled_charsmap {finding};"):
         unigram(("a", -1.0), charmap=data)
+
+
+def test_a_users_token_of_thousands_of_bytes_is_refused() -> None:
+    types = np.array([3, 2, 4], np.int32)
+    assert unigram(("x" * 4096, 0.0), token_type=types).encode("x" * 4096) == [2, 0]
+    with pytest.raises(ModelFileError, match="one of its user-defined tokens is longer than a sound file's may be"):
+        unigram(("x" * 4097, 0.0), token_type=types)
 
 
 def test_a_character_map_that_goes_round_in_circles_is_refused_where_a_text_meets_it() -> None:
@@ -292,7 +305,7 @@ def test_a_character_map_that_goes_round_in_circles_is_refused_where_a_text_meet
     data = units.tobytes()
     looped = CharsMap(len(data).to_bytes(4, "little") + data + b"\0")
     assert looped.longest(b"a" * 100 + b"b", 0) is None
-    with pytest.raises(ModelFileError, match="has a key of more than 256 bytes"):
+    with pytest.raises(ModelFileError, match="has a key that is longer than a sound file's may be"):
         looped.longest(b"a" * 1000, 0)
 
 
@@ -313,3 +326,43 @@ def test_a_random_character_map_is_refused_or_read_in_no_time() -> None:
             tok.encode("AaAb é" * 10)
         except ModelFileError as error:
             assert "\n" not in str(error)
+
+
+# Metadata
+
+STRANGE = (
+    None,
+    "",
+    "x",
+    b"x",
+    [],
+    [b"a"],
+    [1],
+    np.zeros(0, np.int8),
+    np.zeros(400, np.float32),
+    0,
+    -1,
+    2**64,
+    1.5,
+    True,
+)
+KEYS = """
+tokens token_type scores merges pre add_bos_token bos_token_id unknown_token_id seperator_token_id add_space_prefix
+remove_extra_whitespaces precompiled_charsmap normalizer.lowercase normalizer.strip_accents
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore::llamaweb.errors.ModelWarning")
+def test_strange_metadata_of_every_kind_gets_a_tokenizer_or_one_sentence(kind: str) -> None:
+    tokens = [*map(str, range(120)), *BYTES]
+    sound = {"scores": np.zeros(len(tokens), np.float32), "merges": merges("1 2"), "pre": "qwen2", "bos_token_id": 0}
+    made(kind, *tokens, **sound).encode("12")
+    said = []
+    for key in KEYS.split():
+        for value in STRANGE:
+            try:
+                made(kind, *tokens, **{**sound, key: value}).encode("12 34")
+            except LlamaWebError as error:
+                said.append(str(error))
+    assert len(said) > 20 and all(told.endswith(".") and "\n" not in told and len(told) < 400 for told in said)

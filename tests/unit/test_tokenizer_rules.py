@@ -322,15 +322,17 @@ def test_what_was_forgotten_is_looked_up_again_between_words_only(monkeypatch: p
 
     merge = Merger(cost)
     word = [b"a", b"b", b"c"]
-    assert merge(word) == word and merge.remembered == 3 and len(asked) == 2
-    monkeypatch.setattr(merging, "REMEMBERED", 3)
+    assert merge(word) == word and merge.remembered == 2 and len(asked) == 2
+    monkeypatch.setattr(merging, "REMEMBERED", 2)
     assert merge(word) == word and len(asked) == 2, "as many as may be remembered"
-    assert merge([b"c", b"a"]) == [b"c", b"a"] and merge.remembered == 5
-    assert merge(word) == word and len(asked) == 5 and merge.remembered == 3
+    assert merge([b"c", b"a"]) == [b"c", b"a"] and merge.remembered == 3
+    assert merge(word) == word and len(asked) == 5 and merge.remembered == 2
     assert merge([]) == [] and merge([b"z"]) == [b"z"]
 
 
-def test_a_cost_of_zero_and_costs_below_it_merge_in_their_order() -> None:
+@pytest.mark.parametrize("short", [0, merging.SHORT])
+def test_a_cost_of_zero_and_costs_below_it_merge_in_their_order(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "SHORT", short)
     costs = {(b"a", b"b"): 0.0, (b"b", b"c"): -1.0, (b"a", b"bc"): 0.5, (b"abc", b"abc"): 7.0}
     merge = Merger(lambda left, right: costs.get((left, right)))
     assert merge([b"a", b"b", b"c"] * 4) == [b"abcabc"] * 2
@@ -354,7 +356,6 @@ def test_a_kind_that_is_not_there_is_named_with_those_that_are() -> None:
         (None, "does not name its pre-tokenizer"),
         ("", "does not name its pre-tokenizer"),
         ("of-tomorrow", "names an unknown pre-tokenizer, 'of-tomorrow'"),
-        (5, "names an unknown pre-tokenizer, 5"),
     ],
 )
 def test_a_pre_tokenizer_that_is_not_named_or_unknown_is_the_default_one_with_one_warning(

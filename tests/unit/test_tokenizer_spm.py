@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from llamaweb.errors import LlamaWebError, ModelFileError
-from llamaweb.tokenizer import Tokenizer, load_tokenizer, spm, words
+from llamaweb.tokenizer import Tokenizer, load_tokenizer, merging, spm, words
 from llamaweb.tokenizer.merging import Merger
 from tests.pace import rounds
 from tests.vocabularies_spm import NAMES, REAL, odd_vocabulary, vocabulary
@@ -149,7 +149,9 @@ def naive_merge(symbols: list[bytes], ids: dict[bytes, int], costs: list[float])
         symbols = [*symbols[:at], symbols[at] + symbols[at + 1], *symbols[at + 2 :]]
 
 
-def test_merging_gives_what_the_definition_gives() -> None:
+@pytest.mark.parametrize("short", [0, merging.SHORT])
+def test_merging_gives_what_the_definition_gives(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "SHORT", short)
     rng = random.Random(7)
     for _ in range(300):
         tokens = list({bytes(rng.choices(b"abc", k=rng.randint(2, 5))) for _ in range(rng.randint(1, 30))})

@@ -6,8 +6,11 @@ place of the text that a key becomes. A node's children lie where its base, excl
 
 from __future__ import annotations
 
+from math import ceil, floor
+
 import numpy as np
 
+from llamaweb.errors import megabytes
 from llamaweb.tokenizer.vocabulary import damaged
 
 LONGEST = 256  # bytes of a key, many more than any has
@@ -21,12 +24,11 @@ class CharsMap:
 
     def __init__(self, data: bytes) -> None:
         if len(data) > MOST:
-            raise damaged(
-                f"its precompiled_charsmap has {len(data)} bytes, more than the {MOST} that a sound file may have"
-            )
+            told = f"{megabytes(len(data), ceil)}, more than the {megabytes(MOST, floor)} that a sound file may have"
+            raise damaged(f"its precompiled_charsmap takes {told}")
         size = int.from_bytes(data[:4], "little")
-        if len(data) < 5 or size + 4 >= len(data) or size < 4:
-            raise damaged(f"its precompiled_charsmap has {len(data)} bytes and {size} of them as a trie")
+        if size < 4 or size + 4 >= len(data):
+            raise damaged("its precompiled_charsmap is cut off")
         units = np.frombuffer(data, "<u4", size // 4, 4)
         self._texts = data[4 + size :]
         self._bases = ((units >> 10) << ((units & 0x200) >> 6)).tolist()
@@ -83,7 +85,7 @@ class CharsMap:
             if leaf:
                 found = end + 1, node
             if end - at >= LONGEST:
-                raise damaged(f"its precompiled_charsmap has a key of more than {LONGEST} bytes")
+                raise damaged("its precompiled_charsmap has a key that is longer than a sound file's may be")
         if found is None:
             return None
         end, node = found

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from math import nan
+from itertools import pairwise
+from math import inf
+from sys import float_info
 
 REMEMBERED = 1 << 16  # pairs; they are forgotten between words, not within one
+SHORT = 48  # symbols
 
 Pair = tuple[float, int]  # what merging costs, and the number of what it gives
-NONE: Pair = (nan, 0)  # equal to no cost
+NONE: Pair = (inf, 0)  # above all costs
 
 
 class Merger:
@@ -31,17 +34,45 @@ class Merger:
         self.remembered = 0
 
     def __call__(self, symbols: list[bytes]) -> list[bytes]:
-        """What is left of `symbols`, none of which is empty.
+        """What is left of `symbols`, none of which is empty."""
+        if self.remembered > REMEMBERED:
+            self._forget()
+        numbers = self._numbers
+        symbol = [numbers.get(text) or self._number(text) for text in symbols]
+        merged = self._short(symbol) if len(symbol) <= SHORT else self._long(symbol)
+        return [self._texts[number] for number in merged]
+
+    def _short(self, symbol: list[int]) -> list[int]:
+        """Of a word as most are: the cheapest of all pairs is looked for again and again."""
+        pairs, look_up = self._pairs, self._look_up
+        found = [pairs[first].get(second) or look_up(first, second) for first, second in pairwise(symbol)]
+        costs = [cost for cost, _ in found]
+        while costs:
+            least = min(costs)
+            if least == inf:
+                break
+            at = costs.index(least)
+            merged = symbol[at] = found[at][1]
+            del symbol[at + 1], costs[at], found[at]
+            if at < len(costs):
+                second = symbol[at + 1]
+                found[at] = pairs[merged].get(second) or look_up(merged, second)
+                costs[at] = found[at][0]
+            if at:
+                first = symbol[at - 1]
+                found[at - 1] = pairs[first].get(merged) or look_up(first, merged)
+                costs[at - 1] = found[at - 1][0]
+        return symbol
+
+    def _long(self, symbol: list[int]) -> list[int]:
+        """Of a word of any length, in a time that grows with it alone.
 
         Places wait in one stack for each cost, the leftmost on top. A merge makes pairs that begin where it is or left
         of it: while their cost's turn is under way they belong on top of its stack, whatever cheaper ones come between,
         for these, too, only follow from this merge. So each stack is sorted once, and each merge takes the same time.
         """
-        if self.remembered > REMEMBERED:
-            self._forget()
-        numbers, pairs, look_up = self._numbers, self._pairs, self._look_up
-        symbol = [numbers.get(text) or self._number(text) for text in symbols]
-        symbol.append(0)
+        pairs, look_up = self._pairs, self._look_up
+        symbol = [*symbol, 0]
         following, previous = list(range(1, len(symbol) + 1)), list(range(-1, len(symbol) - 1))
         waiting: dict[float, list[int]] = {}  # places of left halves by cost
         first = symbol[0]
@@ -86,7 +117,7 @@ class Merger:
                 del waiting[cost]
                 if begun:
                     begun.discard(cost)
-        return [self._texts[number] for number in symbol if number]
+        return [number for number in symbol if number]
 
     def _number(self, text: bytes) -> int:
         number = self._numbers.get(text)
@@ -102,7 +133,7 @@ class Merger:
             left, right = self._texts[first], self._texts[second]
             cost = self._cost(left, right)
             if cost is not None:
-                found = cost, self._number(left + right)
+                found = min(cost, float_info.max), self._number(left + right)
         self._pairs[first][second] = found
         self.remembered += 1
         return found

@@ -10,9 +10,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import NoneType
 
 from llamaweb.errors import ModelWarning, short
 from llamaweb.tokenizer.patterns import compile_pattern
+from llamaweb.tokenizer.vocabulary import damaged
 
 Cut = Callable[[str], list[str]]
 
@@ -229,8 +231,11 @@ def pre_tokenizer(name: object) -> PreTokenizer:
     """The rule called `name` in `tokenizer.ggml.pre`; the default one with a warning if there is none of that name.
 
     Files of before 2024 do not name it: llama.cpp then takes its default with a warning, and so does this.
+    ModelFileError if the name is no text.
     """
-    if isinstance(name, str) and name in PRE_TOKENIZERS:
+    if not isinstance(name, (str, NoneType)):
+        raise damaged(f"tokenizer.ggml.pre is {short(name)}, not a name")
+    if name in PRE_TOKENIZERS:
         return PRE_TOKENIZERS[name]
     found = f"names an unknown pre-tokenizer, {short(name)}" if name else "does not name its pre-tokenizer"
     message = (

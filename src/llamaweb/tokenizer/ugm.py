@@ -115,8 +115,7 @@ class Normalizer:
         self._charsmap, self._kept = charsmap, sorted(kept)
         self._longest_kept = max(map(len, kept), default=0)
         if self._longest_kept > MOST_KEPT:
-            told = f"{self._longest_kept} bytes, more than the {MOST_KEPT} that a sound file may have"
-            raise damaged(f"it has a user-defined token of {told}")
+            raise damaged("one of its user-defined tokens is longer than a sound file's may be")
         self._first_kept = {token[0] for token in kept}
         quiet = set(range(1, 128) if charsmap is None else charsmap.quiet()) - self._first_kept
         self._quiet = re.compile(b"[" + b"".join(b"\\x%02x" % byte for byte in sorted(quiet)) + b"]*" if quiet else b"")
