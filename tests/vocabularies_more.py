@@ -155,6 +155,22 @@ def unigrams(texts: Sequence[bytes], **told: Any) -> dict[str, Any]:
     return _made("t5", tokens, types, scores=scores, **told)
 
 
+def plamo2() -> dict[str, Any]:
+    """A made-up vocabulary of PLaMo 2's kind, with equal scores and such as are of no use."""
+    rng = random.Random(3)
+    items: dict[str, tuple[int, float]] = {"<unk>": (UNKNOWN, 0), "<s>": (CONTROL, 0), "<e>": (CONTROL, 0)}
+    items |= {f"<0x{byte:02X}>": (BYTE, 0.0) for byte in range(256)}
+    texts = [line.decode("utf-8", "ignore").replace("\0", "") for line in lines()]
+    for _ in range(6000):
+        line = rng.choice(texts) or " "
+        start = rng.randrange(len(line))
+        score = rng.choice((-round(rng.uniform(1, 14), 5), -float(rng.randint(1, 9))))
+        items.setdefault(line[start : start + rng.choice((1, 1, 2, 3, 4, 6))], (NORMAL, score))
+    items |= {"hello": (NORMAL, float("nan")), "the": (NORMAL, -2500.0), "text👍": (USER_DEFINED, 0), "xx": (UNUSED, 0)}
+    scores = np.array([score for _, score in items.values()], np.float32)
+    return _made("plamo2", [text.encode() for text in items], [kind for kind, _ in items.values()], scores=scores)
+
+
 def with_map(data: bytes) -> dict[str, Any]:
     return {"precompiled_charsmap": np.frombuffer(data, np.int8)}
 
@@ -173,6 +189,7 @@ VOCABULARIES: dict[str, Callable[[], dict[str, Any]]] = {
     "odd-bert": odd_bert,
     "rwkv": rwkv,
     "odd-rwkv": odd_rwkv,
+    "plamo2": plamo2,
     "t5": lambda: unigrams(lines(), **with_map(charsmap(CHARSMAP)), add_space_prefix=True),
     "t5-merged": lambda: unigrams(lines(), **with_map(charsmap(CHARSMAP)), remove_extra_whitespaces=True),
     "t5-spaces": lambda: unigrams(lines(), **with_map(charsmap({**CHARSMAP, "x y": "xy", " ,": ","}))),

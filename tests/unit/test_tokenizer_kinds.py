@@ -328,6 +328,32 @@ def test_a_random_character_map_is_refused_or_read_in_no_time() -> None:
             assert "\n" not in str(error)
 
 
+# PLaMo 2
+
+
+def plamo2(*tokens: tuple[str, float], **told: Any) -> Tokenizer:
+    scores = np.array([0.0] * 257 + [score for _, score in tokens], np.float32)
+    return made("plamo2", "<pad>", *BYTES, *(text for text, _ in tokens), scores=scores, **told)
+
+
+def test_plamo_takes_the_best_sum_of_scores_and_of_equals_the_longest_first_token() -> None:
+    tok = plamo2(("a", -1.0), ("b", -1.0), ("ab", -3.0), ("abc", -9.0), ("c", -2.0), ("aa", -2.0))
+    assert tok.encode("abc") == [257, 258, 261] and tok.encode("aaa") == [262, 257]
+    assert tok.encode("") == [] and (tok.bos, tok.eos) == (1, 2)
+
+
+def test_plamo_spells_characters_without_a_token_in_bytes_and_drops_a_mark_of_byte_order() -> None:
+    tok = plamo2(("a", -1.0), ("é", float("nan")), ("ü", -2000.5))
+    assert tok.encode("\ufeffaéü") == [257, 1 + 0xC3, 1 + 0xA9, 1 + 0xC3, 1 + 0xBC]
+    stream = tok.stream_decoder()
+    assert [stream.push(id) for id in (257, 1 + 0xC3, 1 + 0xA9)] == ["a", "", "é"]
+
+
+def test_plamo_needs_a_token_for_each_byte() -> None:
+    with pytest.raises(ModelFileError, match="it has no token for the byte 0x00;"):
+        made("plamo2", "a", "b")
+
+
 # Metadata
 
 STRANGE = (
@@ -355,7 +381,7 @@ remove_extra_whitespaces precompiled_charsmap normalizer.lowercase normalizer.st
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore::llamaweb.errors.ModelWarning")
 def test_strange_metadata_of_every_kind_gets_a_tokenizer_or_one_sentence(kind: str) -> None:
-    tokens = [*map(str, range(120)), *BYTES]
+    tokens = [*map(str, range(1, 121)), *BYTES]
     sound = {"scores": np.zeros(len(tokens), np.float32), "merges": merges("1 2"), "pre": "qwen2", "bos_token_id": 0}
     made(kind, *tokens, **sound).encode("12")
     said = []
