@@ -303,6 +303,7 @@ def test_a_shorter_string_is_found_in_few_steps_along_a_long_chain() -> None:
             Counted.looks += 1
             return super().__getitem__(at)
 
+    assert found._jump  # made before its steps are counted
     found.lengths = Counted(found.lengths)
     assert [found.shortened(len(strings) - 1, most) for most in (399, 398, 170, 1, 0)] == [398, 397, 169, 0, None]
     assert Counted.looks < 150

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Prefixes:
         # Steps by level: a pair of the state before it and the block that it takes. State 0 is the empty string.
         self._steps: list[tuple[np.ndarray, int]] = [(np.empty(0, np.int64), 0)] * levels
         state = np.zeros(len(lengths), np.int64)
-        reached: dict[int, list[tuple[int, int]]] = {}
+        examples, reached = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]  # of each state a string, and its bytes
         count = 1
         for level in reversed(range(levels)):
             which = np.flatnonzero(lengths >> level & 1)
@@ -51,36 +51,49 @@ class Prefixes:
             )
             self._steps[level] = pairs, count
             state[which] = count + found
-            lengths_there = (before[example] + 1) << level
-            for index, (string, length) in enumerate(zip(which[example].tolist(), lengths_there.tolist(), strict=True)):
-                reached.setdefault(string, []).append((count + index, length))
+            examples.append(which[example])
+            reached.append((before[example] + 1) << level)
             count += len(pairs)
-        # Of each string: its length, the longest other one that it begins with, and one further on that way (Myers
-        # 1983, "An applicative random-access stack"); the last entry, -1, is of none.
+
+        def cut_off(which: np.ndarray, length: np.ndarray) -> np.ndarray:
+            """The state that is reached by so many bytes of each of some strings."""
+            state, at = np.zeros(len(which), np.int64), np.zeros(len(which), np.int64)
+            for level in reversed(range(levels)):
+                (inside,) = np.nonzero(at + (1 << level) <= length)
+                block = numbers[level][firsts[level][which[inside]] + (at[inside] >> level)]
+                place = _place(self._steps[level][0], _pairs(state[inside], block))
+                inside, place = inside[place >= 0], place[place >= 0]
+                state[inside] = self._steps[level][1] + place
+                at[inside] += 1 << level
+            return state
+
+        # Of each state the longest string that is part of it: itself, or that of the longest state before it.
+        self._best = np.full(count, -1, np.int32)
+        self._best[state] = np.arange(len(lengths))
+        shorter = np.arange(count)
+        (others,) = np.nonzero(self._best[1:] < 0)
+        others += 1
+        shorter[others] = cut_off(np.concatenate(examples)[others], np.concatenate(reached)[others] - 1)
+        while len(others):
+            self._best[others] = self._best[shorter[others]]
+            others = others[(self._best[others] < 0) & (shorter[others] > 0)]
+            shorter[others] = shorter[shorter[others]]
+        # Of each string: its length, and the longest other one that it begins with; the last entry, -1, is of none.
         self.lengths = [*lengths.tolist(), 0]
         self._most = max(self.lengths)
-        self.shorter = [-1] * len(self.lengths)
-        self._jump = [-1] * len(self.lengths)
-        self._best = np.full(count, -1, np.int32)  # of each state: the longest string that is part of it
-        self._order(strings, reached)
+        self.shorter = [*self._best[cut_off(np.arange(len(lengths)), lengths - 1)].tolist(), -1]
 
-    def _order(self, strings: Sequence[bytes], reached: dict[int, list[tuple[int, int]]]) -> None:
-        """reached: of a string, states on its way and how many bytes of it they are."""
-        depth = [0] * len(self.lengths)
-        chain, lengths = [-1], [0]  # the strings that the present one begins with, and itself
-        for string in sorted(range(len(strings)), key=strings.__getitem__):
-            while len(chain) > 1 and not strings[string].startswith(strings[chain[-1]]):
-                chain.pop()
-                lengths.pop()
-            above = chain[-1]
-            self.shorter[string], depth[string] = above, depth[above] + 1
-            beside = self._jump[above]
-            even = depth[above] - depth[beside] == depth[beside] - depth[self._jump[beside]]
-            self._jump[string] = self._jump[beside] if even else above
-            chain.append(string)
-            lengths.append(self.lengths[string])
-            for state, length in reached.get(string, ()):
-                self._best[state] = chain[bisect_right(lengths, length) - 1]
+    @cached_property
+    def _jump(self) -> list[int]:
+        """Of each string one that it begins with, further on that way (Myers 1983, "An applicative random-access
+        stack")."""
+        jump, depth = [-1] * len(self.lengths), [0] * len(self.lengths)
+        for string in sorted(range(len(self.lengths) - 1), key=self.lengths.__getitem__):
+            above = self.shorter[string]
+            depth[string], beside = depth[above] + 1, jump[above]
+            even = depth[above] - depth[beside] == depth[beside] - depth[jump[beside]]
+            jump[string] = jump[beside] if even else above
+        return jump
 
     def longest(self, text: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """For each of `starts`, ascending, the string that the text (uint8) goes on with there; -1 for none."""
