@@ -119,7 +119,6 @@ def test_a_hostile_model_tokenizes_on_a_terminal(hostile: Path, tmp_path: Path) 
 
 WRONG_FILES: dict[str, Callable[[], bytes]] = {
     "architecture": lambda: crafted({"general.architecture": (ATTACK, GGUFValueType.STRING)}),
-    "pre-tokenizer": lambda: crafted({"tokenizer.ggml.pre": (ATTACK, GGUFValueType.STRING)}),
     "tokenizer": lambda: crafted({"tokenizer.ggml.model": (ATTACK, GGUFValueType.STRING)}),
     "tensor": lambda: crafted().replace(b"output_norm.weight", b"EVIL\x1b[2J\x9b\r\nxxxxx"),
     "no model": lambda: ATTACK.encode(),
@@ -136,6 +135,15 @@ def test_what_is_wrong_with_a_hostile_file_is_one_line(
     assert main(["inspect", str(path)]) == 1
     sent = capsys.readouterr().err
     assert "EVIL" in sent and sent.count("\n") == 1
+    check_obeys_nobody(sent)
+
+
+def test_a_hostile_name_that_is_warned_of_is_one_line(tmp_path: Path) -> None:
+    path, text = tmp_path / "pre.gguf", tmp_path / "text"
+    path.write_bytes(crafted({"tokenizer.ggml.pre": (ATTACK, GGUFValueType.STRING)}))
+    text.write_text("a")
+    code, sent = on_a_terminal("tokenize", path, "--file", text)
+    assert code == 0 and "names an unknown pre-tokenizer" in sent and "EVIL" in sent
     check_obeys_nobody(sent)
 
 
