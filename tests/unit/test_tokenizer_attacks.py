@@ -10,7 +10,7 @@ import pytest
 from gguf import TokenType
 
 from llamaweb.errors import ModelFileError
-from llamaweb.tokenizer import load_tokenizer, merging, special
+from llamaweb.tokenizer import load_tokenizer, merging, prefixes, special
 from llamaweb.tokenizer.byte_level import SYMBOLS
 from llamaweb.tokenizer.merging import Merger
 from llamaweb.tokenizer.special import MOST, SpecialTokens
@@ -154,3 +154,41 @@ def test_special_tokens_that_would_take_gigabytes_to_search_for_are_refused() ->
     assert len(SpecialTokens((piece + bytes((i,)), i) for i in range(63))._texts) == 63
     with pytest.raises(ModelFileError, match=r"special tokens take 16\.8 MB, more than the 16\.7 MB"):
         SpecialTokens((piece + bytes((i,)), i) for i in range(64))
+
+
+def unigrams(tokens: list[bytes], kind: str = "t5") -> dict[str, Any]:
+    every = [b"<pad>", b"</s>", b"<unk>", *(b"<0x%02X>" % byte for byte in range(256)), *tokens]
+    types = [int(TokenType.CONTROL)] * 3 + [int(TokenType.BYTE)] * 256 + [int(TokenType.NORMAL)] * len(tokens)
+    return {
+        "tokenizer.ggml.model": kind,
+        "tokenizer.ggml.tokens": every,
+        "tokenizer.ggml.token_type": np.array(types, np.int32),
+        "tokenizer.ggml.scores": -np.arange(len(every), dtype=np.float32),
+    }
+
+
+NESTED = [b"a" * length for length in range(1, 60)]
+KINDS = ("t5", "plamo2", "bert", "rwkv")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_eight_times_as_long_takes_no_more_than_about_eight_times_as_long(kind: str) -> None:
+    tokenizer = load_tokenizer(unigrams([*NESTED, "▁".encode(), b"b", b" "], kind))
+    for text in ("a", "ab", "a b "):
+        assert seconds(lambda text=text: tokenizer.encode(text * 8_000)) < 20 * seconds(  # type: ignore[misc]
+            lambda text=text: tokenizer.encode(text * 1_000)  # type: ignore[misc]
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_that_would_take_gigabytes_or_hours_to_search_for_are_refused(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefixes, "NESTED", 58)
+    assert load_tokenizer(unigrams(NESTED, kind)).n_vocab == 259 + 59
+    monkeypatch.setattr(prefixes, "NESTED", 57)
+    with pytest.raises(ModelFileError, match="more than 57 of its tokens begin with one another"):
+        load_tokenizer(unigrams(NESTED, kind))
+    monkeypatch.setattr(prefixes, "MOST", 1000)
+    with pytest.raises(ModelFileError, match=r"its tokens take 0\.1 MB, more than the 0\.0 MB"):
+        load_tokenizer(unigrams(NESTED, kind))

@@ -14,7 +14,7 @@ from gguf import TokenType
 
 from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.byte_level import decode_utf8
-from llamaweb.tokenizer.prefixes import Prefixes
+from llamaweb.tokenizer.prefixes import of_vocabulary
 from llamaweb.tokenizer.vocabulary import damaged, read_vocabulary, scores, token_types
 
 BOS, EOS = 1, 2  # in files that name none
@@ -36,7 +36,7 @@ class PLaMo2Tokenizer(Tokenizer):
             )
         used = np.flatnonzero((types != TokenType.BYTE) & (scaled > LOWEST)).tolist()
         self._tokens, self._scores = used, scaled[used].astype(int).tolist()
-        self._prefixes = Prefixes([self._vocabulary.tokens[id] for id in used])
+        self._prefixes = of_vocabulary([self._vocabulary.tokens[id] for id in used])
         self._bytes = [self._byte_token(byte) for byte in range(256)]
 
     def _byte_token(self, byte: int) -> int:

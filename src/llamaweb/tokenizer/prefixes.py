@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from math import ceil, floor
 
 import numpy as np
 
+from llamaweb.errors import megabytes
+from llamaweb.tokenizer.vocabulary import damaged
+
 PART = 1 << 16  # bytes of a text that are searched at once
+MOST = 16 << 20  # bytes of all tokens, several times as many as any model has
+NESTED = 256  # tokens that begin with one another, many more than any model has
 
 
 class Prefixes:
@@ -134,6 +140,22 @@ class Prefixes:
         latest[starts] = starts
         near = places - np.maximum.accumulate(latest) < longest
         return text[near], (np.cumsum(near) - 1)[starts]
+
+
+def of_vocabulary(tokens: Sequence[bytes]) -> Prefixes:
+    """All tokens of a vocabulary, to search a text by; ModelFileError if that would take gigabytes or hours."""
+    if (size := sum(map(len, tokens))) > MOST:
+        told = f"{megabytes(size, ceil)}, more than the {megabytes(MOST, floor)} that a sound file may have"
+        raise damaged(f"its tokens take {told}")
+    found = Prefixes(tokens)
+    shorter = np.array(found.shorter)
+    above = shorter[shorter >= 0]
+    for _ in range(NESTED):
+        above = shorter[above]
+        above = above[above >= 0]
+    if len(above):
+        raise damaged(f"more than {NESTED} of its tokens begin with one another")
+    return found
 
 
 def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 from llamaweb.errors import LlamaWebError
 from llamaweb.tokenizer.base import Tokenizer
-from llamaweb.tokenizer.prefixes import Prefixes
+from llamaweb.tokenizer.prefixes import of_vocabulary
 from llamaweb.tokenizer.vocabulary import read_vocabulary, token_id
 
 _ESCAPE = re.compile(rb"\\(?:x(..)|x.?\Z|(.)|\Z)", re.DOTALL)
@@ -27,7 +27,7 @@ class RWKVTokenizer(Tokenizer):
         self._unknown = token_id(metadata, "unknown", self.n_vocab)
         ids = {unescape(text): id for id, text in enumerate(self._vocabulary.tokens)}
         ids.pop(b"", None)
-        self._tokens, self._prefixes = list(ids.values()), Prefixes(list(ids))
+        self._tokens, self._prefixes = list(ids.values()), of_vocabulary(list(ids))
 
     def _encode_text(self, data: bytes, *, begins: bool) -> list[int]:
         longest, lengths, tokens = self._prefixes.everywhere(data), self._prefixes.lengths, self._tokens

@@ -15,7 +15,7 @@ from gguf import TokenType
 
 from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.charsmap import CharsMap
-from llamaweb.tokenizer.prefixes import Prefixes
+from llamaweb.tokenizer.prefixes import of_vocabulary
 from llamaweb.tokenizer.vocabulary import damaged, flag, needed_id, read_vocabulary, scores, token_types
 from llamaweb.tokenizer.words import SPACE, WordBatches, word_pattern
 
@@ -45,7 +45,7 @@ class UGMTokenizer(Tokenizer):
         kinds = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
         self._tokens = [id for id in np.flatnonzero(np.isin(types, kinds)).tolist() if _END not in tokens[id]]
         self._scores = of_token[self._tokens].tolist()
-        self._prefixes = Prefixes([tokens[id] for id in self._tokens])
+        self._prefixes = of_vocabulary([tokens[id] for id in self._tokens])
         self._word = word_pattern(tokens)
         self._words = WordBatches(self._encode_words)
         self._space_prefix = flag(metadata, "add_space_prefix", False)

@@ -12,7 +12,7 @@ from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.byte_level import decode_utf8
 from llamaweb.tokenizer.characters import base, lower
 from llamaweb.tokenizer.patterns import compile_pattern
-from llamaweb.tokenizer.prefixes import Prefixes
+from llamaweb.tokenizer.prefixes import of_vocabulary
 from llamaweb.tokenizer.vocabulary import flag, needed_id, read_vocabulary
 from llamaweb.tokenizer.words import SPACE, WordBatches
 
@@ -40,7 +40,7 @@ class WPMTokenizer(Tokenizer):
         lowercase = flag(metadata, "normalizer.lowercase", True)
         self._normal = _Normal(lowercase, flag(metadata, "normalizer.strip_accents", lowercase))
         ids = {text: id for id, text in enumerate(self._vocabulary.tokens) if _END not in text}
-        self._tokens, self._prefixes = list(ids.values()), Prefixes(list(ids))
+        self._tokens, self._prefixes = list(ids.values()), of_vocabulary(list(ids))
         self._words = WordBatches(self._encode_words)
 
     def _encode_text(self, data: bytes, *, begins: bool) -> list[int]:
