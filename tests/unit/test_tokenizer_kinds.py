@@ -354,6 +354,21 @@ def test_plamo_needs_a_token_for_each_byte() -> None:
         made("plamo2", "a", "b")
 
 
+# Text and DNA
+
+
+def test_dna_is_cut_into_pieces_of_six_bases_and_text_is_not() -> None:
+    """Compared with llama.cpp on 3,000 random texts; these are some of the pieces."""
+    mark = "\ue000"
+    tokens = ("A", "C", "<dna>", "</dna>", "<oov>", f"ACACAC{mark}", f"CAAAAA{mark}")
+    tok = made("hybriddna", *tokens, pre="gpt-2", merges=[])
+    assert tok.encode("AC<dna>acacacC</dna>A<dna>CCCCCC") == [0, 1, 2, 5, 6, 3, 0, 2, 4]
+    assert tok.decode([0, 2, 5, 6, 3]) == b"A<dna>ACACACCAAAAA</dna>"
+    assert tok.encode("<dna></dna>") == [2, 3]
+    without = made("hybriddna", "A", "C", "<dna>", "</dna>", pre="gpt-2", merges=[])
+    assert without.encode("<dna>AC</dna>") == [0, 1], "bytes without a token are left out"
+
+
 # Metadata
 
 STRANGE = (

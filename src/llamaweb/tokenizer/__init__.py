@@ -10,6 +10,7 @@ from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.bpe import BPETokenizer
 from llamaweb.tokenizer.detokenize import StreamDecoder
 from llamaweb.tokenizer.gemma4 import Gemma4Tokenizer
+from llamaweb.tokenizer.hybriddna import HybridDNATokenizer
 from llamaweb.tokenizer.plamo2 import PLaMo2Tokenizer
 from llamaweb.tokenizer.rwkv import RWKVTokenizer
 from llamaweb.tokenizer.spm import SPMTokenizer
@@ -27,6 +28,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
     "t5": UGMTokenizer,
     "rwkv": RWKVTokenizer,
     "plamo2": PLaMo2Tokenizer,
+    "hybriddna": HybridDNATokenizer,
     "whitespace": WhitespaceTokenizer,
 }
 
