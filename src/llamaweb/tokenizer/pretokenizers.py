@@ -75,14 +75,12 @@ def _cl100k(digits: str, word: str = _CONTRACTIONS + "|" + _WORD, others: str = 
     return "|".join((word, digits, others, lines))
 
 
-def _cased(letters: str) -> str:
-    """Words of upper-case letters, then lower-case ones, with a contraction; beyond ASCII all letters are both."""
+def _cased(letters: str, ending: str = f"(?:{_CONTRACTIONS})?") -> str:
+    """Words of upper-case letters, then lower-case ones; beyond ASCII all letters are both."""
     upper, lower = f"[{letters}--[a-z]]", f"[{letters}--[A-Z]]"
-    return "|".join(rf"[^\r\n\p{{L}}\p{{N}}]?{part}CONTRACTIONS" for part in (f"{upper}*{lower}+", f"{upper}+{lower}*"))
+    return "|".join(rf"[^\r\n\p{{L}}\p{{N}}]?{part}{ending}" for part in (f"{upper}*{lower}+", f"{upper}+{lower}*"))
 
 
-_CASED = _cased(r"\p{L}").replace("CONTRACTIONS", f"(?:{_CONTRACTIONS})?")
-_CASED_WITH_MARKS = _cased(r"\p{L}\p{M}").replace("CONTRACTIONS", f"(?:{_CONTRACTIONS})?")
 _UNCASED_WITH_MARKS = rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+(?:{_CONTRACTIONS})?"
 
 # DeepSeek's: punctuation before a Latin word belongs to it.
@@ -134,7 +132,7 @@ LLAMA3 = replace(CL100K, ignore_merges=True, add_bos=True)
 QWEN2 = PreTokenizer((_cl100k(r"\p{N}"),))
 DEEPSEEK3 = PreTokenizer((r"\p{N}{1,3}", _CHINESE, _DEEPSEEK))
 BLOOM = PreTokenizer((_BLOOM,))
-GPT4O = PreTokenizer((_cl100k(r"\p{N}{1,3}", _CASED, _OTHERS_AND_SLASHES),))
+GPT4O = PreTokenizer((_cl100k(r"\p{N}{1,3}", _cased(r"\p{L}"), _OTHERS_AND_SLASHES),))
 TINY_AYA = PreTokenizer((thirds_after(r"\p{N}+"), _cl100k(r"\p{N}{1,3}", _UNCASED_WITH_MARKS, _OTHERS_AND_SLASHES)))
 GEMMA4 = PreTokenizer((_NEWLINES,), byte_level=False, escape_whitespaces=True, whole_newlines=True, always_bos=True)
 SARVAM = replace(GEMMA4, whole_newlines=False, always_bos=False)
@@ -180,13 +178,13 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
         needs_merges=False,
     ),
     "tekken": PreTokenizer(
-        (_cl100k(r"\p{N}", _cased(r"\p{L}").replace("CONTRACTIONS", ""), _OTHERS_AND_SLASHES),),
+        (_cl100k(r"\p{N}", _cased(r"\p{L}", ending=""), _OTHERS_AND_SLASHES),),
         ignore_merges=True,
         add_bos=True,
     ),
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"), GPT4O),
     "granite-embed-multi-97m": PreTokenizer(
-        (_cl100k(r"\p{N}{1,3}", _CASED_WITH_MARKS, _OTHERS_AND_SLASHES),), ignore_merges=True
+        (_cl100k(r"\p{N}{1,3}", _cased(r"\p{L}\p{M}"), _OTHERS_AND_SLASHES),), ignore_merges=True
     ),
     **dict.fromkeys(("tiny_aya", "cohere2moe"), TINY_AYA),
     "superbpe": PreTokenizer((r"\p{N}+", thirds_before("[0-9]+"))),
