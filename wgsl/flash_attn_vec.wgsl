@@ -12,7 +12,7 @@
 enable subgroups;
 {% endif %}
 {% include "common/bindings.wgsl" %}
-{% if not rotated %}
+{% if mode and not rotated %}
 {% include "common/rope.wgsl" %}
 {% endif %}
 const WG = {{ workgroup }}u;
@@ -116,12 +116,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endif %}
 {# Row r is query head r, the last one k #}
 {% macro at(r) %}select(h * D + {{ r }} * D, k_at, {{ r }} == HEADS){% endmacro %}
-{% macro norm(r, i) %}{% if head_eps is not none %} * of_head[{{ r }}] * head_norm[select({{ i }}, D + {{ i }}, {{ r }} == HEADS)]{% endif %}{% endmacro %}
+{% macro norm(r, i, behind=false) %}{% if head_eps is not none and behind == norm_behind %} * of_head[{{ r }}] * head_norm[select({{ i }}, D + {{ i }}, {{ r }} == HEADS)]{% endif %}{% endmacro %}
 {% if head_eps is not none %}
 {% for r in range(heads + 1) %}
   var square{{ r }} = 0.0;
   for (var i = lane; i < D; i += WG) {
-    let x = qkv[{{ at(r ~ "u") }} + i];
+    let x = qkv[{{ at(r ~ "u") }} + i]{{ " * select(1.0, %s, i < %du)" % (magnitude, n_dims) if norm_behind and magnitude != 1.0 }};
     square{{ r }} += x * x;
   }
   let rms{{ r }} = inverseSqrt(sum_of(lane, square{{ r }}, {{ r }}u) / {{ head_dim }}.0 + {{ head_eps }});
@@ -129,6 +129,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
   workgroupBarrier();
 {% endif %}
+{% if mode %}
   for (var i = lane; i < (HEADS + 1u) * {{ n_dims // 2 }}u; i += WG) {
     let row = i / {{ n_dims // 2 }}u;
     let pair = i % {{ n_dims // 2 }}u;
@@ -137,14 +138,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let x = vec2<f32>(qkv[source + p.x]{{ norm("row", "p.x") }}, qkv[source + p.y]{{ norm("row", "p.y") }});
     let turned = rotate(x, rope_turn(position, pair));
     let to = select((2u + row) * W, 0u, row == HEADS);
-    head[to + p.x] = turned.x;
-    head[to + p.y] = turned.y;
+    head[to + p.x] = turned.x{{ norm("row", "p.x", true) }};
+    head[to + p.y] = turned.y{{ norm("row", "p.y", true) }};
   }
+{% endif %}
 {% if n_dims < head_dim %}
   for (var i = lane; i < (HEADS + 1u) * {{ head_dim - n_dims }}u; i += WG) {
     let row = i / {{ head_dim - n_dims }}u;
     let j = {{ n_dims }}u + i % {{ head_dim - n_dims }}u;
-    head[select((2u + row) * W, 0u, row == HEADS) + j] = qkv[{{ at("row") }} + j]{{ norm("row", "j") }};
+    head[select((2u + row) * W, 0u, row == HEADS) + j] = qkv[{{ at("row") }} + j]{{ norm("row", "j", norm_behind) }};
   }
 {% endif %}
   for (var i = lane; i < D; i += WG) { head[W + i] = qkv[k_at + {{ n_head_kv * head_dim }}u + i]; }

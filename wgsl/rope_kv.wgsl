@@ -1,10 +1,12 @@
-// For each token and head of qkv: norms and rotates q in place, writes the normed and rotated k and v to the layer's
-// cache. One workgroup a token and head; heads in the order q, k, v, of those whose cache is bound.
+// For each token and head of qkv: norms and rotates q in place, where it is asked for, writes k, normed and rotated, and v
+// to the layer's cache. One workgroup a token and head; heads in the order q, k, v, of those whose cache is bound.
 {% import "common/cache.wgsl" as cache %}
 {% import "cache/" ~ type_k ~ ".wgsl" as k %}
 {% import "cache/" ~ type_v ~ ".wgsl" as v %}
 {% include "common/bindings.wgsl" %}
+{% if mode %}
 {% include "common/rope.wgsl" %}
+{% endif %}
 const D = {{ head_dim }}u;
 var<workgroup> head: array<f32, {{ width }}>;  // zeros behind the head's values
 {% if head_eps is not none %}
@@ -14,6 +16,22 @@ var<workgroup> partial: array<f32, {{ workgroup }}>;
 {{ k.store("k", width, k_unit, k_scales, true) }}
 {{ v.store("v", width, v_unit, v_scales, true) }}
 
+{# Norms the head, if there is a norm #}
+{% macro normed() %}
+{% if head_eps is not none %}
+    var square = 0.0;
+    for (var i = lane; i < D; i += {{ workgroup }}u) { square += head[i] * head[i]; }
+    partial[lane] = square;
+    workgroupBarrier();
+    var sum = 0.0;
+    for (var i = 0u; i < {{ workgroup }}u; i++) { sum += partial[i]; }
+    let norm = inverseSqrt(sum / {{ head_dim }}.0 + {{ head_eps }});
+    for (var i = lane; i < D; i += {{ workgroup }}u) {
+      head[i] *= norm * head_norm[i + select(0u, D, h >= {{ n_head }}u)];
+    }
+    workgroupBarrier();
+{% endif %}
+{% endmacro %}
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let t = group.y;
@@ -36,25 +54,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endif %}
   workgroupBarrier();
   if (h < {{ n_head + n_head_kv }}u) {
-{% if head_eps is not none %}
-    var square = 0.0;
-    for (var i = lane; i < D; i += {{ workgroup }}u) { square += head[i] * head[i]; }
-    partial[lane] = square;
-    workgroupBarrier();
-    var sum = 0.0;
-    for (var i = 0u; i < {{ workgroup }}u; i++) { sum += partial[i]; }
-    let norm = inverseSqrt(sum / {{ head_dim }}.0 + {{ head_eps }});
-    for (var i = lane; i < D; i += {{ workgroup }}u) {
-      head[i] *= norm * head_norm[i + select(0u, D, h >= {{ n_head }}u)];
-    }
-    workgroupBarrier();
-{% endif %}
+{% if not norm_behind %}
+{{ normed() }}{% endif %}
+{% if mode %}
     for (var i = lane; i < {{ n_dims // 2 }}u; i += {{ workgroup }}u) {
       let p = rope_pair(i);
       let r = rotate(vec2<f32>(head[p.x], head[p.y]), rope_turn(position, i));
       head[p.x] = r.x;
       head[p.y] = r.y;
     }
+{% endif %}
+{% if norm_behind %}
+    workgroupBarrier();
+{{ normed() }}{% endif %}
   }
   workgroupBarrier();
   if (h < {{ n_head }}u) {

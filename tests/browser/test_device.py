@@ -8,6 +8,7 @@ import pytest
 from browser_page import Page
 
 from llamaweb.errors import DeviceLostError, GPUError, ModelFileError, NoWebGPUError
+from llamaweb.operations.norm import rms_norm_kernel
 from tests.tiny import TinyLlama, tiny_llama
 
 
@@ -20,13 +21,10 @@ def test_a_kernel_that_does_not_compile_is_named_with_its_constants(page: Page) 
     async def compile():
         from llamaweb.gpu.device import Device
         from llamaweb.gpu.pipelines import Pipelines
-        from llamaweb.kernels import library
 
         device = await Device.open()
         try:
-            await Pipelines(device).compile(
-                [library.glu("swiglu", 32, 1).kernel, library.rms_norm(96, "nonsense", 1).kernel]
-            )
+            await Pipelines(device).compile([rms_norm_kernel(96, eps, 1).kernel for eps in (1e-5, "nonsense")])
         finally:
             device.close()
 

@@ -26,10 +26,10 @@ from kernel_bench import (
 )
 
 from llamaweb.ggml import GGMLType, dequantize
-from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, can_be_packed, mul_mat, quantize, quantized_bytes
 from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec, packed_works
+from llamaweb.operations.get_rows import get_rows_kernel
 from llamaweb.profile import DESKTOP, DeviceProfile
 from tests.blocks import quantized
 from tests.reference import nmse
@@ -69,7 +69,7 @@ def test_repacked_rows_hold_exactly_the_files_weights(bench: Bench, format: Form
     else:
         planes = {"w_qs": data.reshape(-1)}
     tokens = [0, rows - 1, 5, 17, 17, 2, rows + 1000]  # the last one is not in the table, and is taken for its end
-    launch = library.get_rows(format, k, rows, len(tokens))
+    launch = get_rows_kernel(format, k, rows, len(tokens))
     slots = {**planes, "batch": batch(len(tokens), tokens=tokens), "y": poisoned(len(tokens), k)}
     found = result(bench.run([Case(launch, slots, len(tokens))])[0]["y"], len(tokens), k)
     expected = dense[[min(token, rows - 1) for token in tokens]]
@@ -169,14 +169,14 @@ def test_mul_mat_vec_of_a_sum_with_a_normed_branch(bench: Bench, packed: bool, s
 
 def test_get_rows_scaled(bench: Bench) -> None:
     weight = bench.weight(FORMATS[GGMLType.Q8_0], matrix(7, 160))
-    launch = library.get_rows(weight.format, 160, 7, 4, scale=25.298221)
+    launch = get_rows_kernel(weight.format, 160, 7, 4, scale=25.298221)
     found = bench.run([Case(launch, {**weight.planes, "batch": batch(3, tokens=[5, 0, 6]), "y": poisoned(3, 160)}, 3)])
     assert nmse(result(found[0]["y"], 3, 160), 25.298221 * weight.dense[[5, 0, 6]]) <= LIMIT
 
 
 def test_get_rows_in_lane_order(bench: Bench) -> None:
     weight = bench.weight(FORMATS[GGMLType.Q8_0], matrix(7, 160))
-    launch = library.get_rows(weight.format, 160, 7, 1, y_lanes=True)
+    launch = get_rows_kernel(weight.format, 160, 7, 1, y_lanes=True)
     slots = {**weight.planes, "batch": batch(1, tokens=[5]), "y": poisoned(1, 160)}
     found = result(bench.run([Case(launch, slots)])[0]["y"], 160)
     np.testing.assert_array_equal(found, in_lane_order(weight.dense[5]))

@@ -27,7 +27,9 @@ from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format, whole_blocks
 from llamaweb.kernels.mul_mat import PLAIN, MulMat, mul_mat
 from llamaweb.kernels.mul_mat_vec import mul_mat_vec
+from llamaweb.operations.norm import rms_norm_kernel
 from tests.blocks import quantized
+from tests.plain_kernels import add, glu
 from tests.reference import nmse
 
 EPS = 1e-5
@@ -96,7 +98,7 @@ def test_rms_norm_alone_and_added_to_what_is_there(bench: Bench, row: int) -> No
     for epilogue in ("store", "add"):
         x, y = normal(5, row), normal(5, row)
         before = in_rows(y) if epilogue == "add" else poisoned(5, whole_blocks(row))[:-GUARD]
-        launch = library.rms_norm(row, EPS, 128, epilogue=epilogue)
+        launch = rms_norm_kernel(row, EPS, 128, epilogue=epilogue)
         slots = {"x": guarded(in_rows(x)), "norm_weight": in_lane_order(weight), "y": guarded(before)}
         cases.append(Case(launch, slots, 5))
         expected.append(rms_normed(x, weight, EPS) + (y if epilogue == "add" else 0))
@@ -106,14 +108,14 @@ def test_rms_norm_alone_and_added_to_what_is_there(bench: Bench, row: int) -> No
 
 def test_additions_and_gated_linear_units(bench: Bench) -> None:
     x, y, both = normal(5, 50), normal(5, 50), normal(5, 100)
-    sum, glu = bench.run(
+    sums, units = bench.run(
         [
-            Case(library.add(50, 8), {"x": guarded(in_rows(x)), "y": guarded(in_rows(y))}, 5),
-            Case(library.glu("swiglu", 50, 8), {"x": guarded(both), "y": poisoned(5, 64)}, 5),
+            Case(add(50, 8), {"x": guarded(in_rows(x)), "y": guarded(in_rows(y))}, 5),
+            Case(glu("swiglu", 50, 8), {"x": guarded(both), "y": poisoned(5, 64)}, 5),
         ]
     )
-    np.testing.assert_array_equal(result_rows(sum["y"], 5, 50), x + y)
-    assert nmse(result_rows(glu["y"], 5, 50), GLU["swiglu"](both[:, :50].astype(np.float64)) * both[:, 50:]) <= LIMIT
+    np.testing.assert_array_equal(result_rows(sums["y"], 5, 50), x + y)
+    assert nmse(result_rows(units["y"], 5, 50), GLU["swiglu"](both[:, :50].astype(np.float64)) * both[:, 50:]) <= LIMIT
 
 
 @BY_FORMAT

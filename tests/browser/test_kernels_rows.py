@@ -18,9 +18,11 @@ from kernel_bench import (
     rms_normed,
 )
 
-from llamaweb.kernels import library
 from llamaweb.kernels.formats import whole_blocks
 from llamaweb.kernels.io import IO
+from llamaweb.operations.norm import rms_norm_kernel
+from llamaweb.operations.output import cross_entropy_kernel
+from tests.plain_kernels import glu
 from tests.reference import nmse
 
 rng = np.random.default_rng(5)
@@ -32,7 +34,7 @@ def normal(*shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("k", "eps"), [(32, 1e-5), (96, 1e-6), (1056, 0.5)])
 def test_rms_norm(bench: Bench, k: int, eps: float) -> None:
-    launch, weight = library.rms_norm(k, eps, 128), 1 + 0.1 * normal(k)
+    launch, weight = rms_norm_kernel(k, eps, 128), 1 + 0.1 * normal(k)
     in_order = in_lane_order(weight)
     inputs = [np.float32(scale) * normal(n_tokens, k) for n_tokens, scale in ((1, 1), (2, 1e-3), (70, 100))]
     cases = [Case(launch, {"x": guarded(x), "norm_weight": in_order, "y": poisoned(*x.shape)}, len(x)) for x in inputs]
@@ -42,7 +44,7 @@ def test_rms_norm(bench: Bench, k: int, eps: float) -> None:
 
 
 def test_rms_norm_added_to_what_is_there(bench: Bench) -> None:
-    launch, weight = library.rms_norm(96, 1e-6, 128, epilogue="add"), 1 + 0.1 * normal(96)
+    launch, weight = rms_norm_kernel(96, 1e-6, 128, epilogue="add"), 1 + 0.1 * normal(96)
     inputs = [(normal(n_tokens, 96), normal(n_tokens, 96)) for n_tokens in (1, 7)]
     cases = [
         Case(launch, {"x": guarded(x), "norm_weight": in_lane_order(weight), "y": guarded(y)}, len(x))
@@ -57,7 +59,7 @@ def test_rms_norm_added_to_what_is_there(bench: Bench) -> None:
 def test_gated_linear_units(bench: Bench, kind: str, n: int) -> None:
     inputs = [3 * normal(n_tokens, 2 * n) for n_tokens in (1, 5, 17)]
     inputs[0][0, :2] = 80, -80  # no overflow at either end
-    launch = library.glu(kind, n, 32)
+    launch = glu(kind, n, 32)
     cases = [Case(launch, {"x": guarded(x), "y": poisoned(len(x), whole_blocks(n))}, len(x)) for x in inputs]
     for found, x in zip(bench.run(cases), inputs, strict=True):
         x = x.astype(np.float64)
@@ -77,7 +79,7 @@ def test_cross_entropy_of_each_target_and_the_most_likely_token(bench: Bench, n:
         words = batch(n_tokens, extra=4 * n_ubatch + GUARD)
         words[targets_at : targets_at + n_tokens] = targets
         words[results_at : results_at + 2 * n_ubatch] = 0xA5A5A5A5
-        launch = library.cross_entropy(n, n_ubatch, targets_at, results_at)
+        launch = cross_entropy_kernel(n, n_ubatch, targets_at, results_at)
         cases.append(Case(launch, {"logits": guarded(logits), "batch": words}, n_tokens))
         expected.append((n_tokens, logits, targets))
     for case, found, (n_tokens, logits, targets) in zip(cases, bench.run(cases), expected, strict=True):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from kernel_bench import Bench, Case, batch, guarded
 
-from llamaweb.kernels import library
 from llamaweb.kernels.io import IO, NO_TOKEN
+from llamaweb.operations.output import cross_entropy_kernel, sample_kernel
 from llamaweb.sampling import Sampling
 
 rng = np.random.default_rng(4)
@@ -26,7 +26,7 @@ def io(sampling: Sampling, n_past: int = 5, n_tokens: int = 1, step: int = 0) ->
 def drawn(bench: Bench, logits: np.ndarray, count: int, seed: int = 1, **parameters: float) -> np.ndarray:
     """Tokens of `count` runs, one after the other."""
     sampling = Sampling(seed=seed, **{"temperature": 1.0, **OFF, **parameters})
-    return bench.draw(library.sample(len(logits)), {"logits": guarded(logits), "batch": io(sampling)}, count)
+    return bench.draw(sample_kernel(len(logits)), {"logits": guarded(logits), "batch": io(sampling)}, count)
 
 
 def candidates(logits: np.ndarray, top_k: int, top_p: float, min_p: float) -> set[int]:
@@ -52,9 +52,9 @@ def test_greedy_takes_the_largest_logit_and_the_lowest_token_of_a_tie(bench: Ben
     for n, best in ((1, [0]), (5, [4]), (257, [256]), (1000, [999, 300, 556, 812]), (1000, [513, 512, 511])):
         logits = -10 - rng.random(n).astype(np.float32)
         logits[best] = -9.5
-        cases.append(Case(library.sample(n), {"logits": guarded(logits), "batch": io(Sampling(temperature=0))}))
+        cases.append(Case(sample_kernel(n), {"logits": guarded(logits), "batch": io(Sampling(temperature=0))}))
         expected.append(min(best))
-    cases.append(Case(library.sample(257), {"logits": guarded(np.zeros(257)), "batch": io(Sampling(temperature=0))}))
+    cases.append(Case(sample_kernel(257), {"logits": guarded(np.zeros(257)), "batch": io(Sampling(temperature=0))}))
     assert [int(found["batch"][IO.tokens]) for found in bench.run(cases)] == [*expected, 0]
 
 
@@ -62,7 +62,7 @@ def test_greedy_takes_the_largest_logit_and_the_lowest_token_of_a_tie(bench: Ben
 def test_the_sampler_advances_the_position_and_leaves_all_else(bench: Bench, temperature: float) -> None:
     logits = guarded(rng.standard_normal(1000))
     before = io(Sampling(temperature, seed=7), n_past=30, n_tokens=17, step=3)
-    found = bench.run([Case(library.sample(1000), {"logits": logits, "batch": before})])[0]
+    found = bench.run([Case(sample_kernel(1000), {"logits": logits, "batch": before})])[0]
     expected = before.copy()
     expected[[IO.n_past, IO.n_tokens, IO.step, IO.tokens]] = 47, 1, 4, found["batch"][IO.tokens]
     np.testing.assert_array_equal(found["batch"], expected)
@@ -143,12 +143,12 @@ def test_a_seed_gives_the_same_tokens_again_and_another_one_others(bench: Bench)
     assert np.mean(first == other) < 0.2
     # The token depends on the seed and the step alone, not on what ran before.
     words = io(Sampling(temperature=1.0, seed=11, **OFF), step=20)
-    found = bench.run([Case(library.sample(100), {"logits": guarded(logits), "batch": words})])[0]
+    found = bench.run([Case(sample_kernel(100), {"logits": guarded(logits), "batch": words})])[0]
     assert found["batch"][IO.tokens] == first[20]
 
 
 def test_the_first_token_of_many_seeds_is_spread_evenly(bench: Bench) -> None:
-    logits, launch = np.zeros(5, np.float32), library.sample(5)
+    logits, launch = np.zeros(5, np.float32), sample_kernel(5)
     cases = [Case(launch, {"logits": logits, "batch": io(Sampling(1.0, seed=seed, **OFF))}) for seed in range(400)]
     tokens = [int(found["batch"][IO.tokens]) for found in bench.run(cases)]
     assert chi_square(np.bincount(tokens, minlength=5), np.full(5, 80.0)) < 4
@@ -175,7 +175,7 @@ NO_NUMBERS = [
 def test_logits_that_are_no_numbers_leave_no_token(bench: Bench, parameters: dict[str, float]) -> None:
     sampling = Sampling(**{"temperature": 1.0, **OFF, "seed": 3, **parameters})
     rows = [broken(changes) for _, changes in NO_NUMBERS] + [broken({5: -np.inf, 6: 3.4e38, 7: -3.4e38})]
-    cases = [Case(library.sample(1000), {"logits": guarded(row), "batch": io(sampling)}) for row in rows]
+    cases = [Case(sample_kernel(1000), {"logits": guarded(row), "batch": io(sampling)}) for row in rows]
     *found, right = [int(each["batch"][IO.tokens]) for each in bench.run(cases)]
     assert found == [NO_TOKEN] * len(NO_NUMBERS) and right == 6
 
@@ -185,7 +185,7 @@ def test_log_probabilities_of_logits_that_are_no_numbers_have_no_likely_token(be
     n, words = len(rows), batch(len(rows), 0)
     targets, results = len(words), len(words) + n
     words = np.concatenate([words, np.full(n, 7, np.uint32), np.zeros(2 * n, np.uint32)])
-    launch = library.cross_entropy(1000, n, targets, results)
+    launch = cross_entropy_kernel(1000, n, targets, results)
     found = bench.run([Case(launch, {"logits": guarded(rows), "batch": words}, n)])[0]["batch"][results:].reshape(n, 2)
     likely = [int(np.argmax(row)) for row in (rows[0], rows[-1])]
     assert found[:, 1].tolist() == [likely[0], *[NO_TOKEN] * len(NO_NUMBERS), likely[1]]

@@ -18,6 +18,8 @@ from llamaweb.kernels import library, peaks
 from llamaweb.kernels.formats import FORMATS, Format
 from llamaweb.kernels.mul_mat import mul_mat
 from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec
+from llamaweb.operations.norm import rms_norm_kernel
+from tests.plain_kernels import glu
 
 K, N = 1024, 2048
 EPS = 1e-5
@@ -89,8 +91,8 @@ def test_no_k_quant_takes_much_longer_than_q4_0(bench: Bench) -> None:
 
 def test_a_norm_and_a_gated_unit_fused_into_a_product_cost_little(bench: Bench) -> None:
     format, x, wide = format_of("Q4_0"), guarded(normal(K)), guarded(normal(N))
-    norm = Case(library.rms_norm(K, EPS, 1), {"x": x, "norm_weight": normal(K), "y": poisoned(K), "batch": batch(1)})
-    unit = Case(library.glu("swiglu", N // 2, 1), {"x": wide, "y": poisoned(N // 2)})
+    norm = Case(rms_norm_kernel(K, EPS, 1), {"x": x, "norm_weight": normal(K), "y": poisoned(K), "batch": batch(1)})
+    unit = Case(glu("swiglu", N // 2, 1), {"x": wide, "y": poisoned(N // 2)})
     fused = of_a_token(bench, format, eps=EPS, epilogue="swiglu")
     us = bench.time({"fused": [fused], "apart": [norm, of_a_token(bench, format), unit]})
     # Every workgroup norms for itself, which a CPU feels; a GPU has two dispatches less.

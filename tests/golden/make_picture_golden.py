@@ -12,8 +12,9 @@ from xml.etree import ElementTree as Xml
 from llamaweb.ggml import GGMLType
 from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.kernel import Slot, kernel
+from llamaweb.operations.step import Step, Value, View
 from llamaweb.planner import Binding, Dispatch, ModelPlan, Phase
-from llamaweb.planner.fusion import Step, Steps, Value
+from llamaweb.planner.fusion import Steps
 from llamaweb.planner.layout import Layout, lay_out
 from llamaweb.planner.picture import picture
 from llamaweb.planner.plan import Slice, WeightPlan
@@ -73,12 +74,12 @@ def small_plan() -> tuple[ModelPlan, dict[str, Layout]]:
 def layout(n_tokens: int, n_steps: int) -> Layout:
     """Steps of which each reads what the one before wrote, and the last what the first did, too."""
     rows = {"embd": 640, "blk.0.attn": 96, "blk.0.ffn_up": 320, "logits": 32}
-    values = [Value(name, row, n_tokens) for name, row in rows.items()][:n_steps]
-    steps = [Step("get_rows", values[0].name, {"y": values[0]})]
+    values = [View.of(Value(name, row, n_tokens)) for name, row in rows.items()][:n_steps]
+    steps = [Step("get_rows", values[0].value.name, {"y": values[0]})]
     for x, y in pairwise(values):
-        steps.append(Step("mul_mat", y.name, {"x": x, "y": y}))
+        steps.append(Step("mul_mat", y.value.name, {"x": x, "y": y}))
     steps[-1].values["more"] = values[0]
-    return lay_out(Steps(steps, 0, values[-1]), 1024)
+    return lay_out(Steps(steps, 0, values[-1].value), 1024)
 
 
 def drawn(name: str = "A <model>") -> str:

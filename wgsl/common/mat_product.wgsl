@@ -1,8 +1,11 @@
 {# What the matrix-matrix kernels share: the constants of a tile, and what becomes of its results #}
-{% import "common/glu.wgsl" as g %}
+{% import "common/functions.wgsl" as f %}
 {% import "common/row_end.wgsl" as end %}
-{% set glu = epilogue in g.names %}
+{% set glu = epilogue in f.glu %}
 {% set tile_out = tile_n // 2 if glu else tile_n %}
+{% if epilogue not in ("store", "add") %}
+{{ f.functions }}
+{% endif %}
 {{ end.declare(columns, k) }}const NB = {{ k // 32 }}u;  // blocks of a row
 const N = {{ n }}u;
 const OUT = {{ n // 2 if glu else n }}u;
@@ -31,10 +34,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) i
 {% endmacro %}
 {# Writes result o of token t; `v`, `up`: expressions, the second for a gated linear unit alone #}
 {% macro store(v, up) %}
-        var v = {{ v }}{{ " + bias[o]" if bias }};
+        var v = {{ "(" if factor }}{{ v }}{{ " + bias[o]" if bias }}{{ ") * %s" % factor if factor }};
 {% if glu %}
         let up = {{ up }}{{ " + bias[OUT + o]" if bias }};
-        v = {{ g.activated(epilogue, "v") }} * up;
+        v = op_{{ epilogue }}(v, up);
+{% elif epilogue not in ("store", "add") %}
+      v = op_{{ epilogue }}(v);
 {% endif %}
         y[t * {{ stride }}u + {{ offset }}u + o] {{ "+=" if epilogue == "add" else "=" }} v;
 {% endmacro %}

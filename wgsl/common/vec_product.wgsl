@@ -1,11 +1,14 @@
 {# What the matrix-vector kernels share: which rows of W and which results are an invocation's, and what becomes of them #}
 {% import "common/lanes.wgsl" as order %}
-{% import "common/glu.wgsl" as g %}
+{% import "common/functions.wgsl" as f %}
 {% import "common/row_end.wgsl" as end %}
-{% set glu = epilogue in g.names %}
+{% set glu = epilogue in f.glu %}
 {% set outputs = n // 2 if glu else n %}
 {% set out_per_group = rows_per_group // 2 if glu else rows_per_group %}
 {% set place = order.element("(%su + o)" % offset, y_row) if y_lanes else offset ~ "u + o" %}
+{% if epilogue not in ("store", "add") %}
+{{ f.functions }}
+{% endif %}
 {{ end.declare(columns, k) }}const NB = {{ k // 32 }}u;  // blocks of a row
 const OUT = {{ outputs }}u;
 {% if post_eps is not none %}
@@ -94,10 +97,12 @@ var<workgroup> squares_of_post: array<f32, {{ workgroup // (subgroup or 1) }}>;
 {% for i in range(out_per_group) %}
     if (out0 + {{ i }}u < OUT) {
       let o = out0 + {{ i }}u;
-      var v = acc[{{ i }}] * scale{{ " + bias[o]" if bias }};
+      var v = {{ "(" if factor }}acc[{{ i }}] * scale{{ " + bias[o]" if bias }}{{ ") * %s" % factor if factor }};
 {% if glu %}
       let up = acc[{{ i + out_per_group }}] * scale{{ " + bias[OUT + o]" if bias }};
-      v = {{ g.activated(epilogue, "v") }} * up;
+      v = op_{{ epilogue }}(v, up);
+{% elif epilogue not in ("store", "add") %}
+      v = op_{{ epilogue }}(v);
 {% endif %}
 {% if epilogue == "add" %}
       y[{{ place }}] += v;

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from llamaweb import operations as ops
 from llamaweb.architectures.metadata import Metadata, layers, tokens
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor
@@ -58,7 +59,7 @@ def decoder(file: GGUFFile, meta: Metadata) -> Decoder:
 
 
 class Gated(Protocol):
-    def __call__(self, gate: Tensor, up: Tensor, name: str) -> Tensor: ...
+    def __call__(self, g: Graph, gate: Tensor, up: Tensor, name: str) -> Tensor: ...
 
 
 class Blocks:
@@ -70,17 +71,17 @@ class Blocks:
         self._table = graph.weight("token_embd.weight", sizes.n_embd, sizes.n_vocab)
 
     def embeddings(self) -> Tensor:
-        return self._graph.get_rows(self._table, "embd")
+        return ops.get_rows(self._graph, self._table, "embd")
 
     def norm(self, x: Tensor, name: str, size: int | None = None) -> Tensor:
         """The tensor's rms_norm of x along each row, or along each head of `size` values."""
         weight = self._graph.weight(name + ".weight", size or self._sizes.n_embd)
-        return self._graph.rms_norm(x, weight, self._sizes.rms_eps, name)
+        return ops.rms_norm(self._graph, x, weight, self._sizes.rms_eps, name)
 
     def product(self, x: Tensor, name: str, size: int) -> Tensor:
         """`size` rows of the tensor times x, plus a bias if the file has one."""
         g = self._graph
-        return g.mul_mat(g.weight(name + ".weight", x.row, size), x, name, g.optional_weight(name + ".bias", size))
+        return ops.mul_mat(g, g.weight(name + ".weight", x.row, size), x, name, g.optional_weight(name + ".bias", size))
 
     def qkv(self, x: Tensor, p: str) -> tuple[Tensor, Tensor, Tensor]:
         """The layer's queries, keys and values."""
@@ -95,30 +96,34 @@ class Blocks:
         return self.norm(q, p + "attn_q_norm", size), self.norm(k, p + "attn_k_norm", size)
 
     def attention(
-        self, q: Tensor, k: Tensor, v: Tensor, p: str, rope: Rope, *, scale: float | None = None, window: int = 0
+        self, q: Tensor, k: Tensor, v: Tensor, p: str, rope: Rope | None, *, scale: float | None = None, window: int = 0
     ) -> Tensor:
-        """The layer's attention and the product behind it. scale: of products of q and k; None: 1/sqrt(head_dim)."""
-        found = self._graph.flash_attn(
+        """The layer's attention and the product behind it. rope: of queries and keys. scale: of products of these,
+        1/sqrt(head_dim) unless told."""
+        g, head_dim = self._graph, self._sizes.head_dim
+        if rope:
+            q, k = (ops.rope(g, x, rope, head_dim, f"{p}{part}_rope") for x, part in ((q, "q"), (k, "k")))
+        found = ops.flash_attn(
+            g,
             q,
             k,
             v,
             layer=int(p.split(".")[1]),
-            head_dim=self._sizes.head_dim,
-            rope=rope,
-            scale=self._sizes.head_dim**-0.5 if scale is None else scale,
+            head_dim=head_dim,
+            scale=head_dim**-0.5 if scale is None else scale,
             window=window,
             name=p + "attn",
         )
         return self.product(found, p + "attn_output", self._sizes.n_embd)
 
     def feed_forward(self, x: Tensor, p: str, n_ff: int, gated: Gated) -> Tensor:
-        """down(gated(gate(x), up(x))), `n_ff` values wide; gated: Graph.swiglu or Graph.geglu."""
+        """down(gated(gate(x), up(x))), `n_ff` values wide; gated: ops.swiglu or ops.geglu."""
         gate, up = (self.product(x, f"{p}ffn_{part}", n_ff) for part in ("gate", "up"))
-        return self.product(gated(gate, up, p + "ffn_glu"), p + "ffn_down", self._sizes.n_embd)
+        return self.product(gated(self._graph, gate, up, p + "ffn_glu"), p + "ffn_down", self._sizes.n_embd)
 
     def logits(self, x: Tensor) -> None:
         """The next token out of the last layer's result, by the output's rows, or the embeddings' if it has none."""
         g, s = self._graph, self._sizes
-        x = self.norm(g.output_rows(x), "output_norm")
+        x = self.norm(ops.output_rows(g, x), "output_norm")
         output = g.weight("output.weight", s.n_embd, s.n_vocab) if g.has("output.weight") else self._table
-        g.sample(g.mul_mat(output, x, "logits"))
+        ops.sample(g, ops.mul_mat(g, output, x, "logits"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
 from llamaweb.architectures.metadata import Metadata, rope
 from llamaweb.errors import ModelFileError, UnsupportedError
@@ -60,13 +61,13 @@ def _windows(meta: Metadata, n_layer: int) -> tuple[int, ...]:
 
 def build(graph: Graph, hparams: Gemma3Hyperparameters) -> None:
     g, hp, b = graph, hparams, Blocks(graph, hparams)
-    x = g.scale(b.embeddings(), hp.n_embd**0.5, "embd_scaled")
+    x = ops.scale(g, b.embeddings(), hp.n_embd**0.5, "embd_scaled")
     for i, window in enumerate(hp.windows):
         p = f"blk.{i}."
         q, k, v = b.qkv(b.norm(x, p + "attn_norm"), p)
         rotation = hp.rope_in_window if window else hp.rope
         a = b.attention(*b.head_norms(q, k, p), v, p, rotation, scale=hp.attention_scale, window=window)
-        x = g.add(x, b.norm(a, p + "post_attention_norm"), p + "attn_residual")
-        f = b.feed_forward(b.norm(x, p + "ffn_norm"), p, hp.n_ff, g.geglu)
-        x = g.add(x, b.norm(f, p + "post_ffw_norm"), p + "ffn_residual")
+        x = ops.add(g, x, b.norm(a, p + "post_attention_norm"), p + "attn_residual")
+        f = b.feed_forward(b.norm(x, p + "ffn_norm"), p, hp.n_ff, ops.geglu)
+        x = ops.add(g, x, b.norm(f, p + "post_ffw_norm"), p + "ffn_residual")
     b.logits(x)

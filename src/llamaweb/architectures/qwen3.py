@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, decoder
 from llamaweb.architectures.metadata import Metadata, rope_of_text
 from llamaweb.graph import Graph
@@ -20,7 +21,7 @@ def build(graph: Graph, hparams: Dense) -> None:
     x = b.embeddings()
     for p in (f"blk.{i}." for i in range(hp.n_layer)):
         q, k, v = b.qkv(b.norm(x, p + "attn_norm"), p)
-        x = g.add(x, b.attention(*b.head_norms(q, k, p), v, p, hp.rope), p + "attn_residual")
+        x = ops.add(g, x, b.attention(*b.head_norms(q, k, p), v, p, hp.rope), p + "attn_residual")
         h = b.norm(x, p + "ffn_norm")
-        x = g.add(x, b.feed_forward(h, p, hp.n_ff, g.swiglu), p + "ffn_residual")
+        x = ops.add(g, x, b.feed_forward(h, p, hp.n_ff, ops.swiglu), p + "ffn_residual")
     b.logits(x)

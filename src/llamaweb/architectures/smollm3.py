@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, decoder
 from llamaweb.architectures.metadata import Metadata, rope
 from llamaweb.graph import Graph
@@ -24,7 +25,7 @@ def build(graph: Graph, hparams: Dense) -> None:
         p = f"blk.{i}."
         rotation = hp.rope.still if i % _STEP == _STEP - 1 else hp.rope
         h = b.norm(x, p + "attn_norm")
-        x = g.add(x, b.attention(*b.qkv(h, p), p, rotation), p + "attn_residual")
+        x = ops.add(g, x, b.attention(*b.qkv(h, p), p, rotation), p + "attn_residual")
         h = b.norm(x, p + "ffn_norm")
-        x = g.add(x, b.feed_forward(h, p, hp.n_ff, g.swiglu), p + "ffn_residual")
+        x = ops.add(g, x, b.feed_forward(h, p, hp.n_ff, ops.swiglu), p + "ffn_residual")
     b.logits(x)

@@ -14,7 +14,6 @@ from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.formats import Format, whole_blocks
 from llamaweb.kernels.kernel import (
     BATCH,
-    NORM,
     PHASES,
     Launch,
     Slot,
@@ -48,32 +47,6 @@ def vector(type: GGMLType, count: int, *, lane_order: bool = False) -> Launch:
     return Launch(shader, spread(-(-count // 64)))
 
 
-def get_rows(
-    format: Format,
-    k: int,
-    rows: int,
-    n_tokens: int,
-    *,
-    scale: float = 1.0,
-    y_lanes: bool = False,
-    piece: tuple[int, int] | None = None,
-) -> Launch:
-    """piece: the first row and how many there are, where a binding holds only some of the table's `rows`."""
-    shader = kernel(
-        "get_rows",
-        [*weight(format), BATCH, arena("y")],
-        format=format.name,
-        split=format.split,
-        k=k,
-        rows=rows,
-        scale=scale,
-        y_lanes=y_lanes,
-        piece=piece,
-        workgroup=32,
-    )
-    return Launch(shader, (1, n_tokens, 1), 1)
-
-
 def find_nan(format: Format, blocks: int) -> Launch:
     """The first of `blocks` blocks of 32 weights that has one which is NaN or infinite; slots of the weight, and found,
     a word that begins with the largest."""
@@ -84,37 +57,14 @@ def find_nan(format: Format, blocks: int) -> Launch:
     return Launch(shader, spread(-(-blocks // (workgroup * each))))
 
 
-def rms_norm(row: int, eps: float, n_tokens: int, *, epilogue: str = "store") -> Launch:
-    """y = x / rms(x) * weight; epilogue "add" adds it to y. Rows are `row` numbers, in whole blocks of 32."""
-    k = whole_blocks(row)
-    workgroup = 256 if n_tokens == 1 else 64  # alone, it has the GPU for itself
-    slots = [arena("x"), NORM, arena("y")]
-    shader = kernel("rms_norm", slots, k=k, columns=row, eps=eps, epilogue=epilogue, workgroup=workgroup)
-    return Launch(shader, (1, n_tokens, 1), 1)
-
-
-def add(n: int, n_tokens: int) -> Launch:
-    """y += x, rows of n numbers in whole blocks of 32."""
-    n = whole_blocks(n)
-    shader = kernel("add", [arena("x"), arena("y")], n=n, workgroup=64)
-    return Launch(shader, (-(-n // 256), n_tokens, 1), 1)
-
-
-def glu(kind: str, n: int, n_tokens: int) -> Launch:
-    """A gated linear unit, of GLU: rows of 2 n numbers, to rows of n in whole blocks of 32."""
-    slots = [arena("x", "f32"), arena("y", "f32")]
-    shader = kernel("glu", slots, n=n, y_row=whole_blocks(n), glu=kind, workgroup=64)
-    return Launch(shader, (-(-n // 64), n_tokens, 1), 1)
-
-
 @dataclass(frozen=True)
 class Attention:
     """What the attention kernels of a layer share. n_ctx: rows of the cache for a head; ring: they hold the last
     positions only. window: how many of the last tokens one sees; 0: all. head_eps: of the norm of each head of q and k;
-    None: there is none. type_k, type_v: the cache. bound: the first key-value head whose cache is bound, and how many
-    there are; the kernels work for these alone. None: all."""
+    None: there is none; norm_behind: it comes behind the rotation. type_k, type_v: the cache. bound: the first
+    key-value head whose cache is bound, and how many there are; the kernels work for these alone. None: all."""
 
-    rope: Rope
+    rope: Rope | None
     head_dim: int
     n_head: int
     n_head_kv: int
@@ -123,6 +73,7 @@ class Attention:
     window: int = 0
     ring: bool = False
     head_eps: float | None = None
+    norm_behind: bool = False
     type_k: CacheFormat = CACHE_FORMATS["f16"]
     type_v: CacheFormat = CACHE_FORMATS["f16"]
     bound: tuple[int, int] | None = None
@@ -149,9 +100,9 @@ class Attention:
     def constants(self) -> dict[str, Any]:
         rows = self.kv_heads * self.n_ctx
         return {
-            "mode": self.rope.mode,
-            "n_dims": self.rope.n_dims,
-            "magnitude": self.rope.magnitude,
+            "mode": self.rope.mode if self.rope else None,
+            "n_dims": self.rope.n_dims if self.rope else 0,
+            "magnitude": self.rope.magnitude if self.rope else 1.0,
             "head_dim": self.head_dim,
             "width": width(self.head_dim),
             "y_row": whole_blocks(self.n_head * self.head_dim),
@@ -164,6 +115,7 @@ class Attention:
             "window": self.window,
             "ring": self.n_ctx if self.ring else 0,
             "head_eps": self.head_eps,
+            "norm_behind": self.norm_behind,
             "type_k": self.type_k.name,
             "type_v": self.type_v.name,
             "k_unit": self.type_k.unit(self.head_dim),
@@ -173,6 +125,10 @@ class Attention:
         }
 
     @property
+    def phases(self) -> list[Slot]:
+        return [PHASES] if self.rope else []
+
+    @property
     def head_norm(self) -> list[Slot]:
         return [Slot("head_norm", "f32", "read")] if self.head_eps is not None else []
 
@@ -180,7 +136,7 @@ class Attention:
 def rope_kv(attention: Attention, n_tokens: int) -> Launch:
     """Norms and rotates q and k of a batch, and appends k and v to the cache."""
     cache = [arena("k_cache", "u32"), arena("v_cache", "u32")]
-    slots = [arena("qkv", "f32"), PHASES, BATCH, *attention.head_norm, *cache]
+    slots = [arena("qkv", "f32"), *attention.phases, BATCH, *attention.head_norm, *cache]
     shader = kernel("rope_kv", slots, workgroup=32, **attention.constants)
     return Launch(shader, (attention.kv_heads * (attention.group + 2), n_tokens, 1), 1)
 
@@ -196,7 +152,7 @@ def flash_attn_vec(
 ) -> Launch:
     """rope_kv and the attention of one token; with splits, its parts for flash_attn_reduce. rotated: behind rope_kv."""
     cache = [arena("k_cache", "vec4<u32>"), arena("v_cache", "vec4<u32>")]
-    before = [] if rotated else [PHASES, *attention.head_norm]
+    before = [] if rotated else [*attention.phases, *attention.head_norm]
     y = arena("y", "vec4<f32>" if attention.whole_eights or splits > 1 else "f32")
     slots = [arena("qkv", "f32"), BATCH, *before, *cache, y]
     head_dim = width(attention.head_dim)
@@ -266,14 +222,3 @@ def flash_attn(
     least = tiles.default(head_dim, n_head, n_tokens, DeviceProfile())
     plain = flash_attn(attention, n_tokens, profile, variant=least) if v != least else None
     return Launch(shader, (attention.kv_heads * attention.group, -(-n_tokens // v.queries), 1), v.queries, plain)
-
-
-def sample(n: int) -> Launch:
-    slots = [arena("logits", "f32"), Slot("batch", "u32", "read_write")]
-    return Launch(kernel("sample", slots, n=n, workgroup=256), (1, 1, 1))
-
-
-def cross_entropy(n: int, n_tokens: int, targets: int, results: int) -> Launch:
-    slots = [arena("logits", "f32"), Slot("batch", "u32", "read_write")]
-    shader = kernel("cross_entropy", slots, n=n, workgroup=128, targets=targets, results=results)
-    return Launch(shader, (1, n_tokens, 1), 1)

@@ -51,13 +51,15 @@ def mul_mat(
     *,
     bias: bool = False,
     epilogue: str = "store",
+    factor: float | None = None,
     offset: int = 0,
     stride: int = 0,
     columns: int = 0,
     variant: MulMat | None = None,
 ) -> Launch:
     """y[token * stride + offset + row] = W x for a batch of tokens; a packed variant reads x_q, which `quantize` makes
-    of x. columns: those of the k that come before zeros; 0: all."""
+    of x. columns: those of the k that come before zeros; 0: all. factor: of what W x and the bias
+    give, before the epilogue."""
     v = variant or default_tile(format, k, n, n_tokens, profile)
     packed = v.kind == "packed"
     x = arena("x_q", "vec4<u32>") if packed else arena("x")
@@ -77,6 +79,7 @@ def mul_mat(
         wy=v.wy,
         bias=bias,
         epilogue=epilogue,
+        factor=factor,
         offset=offset,
         stride=stride or out,
         **_constants(v, n_tokens, profile),
@@ -87,6 +90,7 @@ def mul_mat(
         options: dict[str, Any] = {
             "bias": bias,
             "epilogue": epilogue,
+            "factor": factor,
             "offset": offset,
             "stride": stride,
             "columns": columns,

@@ -90,6 +90,7 @@ def mul_mat_vec(
     eps: float | None = None,
     bias: bool = False,
     epilogue: str = "store",
+    factor: float | None = None,
     offset: int = 0,
     y_row: int = 0,
     last_row: bool = False,
@@ -103,7 +104,7 @@ def mul_mat_vec(
 
     post_eps: the input is x + rms_norm(post), of this epsilon; keeps_sum writes it to slot sum. lane_order: slots of
     vectors in lane order (wgsl/common/lanes.wgsl), where y is a vector of y_row, or of the rows of W. columns:
-    those of the k that come before zeros; 0: all."""
+    those of the k that come before zeros; 0: all. factor: of what W x and the bias give, before the epilogue."""
     v = variant or default(format, k, n, epilogue, profile)
     slots = [*weight(format), arena("x")]
     slots += [arena("post"), replace(NORM, name="post_norm_weight")] if post_eps is not None else []
@@ -134,6 +135,7 @@ def mul_mat_vec(
         eps=eps,
         bias=bias,
         epilogue=epilogue,
+        factor=factor,
         offset=offset,
         y_row=y_row or (n // 2 if epilogue in GLU else n),
         last_row=last_row,
@@ -141,7 +143,7 @@ def mul_mat_vec(
     per_workgroup = v.workgroup // v.lanes * v.rows
     plain = None
     if v.subgroup:
-        options: dict[str, Any] = {"eps": eps, "bias": bias, "epilogue": epilogue, "offset": offset}
+        options: dict[str, Any] = {"eps": eps, "bias": bias, "epilogue": epilogue, "factor": factor, "offset": offset}
         options |= {
             "y_row": y_row,
             "last_row": last_row,

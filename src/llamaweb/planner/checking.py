@@ -10,7 +10,7 @@ from llamaweb.kernels.checks import FOUND
 from llamaweb.kernels.checks.layout import slack
 from llamaweb.kernels.checks.products import FEW, MOST_BYTES, MOST_TOKENS
 from llamaweb.kernels.kernel import GLU
-from llamaweb.planner.fusion import Step
+from llamaweb.operations.step import Step
 from llamaweb.planner.weights import Weights
 
 _ROWS = 132  # of a product that are computed, at most

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamaweb.kernels.kernel import Kernel, Slot
-from llamaweb.planner.plan import Binding, Dispatch, ModelPlan
+from llamaweb.kernels.kernel import Kernel
+from llamaweb.operations import BY_TEMPLATE
+from llamaweb.operations.operation import Use
+from llamaweb.planner.plan import Dispatch, ModelPlan
 
 
 @dataclass(frozen=True)
@@ -43,47 +45,22 @@ def shape(kernel: Kernel) -> str:
 
 
 def _cost(d: Dispatch, n_tokens: int, n_past: int, batch: int) -> Cost:
-    c = dict(d.kernel.constants)
+    operation, constants = BY_TEMPLATE[d.kernel.template], dict(d.kernel.constants)
     tokens = n_tokens if d.token_tile or batch == 1 else 1  # without a tile, a dispatch serves the last token alone
-    read = write = 0
+    sizes, values = {}, set()
     for slot, binding in zip(d.kernel.slots, d.bindings, strict=True):
         if binding.region == "arena":
-            size = _activation(slot, binding, c, tokens, batch if d.token_tile else 1)
-        elif binding.region.startswith("kv."):
-            size = binding.size * _cached_rows(d.kernel, n_tokens, n_past) // c["n_ctx"]
-        elif binding.region == "io" or slot.name == "phases":
-            size = 0  # a few words
-        elif d.kernel.template == "get_rows":
-            size = binding.size * tokens // c["rows"]
+            values.add(slot.name)
+            sizes[slot.name] = binding.size * tokens // (batch if d.token_tile else 1)
+        elif binding.region != "io" and slot.name != "phases":  # which are a few words
+            sizes[slot.name] = binding.size
+    use = Use(d.kernel, constants, sizes, values, tokens, n_tokens, n_past)
+    read = write = 0
+    for name in sizes:
+        moved = operation.moved(name, use)
+        if operation.written(name):
+            write += moved
+            read += moved if name == "y" and constants.get("epilogue") == "add" else 0
         else:
-            size = binding.size
-        written = slot.name in ("y", "sum") or (d.kernel.template == "rope_kv" and binding.region.startswith("kv."))
-        read += 0 if written else size
-        write += size if written else 0
-        if slot.name == "y" and (c.get("epilogue") == "add" or d.kernel.template == "add"):
-            read += size
-    return Cost(read, write, _flops(d.kernel, c, tokens, n_past))
-
-
-def _activation(slot: Slot, binding: Binding, c: dict, tokens: int, batch: int) -> int:
-    if c.get("last_row") and slot.name == "x":
-        return 4 * int(c["k"])
-    return binding.size * tokens // batch
-
-
-def _cached_rows(kernel: Kernel, n_tokens: int, n_past: int) -> int:
-    if kernel.template == "rope_kv":
-        return n_tokens
-    window = dict(kernel.constants).get("window") or n_past + n_tokens
-    return min(n_past + n_tokens, n_tokens + window - 1)
-
-
-def _flops(kernel: Kernel, c: dict, tokens: int, n_past: int) -> int:
-    if kernel.template.startswith("mul_mat"):
-        return 2 * int(c["columns"]) * int(c["n"]) * tokens
-    if kernel.template.startswith("flash_attn") and any(slot.name == "k_cache" for slot in kernel.slots):
-        window = c.get("window") or n_past + tokens
-        seen = sum(min(n_past + i + 1, window) for i in range(tokens))
-        heads = int(c["kv_heads"]) * int(c["n_head"]) // int(c["n_head_kv"])  # of the part of the cache that is bound
-        return 4 * int(c["head_dim"]) * heads * seen  # a product with K and one with V
-    return 0
+            read += moved
+    return Cost(read, write, operation.flops(use))

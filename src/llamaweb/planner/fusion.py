@@ -1,69 +1,24 @@
-"""Fusion: from the graph's operations to the fewest steps, each of which one kernel computes.
+"""Fusion: from a graph's plain steps to the fewest that compute the same.
 
-What is folded into a matrix product: the rms_norm before it (one token), and before that the addition of a normed
-branch to the residual stream; the bias, the residual addition and the gated linear unit behind it; and its siblings:
-products of the same input in the same format are one product with stacked weights. Attention takes in the norms of
-heads, rope and the writing of the cache. Each of these can be left out, to measure what it brings.
+Each rule is a function from a pattern of operations to a fused one, whatever family has it; without any of them every
+model gives the same logits, more slowly. They are applied in the order of FUSIONS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
-from llamaweb.errors import UnsupportedError
-from llamaweb.graph import Graph, Tensor
-from llamaweb.kernels.cache import width
-from llamaweb.kernels.formats import format_of, whole_blocks
+from llamaweb.graph import Graph
+from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.kernel import GLU
-from llamaweb.kernels.mul_mat import quantized_bytes
+from llamaweb.operations import OPERATIONS, lower
+from llamaweb.operations.step import Step, Value, View
+from llamaweb.planner.program import Program
+from llamaweb.rope import Rope
 
-FUSIONS = {
-    "norm": "an rms_norm within the products that read it",
-    "post_norm": "the addition of a normed branch within the product behind it",
-    "residual": "the addition to the residual stream within the product before it",
-    "glu": "a gated linear unit within the product of gate and up",
-    "siblings": "products of one input as one product (and with them the gated linear unit)",
-    "attention": "norms of heads, rope and the writing of the cache within a token's attention",
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """Something computed: float32, or integers of 8 or 16 bits; (row, n_tokens) in ggml's order. It lives in the arena.
-
-    in_blocks: what reads it takes whole blocks of 32, so that a row has room for them; behind its end there may be
-    anything.
-    """
-
-    name: str
-    row: int
-    n_tokens: int
-    bits: int = 32
-    in_blocks: bool = True
-
-    @property
-    def pitch(self) -> int:
-        """Numbers from the beginning of a row to that of the next."""
-        return whole_blocks(self.row) if self.in_blocks else self.row
-
-    @property
-    def bytes(self) -> int:
-        if self.bits == 32:
-            return 4 * self.pitch * self.n_tokens
-        return quantized_bytes(self.row, self.n_tokens, self.bits)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One dispatch to be: `values` by the kernel's slot names; `weights` are stacked tensors of the file by slot."""
-
-    op: str
-    name: str
-    values: dict[str, Value]
-    weights: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
+_PRODUCTS = ("mul_mat_vec", "mul_mat")
 
 
 @dataclass(frozen=True)
@@ -72,261 +27,316 @@ class Steps:
     head: int  # the first step that belongs to the logits
     logits: Value
 
+    @classmethod
+    def of(cls, steps: list[Step]) -> Steps:
+        head = next(i for i, step in enumerate(steps) if step.head)
+        logits = next(step.values["logits"].value for step in steps if "logits" in step.values)
+        return cls(steps, head, logits)
+
 
 def fuse(graph: Graph, attention_splits: int = 1, max_bindings: int = 8, unfused: Set[str] = frozenset()) -> Steps:
     """The steps of a graph, in order. With attention splits, one token's attention is shared out and put together.
     max_bindings: of one kernel on the device (maxStorageBuffersPerShaderStage). unfused: names of FUSIONS that are
     left out."""
-    return _Fuser(graph, attention_splits, max_bindings, unfused).run()
+    program = Program(lower(graph, attention_splits))
+    for name, rule in _RULES.items():
+        if name not in unfused:
+            rule(program, max_bindings)
+    return Steps.of(_in_lane_order(program.steps))
 
 
-# What a product whose norm takes in an addition binds besides its weight
-_NORMED_SUM = ("x", "post", "post_norm_weight", "norm_weight", "sum", "y")
+def _attention(program: Program, max_bindings: int) -> None:
+    """norms of heads, rope and the writing of the cache within a token's attention"""
+    for i, cache in program.of("rope_kv"):
+        _take_in_heads(program, i, cache)
+    for i, attention in program.of("flash_attn_vec"):
+        before = [(j, s) for j, s in program.uses(attention.values["qkv"].value) if s.op == "rope_kv"]
+        for j, cache in before:
+            program.put(j, None)
+            taken = {**attention.params, **cache.params, "writes": True}
+            program.put(i, replace(attention, weights=cache.weights, params=taken))
 
 
-class _Fuser:
-    def __init__(self, graph: Graph, attention_splits: int, max_bindings: int, unfused: Set[str]) -> None:
-        self.graph = graph
-        self.unfused = unfused
-        self.splits = attention_splits
-        self.max_bindings = max_bindings
-        self.consumers: dict[Tensor, list[Tensor]] = {}
-        for node in graph.nodes:
-            for src in node.src:
-                self.consumers.setdefault(src, []).append(node)
-        self.order = {node: i for i, node in enumerate(graph.nodes)}
-        self.values: dict[Tensor, Value] = {}
-        self.offsets: dict[Tensor, int] = {}  # of a product within the value it shares with its siblings
-        self.done: set[Tensor] = set()
-        self.steps: list[Step] = []
-
-    def run(self) -> Steps:
-        head = 0
-        for i, node in enumerate(self.graph.nodes):
-            if i == self.graph.output_index:
-                head = len(self.steps)
-            if node not in self.done:
-                getattr(self, "_" + node.op)(node)
-        logits = next(node for node in self.graph.nodes if node.op in ("sample", "cross_entropy")).src[0]
-        return Steps(_in_lane_order(self.steps), head, self.values[logits])
-
-    def _emit(self, op: str, name: str, values: dict[str, Value], weights: Any = None, **params: Any) -> None:
-        self.steps.append(Step(op, name, values, weights or {}, params))
-
-    def _value(self, node: Tensor) -> Value:
-        self.values[node] = Value(node.name, node.row, node.rows)
-        return self.values[node]
-
-    def _get_rows(self, node: Tensor) -> None:
-        params = {}
-        value = self._value(node)
-        if [c.op for c in self.consumers[node]] == ["scale"]:
-            (scaled,) = self.consumers[node]
-            params["scale"] = scaled.params["factor"]
-            self.values[scaled] = value
-            self.done.add(scaled)
-        self._emit("get_rows", node.name, {"y": value}, {"w": (node.src[0],)}, **params)
-
-    def _scale(self, node: Tensor) -> None:
-        raise UnsupportedError(f"{node.name}: scaling anything but embeddings is not supported.")
-
-    def _last_row(self, node: Tensor) -> None:
-        self.values[node] = self.values[node.src[0]]
-
-    def _rms_norm(self, node: Tensor) -> None:
-        x, weight = node.src
-        consumers = self.consumers[node]
-        if [c.op for c in consumers] == ["flash_attn"]:  # which norms its heads itself
-            self.values[node], self.offsets[node] = self.values[x], self.offsets[x]
-            return
-        if weight.row != x.row:
-            raise UnsupportedError(f"{node.name}: a norm of heads outside attention is not supported.")
-        apart = "norm" in self.unfused and x.op != "last_row"  # which only a product can read
-        fused = node.rows == 1 and self._all_products(node) and not apart
-        if fused or [c.op for c in consumers] == ["add"]:
-            return  # the addition, or each product, norms its input itself
-        self._norm(node, self._value(node))
-
-    def _norm(self, node: Tensor, y: Value, **params: Any) -> None:
-        x, weight = node.src
-        values = {"x": self.values[x], "y": y}
-        self._emit("rms_norm", node.name, values, {"norm_weight": (weight,)}, eps=node.params["eps"], **params)
-
-    def _all_products(self, node: Tensor) -> bool:
-        return all(c.op == "mul_mat" for c in self.consumers[node])
-
-    def _add(self, node: Tensor) -> None:
-        """A residual that takes in a branch, normed or not: x + rms_norm(branch), x + branch."""
-        x, branch = node.src if node.src[0] in self.values else node.src[::-1]
-        if x not in self.values or self.values[x].row != node.row or self._last_use(x) is not node:
-            raise UnsupportedError(f"{node.name}: an addition that is not a residual is not supported.")
-        if branch.op != "rms_norm":
-            self.values[node] = self.values[x]  # in place
-            self._emit("add", node.name, {"x": self.values[branch], "y": self.values[x]})
-        elif not self._norm_takes_in(node):
-            self.values[node] = self.values[x]
-            self._norm(branch, self.values[node], epilogue="add")
-
-    def _norm_takes_in(self, add: Tensor) -> bool:
-        """Whether the first use of an addition is one token's product with a norm, which has room for its bindings."""
-        first = min(self.consumers[add], key=lambda n: self.order[n])
-        if add.rows > 1 or first.op != "rms_norm" or not self._all_products(first):
-            return False
-        if self.unfused & {"norm", "post_norm"}:
-            return False
-        product = self.consumers[first][0]
-        format = format_of(product.src[0].type, product.src[0].name)
-        bindings = len(format.planes) + bool(format.codebook) + len(product.src[2:]) + len(_NORMED_SUM)
-        return bindings <= self.max_bindings
-
-    def _mul_mat(self, node: Tensor) -> None:
-        x = node.src[1]
-        siblings = [n for n in self.consumers[x] if n.op == "mul_mat" and n.src[1] is x]
-        self.done.update(siblings)
-        glu = self.consumers[node][0] if self.consumers[node][0].op in GLU else None
-        if self.unfused & {"glu", "siblings"}:
-            glu = None
-        alone = glu and list(glu.src) == siblings and all(self.consumers[n] == [glu] for n in siblings)
-        if glu and alone and len(_stacks(siblings)) == 1:
-            self.done.add(glu)
-            self._product(siblings, self._value(glu), epilogue=glu.op)
-            return
-        if len(siblings) == 1 and (add := self._residual(node)):
-            self.done.add(add)
-            other = add.src[1] if add.src[0] is node else add.src[0]
-            self.values[add] = self.values[other]  # in place
-            self._product(siblings, self.values[add], epilogue="add")
-            return
-        # Attention, a gated linear unit and the sampler take single numbers.
-        in_blocks = len(siblings) == 1 and self.consumers[node][0].op in ("rms_norm", "add")
-        name, row = "+".join(n.name for n in siblings), sum(n.row for n in siblings)
-        joint = Value(name, row, node.rows, in_blocks=in_blocks)
-        offset = 0
-        apart = "siblings" in self.unfused
-        for nodes in [[n] for n in siblings] if apart else _stacks(siblings):
-            self._product(nodes, joint, offset=offset)
-            for n in nodes:
-                self.values[n], self.offsets[n] = joint, offset
-                offset += n.row
-
-    def _residual(self, node: Tensor) -> Tensor | None:
-        """The addition that the product `node` alone feeds, if it is the last use of its other operand."""
-        consumers = self.consumers[node]
-        if len(consumers) != 1 or consumers[0].op != "add" or "residual" in self.unfused:
-            return None
-        add = consumers[0]
-        other = add.src[1] if add.src[0] is node else add.src[0]
-        last = self._last_use(other)
-        return add if last is add and other in self.values and self.values[other].row == add.row else None
-
-    def _last_use(self, node: Tensor) -> Tensor:
-        return max(self.consumers[node], key=lambda n: self.order[n])
-
-    def _product(self, nodes: Sequence[Tensor], y: Value, **params: Any) -> None:
-        """One product with the weights of `nodes` stacked."""
-        x = nodes[0].src[1]
-        weights: dict[str, tuple[Tensor, ...]] = {"w": tuple(n.src[0] for n in nodes)}
-        if len(nodes[0].src) > 2:  # then all of them have a bias
-            weights["bias"] = tuple(n.src[2] for n in nodes)
-        name = "+".join(n.name for n in nodes)
-        source = x
-        if x not in self.values:  # an rms_norm that was left to its products
-            source, norm = x.src
-            weights["norm_weight"] = (norm,)
-            params["eps"] = x.params["eps"]
-        values = {}
-        if source not in self.values:  # an addition that was left to the first of them
-            other, branch = source.src if source.src[0] in self.values else source.src[::-1]
-            values = {"post": self.values[branch.src[0]]}
-            weights["post_norm_weight"] = (branch.src[1],)
-            params["post_eps"] = branch.params["eps"]
-            if len(self.consumers[source]) > 1 or len(self.consumers[x]) > len(nodes):
-                values["sum"] = self._value(source)
-            source = other
-        params["last_row"] = source.op == "last_row"
-        op = "mul_mat_vec" if x.rows == 1 else "mul_mat"
-        self._emit(op, name, {"x": self.values[source], **values, "y": y}, weights, **params)
-
-    def _glu(self, node: Tensor) -> None:
-        gate, up = node.src
-        if self.values[gate] is not self.values[up]:
-            raise UnsupportedError(f"{node.name}: gate and up have different inputs, which is not supported.")
-        self._emit("glu", node.name, {"x": self.values[gate], "y": self._value(node)}, kind=node.op)
-
-    _swiglu = _geglu = _glu
-
-    def _flash_attn(self, node: Tensor) -> None:
-        q, k, v = node.src
-        qkv = self.values[q]
-        if (self.values[k], self.values[v]) != (qkv, qkv) or not self.offsets[q] < self.offsets[k] < self.offsets[v]:
-            raise UnsupportedError(f"{node.name}: q, k and v are not products of one input, which is not supported.")
-        head_dim = node.params["head_dim"]
-        norms, weights = self._head_norms(q, k), {}
-        if norms:
-            weights = {"head_norm": tuple(norm.src[1] for norm in norms)}
-        params = {**node.params, "n_head": q.row // head_dim, "n_head_kv": k.row // head_dim}
-        params["head_eps"] = norms[0].params["eps"] if norms else None
-        if node.rows == 1 and "attention" in self.unfused:
-            self._emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, weights, **params)
-            weights, params = {}, {**params, "rotated": True}
-        if node.rows == 1 and self.splits > 1:
-            size = params["n_head"] * self.splits * (width(head_dim) + 4)
-            parts = Value(node.name + ".parts", size, 1, in_blocks=False)
-            self._emit("flash_attn_vec", node.name, {"qkv": qkv, "y": parts}, weights, splits=self.splits, **params)
-            shape = {"head_dim": head_dim, "n_head": params["n_head"], "splits": self.splits}
-            self._emit("flash_attn_reduce", node.name + ".sum", {"x": parts, "y": self._value(node)}, **shape)
-        elif node.rows == 1:
-            self._emit("flash_attn_vec", node.name, {"qkv": qkv, "y": self._value(node)}, weights, **params)
-        else:
-            self._emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, weights, **params)
-            self._emit("flash_attn", node.name, {"qkv": qkv, "y": self._value(node)}, **params)
-
-    def _head_norms(self, q: Tensor, k: Tensor) -> list[Tensor]:
-        """The norms of q's and k's heads, if they have them."""
-        norms = [n for n in (q, k) if n.op == "rms_norm"]
-        if len(norms) == 1 or (norms and norms[0].params["eps"] != norms[1].params["eps"]):
-            raise UnsupportedError(f"{q.name} and {k.name} are normed differently, which is not supported.")
-        return norms
-
-    def _sample(self, node: Tensor) -> None:
-        self._emit(node.op, node.name, {"logits": self.values[node.src[0]]})
-
-    _cross_entropy = _sample
+def _take_in_heads(program: Program, i: int, cache: Step) -> None:
+    """Into the writing of the cache, what q and k alike went through before they were laid side by side: copies of
+    rotated heads, normed before or behind that or not at all."""
+    copies = [(j, s) for j, s in program.writers(cache.values["qkv"].value) if s.op == "elementwise"][:2]
+    if len(copies) < 2 or any(s.params["expression"] != 0 for _, s in copies):
+        return
+    head_dim = cache.params["head_dim"]
+    chains = [_chain_before(program, copy) for _, copy in copies]
+    kinds = [[_rotation_or_eps(step, head_dim) for _, step in chain] for chain in chains]
+    rotations = [kind for kind in kinds[0] if isinstance(kind, Rope)]
+    if kinds[0] != kinds[1] or None in kinds[0] or not rotations:
+        return
+    norms = [step for chain in chains for _, step in chain if step.op != "rope"]
+    eps = norms[0].params["eps"] if norms else None
+    behind = bool(norms) and kinds[0][0] is rotations[0]
+    weights = {"head_norm": tuple(w for norm in norms for (w,) in norm.weights.values())} if norms else {}
+    for (j, copy), chain in zip(copies, chains, strict=True):
+        program.put(j, replace(copy, values={**copy.values, "x0": chain[0][1].values["x"]}))
+        for at, _ in chain:
+            program.put(at, None)
+    fused = replace(cache, weights=weights)
+    program.put(i, fused.but(rope=rotations[0], head_eps=eps, norm_behind=behind))
 
 
-def _stacks(products: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Neighbours whose weights can be stacked: of one format, all but the last of whole units of its blocks, and all
-    with a bias or none."""
-    found: list[list[Tensor]] = []
-    for node in products:
-        weight = node.src[0]
-        format = format_of(weight.type, weight.name)
-        last = found[-1][-1] if found else None
-        before = last.src[0] if last and len(last.src) == len(node.src) else None
-        if before and before.type == weight.type and format.in_units(before.row, before.rows):
-            found[-1].append(node)
-        else:
-            found.append([node])
+def _rotation_or_eps(step: Step, head_dim: int) -> Rope | float | None:
+    """What tells a step of a chain from others of its kind; None: heads are not made of it."""
+    if step.op == "rope":
+        return step.params["rope"]
+    size = step.values["y"].row if step.op == "rms_norm" else step.params["size"]
+    vectors = [vector.row for (vector,) in step.weights.values()]
+    rms = step.op == "rms_norm" or step.params["kind"] == "rms"
+    return step.params["eps"] if rms and size == head_dim and vectors == [head_dim] else None
+
+
+def _chain_before(program: Program, copy: Step) -> list[tuple[int, Step]]:
+    """The rotation and the norm that a copy ends, in order; nothing else reads what is between."""
+    found: list[tuple[int, Step]] = []
+    view = copy.values["x0"]
+    while view.whole and len(program.readers(view.value)) == 1 and len(found) < 2:
+        i, writer = program.writer(view.value)
+        if writer is None or writer.op not in ("rope", "norm", "rms_norm"):
+            break
+        if any((writer.op == "rope") == (step.op == "rope") for _, step in found):
+            break  # two of a kind
+        found.insert(0, (i, writer))
+        view = writer.values["x"]
     return found
 
 
-# Where kernels can read and write one token's activations in lane order (wgsl/common/lanes.wgsl).
-_LANE_ORDER = {
-    "get_rows": {"y"},
-    "mul_mat_vec": {"x", "post", "sum", "y"},
-    "flash_attn_vec": {"y"},
-    "flash_attn_reduce": {"y"},
+def _copies(program: Program, max_bindings: int) -> None:
+    """results written where they are wanted, instead of copied there"""
+    for i, copy in program.of("elementwise"):
+        if copy.params != {"expression": 0} or "x0" not in copy.values:
+            continue
+        source, target = copy.values["x0"], copy.values["y"]
+        while source.whole:
+            _, writer = program.writer(source.value)
+            if writer is None or len(program.readers(source.value)) > 1 or "y" not in OPERATIONS[writer.op].parts:
+                break
+            program.put(i, None)
+            program.substitute(source.value, target)
+            if writer.op not in ("norm", "rope"):
+                break
+            source = writer.values["x"]  # which these may work on in place
+
+
+def _siblings(program: Program, max_bindings: int) -> None:
+    """products of one input as one product (and with them the gated linear unit)"""
+    for i, first in program.of(*_PRODUCTS):
+        x = first.values["x"]
+        stack = [(i, first)]
+        for j, other in program.readers(x.value):
+            if j > i and other.op == first.op and other.values["x"] == x and _stackable(program, stack[-1][1], other):
+                stack.append((j, other))
+        if len(stack) > 1:
+            _stack(program, stack)
+
+
+def _stackable(program: Program, product: Step, other: Step) -> bool:
+    """Whether the weights of the second can stand behind those of the first: of one format, the first of whole units of
+    its blocks, both with a bias or none, and with results that stand, or may stand, behind each other."""
+    weight, behind = product.weights["w"][-1], other.weights["w"][0]
+    format = format_of(weight.type, weight.name)
+    alike = weight.type == behind.type and product.weights.keys() == other.weights.keys()
+    if not alike or not format.in_units(weight.row, weight.rows) or product.params != other.params:
+        return False
+    y, z = product.values["y"], other.values["y"]
+    if not y.whole or not z.whole:
+        return y.value is z.value and y.first + y.row == z.first
+    return all(_reads_parts(program, view.value) for view in (y, z))
+
+
+def _reads_parts(program: Program, value: Value) -> bool:
+    """Whether all that reads a value could as well read a part of a row."""
+    return all(
+        slot in OPERATIONS[step.op].parts
+        for _, step in program.readers(value)
+        for slot, view in step.values.items()
+        if view.value is value
+    )
+
+
+def _stack(program: Program, products: list[tuple[int, Step]]) -> None:
+    steps = [step for _, step in products]
+    name, row = "+".join(step.name for step in steps), sum(step.values["y"].row for step in steps)
+    y = steps[0].values["y"]
+    if y.whole:
+        joint = Value(name, row, y.n_tokens)
+        first = 0
+        for step in steps:
+            view = step.values["y"]
+            program.substitute(view.value, View(joint, view.row, first))
+            first += view.row
+        y = View(joint, row)
+    weights = {slot: tuple(t for step in steps for t in step.weights[slot]) for slot in steps[0].weights}
+    for i, _ in products:
+        program.put(i, None)
+    values = {**steps[0].values, "y": View(y.value, row, y.first)}
+    program.put(products[0][0], replace(steps[0], name=name, values=values, weights=weights))
+
+
+def _epilogue(program: Program, max_bindings: int) -> None:
+    """a gated linear unit within the product of gate and up, a factor or a function behind any product within that"""
+    for i, product in program.of(*_PRODUCTS):
+        y = product.values["y"]
+        j, behind = program.reader(y.value)
+        if behind is None or behind.op != "elementwise" or not y.whole or len(program.writers(y.value)) > 1:
+            continue
+        change: dict[str, Any]
+        match behind.params["expression"]:
+            case (str(name), 0, 1) if name in GLU:
+                gate, up = behind.values.get("x0"), behind.values.get("x1")
+                half = y.row // 2
+                if (gate, up) != (y.part(0, half), y.part(half, half)) or len(product.weights["w"]) != 2:
+                    continue
+                change = {"epilogue": name}
+            case ("mul", 0, float(factor)):
+                change = {"factor": factor}
+            case (str(name), 0):
+                change = {"epilogue": name}
+            case _:
+                continue
+        program.put(j, None)
+        program.put(i, replace(product, values={**product.values, "y": behind.values["y"]}).but(**change))
+
+
+def _scale(program: Program, max_bindings: int) -> None:
+    """a factor of embeddings within the reading of their rows"""
+    for i, rows in program.of("get_rows"):
+        j, behind = program.reader(rows.values["y"].value)
+        if behind is None or behind.op != "elementwise":
+            continue
+        match behind.params["expression"]:
+            case ("mul", 0, float(factor)):
+                program.put(j, None)
+                program.put(i, replace(rows, values={"y": behind.values["y"]}).but(scale=factor))
+
+
+def _norm(program: Program, max_bindings: int) -> None:
+    """an rms_norm within the products of one token that read it"""
+    for i, norm in program.of("rms_norm"):
+        y = norm.values["y"]
+        readers = program.readers(y.value)
+        if y.n_tokens > 1 or not all(_may_norm(step, y) for _, step in readers):
+            continue
+        program.put(i, None)
+        for j, product in readers:
+            values = {**product.values, "x": norm.values["x"]}
+            weights = {**product.weights, **norm.weights}
+            program.put(j, replace(product, values=values, weights=weights).but(eps=norm.params["eps"]))
+
+
+def _may_norm(product: Step, x: View) -> bool:
+    return product.op == "mul_mat_vec" and product.values["x"] == x and "eps" not in product.params
+
+
+def _last_row(program: Program, max_bindings: int) -> None:
+    """the choice of a batch's last row within the product that reads it"""
+    for i, copy in program.of("elementwise"):
+        if not copy.params.get("last_row"):
+            continue
+        y, x = copy.values["y"], copy.values["x0"]
+        readers = program.readers(y.value)
+        if x.whole and all(s.op == "mul_mat_vec" and s.values["x"] == y for _, s in readers):
+            program.put(i, None)
+            for j, product in readers:
+                program.put(j, replace(product, values={**product.values, "x": x}).but(last_row=True))
+
+
+def _post_norm(program: Program, max_bindings: int) -> None:
+    """the addition of a normed branch within the product behind it"""
+    for i, add in program.of("elementwise"):
+        if (sides := _normed_sum(program, add)) is None:
+            continue
+        x, (j, norm) = sides
+        y = add.values["y"]
+        readers = program.readers(y.value)
+        at, first = readers[0]
+        if y.n_tokens > 1 or not first.params.get("eps") or first.values["x"] != y or "post" in first.values:
+            continue
+        if not all(step.op in (*_PRODUCTS, "elementwise") for _, step in readers):
+            continue
+        bindings = len(first.values) + len(first.weights) + 2 + _more_planes(first)  # with post and its weight
+        if bindings + 1 > max_bindings:  # and the sum
+            continue
+        values = {"x": x, "post": norm.values["x"], "y": first.values["y"]}
+        if len(readers) > 1:
+            values = {"x": x, "post": norm.values["x"], "sum": y, "y": first.values["y"]}
+        weights = {**first.weights, "post_norm_weight": norm.weights["norm_weight"]}
+        program.put(i, None)
+        program.put(j, None)
+        program.put(at, replace(first, values=values, weights=weights).but(post_eps=norm.params["eps"]))
+
+
+def _more_planes(product: Step) -> int:
+    """Bindings of a weight beside its first."""
+    weight = product.weights["w"][0]
+    format = format_of(weight.type, weight.name)
+    return len(format.planes) - 1 + bool(format.codebook)
+
+
+def _sums(add: Step) -> tuple[View, View] | None:
+    """Both sides of an addition of whole values."""
+    if add.params["expression"] not in (("add", 0, 1), ("add", 1, 0)) or len(add.values) != 3:
+        return None
+    x, branch = add.values["x0"], add.values["x1"]
+    alike = x.row == branch.row and x.n_tokens == branch.n_tokens and x.whole and branch.whole
+    return (x, branch) if alike and x.value is not branch.value else None
+
+
+def _normed_sum(program: Program, add: Step) -> tuple[View, tuple[int, Step]] | None:
+    """Of x + rms_norm(branch): x, and the norm, which nothing else reads."""
+    sides = _sums(add)
+    for x, normed in (sides, sides[::-1]) if sides else ():
+        i, norm = program.writer(normed.value)
+        if norm and norm.op == "rms_norm" and len(program.readers(normed.value)) == 1:
+            return x, (i, norm)
+    return None
+
+
+def _residual(program: Program, max_bindings: int) -> None:
+    """the addition to the residual stream within the product, or the norm, before it"""
+    for i, add in program.of("elementwise"):
+        sides = _sums(add)
+        for x, branch in (sides, sides[::-1]) if sides else ():
+            j, before = program.writer(branch.value)
+            if before is None or before.op not in (*_PRODUCTS, "rms_norm"):
+                continue
+            if before.params.get("epilogue", "store") != "store" or program.reader(branch.value)[0] != i:
+                continue
+            # In place: from then on nothing may want x as it was, nor the step itself.
+            uses = [at for at, _ in program.uses(x.value)]
+            if before.reads(x.value) or any(at > j and at != i for at in uses) or not any(at < j for at in uses):
+                continue
+            program.put(i, None)
+            program.put(j, replace(before, values={**before.values, "y": x}).but(epilogue="add"))
+            program.substitute(add.values["y"].value, x)
+            break
+
+
+Rule = Callable[[Program, int], None]
+_RULES: dict[str, Rule] = {
+    "attention": _attention,
+    "copies": _copies,
+    "siblings": _siblings,
+    "epilogue": _epilogue,
+    "scale": _scale,
+    "norm": _norm,
+    "last_row": _last_row,
+    "post_norm": _post_norm,
+    "residual": _residual,
 }
+FUSIONS = {name: rule.__doc__ or "" for name, rule in _RULES.items()}
 
 
 def _in_lane_order(steps: list[Step]) -> list[Step]:
     """Marks in params["lane_order"] the slots of values that products of one token read, where all kernels can."""
     inputs = [v for s in steps if s.op == "mul_mat_vec" for slot, v in s.values.items() if slot in ("x", "post")]
-    read = {value for value in inputs if value.n_tokens == 1}
-    uses = [(s, slot, value) for s in steps for slot, value in s.values.items()]
-    plain = {value for s, slot, value in uses if slot not in _LANE_ORDER.get(s.op, ())}
+    read = {view.value for view in inputs if view.n_tokens == 1}
+    uses = [(s, slot, view.value) for s in steps for slot, view in s.values.items()]
+    plain = {value for s, slot, value in uses if slot not in OPERATIONS[s.op].in_lanes}
     chosen = {value for value in read - plain if value.row % 32 == 0}
-    return [
-        replace(s, params={**s.params, "lane_order": frozenset(slot for slot, v in s.values.items() if v in chosen)})
-        for s in steps
-    ]
+    return [s.but(lane_order=frozenset(slot for slot, v in s.values.items() if v.value in chosen)) for s in steps]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llamaweb.planner.fusion import Step, Steps, Value
+from llamaweb.operations.step import Step, Value
+from llamaweb.planner.fusion import Steps
 from llamaweb.planner.memory import Lifetime, lower_bound, plan_arena
 
 
@@ -36,7 +37,7 @@ def _lifetimes(steps: Iterable[Step]) -> dict[Value, Lifetime]:
     first: dict[Value, int] = {}
     last: dict[Value, int] = {}
     for i, step in enumerate(steps):
-        for value in step.values.values():
-            first.setdefault(value, i)
-            last[value] = i
+        for view in step.values.values():
+            first.setdefault(view.value, i)
+            last[view.value] = i
     return {value: Lifetime(value.bytes, first[value], last[value]) for value in first}

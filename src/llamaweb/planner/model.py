@@ -6,16 +6,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from llamaweb.errors import ContextError, UnsupportedError
-from llamaweb.kernels import library, mul_mat, mul_mat_vec
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Launch
-from llamaweb.kernels.mul_mat import MulMat
+from llamaweb.kernels.mul_mat import PRECISIONS, MulMat
 from llamaweb.kernels.tuner import Choices, Variant
 from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.operations import OPERATIONS
+from llamaweb.operations.operation import Matrix, Site
+from llamaweb.operations.step import Step, Value
 from llamaweb.planner.budget import asked, fit
-from llamaweb.planner.fusion import FUSIONS, Step, Steps, Value
+from llamaweb.planner.fusion import FUSIONS, Steps
 from llamaweb.planner.kv import CachePiece
-from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase, WeightPlan
+from llamaweb.planner.plan import Binding, Dispatch, ModelPlan, Phase
 from llamaweb.planner.sizes import Options, Sizes
 from llamaweb.planner.variants import Variants
 from llamaweb.profile import DESKTOP, DeviceProfile
@@ -86,7 +88,7 @@ class Planner:
         """With these variants of kernels, and the defaults of others; they change no size and no place."""
         sizes, at = self._sizes, (self._n_ctx, self._n_ubatch)
         layouts = sizes.layouts(*at)
-        variants = Variants(self._profile, choices, sizes.options.precision)
+        variants = Variants(choices, sizes.options.precision)
         return ModelPlan(
             *at,
             {name: self._phase(name, layout.steps, variants) for name, layout in layouts.items()},
@@ -105,13 +107,13 @@ class Planner:
     def _phase(self, name: str, steps: Steps, variants: Variants) -> Phase:
         chosen = [self._chosen(step, variants) for step in steps.steps]
         read = {
-            step.values["x_q"]
+            step.values["x_q"].value
             for step, of_pieces in zip(steps.steps, chosen, strict=True)
             if "x_q" in step.values and any(isinstance(v, MulMat) and v.kind == "packed" for v in of_pieces)
         }
         groups: list[list[Dispatch]] = []
         for i, (step, of_pieces) in enumerate(zip(steps.steps, chosen, strict=True)):
-            if step.op == "quantize" and step.values["y"] not in read:
+            if step.op == "quantize" and step.values["y"].value not in read:
                 groups.append([])  # no chosen kernel needs it
                 continue
             key = (name, i, of_pieces)
@@ -119,123 +121,43 @@ class Planner:
                 self._bound[key] = self._dispatches(step, self._arenas[name], of_pieces)
             groups.append(self._bound[key])
         head = sum(map(len, groups[: steps.head]))
-        return Phase(steps.steps[0].values["y"].n_tokens, tuple(d for group in groups for d in group), head)
+        return Phase(steps.steps[0].n_tokens, tuple(d for group in groups for d in group), head)
 
     def _chosen(self, step: Step, variants: Variants) -> tuple[Variant | None, ...]:
         """Which variant computes a step with each piece of its weight or cache; None: there is one kernel alone, or the
         library's default."""
-        pieces = self._weights.place(step)
-        return tuple(self._variant(step, weight, cache, variants) for weight, _ in pieces for cache in self._of(step))
+        return tuple(variants.of(step, site) for site, _ in self._sites(step))
 
-    def _of(self, step: Step) -> Sequence[CachePiece | None]:
-        return self._caches.pieces[step.params["layer"]] if "rope" in step.params else (None,)
-
-    def _variant(
-        self, step: Step, weight: WeightPlan | None, cache: CachePiece | None, variants: Variants
-    ) -> Variant | None:
-        match step.op:
-            case "mul_mat_vec" if weight:
-                return variants.vec(step, weight)
-            case "mul_mat" if weight:
-                return variants.tile(step, weight)
-            case "flash_attn_vec":
-                return variants.attention_vec(self._attention(step.params, cache), step.params.get("splits", 1))
-            case "flash_attn":
-                return variants.attention(self._attention(step.params, cache), step.values["y"].n_tokens)
-        return None
+    def _sites(self, step: Step) -> list[tuple[Site, dict[str, Binding]]]:
+        """Where a step is launched, and what is bound there besides values: once, or once for each piece of its weight
+        or cache."""
+        bits = PRECISIONS[self._sizes.options.precision]
+        whole = sum(tensor.rows for tensor in step.weights.get("w", ()))
+        pieces: Sequence[CachePiece | None] = (None,)
+        cache = None
+        if "layer" in step.params:
+            cache, pieces = self._caches.caches[step.params["layer"]], self._caches.pieces[step.params["layer"]]
+        found = []
+        for weight, bound in self._weights.place(step):
+            w = weight
+            matrix = Matrix(w.format, w.pitch, w.row, w.rows, w.first, whole) if w else None
+            for piece in pieces:
+                heads = (piece.first, piece.heads) if piece else None
+                cached = {"k_cache": piece.keys, "v_cache": piece.values} if piece else {}
+                site = Site(self._profile, self._n_ubatch, bits, matrix, cache, heads)
+                found.append((site, {**bound, **cached}))
+        return found
 
     def _dispatches(
         self, step: Step, arena: Mapping[Value, Binding], variants: Sequence[Variant | None]
     ) -> list[Dispatch]:
-        """One, or one for each piece of the step's weight or cache."""
-        values = {slot: arena[value] for slot, value in step.values.items()} | {"batch": self._io}
-        pieces = [(weight, bound, cache) for weight, bound in self._weights.place(step) for cache in self._of(step)]
+        values = {slot: arena[view.value] for slot, view in step.values.items()} | {"batch": self._io}
         found = []
-        for (weight, bound, cache), variant in zip(pieces, variants, strict=True):
-            launch = self._launch(step, weight, cache, variant)
-            cached = {"k_cache": cache.keys, "v_cache": cache.values} if cache else {}
-            bindings = tuple({**values, **bound, **cached}[slot.name] for slot in launch.kernel.slots)
+        for (site, bound), variant in zip(self._sites(step), variants, strict=True):
+            launch = OPERATIONS[step.op].launch(step, site, variant)
+            bindings = tuple({**values, **bound}[slot.name] for slot in launch.kernel.slots)
             found.append(_dispatch(step.name, launch, bindings))
         return found
-
-    def _launch(self, step: Step, weight: WeightPlan | None, cache: CachePiece | None, variant: Any) -> Launch:
-        p = step.params
-        if weight:
-            k, n, format, offset = weight.pitch, weight.rows, weight.format, p.get("offset", 0) + weight.first
-            columns = weight.row
-        y_row, y_pitch = (step.values["y"].row, step.values["y"].pitch) if "y" in step.values else (0, 0)
-        n_tokens = next(iter(step.values.values())).n_tokens
-        y_lanes = "y" in p["lane_order"]
-        match step.op:
-            case "get_rows":
-                rows = sum(tensor.rows for tensor in step.weights["w"])
-                piece = (weight.first, n) if weight and n < rows else None
-                scale = p.get("scale", 1.0)
-                return library.get_rows(format, k, rows, n_tokens, scale=scale, y_lanes=y_lanes, piece=piece)
-            case "rms_norm":
-                return library.rms_norm(y_row, p["eps"], n_tokens, epilogue=p.get("epilogue", "store"))
-            case "mul_mat_vec" if weight:
-                return mul_mat_vec.mul_mat_vec(
-                    format,
-                    k,
-                    n,
-                    self._profile,
-                    eps=p.get("eps"),
-                    bias="bias" in step.weights,
-                    epilogue=p.get("epilogue", "store"),
-                    offset=offset,
-                    y_row=y_pitch,
-                    last_row=p["last_row"],
-                    post_eps=p.get("post_eps"),
-                    keeps_sum="sum" in step.values,
-                    lane_order=p["lane_order"],
-                    columns=columns,
-                    variant=variant,
-                )
-            case "mul_mat" if weight:
-                return mul_mat.mul_mat(
-                    format,
-                    k,
-                    n,
-                    n_tokens,
-                    self._profile,
-                    bias="bias" in step.weights,
-                    epilogue=p.get("epilogue", "store"),
-                    offset=offset,
-                    stride=y_pitch,
-                    columns=columns,
-                    variant=variant,
-                )
-            case "quantize":
-                return mul_mat.quantize(y_row, n_tokens, step.values["y"].bits, self._profile)
-            case "add":
-                return library.add(y_row, n_tokens)
-            case "glu":
-                return library.glu(p["kind"], y_row, n_tokens)
-            case "rope_kv":
-                return library.rope_kv(self._attention(p, cache), n_tokens)
-            case "flash_attn_vec":
-                attention, splits = self._attention(p, cache), p.get("splits", 1)
-                options: dict[str, Any] = {"splits": splits, "y_lanes": y_lanes, "variant": variant}
-                options["rotated"] = p.get("rotated", False)
-                return library.flash_attn_vec(attention, self._profile, **options)
-            case "flash_attn_reduce":
-                return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=y_lanes)
-            case "flash_attn":
-                return library.flash_attn(self._attention(p, cache), n_tokens, self._profile, variant=variant)
-            case "sample":
-                return library.sample(step.values["logits"].row)
-            case "cross_entropy":
-                targets, results = IO.targets(self._n_ubatch), IO.results(self._n_ubatch)
-                return library.cross_entropy(step.values["logits"].row, n_tokens, targets, results)
-        raise UnsupportedError(f"There is no kernel for {step.op}.")
-
-    def _attention(self, params: Mapping[str, Any], piece: CachePiece | None) -> library.Attention:
-        names = ("rope", "head_dim", "n_head", "n_head_kv", "scale", "window", "head_eps")
-        same = {name: params[name] for name in names}
-        cache = self._caches.caches[params["layer"]]
-        bound = (piece.first, piece.heads) if piece else None
-        return library.Attention(n_ctx=cache.rows, ring=cache.ring, type_k=cache.k, type_v=cache.v, bound=bound, **same)
 
 
 def _dispatch(label: str, launch: Launch, bindings: tuple[Binding, ...]) -> Dispatch:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from llamaweb.planner.fusion import Step, Steps, Value
+from llamaweb.operations.step import Step, Value, View
+from llamaweb.planner.fusion import Steps
 
 
 def with_quantized(steps: Steps, possible: Callable[[Step], bool], bits: int) -> Steps:
@@ -17,18 +18,15 @@ def with_quantized(steps: Steps, possible: Callable[[Step], bool], bits: int) ->
     """
     found: list[Step] = []
     made: dict[Value, int] = {}  # where the quantize step of a value is
-    head = 0
-    for i, step in enumerate(steps.steps):
-        if i == steps.head:
-            head = len(found)
+    for step in steps.steps:
         if step.op == "mul_mat" and possible(step):
             x = step.values["x"]
-            if x not in made:
-                made[x] = len(found)
-                codes = Value(f"{x.name}.q{bits}", x.row, x.n_tokens, bits)
-                found.append(Step("quantize", codes.name, {"x": x, "y": codes}, params={"lane_order": frozenset()}))
-            step = replace(step, values={**step.values, "x_q": found[made[x]].values["y"]})
+            if x.value not in made:
+                made[x.value] = len(found)
+                codes = View.of(Value(f"{x.value.name}.q{bits}", x.row, x.n_tokens, bits))
+                found.append(Step("quantize", codes.value.name, {"x": x, "y": codes}, head=step.head))
+            step = replace(step, values={**step.values, "x_q": found[made[x.value]].values["y"]})
         found.append(step)
-        if written := step.values.get("y"):
-            made.pop(written, None)
-    return Steps(found, head, steps.logits)
+        if "y" in step.values:
+            made.pop(step.values["y"].value, None)
+    return Steps.of(found)

@@ -16,9 +16,10 @@ from llamaweb.kernels.library import attention_splits
 from llamaweb.kernels.mul_mat import PRECISIONS, can_be_packed
 from llamaweb.kernels.tuner import CHECKED_AT_ONCE, TUNED
 from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.operations.step import Step
 from llamaweb.planner import checking
 from llamaweb.planner.checking import Checked
-from llamaweb.planner.fusion import Step, fuse
+from llamaweb.planner.fusion import fuse
 from llamaweb.planner.kv import CacheLayout, lay_out_caches
 from llamaweb.planner.layout import Layout, lay_out
 from llamaweb.planner.memory import align
@@ -71,8 +72,9 @@ class Sizes:
     def weights(self) -> Weights:
         """All weights: the phases of a model read the same ones."""
         weights = Weights(self.profile)
-        for step in self._layout(1, "last", 1).steps.steps:
-            weights.place(step)
+        for n_tokens in (1, 2):
+            for step in self._layout(n_tokens, "last", 1).steps.steps:
+                weights.place(step)
         return weights
 
     def layouts(self, n_ctx: int, n_ubatch: int) -> dict[str, Layout]:
@@ -106,7 +108,7 @@ class Sizes:
     @cached_property
     def _windows(self) -> list[int]:
         """Of each layer; 0: it sees all tokens."""
-        params = (step.params for step in self._layout(1, "last", 1).steps.steps if "rope" in step.params)
+        params = (step.params for step in self._layout(1, "last", 1).steps.steps if "layer" in step.params)
         windows = {p["layer"]: p["window"] for p in params}  # a layer has two such steps where attention is unfused
         return [windows[layer] for layer in sorted(windows)]
 
@@ -142,7 +144,9 @@ class Sizes:
         read, written, found = self._checked_kernels
         cached = self._cached(n_ctx, n_ubatch)
         batch = self.layouts(n_ctx, n_ubatch).get("prefill")
-        quantized = [step.values["y"].bytes for step in batch.steps.steps if step.op == "quantize"] if batch else []
+        quantized = (
+            [step.values["y"].value.bytes for step in batch.steps.steps if step.op == "quantize"] if batch else []
+        )
         return Checked(read + cached, written + cached + max(quantized, default=0), found)
 
     def _cached(self, n_ctx: int, n_ubatch: int) -> int:

@@ -10,13 +10,12 @@ from llamaweb.ggml import GGMLType
 from llamaweb.graph import VECTORS, Tensor
 from llamaweb.kernels.formats import Codebook, Format, format_of, whole_blocks
 from llamaweb.kernels.kernel import GLU
-from llamaweb.planner.fusion import Step
+from llamaweb.operations.step import Step
 from llamaweb.planner.memory import align
 from llamaweb.planner.plan import Binding, RopeTable, Slice, WeightPlan
 from llamaweb.profile import DeviceProfile
 from llamaweb.rope import Rope
 
-_VECTORS = ("norm_weight", "post_norm_weight", "head_norm")
 _LANE_ORDER = ("norm_weight", "post_norm_weight")  # wgsl/common/lanes.wgsl
 
 
@@ -32,16 +31,16 @@ class Weights:
         self._most = profile.max_buffer_size
         self._binding = min(profile.max_storage_buffer_binding_size, profile.max_buffer_size)
         self._placed: dict[tuple[str, ...], list[WeightPlan]] = {}
-        self._vectors: dict[tuple[tuple[str, int, int], ...], WeightPlan] = {}
+        self._vectors: dict[tuple[bool, tuple[tuple[str, int, int], ...]], WeightPlan] = {}
 
     def place(self, step: Step) -> list[tuple[WeightPlan | None, dict[str, Binding]]]:
         """What a step reads besides values and caches, by the kernel's slot: once, or piece by piece where a binding
         does not hold its weight. The weight is the matrix or the table, if the step has one."""
         shared: dict[str, Binding] = {}
-        for slot in _VECTORS:
-            if slot in step.weights:
-                shared[slot] = self._vector(step.weights[slot], lane_order=slot in _LANE_ORDER)
-        if "rope" in step.params:
+        for slot, vectors in step.weights.items():
+            if slot not in ("w", "bias"):
+                shared[slot] = self._vector(vectors, lane_order=slot in _LANE_ORDER)
+        if step.params.get("rope"):
             shared["phases"] = self.rope(step.params["rope"])
         if "w" not in step.weights:
             return [(None, shared)]
@@ -97,7 +96,7 @@ class Weights:
     def _vector_of(self, slices: Sequence[tuple[Tensor, int, int]], lane_order: bool = False) -> Binding:
         """Vectors, or parts of them, one behind the other."""
         key = tuple((tensor.name, first, count) for tensor, first, count in slices)
-        if key not in self._vectors:
+        if (lane_order, key) not in self._vectors:
             for tensor, _, _ in slices:
                 if tensor.type not in VECTORS:
                     known = ", ".join(type.name for type in VECTORS)
@@ -107,8 +106,8 @@ class Weights:
                     )
             parts = tuple(Slice(*part) for part in key)
             format, row = format_of(GGMLType.F32, key[0][0]), sum(part.count for part in parts)
-            self._vectors[key] = self._weight(parts, format, row, 1, lane_order=lane_order)
-        return self._vectors[key].planes[0]
+            self._vectors[lane_order, key] = self._weight(parts, format, row, 1, lane_order=lane_order)
+        return self._vectors[lane_order, key].planes[0]
 
     def _weight(
         self,

@@ -11,19 +11,20 @@ from llamaweb.kernels.kernel import Kernel
 FOUND = 64 << 10  # bytes of results that are read at once, or what the largest case has
 
 _CASES: dict[str, Callable[[Kernel], Case]] = {
-    "add": rows.add,
     "cross_entropy": rows.cross_entropy,
+    "elementwise": rows.elementwise,
     "flash_attn": attention.flash_attn,
     "flash_attn_reduce": attention.flash_attn_reduce,
     "flash_attn_vec": attention.flash_attn_vec,
     "get_rows": products.get_rows,
-    "glu": rows.glu,
     "mul_mat": products.mul_mat,
     "mul_mat_matrix": products.mul_mat,
     "mul_mat_vec": products.mul_mat_vec,
     "mul_mat_vec_packed": products.mul_mat_vec,
+    "norm": rows.norm,
     "pad_rows": rows.pad_rows,
     "rms_norm": rows.rms_norm,
+    "rope": attention.rope,
     "rope_kv": attention.rope_kv,
     "vector": rows.vector,
 }

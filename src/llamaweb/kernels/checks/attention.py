@@ -40,6 +40,21 @@ def rope_kv(kernel: Kernel) -> Case:
     return Case((Run(kernel, workgroups),), (*data, *given), tuple(expected))
 
 
+def rope(kernel: Kernel) -> Case:
+    c, random = dict(kernel.constants), rng(kernel)
+    n_past, dim, heads = 37, c["head_dim"], c["heads"]
+    n_tokens = _TOKENS if c["x_pitch"] and c["y_pitch"] else 1
+    x = random.standard_normal((n_tokens, heads, dim), np.float32)
+    given, turns, norms = _rotation({**c, "head_eps": None}, random)
+    y = _rotated({**c, "head_eps": None}, x, norms[0], turns, n_past + np.arange(n_tokens))
+    rows = np.arange(n_tokens)
+    data = (Data(c["x"], 4 * (c["x_first"] + c["x_pitch"] * rows), x.reshape(n_tokens, -1)), batch(n_tokens, n_past))
+    at = 4 * (c["y_first"] + c["y_pitch"] * rows)
+    expected = Expected("y", at, y.reshape(n_tokens, -1).astype(np.float32))
+    workgroups = (-(-heads * (dim - c["n_dims"] // 2) // c["workgroup"]), n_tokens, 1)
+    return Case((Run(kernel, workgroups),), (*data, *given), (expected,))
+
+
 def flash_attn_vec(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
     dim, first, n_head, splits = c["head_dim"], c["first_kv"], c["n_head"], c["splits"]
@@ -132,21 +147,24 @@ def _rotation(c: dict[str, Any], random: np.random.Generator) -> tuple[list[Data
     """What the kernel reads for it, turns a position of each pair, and the norms of q's and k's heads."""
     phases = random.integers(0, 1 << 32, c["n_dims"] // 2, np.uint32)
     norms = 1 + np.float32(0.1) * random.standard_normal((2, c["head_dim"]), np.float32)
-    data = [whole("phases", phases)] + ([whole("head_norm", norms)] if c["head_eps"] is not None else [])
-    return data, phases / 2**32, norms
+    data = [whole("phases", phases)] if c["mode"] else []
+    return data + ([whole("head_norm", norms)] if c["head_eps"] is not None else []), phases / 2**32, norms
 
 
 def _rotated(
     c: dict[str, Any], x: np.ndarray, norm: np.ndarray, turns: np.ndarray, positions: np.ndarray
 ) -> np.ndarray:
-    """x (tokens, heads, head_dim), normed where the model does and rotated to positions."""
-    y = rms_normed(x, norm, c["head_eps"]) if c["head_eps"] is not None else x.astype(np.float64)
+    """x (tokens, heads, head_dim), normed where the model does, before or behind it, and rotated to positions."""
+    y = x.astype(np.float64)
+    behind = c.get("norm_behind", False)
+    if c["head_eps"] is not None and not behind:
+        y = rms_normed(y, norm, c["head_eps"])
     angle = 2 * np.pi * np.modf(positions[:, None] * turns)[0][:, None]
     cos, sin = c["magnitude"] * np.cos(angle), c["magnitude"] * np.sin(angle)
     pair = np.arange(c["n_dims"] // 2)
     a, b = (2 * pair, 2 * pair + 1) if c["mode"] == "norm" else (pair, pair + len(pair))
     y[..., a], y[..., b] = y[..., a] * cos - y[..., b] * sin, y[..., a] * sin + y[..., b] * cos
-    return y
+    return rms_normed(y, norm, c["head_eps"]) if behind else y
 
 
 def _attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -167,3 +168,24 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 
 GLU_OF = {"swiglu": silu, "geglu": gelu}
+_FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
+    "add": np.add,
+    "mul": np.multiply,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "silu": silu,
+    "gelu": gelu,
+    "relu_sqr": lambda x: np.square(np.maximum(x, 0)),
+    "swiglu": lambda x, y: silu(x) * y,
+    "geglu": lambda x, y: gelu(x) * y,
+}
+
+
+def evaluated(expression: int | float | tuple[Any, ...], values: Sequence[np.ndarray]) -> np.ndarray:
+    """An elementwise operation's expression (wgsl/common/functions.wgsl) over the values of its operands."""
+    if isinstance(expression, int):
+        return values[expression]
+    if isinstance(expression, float):
+        return np.array(expression)
+    name, *parts = expression
+    return _FUNCTIONS[name](*(evaluated(part, values) for part in parts))

@@ -16,6 +16,7 @@ from llamaweb.kernels.checks.case import (
     Run,
     Weight,
     batch,
+    evaluated,
     in_lane_order,
     lane_place,
     rms_normed,
@@ -64,7 +65,7 @@ def mul_mat_vec(kernel: Kernel) -> Case:
     if c["bias"]:
         y, bias = _with_bias(y, w, random)
         data.append(bias)
-    y = _results(y[None], rows, c["epilogue"])[0]
+    y = _results(y[None], rows, c)[0]
     place = np.arange(c["offset"], c["offset"] + rows)
     place = lane_place(place, c["y_row"]) if c["y_lanes"] else place
     if c["epilogue"] == "add":
@@ -97,7 +98,7 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     if c["bias"]:
         y, bias = _with_bias(y, w, random)
         data.append(bias)
-    y = _results(y, rows, c["epilogue"])
+    y = _results(y, rows, c)
     # Tokens of all rows that an invocation has, each another invocation's, and those of the next tile
     step = c["wy"] + 1 if "matrix" not in c else 5
     seen = np.unique([*range(0, min(c["tile_m"], n_tokens), step), n_tokens - 1])
@@ -170,9 +171,12 @@ def _with_bias(y: np.ndarray, w: Weight, random: np.random.Generator) -> tuple[n
     return y + bias.reshape(-1), Data("bias", np.array([4 * first for first, _ in w.groups]), bias)
 
 
-def _results(y: np.ndarray, rows: int, epilogue: str) -> np.ndarray:
+def _results(y: np.ndarray, rows: int, c: dict[str, Any]) -> np.ndarray:
     """The first rows' results (tokens, rows); for a gated linear unit, of gates and their ups."""
-    if epilogue not in GLU_OF:
+    y, epilogue = y * (c["factor"] or 1), c["epilogue"]
+    if epilogue in ("store", "add"):
         return y[:, :rows]
+    if epilogue not in GLU_OF:
+        return evaluated((epilogue, 0), [y[:, :rows]])
     half = y.shape[1] // 2
     return GLU_OF[epilogue](y[:, :rows]) * y[:, half : half + rows]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from llamaweb.kernels.checks.case import (
-    GLU_OF,
     Case,
     Data,
     Expected,
     Run,
     batch,
+    evaluated,
     in_lane_order,
     lane_place,
     rms_normed,
@@ -34,18 +34,65 @@ def rms_norm(kernel: Kernel) -> Case:
     return _along_rows(kernel, (1, _TOKENS, 1), data, y, c["k"], c["epilogue"] == "add", random)
 
 
-def add(kernel: Kernel) -> Case:
-    n, random = dict(kernel.constants)["n"], rng(kernel)
-    x = random.standard_normal((_TOKENS, n), np.float32)
-    return _along_rows(kernel, (-(-n // 256), _TOKENS, 1), [whole("x", x)], x, n, True, random)
-
-
-def glu(kernel: Kernel) -> Case:
+def elementwise(kernel: Kernel) -> Case:
+    """Three tokens, or one where rows are bound as one token's."""
     c, random = dict(kernel.constants), rng(kernel)
-    x = random.standard_normal((_TOKENS, 2 * c["n"]), np.float32)
-    y = GLU_OF[c["glu"]](x[:, : c["n"]]) * x[:, c["n"] :]
-    workgroups = (-(-c["n"] // c["workgroup"]), _TOKENS, 1)
-    return _along_rows(kernel, workgroups, [whole("x", x)], y, c["y_row"], False, random)
+    n, y = c["n"], c["y"]
+    operands = [operand for _, operand in c["operands"]]
+    n_tokens = _TOKENS if y.pitch or c["last_row"] else 1
+    slots = {slot.name: slot for slot in kernel.slots}
+    held: dict[str, tuple[int, int]] = {}
+    for operand in [*operands, y]:
+        rows = n_tokens if operand.pitch else 1
+        row = max(operand.first + (operand.repeats or n), operand.lanes, held.get(operand.slot, (0, 0))[1])
+        held[operand.slot] = rows, row
+    made = {name: random.standard_normal(shape, np.float32) for name, shape in held.items()}
+    pitches = {operand.slot: operand.pitch for operand in [y, *operands]}
+    values = []
+    for operand in operands:
+        x = made[operand.slot][:, operand.first :]
+        values.append(x[:, np.arange(n) % (operand.repeats or n)].astype(np.float64))
+    result = evaluated(c["expression"], values)
+    result = np.broadcast_to(result[-1:] if c["last_row"] else result, (1 if c["last_row"] else n_tokens, n))
+    lanes = {operand.slot: operand.lanes for operand in operands}
+    data = [
+        Data(name, 4 * pitches[name] * np.arange(len(x)), in_lane_order(x[0])[None] if lanes.get(name) else x)
+        for name, x in made.items()
+        if name in lanes
+    ]
+    data += [batch(n_tokens)] if "batch" in slots else []
+    place = np.arange(y.first, y.first + n)
+    if y.lanes:
+        place, result = 4 * lane_place(place, y.lanes), result.T
+    else:
+        place = 4 * (y.first + y.pitch * np.arange(len(result)))
+    expected = Expected("y", place, np.ascontiguousarray(result.astype(np.float32)))
+    workgroups = (-(-n // c["workgroup"]), len(result) if not y.lanes else 1, 1)
+    return Case((Run(kernel, workgroups),), tuple(data), (expected,))
+
+
+def norm(kernel: Kernel) -> Case:
+    """Two groups of each part, where it has as many; those of others are not run."""
+    c, random = dict(kernel.constants), rng(kernel)
+    first, *others = c["groups"]
+    count = first.count if others else min(first.count, 2)
+    x = random.standard_normal((_TOKENS if c["x_pitch"] else 1, first.first + count * first.size), np.float32)
+    groups = x[:, first.first :].reshape(len(x), count, first.size).astype(np.float64)
+    if c["kind"] == "layer":
+        groups = groups - groups.mean(-1, keepdims=True)
+    square = np.square(groups)
+    length = np.maximum(np.sqrt(square.sum(-1)), c["eps"]) if c["kind"] == "l2" else np.sqrt(square.mean(-1) + c["eps"])
+    y = groups / length[..., None]
+    data = [Data(c["x"], 4 * c["x_pitch"] * np.arange(len(x)), x)]
+    own = first.weight + first.step * np.arange(count)[:, None] + np.arange(first.size)
+    for name, apply in (("scale", np.multiply), ("bias_of_norm", np.add)):
+        if name in {slot.name for slot in kernel.slots}:
+            vector = 1 + np.float32(0.1) * random.standard_normal(int(own.max()) + 1, np.float32)
+            data.append(whole(name, vector))
+            y = apply(y, vector[own])
+    at = 4 * (first.to + c["y_pitch"] * np.arange(len(x)))
+    expected = Expected("y", at, y.reshape(len(x), -1).astype(np.float32))
+    return Case((Run(kernel, (count, len(x), 1)),), tuple(data), (expected,))
 
 
 def _along_rows(

@@ -1,0 +1,148 @@
+"""Operations number by number: one kernel for each expression of them (wgsl/common/functions.wgsl has the functions).
+
+An expression is a number, an operand's index, or a function's name with expressions: ("add", 0, ("mul", 1, 0.5)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from llamaweb.graph import Graph, Tensor
+from llamaweb.kernels.kernel import BATCH, Launch, Slot, arena, kernel
+from llamaweb.operations.operation import Lowering, Operation, Site, Use
+from llamaweb.operations.step import Step, View
+
+Expression = int | float | tuple[Any, ...]
+
+
+def elementwise(g: Graph, expression: Expression, src: tuple[Tensor, ...], name: str) -> Tensor:
+    """An expression over operands, as long as the first; a shorter one repeats along each row, and the row of a weight
+    is every token's."""
+    return g.node("elementwise", name, src[0].shape, src, expression=expression)
+
+
+def add(g: Graph, x: Tensor, y: Tensor, name: str) -> Tensor:
+    return elementwise(g, ("add", 0, 1), (x, y), name)
+
+
+def mul(g: Graph, x: Tensor, y: Tensor, name: str) -> Tensor:
+    return elementwise(g, ("mul", 0, 1), (x, y), name)
+
+
+def scale(g: Graph, x: Tensor, factor: float, name: str) -> Tensor:
+    return elementwise(g, ("mul", 0, float(factor)), (x,), name)
+
+
+def softcap(g: Graph, x: Tensor, cap: float, name: str) -> Tensor:
+    """cap * tanh(x / cap)"""
+    return elementwise(g, ("mul", ("tanh", ("mul", 0, 1.0 / cap)), float(cap)), (x,), name)
+
+
+def unary(g: Graph, function: str, x: Tensor, name: str) -> Tensor:
+    """function: of UNARY"""
+    return elementwise(g, (function, 0), (x,), name)
+
+
+def swiglu(g: Graph, gate: Tensor, up: Tensor, name: str) -> Tensor:
+    """silu(gate) * up"""
+    return elementwise(g, ("swiglu", 0, 1), (gate, up), name)
+
+
+def geglu(g: Graph, gate: Tensor, up: Tensor, name: str) -> Tensor:
+    """gelu(gate) * up, with gelu's tanh approximation (arXiv:1606.08415)"""
+    return elementwise(g, ("geglu", 0, 1), (gate, up), name)
+
+
+def view(g: Graph, x: Tensor, first: int, row: int, name: str) -> Tensor:
+    """Numbers `first` to `first + row - 1` of each row."""
+    return g.node("view", name, (row, x.rows), (x,), first=first)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Number i of token t is number first + t * pitch + i % repeats of its slot; 0: it does not repeat. lanes: the
+    length of a row that is in lane order, or 0."""
+
+    slot: str
+    first: int = 0
+    pitch: int = 0
+    repeats: int = 0
+    lanes: int = 0
+
+
+class Elementwise(Operation):
+    name = "elementwise"
+    templates = ("elementwise",)
+    in_lanes = frozenset({"x0", "x1", "x2", "x3", "y"})
+    parts = in_lanes
+
+    def lower(self, node: Tensor, low: Lowering) -> None:
+        values, weights = {}, {}
+        for i, src in enumerate(node.src):
+            if src.op == "weight":
+                weights[f"x{i}"] = (src,)
+            else:
+                values[f"x{i}"] = low.view(src)
+        values["y"] = low.new(node)
+        low.emit(self.name, node.name, values, weights, expression=node.params["expression"])
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        y = step.values["y"]
+        seen = {y.value: "y"}
+        operands = {}
+        for slot in sorted({*step.values, *step.weights} - {"y"}):
+            if slot in step.weights:
+                row = step.weights[slot][0].row
+                operands[slot] = Operand(slot, repeats=row if row < y.row else 0)
+            else:
+                x = step.values[slot]
+                operands[slot] = _operand(seen.setdefault(x.value, slot), x, y.row, slot in step.lane_order)
+        result = _operand("y", y, y.row, "y" in step.lane_order)
+        expression, last = step.params["expression"], step.params.get("last_row", False)
+        return elementwise_kernel(expression, y.row, y.n_tokens, operands, result, set(step.weights), last_row=last)
+
+    def moved(self, slot: str, use: Use) -> int:
+        return 4 * int(use.constants["n"]) * use.tokens if slot in use.values else use.sizes[slot]
+
+
+class PartOfRows(Operation):
+    """No step: what reads it reads a part of each row."""
+
+    name = "view"
+
+    def lower(self, node: Tensor, low: Lowering) -> None:
+        low.put(node, low.view(node.src[0]).part(node.params["first"], node.row))
+
+
+def _operand(slot: str, x: View, row: int, lanes: bool) -> Operand:
+    pitch = x.pitch if x.n_tokens > 1 else 0
+    return Operand(slot, x.first, pitch, x.row if x.row < row else 0, x.value.row if lanes else 0)
+
+
+def elementwise_kernel(
+    expression: Expression,
+    n: int,
+    n_tokens: int,
+    operands: dict[str, Operand],
+    y: Operand,
+    weights: Collection[str] = (),
+    *,
+    last_row: bool = False,
+) -> Launch:
+    """n numbers of each token. weights: slots of operands that are weights. last_row: of the batch's last token."""
+    bound = dict.fromkeys(o.slot for o in operands.values() if o.slot != "y")
+    slots = [Slot(name, "f32", "read" if name in weights else "read_write") for name in bound]
+    slots = [*slots, *([BATCH] if last_row else []), arena("y", "f32")]
+    shader = kernel(
+        "elementwise",
+        slots,
+        n=n,
+        expression=expression,
+        operands=tuple(operands.items()),
+        y=y,
+        last_row=last_row,
+        workgroup=64,
+    )
+    return Launch(shader, (-(-n // 64), n_tokens, 1), 1 if n_tokens > 1 else 0)

@@ -1,0 +1,214 @@
+"""Attention with its cache: the rotation of heads, the writing of keys and values, and the attention itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamaweb.errors import UnsupportedError
+from llamaweb.graph import Graph, Tensor
+from llamaweb.kernels import library
+from llamaweb.kernels.cache import width
+from llamaweb.kernels.kernel import BATCH, PHASES, Launch, arena, kernel
+from llamaweb.kernels.library import Attention
+from llamaweb.kernels.tuner import Shape
+from llamaweb.operations.operation import Lowering, Operation, Site, Use
+from llamaweb.operations.step import Step, Value, View
+from llamaweb.rope import Rope
+
+
+def rope(g: Graph, x: Tensor, rotation: Rope, head_dim: int, name: str) -> Tensor:
+    """Each head of `head_dim` numbers of x, rotated by its token's position."""
+    return g.node("rope", name, x.shape, (x,), rope=rotation, head_dim=head_dim)
+
+
+def flash_attn(
+    g: Graph,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    layer: int,
+    head_dim: int,
+    scale: float,
+    name: str,
+    window: int = 0,
+) -> Tensor:
+    """Appends k and v to the layer's cache, and attends causally to it: (q.row, T).
+
+    window: how many of the last tokens, itself included, a token sees; 0: all.
+    """
+    params = {"layer": layer, "head_dim": head_dim, "scale": scale, "window": window}
+    return g.node("flash_attn", name, q.shape, (q, k, v), **params)
+
+
+class RopeOfHeads(Operation):
+    name = "rope"
+    templates = ("rope",)
+    parts = frozenset({"x", "y"})
+
+    def lower(self, node: Tensor, low: Lowering) -> None:
+        low.emit(self.name, node.name, {"x": low.view(node.src[0]), "y": low.new(node)}, **node.params)
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        x, y, p = step.values["x"], step.values["y"], step.params
+        places, in_place = ((x.first, x.pitch), (y.first, y.pitch)), x.value is y.value
+        heads = x.row // p["head_dim"]
+        return rope_kernel(p["rope"], p["head_dim"], heads, *places, y.n_tokens, in_place=in_place)
+
+
+def rope_kernel(
+    rotation: Rope,
+    head_dim: int,
+    heads: int,
+    x: tuple[int, int],
+    y: tuple[int, int],
+    n_tokens: int,
+    *,
+    in_place: bool = False,
+) -> Launch:
+    """x, y: where the heads of the first token begin, and how far from there the next token's are."""
+    shader = kernel(
+        "rope",
+        [*([] if in_place else [arena("x", "f32")]), PHASES, BATCH, arena("y", "f32")],
+        x="y" if in_place else "x",
+        head_dim=head_dim,
+        heads=heads,
+        mode=rotation.mode,
+        n_dims=rotation.n_dims,
+        magnitude=rotation.magnitude,
+        x_first=x[0],
+        x_pitch=x[1],
+        y_first=y[0],
+        y_pitch=y[1],
+        workgroup=64,
+    )
+    of_head = head_dim - rotation.n_dims // 2  # pairs, and numbers that stay
+    return Launch(shader, (-(-heads * of_head // 64), n_tokens, 1), 1 if n_tokens > 1 else 0)
+
+
+class _OfCache(Operation):
+    """What reads or writes a layer's cache."""
+
+    def moved(self, slot: str, use: Use) -> int:
+        size = use.sizes[slot]
+        return size * self._rows(use) // int(use.constants["n_ctx"]) if slot in ("k_cache", "v_cache") else size
+
+    def _rows(self, use: Use) -> int:
+        return use.seen
+
+    def flops(self, use: Use) -> int:
+        """A product with K and one with V, of heads whose cache is bound."""
+        c = use.constants
+        window = c.get("window") or use.n_past + use.tokens
+        seen = sum(min(use.n_past + i + 1, window) for i in range(use.tokens))
+        return 4 * int(c["head_dim"]) * int(c["kv_heads"]) * int(c["n_head"]) // int(c["n_head_kv"]) * seen
+
+
+class RopeKV(_OfCache):
+    """Keys and values into the cache; fused, behind norms and rotation of their heads and the queries'."""
+
+    name = "rope_kv"
+    templates = ("rope_kv",)
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        return library.rope_kv(_attention(step, site), step.n_tokens)
+
+    def written(self, slot: str) -> bool:
+        return slot in ("k_cache", "v_cache")
+
+    def _rows(self, use: Use) -> int:
+        return use.n_tokens
+
+    def flops(self, use: Use) -> int:
+        return 0
+
+
+class FlashAttn(_OfCache):
+    """Of a batch, and what the graph's attention becomes: q, k and v side by side, the cache written, the attention."""
+
+    name = "flash_attn"
+    templates = ("flash_attn",)
+
+    def lower(self, node: Tensor, low: Lowering) -> None:
+        q, k, v = node.src
+        head_dim = node.params["head_dim"]
+        joint = Value(node.name + ".qkv", q.row + k.row + v.row, node.rows, in_blocks=False)
+        first = 0
+        for i, part in enumerate(node.src):
+            low.copy(low.view(part), View(joint, part.row, first), f"{node.name}.{'qkv'[i]}")
+            first += part.row
+        qkv = View.of(joint)
+        params = {**node.params, "n_head": q.row // head_dim, "n_head_kv": k.row // head_dim}
+        low.emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, **params)
+        y = low.new(node)
+        if node.rows > 1:
+            low.emit("flash_attn", node.name, {"qkv": qkv, "y": y}, **params)
+        elif low.splits == 1:
+            low.emit("flash_attn_vec", node.name, {"qkv": qkv, "y": y}, **params)
+        else:
+            size = params["n_head"] * low.splits * (width(head_dim) + 4)
+            parts = View.of(Value(node.name + ".parts", size, 1, in_blocks=False))
+            low.emit("flash_attn_vec", node.name, {"qkv": qkv, "y": parts}, splits=low.splits, **params)
+            shape = {"head_dim": head_dim, "n_head": params["n_head"], "splits": low.splits}
+            low.emit("flash_attn_reduce", node.name + ".sum", {"x": parts, "y": y}, **shape)
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        return library.flash_attn(_attention(step, site), step.n_tokens, site.profile, variant=variant)
+
+    def shape(self, step: Step, site: Site) -> Shape:
+        return Shape.of_attention(self.name, _attention(step, site), step.n_tokens)
+
+
+class FlashAttnVec(_OfCache):
+    """Of one token; fused, with the writing of its key and value."""
+
+    name = "flash_attn_vec"
+    templates = ("flash_attn_vec",)
+    in_lanes = frozenset({"y"})
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        return library.flash_attn_vec(
+            _attention(step, site),
+            site.profile,
+            splits=step.params.get("splits", 1),
+            y_lanes="y" in step.lane_order,
+            rotated=not step.params.get("writes", False),
+            variant=variant,
+        )
+
+    def shape(self, step: Step, site: Site) -> Shape:
+        return Shape.of_attention(self.name, _attention(step, site), 1, step.params.get("splits", 1))
+
+
+class FlashAttnReduce(Operation):
+    """The parts of one token's attention, put together."""
+
+    name = "flash_attn_reduce"
+    templates = ("flash_attn_reduce",)
+    in_lanes = frozenset({"y"})
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        p = step.params
+        lanes = "y" in step.lane_order
+        return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=lanes)
+
+
+def _attention(step: Step, site: Site) -> Attention:
+    p, cache = step.params, site.cache
+    if cache is None:
+        raise UnsupportedError(f"{step.name} has no cache.")
+    return Attention(
+        rope=p.get("rope"),
+        head_dim=p["head_dim"],
+        n_head=p["n_head"],
+        n_head_kv=p["n_head_kv"],
+        n_ctx=cache.rows,
+        scale=p["scale"],
+        window=p["window"],
+        ring=cache.ring,
+        head_eps=p.get("head_eps"),
+        norm_behind=p.get("norm_behind", False),
+        type_k=cache.k,
+        type_v=cache.v,
+        bound=site.heads,
+    )

@@ -1,0 +1,111 @@
+"""Products of a weight and rows: of one token's (mul_mat_vec) or a batch's (mul_mat), and the rows as integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamaweb.graph import Graph, Tensor
+from llamaweb.kernels import mul_mat as tiles
+from llamaweb.kernels import mul_mat_vec as vec
+from llamaweb.kernels.kernel import Launch
+from llamaweb.kernels.mul_mat import MulMat
+from llamaweb.kernels.tuner import Shape, Variant
+from llamaweb.operations.operation import Lowering, Matrix, Operation, Site, Use
+from llamaweb.operations.step import Step
+
+
+def mul_mat(g: Graph, weight: Tensor, x: Tensor, name: str, bias: Tensor | None = None) -> Tensor:
+    """Rows of `weight` (K, N) times rows of `x` (K, T), plus `bias` (N): (N, T)."""
+    return g.node("mul_mat", name, (weight.rows, x.rows), (weight, x, *([bias] if bias else [])))
+
+
+class _Product(Operation):
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        m, y, p = _matrix(site), step.values["y"], step.params
+        common: dict[str, Any] = {
+            "bias": "bias" in step.weights,
+            "epilogue": p.get("epilogue", "store"),
+            "factor": p.get("factor"),
+            "offset": y.first + m.first,
+            "columns": m.columns,
+            "variant": variant,
+        }
+        return self._kernel(step, site, m, common)
+
+    def _kernel(self, step: Step, site: Site, m: Matrix, common: dict[str, Any]) -> Launch:
+        raise NotImplementedError
+
+    def shape(self, step: Step, site: Site) -> Shape:
+        m, p = _matrix(site), step.params
+        epilogue, norms = p.get("epilogue", "store"), ("eps" in p, "post_eps" in p)
+        return Shape(self.name, m.format.name, m.pitch, m.rows, epilogue, *norms, step.n_tokens)
+
+    def flops(self, use: Use) -> int:
+        return 2 * int(use.constants["columns"]) * int(use.constants["n"]) * use.tokens
+
+    def moved(self, slot: str, use: Use) -> int:
+        return 4 * int(use.constants["k"]) if slot == "x" and use.constants.get("last_row") else use.sizes[slot]
+
+
+class MulMatVec(_Product):
+    """Of one token. Before it may come a norm of its input, and before that the addition of a normed branch."""
+
+    name = "mul_mat_vec"
+    templates = ("mul_mat_vec", "mul_mat_vec_packed")
+    in_lanes = frozenset({"x", "post", "sum", "y"})
+    parts = frozenset({"y"})
+
+    def _kernel(self, step: Step, site: Site, m: Matrix, common: dict[str, Any]) -> Launch:
+        p = step.params
+        return vec.mul_mat_vec(
+            m.format,
+            m.pitch,
+            m.rows,
+            site.profile,
+            eps=p.get("eps"),
+            y_row=step.values["y"].pitch,
+            last_row=p.get("last_row", False),
+            post_eps=p.get("post_eps"),
+            keeps_sum="sum" in step.values,
+            lane_order=step.lane_order,
+            **common,
+        )
+
+
+class MulMatOfBatch(_Product):
+    """Of several tokens; the graph's mul_mat is one or the other."""
+
+    name = "mul_mat"
+    templates = ("mul_mat", "mul_mat_packed", "mul_mat_matrix")
+    parts = frozenset({"y"})
+
+    def lower(self, node: Tensor, low: Lowering) -> None:
+        weight, x, *bias = node.src
+        weights = {"w": (weight,)} | ({"bias": (bias[0],)} if bias else {})
+        op = "mul_mat_vec" if node.rows == 1 else "mul_mat"
+        low.emit(op, node.name, {"x": low.rows(x), "y": low.new(node)}, weights)
+
+    def _kernel(self, step: Step, site: Site, m: Matrix, common: dict[str, Any]) -> Launch:
+        stride = step.values["y"].pitch
+        return tiles.mul_mat(m.format, m.pitch, m.rows, step.n_tokens, site.profile, stride=stride, **common)
+
+    def variant(self, step: Step, site: Site, chosen: Variant | None) -> Variant:
+        m = _matrix(site)
+        default = tiles.default_tile(m.format, m.pitch, m.rows, step.n_tokens, site.profile, site.bits)
+        return chosen if isinstance(chosen, MulMat) else default
+
+
+class Quantize(Operation):
+    """Rows as integers, for the packed dot; the planner puts it before products whose kernel reads them (slot x_q)."""
+
+    name = "quantize"
+    templates = ("quantize",)
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        y = step.values["y"]
+        return tiles.quantize(y.row, y.n_tokens, y.value.bits, site.profile)
+
+
+def _matrix(site: Site) -> Matrix:
+    assert site.matrix
+    return site.matrix

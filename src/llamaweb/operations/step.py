@@ -1,0 +1,100 @@
+"""Steps: what one dispatch computes, before it has a kernel and bindings, and the values between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llamaweb.graph import Tensor
+from llamaweb.kernels.formats import whole_blocks
+from llamaweb.kernels.mul_mat import quantized_bytes
+
+WRITTEN = ("y", "sum")  # slots of values that a step writes; it reads the others
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """Something computed: float32, or integers of 8 or 16 bits; (row, n_tokens) in ggml's order. It lives in the arena.
+
+    in_blocks: what reads it takes whole blocks of 32, so that a row has room for them; behind its end there may be
+    anything.
+    """
+
+    name: str
+    row: int
+    n_tokens: int
+    bits: int = 32
+    in_blocks: bool = True
+
+    @property
+    def pitch(self) -> int:
+        """Numbers from the beginning of a row to that of the next."""
+        return whole_blocks(self.row) if self.in_blocks else self.row
+
+    @property
+    def bytes(self) -> int:
+        if self.bits == 32:
+            return 4 * self.pitch * self.n_tokens
+        return quantized_bytes(self.row, self.n_tokens, self.bits)
+
+
+@dataclass(frozen=True)
+class View:
+    """Of each row of a value, `row` numbers from number `first` on."""
+
+    value: Value
+    row: int
+    first: int = 0
+
+    @classmethod
+    def of(cls, value: Value) -> View:
+        return cls(value, value.row)
+
+    def part(self, first: int, row: int) -> View:
+        return View(self.value, row, self.first + first)
+
+    @property
+    def whole(self) -> bool:
+        return self.row == self.value.row
+
+    @property
+    def n_tokens(self) -> int:
+        return self.value.n_tokens
+
+    @property
+    def pitch(self) -> int:
+        return self.value.pitch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One dispatch to be: `values` by the kernel's slot names; `weights` are stacked tensors of the file by slot. head:
+    it serves the logits alone."""
+
+    op: str
+    name: str
+    values: dict[str, View]
+    weights: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    head: bool = False
+
+    @property
+    def n_tokens(self) -> int:
+        """Of the batch: what is read of one row of many counts as one."""
+        return self.values["y"].n_tokens if "y" in self.values else next(iter(self.values.values())).n_tokens
+
+    @property
+    def lane_order(self) -> frozenset[str]:
+        """Slots whose values are in lane order (wgsl/common/lanes.wgsl)."""
+        return self.params.get("lane_order", frozenset())
+
+    def reads(self, value: Value) -> bool:
+        also = ("y",) if self.params.get("epilogue") == "add" else ()
+        return any(v.value is value for slot, v in self.values.items() if slot not in WRITTEN or slot in also)
+
+    def writes(self, value: Value) -> bool:
+        return any(v.value is value for slot, v in self.values.items() if slot in WRITTEN)
+
+    def but(self, **changes: Any) -> Step:
+        """The same with other params."""
+        return replace(self, params={**self.params, **changes})

@@ -1,0 +1,49 @@
+// Norms of groups of numbers of each row, {{ {"rms": "by their root mean square", "layer": "to mean 0 and variance 1", "l2": "to length 1"}[kind] }}: one workgroup a group
+{% include "common/bindings.wgsl" %}
+var<workgroup> partial: array<f32, {{ workgroup }}>;
+fn sum_of(lane: u32, value: f32) -> f32 {
+  workgroupBarrier();
+  partial[lane] = value;
+  for (var half = {{ workgroup // 2 }}u; half > 0u; half >>= 1u) {
+    workgroupBarrier();
+    if (lane < half) { partial[lane] += partial[lane + half]; }
+  }
+  workgroupBarrier();
+  return partial[0];
+}
+
+@compute @workgroup_size({{ workgroup }})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+{% macro of(g, before) %}
+{% set i = "(group.x - %du)" % before if before else "group.x" %}
+    size = {{ g.size }}u;
+    x0 = group.y * {{ x_pitch }}u + {{ i }} * {{ g.size }}u + {{ g.first }}u;
+    y0 = group.y * {{ y_pitch }}u + {{ i }} * {{ g.size }}u + {{ g.to }}u;
+    w0 = {{ i }} * {{ g.step }}u + {{ g.weight }}u;
+{% endmacro %}
+  var size = 0u;
+  var x0 = 0u;
+  var y0 = 0u;
+  var w0 = 0u;
+{% for g in groups %}
+{% set before = groups[:loop.index0] | sum(attribute="count") %}
+  {{ "else " if not loop.first }}{{ "if (group.x < %du) " % (before + g.count) if not loop.last }}{
+{{ of(g, before) }}  }
+{% endfor %}
+{% if kind == "layer" %}
+  var total = 0.0;
+  for (var i = lane; i < size; i += {{ workgroup }}u) { total += {{ x }}[x0 + i]; }
+  let mean = sum_of(lane, total) / f32(size);
+{% endif %}
+{% set value = "(%s[x0 + i]%s)" % (x, " - mean" if kind == "layer" else "") %}
+  var square = 0.0;
+  for (var i = lane; i < size; i += {{ workgroup }}u) { square += {{ value }} * {{ value }}; }
+{% if kind == "l2" %}
+  let factor = 1.0 / max(sqrt(sum_of(lane, square)), {{ eps }});
+{% else %}
+  let factor = inverseSqrt(sum_of(lane, square) / f32(size) + {{ eps }});
+{% endif %}
+  for (var i = lane; i < size; i += {{ workgroup }}u) {
+    y[y0 + i] = {{ value }} * factor{{ " * scale[w0 + i]" if scale }}{{ " + bias_of_norm[w0 + i]" if bias }};
+  }
+}
