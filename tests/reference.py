@@ -33,7 +33,7 @@ class Reference:
 
     def __init__(self, file: bytes | Path, *, kv_f16: bool = True) -> None:
         self._source: Source = BytesSource(file) if isinstance(file, bytes) else FileSource(file)
-        header = _now(read_header(self._source))
+        header = now(read_header(self._source))
         self.metadata, self._tensors, self._kv_f16 = header.metadata, header.tensors, kv_f16
         self.n_layer: int = self._meta("block_count")
         self.n_embd: int = self._meta("embedding_length")
@@ -50,7 +50,7 @@ class Reference:
     def weight(self, name: str) -> np.ndarray:
         """A tensor as float32, shaped (rows, row length) or (length,)."""
         info = self._tensors[name]
-        data = np.frombuffer(_now(self._source.read(info.offset, info.nbytes)), np.uint8)
+        data = np.frombuffer(now(self._source.read(info.offset, info.nbytes)), np.uint8)
         return dequantize(data, info.type).reshape(info.shape[::-1])
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
@@ -272,7 +272,7 @@ def causal(n_tokens: int) -> np.ndarray:
     return np.tril(np.ones((n_tokens, n_tokens), bool))
 
 
-def _now(coroutine: Coroutine[Any, Any, T]) -> T:
+def now(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that never waits, in whatever loop this runs."""
     try:
         coroutine.send(None)

@@ -12,8 +12,9 @@
 {% import "common/cache.wgsl" as cache %}
 {% import "cache/" ~ type_k ~ ".wgsl" as k %}
 {% import "cache/" ~ type_v ~ ".wgsl" as v %}
+{% import "common/score.wgsl" as score %}
 {% include "common/bindings.wgsl" %}
-const BQ = {{ queries }}u;
+{{ score.declare(softcap, temperature, 1.4426950408889634) }}const BQ = {{ queries }}u;
 const BK = {{ keys }}u;
 const WQ = {{ wq }}u;
 const WK = {{ wk }}u;
@@ -75,11 +76,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var q = vec4<f32>(0.0);
     if (t0 + t < n_tokens) {
 {% if width == head_dim %}
-      q = qkv[(t0 + t) * {{ (n_head + 2 * n_head_kv) * head_dim // 4 }}u + h * W4 + i % W4] * {{ scale * 1.4426950408889634 }};  // for exp2
+      q = qkv[(t0 + t) * {{ (n_head + 2 * n_head_kv) * head_dim // 4 }}u + h * W4 + i % W4] * {{ scale * 1.4426950408889634 }}{{ score.warm(temperature, "n_past + t0 + t") }};  // for exp2
 {% else %}
       let at = (t0 + t) * {{ (n_head + 2 * n_head_kv) * head_dim }}u + h * {{ head_dim }}u;
       let from4 = 4u * (i % W4);
-      for (var d = from4; d < min(from4 + 4u, {{ head_dim }}u); d++) { q[d % 4u] = qkv[at + d] * {{ scale * 1.4426950408889634 }}; }
+      for (var d = from4; d < min(from4 + 4u, {{ head_dim }}u); d++) { q[d % 4u] = qkv[at + d] * {{ scale * 1.4426950408889634 }}{{ score.warm(temperature, "n_past + t0 + t") }}; }
 {% endif %}
     }
     queries[i % W4].at[t / WQ][t % WQ] = q;
@@ -160,6 +161,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
       }
     }
+{% if softcap %}
+{% for i in range(tq) %}
+{% for j in range(tk) %}
+    s{{ i }}_{{ j }} = capped(s{{ i }}_{{ j }});
+{% endfor %}
+{% endfor %}
+{% endif %}
     if (first + BK > n_past + t0 + 1u{{ " || n_past + t0 + BQ > first + " ~ window ~ "u" if window }}) {
 {% for i in range(tq) %}
 {% for j in range(tk) %}

@@ -11,8 +11,9 @@
 {% if subgroup %}
 enable subgroups;
 {% endif %}
+{% import "common/score.wgsl" as score %}
 {% include "common/bindings.wgsl" %}
-{% if mode and not rotated %}
+{{ score.declare(softcap, temperature, 1.0) }}{% if mode and not rotated %}
 {% include "common/rope.wgsl" %}
 {% endif %}
 const WG = {{ workgroup }}u;
@@ -98,13 +99,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% if width == head_dim %}
   for (var i = lane; i < HEADS * W4; i += WG) {
     let at = h * D + 4u * i;
-    query[i] = vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]) * {{ scale }};
+    query[i] = vec4<f32>(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]) * {{ scale }}{{ score.warm(temperature, "position") }};
   }
 {% else %}
   for (var i = lane; i < HEADS * W4; i += WG) {
     let from4 = 4u * (i % W4);
     var q = vec4<f32>(0.0);
-    for (var d = from4; d < min(from4 + 4u, D); d++) { q[d % 4u] = qkv[(h + i / W4) * D + d] * {{ scale }}; }
+    for (var d = from4; d < min(from4 + 4u, D); d++) { q[d % 4u] = qkv[(h + i / W4) * D + d] * {{ scale }}{{ score.warm(temperature, "position") }}; }
     query[i] = q;
   }
 {% endif %}
@@ -161,7 +162,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       {{ store }}v_put(rows + cache_row(position), j, W + j * {{ v_unit }}u, writes);
     }
   }
-  for (var i = lane; i < HEADS * W4; i += WG) { query[i] = head4(2u * W + 4u * i) * {{ scale }}; }
+  for (var i = lane; i < HEADS * W4; i += WG) { query[i] = head4(2u * W + 4u * i) * {{ scale }}{{ score.warm(temperature, "position") }}; }
   workgroupBarrier();
 {% if k_unit > 8 or v_unit > 8 %}
   if (writes && lane == 0u) {
@@ -238,7 +239,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endif %}
     }
 {% for j in range(heads) %}
-    let score{{ j }} = select(-3.4e38, s{{ j }}.x + s{{ j }}.y + s{{ j }}.z + s{{ j }}.w, lane < count);
+    let score{{ j }} = select(-3.4e38, {{ score.cap(softcap, "s%d.x + s%d.y + s%d.z + s%d.w" % (j, j, j, j)) }}, lane < count);
     let most{{ j }} = max(top{{ j }}, max_of(lane, score{{ j }}, {{ j }}u));
     let w{{ j }} = select(0.0, exp(score{{ j }} - most{{ j }}), lane < count);
     weight[{{ j }}u * SPAN + lane] = select(0.0, w{{ j }}, lane < cached);

@@ -72,7 +72,7 @@ class Graph:
     @property
     def unread(self) -> list[str]:
         """Tensors of the file that nothing of the graph reads."""
-        ropes = {node.params["rope"].factors for node in self.nodes if "rope" in node.params}
+        ropes = {name for node in self.nodes if "rope" in node.params for name in node.params["rope"].tensors}
         return [name for name in self._tensors if name not in self._weights and name not in ropes]
 
     def node(self, op: str, name: str, shape: tuple[int, ...], src: tuple[Tensor, ...], **params: Any) -> Tensor:

@@ -17,14 +17,14 @@ class Yarn:
     n_ctx_orig: float
     beta_fast: float = 32.0
     beta_slow: float = 1.0
-    attn_factor: float = 1.0
 
 
 @dataclass(frozen=True)
 class Rope:
     """mode "norm" rotates neighbours (2i, 2i + 1), "neox" halves (i, i + n_dims / 2).
 
-    factors: name of the file's tensor that divides the frequencies, (n_dims / 2,), or None.
+    factors: name of the file's tensor that divides the frequencies, (n_dims / 2,), or None; long: that of contexts of
+    more than `n_ctx_orig` tokens. attn_factor: of sine and cosine.
     """
 
     mode: str
@@ -33,11 +33,23 @@ class Rope:
     factor: float = 1.0
     yarn: Yarn | None = None
     factors: str | None = None
+    long: str | None = None
+    n_ctx_orig: int = 0
+    attn_factor: float = 1.0
 
     @property
     def magnitude(self) -> float:
-        """What sine and cosine are multiplied by (YaRN; 1 without)."""
-        return 1.0 if self.yarn is None else self.yarn.attn_factor * (1.0 + 0.1 * math.log(self.factor))
+        """What sine and cosine are multiplied by."""
+        return self.attn_factor * (1.0 if self.yarn is None else 1.0 + 0.1 * math.log(self.factor))
+
+    @property
+    def tensors(self) -> set[str]:
+        """Of the file, that it may read."""
+        return {name for name in (self.factors, self.long) if name}
+
+    def in_context(self, n_ctx: int) -> Rope:
+        """The same with the factors for so many tokens."""
+        return replace(self, factors=self.long if n_ctx > self.n_ctx_orig and self.long else self.factors)
 
     @property
     def still(self) -> Rope:

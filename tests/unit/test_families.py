@@ -11,9 +11,9 @@ import gguf
 import numpy as np
 import pytest
 
-from llamaweb.architectures import gemma3, llama
 from llamaweb.architectures.blocks import Dense
 from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
+from llamaweb.families import gemma3, llama
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.model.source import BytesSource, FileSource
 from llamaweb.rope import Rope, Yarn

@@ -310,8 +310,8 @@ def _attention(order: str = "qkv", eps: tuple[float, ...] = (), behind: bool = F
         (_attention(eps=(1e-5, 1e-5)), ["mul_mat", "rope_kv", "flash_attn"]),
         (_attention(eps=(1e-5, 1e-5), behind=True), ["mul_mat", "rope_kv", "flash_attn"]),
         (_attention(order="kqv"), ["mul_mat", "mul_mat", "rope_kv", "flash_attn"]),
-        (_attention(eps=(1e-5,)), ["mul_mat", "norm", "rope", "rope", "rope_kv", "flash_attn"]),
-        (_attention(eps=(1e-5, 1e-6)), ["mul_mat", "norm", "norm", "rope", "rope", "rope_kv", "flash_attn"]),
+        (_attention(eps=(1e-5,)), ["mul_mat", "norm", "rope_kv", "flash_attn"]),
+        (_attention(eps=(1e-5, 1e-6)), ["mul_mat", "norm", "norm", "rope_kv", "flash_attn"]),
         (_apart, ["mul_mat", "rms_norm", "mul_mat", "elementwise"]),
     ],
 )
@@ -353,7 +353,8 @@ def test_which_layers_have_a_window_may_be_told_layer_by_layer() -> None:
 
 # What a token takes beyond its five steps a layer and three without each fusion, with two layers: llama, gemma3
 UNFUSED = {
-    "attention": (6, 14),
+    "norms": (0, 0),
+    "attention": (6, 8),
     "copies": (6, 6),
     "siblings": (8, 8),
     "epilogue": (2, 2),

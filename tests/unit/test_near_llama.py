@@ -67,7 +67,7 @@ def test_every_fourth_layer_of_smollm3_rotates_nothing_in_the_kernels_of_the_oth
 
 
 def test_a_rotation_that_is_still_has_no_scaling_left() -> None:
-    scaled = Rope("norm", 8, 500.0, 4.0, Yarn(64, attn_factor=2.0), "rope_freqs.weight")
+    scaled = Rope("norm", 8, 500.0, 4.0, Yarn(64), "rope_freqs.weight", attn_factor=2.0)
     assert scaled.still.magnitude == 1.0 and not phases(scaled.still).any() and scaled.still.n_dims == 8
 
 

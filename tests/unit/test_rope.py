@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llamaweb.architectures import llama
 from llamaweb.errors import ModelFileError, UnsupportedError
+from llamaweb.families import llama
 from llamaweb.rope import Rope, Yarn, phases
 from tests.headers import TINY, llama_header
 from tests.reference import ReferenceLlama
@@ -57,7 +57,7 @@ def test_yarn_keeps_fast_pairs_and_interpolates_slow_ones() -> None:
 def test_yarn_raises_the_magnitude_with_the_factor() -> None:
     assert Rope("norm", 64, factor=8.0).magnitude == 1.0
     assert Rope("norm", 64, factor=8.0, yarn=Yarn(2048)).magnitude == pytest.approx(1 + 0.1 * math.log(8))
-    assert Rope("norm", 64, factor=8.0, yarn=Yarn(2048, attn_factor=0.5)).magnitude == pytest.approx(
+    assert Rope("norm", 64, factor=8.0, yarn=Yarn(2048), attn_factor=0.5).magnitude == pytest.approx(
         0.5 * (1 + 0.1 * math.log(8))
     )
 

@@ -11,8 +11,20 @@
 {% endif %}
 {{ end.declare(columns, k) }}const NB = {{ k // 32 }}u;  // blocks of a row
 const OUT = {{ outputs }}u;
-{% if post_eps is not none %}
-var<workgroup> squares_of_post: array<f32, {{ workgroup // (subgroup or 1) }}>;
+{% if post_eps is not none or center_eps is not none %}
+var<workgroup> sums_of_lanes: array<f32, {{ workgroup // (subgroup or 1) }}>;
+fn over_lanes(local: u32, value: f32) -> f32 {
+{% if subgroup %}
+  let mine = subgroupAdd(value);
+{% else %}
+  let mine = value;
+{% endif %}
+  if (local % {{ subgroup or 1 }}u == 0u) { sums_of_lanes[local / {{ subgroup or 1 }}u] = mine; }
+  workgroupBarrier();
+  var sum = 0.0;
+  for (var s = 0u; s < {{ workgroup // (subgroup or 1) }}u; s++) { sum += sums_of_lanes[s]; }
+  return sum;
+}
 {% endif %}
 {% macro rows() %}
   let lane = local % {{ lanes }}u;
@@ -34,7 +46,8 @@ var<workgroup> squares_of_post: array<f32, {{ workgroup // (subgroup or 1) }}>;
 {# vec4 j of block b of a vector, in lane order or not #}
 {% macro at(j, lanes) %}{{ j ~ "u * NB + b" if lanes else "b * 8u + " ~ j ~ "u" }}{% endmacro %}
 {% macro read(v, j) %}{{ end.read(columns, k, v, "b * 8u + %du" % j) }}{% endmacro %}
-{# Before the input is read: with `post_eps`, it is x + post / rms(post) * post_norm_weight #}
+{# Before the input is read: with `post_eps`, it is x + post / rms(post) * post_norm_weight; with `center_eps`, normed to a
+   mean and a variance #}
 {% macro begin() %}
 {% if post_eps is not none %}
   var square_of_post = 0.0;
@@ -44,14 +57,23 @@ var<workgroup> squares_of_post: array<f32, {{ workgroup // (subgroup or 1) }}>;
 {% endfor %}
     square_of_post += {% for j in range(8) %}dot(p{{ j }}, p{{ j }}){{ " + " if not loop.last }}{% endfor %};
   }
-{% if subgroup %}
-  square_of_post = subgroupAdd(square_of_post);
+  let post_scale = inverseSqrt(over_lanes(local, square_of_post) / {{ columns }}.0 + {{ post_eps }});
 {% endif %}
-  if (local % {{ subgroup or 1 }}u == 0u) { squares_of_post[local / {{ subgroup or 1 }}u] = square_of_post; }
+{% if center_eps is not none %}
+  var of_x = 0.0;
+  for (var b = local; b < NB; b += {{ workgroup }}u) {
+    of_x += dot(vec4<f32>(1.0), {% for j in range(8) %}{{ read("x[x0 + %s]" % at(j, x_lanes), j) }}{{ " + " if not loop.last }}{% endfor %});
+  }
+  let mean = over_lanes(local, of_x) / {{ columns }}.0;
   workgroupBarrier();
-  var sum_of_post = 0.0;
-  for (var s = 0u; s < {{ workgroup // (subgroup or 1) }}u; s++) { sum_of_post += squares_of_post[s]; }
-  let post_scale = inverseSqrt(sum_of_post / {{ columns }}.0 + {{ post_eps }});
+  var of_square = 0.0;
+  for (var b = local; b < NB; b += {{ workgroup }}u) {
+{% for j in range(8) %}
+    let p{{ j }} = {{ read("(x[x0 + %s] - mean)" % at(j, x_lanes), j) }};
+{% endfor %}
+    of_square += {% for j in range(8) %}dot(p{{ j }}, p{{ j }}){{ " + " if not loop.last }}{% endfor %};
+  }
+  let deviation = inverseSqrt(over_lanes(local, of_square) / {{ columns }}.0 + {{ center_eps }});
 {% endif %}
 {% endmacro %}
 {# The input's block b as a0 to a7; `first`: who writes the sum #}
@@ -59,6 +81,11 @@ var<workgroup> squares_of_post: array<f32, {{ workgroup // (subgroup or 1) }}>;
 {% for j in range(8) %}
     var a{{ j }} = {{ read("x[x0 + %s]" % at(j, x_lanes), j) }};
 {% endfor %}
+{% if center_eps is not none %}
+{% for j in range(8) %}
+    a{{ j }} = (a{{ j }} - mean) * deviation * norm_weight[{{ j }}u * NB + b]{{ " + norm_bias[%du * NB + b]" % j if norm_bias }};
+{% endfor %}
+{% endif %}
 {% if post_eps is not none %}
 {% for j in range(8) %}
     a{{ j }} += {{ read("post[%s]" % at(j, post_lanes), j) }} * post_norm_weight[{{ j }}u * NB + b] * post_scale;

@@ -1,10 +1,14 @@
-"""Architectures: one file a family, found by the name in `general.architecture`."""
+"""Architectures: the family of a model, found by the name in `general.architecture`, and what families share."""
 
 from __future__ import annotations
 
+import pkgutil
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
 from typing import Any, Protocol
 
-from llamaweb.architectures import gemma3, llama, qwen2, qwen3, seed_oss, smollm3
+from llamaweb import families
 from llamaweb.errors import UnsupportedError, short
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
@@ -21,22 +25,21 @@ class Architecture(Protocol):
         """Add the family's operations to the graph."""
 
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "gemma3": gemma3,
-    "llama": llama,
-    "qwen2": qwen2,
-    "qwen2vl": qwen2,
-    "qwen3": qwen3,
-    "qwen3vl": qwen3,
-    "seed_oss": seed_oss,
-    "smollm3": smollm3,
-}
+@cache
+def supported() -> tuple[str, ...]:
+    """The names of all families: their files'."""
+    return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(families.__path__)))
 
 
 def architecture(file: GGUFFile) -> Architecture:
-    """The module for a file's architecture; raises UnsupportedError that names an unknown one."""
+    """The module for a file's architecture; raises UnsupportedError that names an unknown one, and those nearest to
+    it."""
     name = file.architecture
-    if name not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise UnsupportedError(f"The model's architecture {short(name)} is not supported yet; use one of: {known}.")
-    return ARCHITECTURES[name]
+    wanted = name.replace("_", "-")
+    if wanted not in supported():
+        near = get_close_matches(wanted, supported(), 3, 0.5) or ("llama", "gemma3", "qwen3")
+        raise UnsupportedError(
+            f"The model's architecture {short(name)} is not supported yet; use a model of one that is, such as "
+            f"{', '.join(near)}."
+        )
+    return import_module(f"{families.__name__}.{wanted.replace('-', '_')}")

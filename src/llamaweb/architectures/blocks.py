@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from llamaweb import operations as ops
-from llamaweb.architectures.metadata import Metadata, layers, tokens
+from llamaweb.architectures.metadata import Metadata, layers, rope, tokens
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor
 from llamaweb.model.gguf_file import GGUFFile
@@ -24,7 +25,7 @@ class Decoder:
     head_dim: int
     n_vocab: int
     n_ctx_train: int
-    rms_eps: float
+    eps: float
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class Dense(Decoder):
     rope: Rope
 
 
-def decoder(file: GGUFFile, meta: Metadata) -> Decoder:
-    """Read and checked against each other and the file's tensors; ModelFileError says what contradicts what."""
+def decoder(file: GGUFFile, meta: Metadata, norm: str = "layer_norm_rms") -> Decoder:
+    """Read and checked against each other and the file's tensors; ModelFileError says what contradicts what. norm: what
+    the epsilon of norms is called after."""
     n_layer, n_embd = layers(file, meta), meta.count("embedding_length")
     n_vocab = tokens(file, n_embd)
     n_head = meta.count("attention.head_count")
@@ -54,8 +56,15 @@ def decoder(file: GGUFFile, meta: Metadata) -> Decoder:
         head_dim=head_dim,
         n_vocab=n_vocab,
         n_ctx_train=meta.count("context_length", largest=1 << 31),
-        rms_eps=meta.number("attention.layer_norm_rms_epsilon"),
+        eps=meta.number(f"attention.{norm}_epsilon"),
     )
+
+
+def dense(file: GGUFFile, mode: str, norm: str = "layer_norm_rms") -> Dense:
+    """mode: of the rotation; norm: as of `decoder`."""
+    meta = Metadata(file)
+    sizes = decoder(file, meta, norm)
+    return Dense(**vars(sizes), n_ff=meta.count("feed_forward_length"), rope=rope(meta, mode, sizes.head_dim))
 
 
 class Gated(Protocol):
@@ -70,18 +79,38 @@ class Blocks:
         self._sizes = sizes
         self._table = graph.weight("token_embd.weight", sizes.n_embd, sizes.n_vocab)
 
+    def layers(self) -> Iterator[str]:
+        """The prefixes of all layers."""
+        return (f"blk.{i}." for i in range(self._sizes.n_layer))
+
     def embeddings(self) -> Tensor:
         return ops.get_rows(self._graph, self._table, "embd")
+
+    def positions(self, name: str) -> Tensor:
+        """The tensor's rows at the tokens' positions."""
+        g, s = self._graph, self._sizes
+        return ops.get_rows(g, g.weight(name + ".weight", s.n_embd, s.n_ctx_train), "positions", of_positions=True)
 
     def norm(self, x: Tensor, name: str, size: int | None = None) -> Tensor:
         """The tensor's rms_norm of x along each row, or along each head of `size` values."""
         weight = self._graph.weight(name + ".weight", size or self._sizes.n_embd)
-        return ops.rms_norm(self._graph, x, weight, self._sizes.rms_eps, name)
+        return ops.rms_norm(self._graph, x, weight, self._sizes.eps, name)
+
+    def layer_norm(self, x: Tensor, name: str) -> Tensor:
+        """The tensor's norm of x to a mean and a variance, with a bias if the file has one."""
+        g, size = self._graph, self._sizes.n_embd
+        weight, bias = g.weight(name + ".weight", size), g.optional_weight(name + ".bias", size)
+        return ops.layer_norm(g, x, weight, bias, self._sizes.eps, name)
 
     def product(self, x: Tensor, name: str, size: int) -> Tensor:
-        """`size` rows of the tensor times x, plus a bias if the file has one."""
+        """`size` rows of the tensor times x, times a scale and plus a bias if the file has them."""
         g = self._graph
-        return ops.mul_mat(g, g.weight(name + ".weight", x.row, size), x, name, g.optional_weight(name + ".bias", size))
+        weight, bias = g.weight(name + ".weight", x.row, size), g.optional_weight(name + ".bias", size)
+        if not g.has(name + ".scale"):
+            return ops.mul_mat(g, weight, x, name, bias)
+        y = ops.mul_mat(g, weight, x, name)
+        y = ops.mul(g, y, g.weight(name + ".scale", 1), name + ".scaled")
+        return ops.add(g, y, bias, name + ".biased") if bias else y
 
     def qkv(self, x: Tensor, p: str) -> tuple[Tensor, Tensor, Tensor]:
         """The layer's queries, keys and values."""
@@ -95,35 +124,61 @@ class Blocks:
         size = self._sizes.head_dim
         return self.norm(q, p + "attn_q_norm", size), self.norm(k, p + "attn_k_norm", size)
 
-    def attention(
-        self, q: Tensor, k: Tensor, v: Tensor, p: str, rope: Rope | None, *, scale: float | None = None, window: int = 0
-    ) -> Tensor:
-        """The layer's attention and the product behind it. rope: of queries and keys. scale: of products of these,
-        1/sqrt(head_dim) unless told."""
+    def rotated(self, q: Tensor, k: Tensor, p: str, rope: Rope) -> tuple[Tensor, Tensor]:
+        """Queries and keys at their positions."""
         g, head_dim = self._graph, self._sizes.head_dim
+        return ops.rope(g, q, rope, head_dim, p + "q_rope"), ops.rope(g, k, rope, head_dim, p + "k_rope")
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, p: str, rope: Rope | None, *, scale: float | None = None, **options: Any
+    ) -> Tensor:
+        """What the layer's queries find among its keys and values. rope: of queries and keys. scale: of products of
+        these, 1/sqrt(head_dim) unless told. options: of ops.flash_attn."""
+        head_dim = self._sizes.head_dim
         if rope:
-            q, k = (ops.rope(g, x, rope, head_dim, f"{p}{part}_rope") for x, part in ((q, "q"), (k, "k")))
-        found = ops.flash_attn(
-            g,
-            q,
-            k,
-            v,
-            layer=int(p.split(".")[1]),
-            head_dim=head_dim,
-            scale=head_dim**-0.5 if scale is None else scale,
-            window=window,
-            name=p + "attn",
-        )
-        return self.product(found, p + "attn_output", self._sizes.n_embd)
+            q, k = self.rotated(q, k, p, rope)
+        options |= {"layer": int(p.split(".")[1]), "head_dim": head_dim, "name": p + "attn"}
+        return ops.flash_attn(self._graph, q, k, v, scale=head_dim**-0.5 if scale is None else scale, **options)
 
-    def feed_forward(self, x: Tensor, p: str, n_ff: int, gated: Gated) -> Tensor:
-        """down(gated(gate(x), up(x))), `n_ff` values wide; gated: ops.swiglu or ops.geglu."""
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, p: str, rope: Rope | None, **options: Any) -> Tensor:
+        """The layer's attention and the product behind it; options of `attend`."""
+        return self.product(self.attend(q, k, v, p, rope, **options), p + "attn_output", self._sizes.n_embd)
+
+    def gated(self, x: Tensor, p: str, n_ff: int, unit: Gated) -> Tensor:
+        """unit(gate(x), up(x)), `n_ff` values wide; unit: ops.swiglu or ops.geglu."""
         gate, up = (self.product(x, f"{p}ffn_{part}", n_ff) for part in ("gate", "up"))
-        return self.product(gated(self._graph, gate, up, p + "ffn_glu"), p + "ffn_down", self._sizes.n_embd)
+        return unit(self._graph, gate, up, p + "ffn_glu")
 
-    def logits(self, x: Tensor) -> None:
-        """The next token out of the last layer's result, by the output's rows, or the embeddings' if it has none."""
+    def feed_forward(self, x: Tensor, p: str, n_ff: int, unit: Gated) -> Tensor:
+        """down(unit(gate(x), up(x)))"""
+        return self.product(self.gated(x, p, n_ff, unit), p + "ffn_down", self._sizes.n_embd)
+
+    def wide_feed_forward(self, x: Tensor, p: str, n_ff: int, unit: Gated) -> Tensor:
+        """The same, with gate above up in one tensor."""
+        g, name = self._graph, p + "ffn_up"
+        both = self.product(x, name, 2 * n_ff)
+        gate, up = (ops.view(g, both, first, n_ff, f"{name}.{part}") for part, first in (("gate", 0), ("up", n_ff)))
+        return self.product(unit(g, gate, up, p + "ffn_glu"), p + "ffn_down", self._sizes.n_embd)
+
+    def mlp(self, x: Tensor, p: str, n_ff: int, function: str) -> Tensor:
+        """down(function(up(x)))"""
+        up = ops.unary(self._graph, function, self.product(x, p + "ffn_up", n_ff), p + "ffn_act")
+        return self.product(up, p + "ffn_down", self._sizes.n_embd)
+
+    def logits(
+        self,
+        x: Tensor,
+        norm: Callable[[Tensor, str], Tensor] | None = None,
+        *,
+        scale: float = 1.0,
+        cap: float = 0.0,
+    ) -> None:
+        """The next token out of the last layer's result, by the output's rows, or the embeddings' if it has none.
+        norm: `norm` unless told. scale, cap: of the logits, c * tanh(logit / c)."""
         g, s = self._graph, self._sizes
-        x = self.norm(ops.output_rows(g, x), "output_norm")
+        x = (norm or self.norm)(ops.output_rows(g, x), "output_norm")
         output = g.weight("output.weight", s.n_embd, s.n_vocab) if g.has("output.weight") else self._table
-        ops.sample(g, ops.mul_mat(g, output, x, "logits"))
+        logits = ops.mul_mat(g, output, x, "logits", g.optional_weight("output.bias", s.n_vocab))
+        if scale != 1:
+            logits = ops.scale(g, logits, scale, "logits_scaled")
+        ops.sample(g, ops.softcap(g, logits, cap, "logits_capped") if cap else logits)

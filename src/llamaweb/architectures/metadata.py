@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from llamaweb.errors import ModelFileError, UnsupportedError, short
+from llamaweb.graph import VECTORS
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope, Yarn
 from llamaweb.strings import Strings
@@ -25,50 +27,50 @@ class Metadata:
 
     def __init__(self, file: GGUFFile) -> None:
         self._all = file.metadata
-        self._prefix = file.architecture
+        self.prefix = file.architecture
 
     def count(self, key: str, default: Any = _MISSING, largest: int = 1 << 20) -> int:
         """A positive whole number."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= largest:
-            raise ModelFileError(f"{self._prefix}.{key} is {short(value)}, not a whole number from 1 to {largest}.")
+            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a whole number from 1 to {largest}.")
         return value
 
     def number(self, key: str, default: Any = _MISSING, least: float = 0.0) -> float:
         """A finite number of at least `least`."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
-            raise ModelFileError(f"{self._prefix}.{key} is {short(value)}, not a finite number of at least {least:g}.")
+            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a finite number of at least {least:g}.")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
         value = self._get(key, default)
         if not isinstance(value, str):
-            raise ModelFileError(f"{self._prefix}.{key} is {short(value)}, not a text.")
+            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a text.")
         return value
 
     def value(self, key: str, default: Any) -> Any:
         """Whatever the file has."""
-        return self._all.get(f"{self._prefix}.{key}", default)
+        return self._all.get(f"{self.prefix}.{key}", default)
 
     def _get(self, key: str, default: Any) -> Any:
-        value = self._all.get(f"{self._prefix}.{key}", default)
+        value = self._all.get(f"{self.prefix}.{key}", default)
         if value is _MISSING:
-            raise ModelFileError(f"The file's metadata lacks {self._prefix}.{key}, which its architecture needs.")
+            raise ModelFileError(f"The file's metadata lacks {self.prefix}.{key}, which its architecture needs.")
         return self._of_all_layers(key, value) if isinstance(value, np.ndarray) else value
 
     def _of_all_layers(self, key: str, values: np.ndarray) -> Any:
-        n_layer = self._all.get(f"{self._prefix}.block_count")
+        n_layer = self._all.get(f"{self.prefix}.block_count")
         if not isinstance(n_layer, int):  # which is then what is wrong
             return values.tolist()
         if len(values) != n_layer:
             raise ModelFileError(
-                f"{self._prefix}.{key} has {len(values)} values, but {self._prefix}.block_count says {n_layer} layers; "
+                f"{self.prefix}.{key} has {len(values)} values, but {self.prefix}.block_count says {n_layer} layers; "
                 "fetch or convert the model again."
             )
         if any(values != values[0]):
             raise UnsupportedError(
-                f"{self._prefix}.{key} differs from layer to layer ({short(values.tolist())}), which is not supported "
+                f"{self.prefix}.{key} differs from layer to layer ({short(values.tolist())}), which is not supported "
                 "yet; use a model whose layers are alike."
             )
         return values[0].item()
@@ -109,8 +111,8 @@ def tokens(file: GGUFFile, n_embd: int) -> int:
     return rows
 
 
-def rope(meta: Metadata, mode: str, head_dim: int, factors: str | None = None) -> Rope:
-    """A family's rotary embedding with its scaling out of the metadata; `factors` names a tensor that divides it."""
+def rope(meta: Metadata, mode: str, head_dim: int) -> Rope:
+    """A family's rotary embedding with its scaling out of the metadata."""
     n_dims = meta.count("rope.dimension_count", head_dim)
     if n_dims % 2 or n_dims > head_dim:
         raise ModelFileError(f"The rope dimension {n_dims} is odd or larger than the head dimension {head_dim}.")
@@ -118,28 +120,44 @@ def rope(meta: Metadata, mode: str, head_dim: int, factors: str | None = None) -
     if base <= 1:
         raise ModelFileError(f"rope.freq_base is {base}; it must be larger than 1.")
     factor = meta.number("rope.scaling.factor", meta.number("rope.scale_linear", 1.0)) or 1.0
-    scaling = meta.text("rope.scaling.type", "linear")
+    scaling, attn_factor = meta.text("rope.scaling.type", "linear"), meta.number("rope.scaling.attn_factor", 1.0)
     if factor < _LEAST:
         raise ModelFileError(f"The rope scaling factor {factor} is too small to be meant; convert the model again.")
     if scaling == "none":
-        return Rope(mode, n_dims, base, factors=factors)
+        return Rope(mode, n_dims, base, attn_factor=attn_factor)
     if scaling == "linear":
-        return Rope(mode, n_dims, base, factor, factors=factors)
+        return Rope(mode, n_dims, base, factor, attn_factor=attn_factor)
     if scaling == "yarn":
         yarn = Yarn(
             n_ctx_orig=meta.number("rope.scaling.original_context_length", meta.number("context_length"), least=1),
             beta_fast=meta.number("rope.scaling.yarn_beta_fast", 32.0, _LEAST),
             beta_slow=meta.number("rope.scaling.yarn_beta_slow", 1.0, _LEAST),
-            attn_factor=meta.number("rope.scaling.attn_factor", 1.0),
         )
-        return Rope(mode, n_dims, base, factor, yarn, factors)
+        attn_factor /= 1.0 + 0.1 * meta.number("rope.scaling.yarn_log_multiplier", 0.0) * math.log(max(factor, 1.0))
+        return Rope(mode, n_dims, base, factor, yarn, attn_factor=attn_factor)
     raise UnsupportedError(f"The rope scaling {short(scaling)} is not supported yet; linear and yarn are.")
 
 
-def rope_of_text(meta: Metadata, head_dim: int) -> Rope:
+def with_factors(rotary: Rope, file: GGUFFile, meta: Metadata) -> Rope:
+    """With those tensors that divide its frequencies which the file has: one, or one for short and one for long
+    contexts (LongRoPE, arXiv:2402.13753)."""
+    names = [f"{name}.weight" for name in ("rope_freqs", "rope_factors_short", "rope_factors_long")]
+    for info in (file.tensors[name] for name in names if name in file.tensors):
+        if info.type not in VECTORS or info.shape != (rotary.n_dims // 2,):
+            raise ModelFileError(
+                f"Tensor {info.name} has shape {list(info.shape)} in {info.type.name}, not [{rotary.n_dims // 2}] in "
+                "F32, F16 or BF16; the file contradicts itself."
+            )
+    own, short, long = (name if name in file.tensors else None for name in names)
+    original = meta.count(
+        "rope.scaling.original_context_length", meta.count("context_length", largest=1 << 31), largest=1 << 31
+    )
+    return replace(rotary, factors=own or short, long=long, n_ctx_orig=original if long else 0)
+
+
+def of_text(rotary: Rope, meta: Metadata) -> Rope:
     """The rotary embedding of a model that sees pictures, for text: the sections of its pairs of values, one for each
     of a picture's dimensions, all have the token's position (M-RoPE, arXiv:2409.12191). Of others, their own."""
-    rotary = rope(meta, "neox", head_dim)
     sections = meta.value("rope.dimension_sections", None)
     if sections is None:
         return rotary
@@ -151,3 +169,19 @@ def rope_of_text(meta: Metadata, head_dim: int) -> Rope:
             "unrotated; that is not supported yet."
         )
     return rotary
+
+
+def windows(meta: Metadata, n_layer: int, pattern: int) -> tuple[int, ...]:
+    """Of each layer, how many of the last tokens it sees; 0: all. pattern, unless the file tells: of so many layers all
+    but the last have the window, or 0: all of them."""
+    window = int(meta.number("attention.sliding_window", 0))
+    if not window:
+        return (0,) * n_layer
+    told = meta.value("attention.sliding_window_pattern", pattern)
+    if isinstance(told, int) and not isinstance(told, bool) and told >= 0:
+        within = [told == 0 or i % told < told - 1 for i in range(n_layer)]
+    elif isinstance(told, np.ndarray) and told.dtype.kind in "biu":
+        within = [i < len(told) and bool(told[i]) for i in range(n_layer)]  # the last ones may be left out
+    else:
+        raise ModelFileError(f"{meta.prefix}.attention.sliding_window_pattern is no number, nor one for each layer.")
+    return tuple(window if inside else 0 for inside in within)

@@ -62,7 +62,9 @@ class Attention:
     """What the attention kernels of a layer share. n_ctx: rows of the cache for a head; ring: they hold the last
     positions only. window: how many of the last tokens one sees; 0: all. head_eps: of the norm of each head of q and k;
     None: there is none; norm_behind: it comes behind the rotation. type_k, type_v: the cache. bound: the first
-    key-value head whose cache is bound, and how many there are; the kernels work for these alone. None: all."""
+    key-value head whose cache is bound, and how many there are; the kernels work for these alone. None: all. softcap:
+    of scores, c * tanh(score / c); 0: none. temperature (s, n): scores of the query at position p are multiplied by
+    1 + s * log(p // n + 1)."""
 
     rope: Rope | None
     head_dim: int
@@ -77,6 +79,8 @@ class Attention:
     type_k: CacheFormat = CACHE_FORMATS["f16"]
     type_v: CacheFormat = CACHE_FORMATS["f16"]
     bound: tuple[int, int] | None = None
+    softcap: float = 0.0
+    temperature: tuple[float, int] | None = None
 
     @property
     def kv_heads(self) -> int:
@@ -112,6 +116,8 @@ class Attention:
             "kv_heads": self.kv_heads,
             "n_ctx": self.n_ctx,
             "scale": self.scale,
+            "softcap": self.softcap,
+            "temperature": self.temperature,
             "window": self.window,
             "ring": self.n_ctx if self.ring else 0,
             "head_eps": self.head_eps,

@@ -95,6 +95,8 @@ def mul_mat_vec(
     y_row: int = 0,
     last_row: bool = False,
     post_eps: float | None = None,
+    center_eps: float | None = None,
+    norm_bias: bool = False,
     keeps_sum: bool = False,
     lane_order: Container[str] = (),
     columns: int = 0,
@@ -102,13 +104,15 @@ def mul_mat_vec(
 ) -> Launch:
     """y[offset + row] = W x, one token; `eps` asks for the fused rms_norm. W is (k, n) in ggml's order.
 
-    post_eps: the input is x + rms_norm(post), of this epsilon; keeps_sum writes it to slot sum. lane_order: slots of
+    center_eps: the input is layer_norm(x), of this epsilon, with a bias if there is norm_bias. post_eps: it is
+    x + rms_norm(post), of this one; keeps_sum writes it to slot sum. lane_order: slots of
     vectors in lane order (wgsl/common/lanes.wgsl), where y is a vector of y_row, or of the rows of W. columns:
     those of the k that come before zeros; 0: all. factor: of what W x and the bias give, before the epilogue."""
     v = variant or default(format, k, n, epilogue, profile)
     slots = [*weight(format), arena("x")]
     slots += [arena("post"), replace(NORM, name="post_norm_weight")] if post_eps is not None else []
-    slots += [NORM] if eps is not None else []
+    slots += [NORM] if eps is not None or center_eps is not None else []
+    slots += [replace(NORM, name="norm_bias")] if norm_bias else []
     slots += [BIAS] if bias else []
     slots += [BATCH] if last_row else []
     slots += [arena("sum")] if keeps_sum else []
@@ -129,6 +133,8 @@ def mul_mat_vec(
         rows_per_group=v.rows,
         blocks=v.blocks,
         post_eps=post_eps,
+        center_eps=center_eps,
+        norm_bias=norm_bias,
         keeps_sum=keeps_sum,
         **{f"{slot}_lanes": slot in lane_order for slot in ("x", "post", "sum", "y")},
         norm=eps is not None,
@@ -148,6 +154,8 @@ def mul_mat_vec(
             "y_row": y_row,
             "last_row": last_row,
             "post_eps": post_eps,
+            "center_eps": center_eps,
+            "norm_bias": norm_bias,
             "keeps_sum": keeps_sum,
             "lane_order": lane_order,
             "columns": columns,

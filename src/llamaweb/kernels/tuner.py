@@ -60,7 +60,15 @@ class Shape:
         """The shape of a phase's kernel, if it has variants. precision: of the plan."""
         c = dict(kernel.constants)
         if kernel.template in ("mul_mat_vec", "mul_mat_vec_packed"):
-            return cls("mul_mat_vec", c["format"], c["k"], c["n"], c["epilogue"], c["norm"], c["post_eps"] is not None)
+            return cls(
+                "mul_mat_vec",
+                c["format"],
+                c["k"],
+                c["n"],
+                c["epilogue"],
+                c["norm"] or c["center_eps"] is not None,
+                c["post_eps"] is not None,
+            )
         if kernel.template in ("mul_mat", "mul_mat_packed", "mul_mat_matrix"):
             return cls("mul_mat", c["format"], c["k"], c["n"], c["epilogue"], n_tokens=n_tokens, precision=precision)
         if kernel.template in ("flash_attn", "flash_attn_vec") and not c.get("rotated"):

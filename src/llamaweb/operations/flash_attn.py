@@ -32,12 +32,16 @@ def flash_attn(
     scale: float,
     name: str,
     window: int = 0,
+    softcap: float = 0.0,
+    temperature: tuple[float, int] | None = None,
 ) -> Tensor:
     """Appends k and v to the layer's cache, and attends causally to it: (q.row, T).
 
-    window: how many of the last tokens, itself included, a token sees; 0: all.
+    window: how many of the last tokens, itself included, a token sees; 0: all. softcap: of scores, c * tanh(score / c);
+    0: none. temperature (s, n): scores of the query at position p are multiplied by 1 + s * log(p // n + 1).
     """
-    params = {"layer": layer, "head_dim": head_dim, "scale": scale, "window": window}
+    params: dict[str, Any] = {"layer": layer, "head_dim": head_dim, "scale": scale, "window": window}
+    params |= {"softcap": softcap, "temperature": temperature}
     return g.node("flash_attn", name, q.shape, (q, k, v), **params)
 
 
@@ -211,4 +215,6 @@ def _attention(step: Step, site: Site) -> Attention:
         type_k=cache.k,
         type_v=cache.v,
         bound=site.heads,
+        softcap=p["softcap"],
+        temperature=p["temperature"],
     )

@@ -11,9 +11,9 @@ from llamaweb.operations.operation import Lowering, Operation, Site, Use
 from llamaweb.operations.step import Step
 
 
-def get_rows(g: Graph, table: Tensor, name: str) -> Tensor:
-    """Rows of `table` (row, N) at the input tokens: (row, n_tokens)."""
-    return g.node("get_rows", name, (table.row, g.n_tokens), (table, g.tokens))
+def get_rows(g: Graph, table: Tensor, name: str, *, of_positions: bool = False) -> Tensor:
+    """Rows of `table` (row, N) at the input tokens, or at their positions: (row, n_tokens)."""
+    return g.node("get_rows", name, (table.row, g.n_tokens), (table, g.tokens), of_positions=of_positions)
 
 
 class GetRows(Operation):
@@ -22,15 +22,15 @@ class GetRows(Operation):
     in_lanes = frozenset({"y"})
 
     def lower(self, node: Tensor, low: Lowering) -> None:
-        low.emit(self.name, node.name, {"y": low.new(node)}, {"w": (node.src[0],)})
+        low.emit(self.name, node.name, {"y": low.new(node)}, {"w": (node.src[0],)}, **node.params)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         m = site.matrix
         assert m
         piece = (m.first, m.rows) if m.rows < m.whole else None
-        lanes = "y" in step.lane_order
-        scale = step.params.get("scale", 1.0)
-        return get_rows_kernel(m.format, m.pitch, m.whole, step.n_tokens, scale=scale, y_lanes=lanes, piece=piece)
+        options = {**step.params, "y_lanes": "y" in step.lane_order, "piece": piece}
+        options.pop("lane_order", None)
+        return get_rows_kernel(m.format, m.pitch, m.whole, step.n_tokens, **options)
 
     def moved(self, slot: str, use: Use) -> int:
         size = use.sizes[slot]
@@ -43,6 +43,7 @@ def get_rows_kernel(
     rows: int,
     n_tokens: int,
     *,
+    of_positions: bool = False,
     scale: float = 1.0,
     y_lanes: bool = False,
     piece: tuple[int, int] | None = None,
@@ -55,6 +56,7 @@ def get_rows_kernel(
         split=format.split,
         k=k,
         rows=rows,
+        of_positions=of_positions,
         scale=scale,
         y_lanes=y_lanes,
         piece=piece,

@@ -37,7 +37,7 @@ class _Product(Operation):
 
     def shape(self, step: Step, site: Site) -> Shape:
         m, p = _matrix(site), step.params
-        epilogue, norms = p.get("epilogue", "store"), ("eps" in p, "post_eps" in p)
+        epilogue, norms = p.get("epilogue", "store"), ("eps" in p or "center_eps" in p, "post_eps" in p)
         return Shape(self.name, m.format.name, m.pitch, m.rows, epilogue, *norms, step.n_tokens)
 
     def flops(self, use: Use) -> int:
@@ -66,6 +66,8 @@ class MulMatVec(_Product):
             y_row=step.values["y"].pitch,
             last_row=p.get("last_row", False),
             post_eps=p.get("post_eps"),
+            center_eps=p.get("center_eps"),
+            norm_bias="norm_bias" in step.weights,
             keeps_sum="sum" in step.values,
             lane_order=step.lane_order,
             **common,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llamaweb.graph import Graph, Tensor
@@ -68,13 +69,31 @@ class Norm(Operation):
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         p, x, y = step.params, step.values["x"], step.values["y"]
-        size = p["size"]
-        vector = next(iter(step.weights.values()), None)
-        own = size if vector and vector[0].row > size else 0
-        groups = Groups(size, x.row // size, x.first, y.first, 0, own)
-        pitches = (x.pitch, y.pitch)
-        in_place = x.value is y.value
-        return norm_kernel(p["kind"], (groups,), pitches, p["eps"], y.n_tokens, tuple(step.weights), in_place=in_place)
+        pitches, in_place = (x.pitch, y.pitch), x.value is y.value
+        groups, behind = [], 0
+        for part, vector in zip(groups_of(step), next(iter(step.weights.values()), ()) or (None,), strict=False):
+            groups.append(replace(part, weight=behind))
+            behind += plain_size(vector.shape) if vector else 0
+        return norm_kernel(
+            p["kind"], tuple(groups), pitches, p["eps"], y.n_tokens, tuple(step.weights), in_place=in_place
+        )
+
+
+def groups_of(step: Step) -> tuple[Groups, ...]:
+    """What a norm is of: one or several kinds of groups."""
+    p, x, y = step.params, step.values["x"], step.values["y"]
+    if "groups" in p:
+        found: tuple[Groups, ...] = p["groups"]
+        return found
+    size = p["size"]
+    vector = next(iter(step.weights.values()), None)
+    own = size if vector and plain_size(vector[0].shape) > size else 0
+    return (Groups(size, x.row // size, x.first, y.first, 0, own),)
+
+
+def plain_size(shape: tuple[int, ...]) -> int:
+    """Numbers of a tensor."""
+    return math.prod(shape)
 
 
 def norm_kernel(

@@ -14,6 +14,7 @@ from llamaweb.graph import Graph
 from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.kernel import GLU
 from llamaweb.operations import OPERATIONS, lower
+from llamaweb.operations.norm import groups_of
 from llamaweb.operations.step import Step, Value, View
 from llamaweb.planner.program import Program
 from llamaweb.rope import Rope
@@ -66,8 +67,13 @@ def _take_in_heads(program: Program, i: int, cache: Step) -> None:
     head_dim = cache.params["head_dim"]
     chains = [_chain_before(program, copy) for _, copy in copies]
     kinds = [[_rotation_or_eps(step, head_dim) for _, step in chain] for chain in chains]
+    alike = 0  # steps at the end of both
+    while alike < min(map(len, kinds)) and kinds[0][-alike - 1] == kinds[1][-alike - 1] is not None:
+        alike += 1
+    chains = [chain[len(chain) - alike :] for chain in chains]
+    kinds = [kind[len(kind) - alike :] for kind in kinds]
     rotations = [kind for kind in kinds[0] if isinstance(kind, Rope)]
-    if kinds[0] != kinds[1] or None in kinds[0] or not rotations:
+    if not rotations:
         return
     norms = [step for chain in chains for _, step in chain if step.op != "rope"]
     eps = norms[0].params["eps"] if norms else None
@@ -113,14 +119,49 @@ def _copies(program: Program, max_bindings: int) -> None:
             continue
         source, target = copy.values["x0"], copy.values["y"]
         while source.whole:
-            _, writer = program.writer(source.value)
+            at, writer = program.writer(source.value)
+            if writer and writer.op == "rms_norm":
+                writer = _of_any_part(writer)
             if writer is None or len(program.readers(source.value)) > 1 or "y" not in OPERATIONS[writer.op].parts:
                 break
+            program.put(at, writer)
             program.put(i, None)
             program.substitute(source.value, target)
             if writer.op not in ("norm", "rope"):
                 break
             source = writer.values["x"]  # which these may work on in place
+
+
+def _of_any_part(norm: Step) -> Step:
+    """The norm of whole rows as one that may stand anywhere in a row."""
+    params = {"kind": "rms", "size": norm.values["y"].row, "eps": norm.params["eps"]}
+    return replace(norm, op="norm", weights={"scale": norm.weights["norm_weight"]}, params=params)
+
+
+def _norms(program: Program, max_bindings: int) -> None:
+    """norms of parts of one row as one step"""
+    for i, first in program.of("norm"):
+        value = first.values["y"].value
+        for j, other in program.uses(value):
+            if j <= i or other.op != "norm":
+                continue
+            between = [step for at, step in program.uses(value) if i < at < j]
+            if _alike(first, other) and not any(step.reads(value) for step in between):
+                program.put(i, None)
+                groups = groups_of(first) + groups_of(other)
+                weights = {"scale": first.weights["scale"] + other.weights["scale"]}
+                whole = {slot: View.of(value) for slot in ("x", "y")}
+                name = f"{first.name}+{other.name}"
+                program.put(j, replace(other, name=name, values=whole, weights=weights).but(groups=groups))
+                break
+
+
+def _alike(norm: Step, other: Step) -> bool:
+    """Whether both norm a part of the same value where it stands, in the same way."""
+    values = {view.value for step in (norm, other) for view in step.values.values()}
+    same = all(norm.params[name] == other.params[name] for name in ("kind", "eps"))
+    scaled = list(norm.weights) == list(other.weights) == ["scale"]
+    return len(values) == 1 and same and scaled and "groups" not in other.params
 
 
 def _siblings(program: Program, max_bindings: int) -> None:
@@ -190,7 +231,7 @@ def _epilogue(program: Program, max_bindings: int) -> None:
             case (str(name), 0, 1) if name in GLU:
                 gate, up = behind.values.get("x0"), behind.values.get("x1")
                 half = y.row // 2
-                if (gate, up) != (y.part(0, half), y.part(half, half)) or len(product.weights["w"]) != 2:
+                if (gate, up) != (y.part(0, half), y.part(half, half)) or len(product.weights["w"]) > 2:
                     continue
                 change = {"epilogue": name}
             case ("mul", 0, float(factor)):
@@ -216,21 +257,30 @@ def _scale(program: Program, max_bindings: int) -> None:
 
 
 def _norm(program: Program, max_bindings: int) -> None:
-    """an rms_norm within the products of one token that read it"""
-    for i, norm in program.of("rms_norm"):
-        y = norm.values["y"]
+    """a norm of whole rows within the products of one token that read it"""
+    for i, norm in program.of("rms_norm", "norm"):
+        x, y = norm.values["x"], norm.values["y"]
         readers = program.readers(y.value)
-        if y.n_tokens > 1 or not all(_may_norm(step, y) for _, step in readers):
+        if y.n_tokens > 1 or not _of_rows(norm) or not all(_may_norm(step, y) for _, step in readers):
             continue
         program.put(i, None)
+        named = {"scale": "norm_weight", "bias_of_norm": "norm_bias"}
+        weights = {named.get(slot, slot): vector for slot, vector in norm.weights.items()}
+        eps = {"eps" if norm.op == "rms_norm" else "center_eps": norm.params["eps"]}
         for j, product in readers:
-            values = {**product.values, "x": norm.values["x"]}
-            weights = {**product.weights, **norm.weights}
-            program.put(j, replace(product, values=values, weights=weights).but(eps=norm.params["eps"]))
+            fused = replace(product, values={**product.values, "x": x}, weights={**product.weights, **weights})
+            program.put(j, fused.but(**eps))
+
+
+def _of_rows(norm: Step) -> bool:
+    """Whether it is one of those that products know."""
+    x, p = norm.values["x"], norm.params
+    whole = x.whole and x.value.in_blocks and x.value is not norm.values["y"].value
+    return norm.op == "rms_norm" or (whole and p["kind"] == "layer" and p["size"] == x.row and "scale" in norm.weights)
 
 
 def _may_norm(product: Step, x: View) -> bool:
-    return product.op == "mul_mat_vec" and product.values["x"] == x and "eps" not in product.params
+    return product.op == "mul_mat_vec" and product.values["x"] == x and not {"eps", "center_eps"} & set(product.params)
 
 
 def _last_row(program: Program, max_bindings: int) -> None:
@@ -255,7 +305,9 @@ def _post_norm(program: Program, max_bindings: int) -> None:
         y = add.values["y"]
         readers = program.readers(y.value)
         at, first = readers[0]
-        if y.n_tokens > 1 or not first.params.get("eps") or first.values["x"] != y or "post" in first.values:
+        if y.n_tokens > 1 or first.op != "mul_mat_vec" or first.values["x"] != y:
+            continue
+        if "post" in first.values or "center_eps" in first.params:
             continue
         if not all(step.op in (*_PRODUCTS, "elementwise") for _, step in readers):
             continue
@@ -322,6 +374,7 @@ _RULES: dict[str, Rule] = {
     "attention": _attention,
     "copies": _copies,
     "siblings": _siblings,
+    "norms": _norms,
     "epilogue": _epilogue,
     "scale": _scale,
     "norm": _norm,

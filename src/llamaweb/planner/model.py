@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llamaweb.errors import ContextError, UnsupportedError
@@ -94,7 +95,7 @@ class Planner:
             {name: self._phase(name, layout.steps, variants) for name, layout in layouts.items()},
             sizes.regions(*at),
             tuple(self._weights.weights),
-            tuple(self._weights.ropes.values()),
+            tuple(replace(t, rope=t.rope.in_context(self._n_ctx)) for t in self._weights.ropes.values()),
             self._weights.codebooks,
             max(layout.lower_bound for layout in layouts.values()),
             {name: self._arenas[name][layout.steps.logits] for name, layout in layouts.items()},

@@ -16,7 +16,7 @@ from llamaweb.planner.plan import Binding, RopeTable, Slice, WeightPlan
 from llamaweb.profile import DeviceProfile
 from llamaweb.rope import Rope
 
-_LANE_ORDER = ("norm_weight", "post_norm_weight")  # wgsl/common/lanes.wgsl
+_LANE_ORDER = ("norm_weight", "norm_bias", "post_norm_weight")  # wgsl/common/lanes.wgsl
 
 
 class Weights:

@@ -80,7 +80,7 @@ def flash_attn_vec(kernel: Kernel) -> Case:
     if not c["rotated"]:
         keys = np.vstack([keys, _as_cached(c, "k", k)])
         values = np.vstack([values, _as_cached(c, "v", v)])
-    y = _attended(turned, keys, values, c["scale"])
+    y = _attended(turned, keys, values, c, position)
     limit = _OF_ROUNDED if CACHE_FORMATS[c["type_k"]].block or CACHE_FORMATS[c["type_v"]].block else LIMIT
     heads = h0 + np.arange(seen)
     if splits > 1:
@@ -126,7 +126,7 @@ def flash_attn(kernel: Kernel) -> Case:
     for i, t in enumerate(tokens):
         own = n_past + t
         of_token = slice(max(own + 1 - c["window"] - oldest, 0) if c["window"] else 0, own + 1 - oldest)
-        y[i] = _attended(q[which[t]].reshape(seen, dim), keys[of_token], values[of_token], c["scale"])
+        y[i] = _attended(q[which[t]].reshape(seen, dim), keys[of_token], values[of_token], c, own)
     at = 4 * (tokens * c["y_row"] + h0 * dim)
     expected = Expected("y", at, y.reshape(len(tokens), -1).astype(np.float32))
     reach = {"y": 4 * n_tokens * c["y_row"]}
@@ -167,9 +167,14 @@ def _rotated(
     return rms_normed(y, norm, c["head_eps"]) if behind else y
 
 
-def _attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
-    """Attention of q (heads, dim) to all of k and v (positions, dim)."""
-    score = q @ k.T * scale
+def _attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, c: dict[str, Any], position: int) -> np.ndarray:
+    """Attention of q (heads, dim) at a position to all of k and v (positions, dim)."""
+    score = q @ k.T * c["scale"]
+    if c["temperature"]:
+        factor, floor = c["temperature"]
+        score *= 1 + factor * np.log(position // floor + 1)
+    if c["softcap"]:
+        score = c["softcap"] * np.tanh(score / c["softcap"])
     weight = np.exp(score - score.max(-1, keepdims=True))
     return (weight / weight.sum(-1, keepdims=True)) @ v
 

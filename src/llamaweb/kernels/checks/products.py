@@ -59,6 +59,13 @@ def mul_mat_vec(kernel: Kernel) -> Case:
         norm = _norm(random, columns)
         data.append(whole("norm_weight", in_lane_order(norm)))
         h = rms_normed(h, norm, c["eps"])
+    if c["center_eps"] is not None:
+        norm, shift = _norm(random, columns), _norm(random, columns) * c["norm_bias"]
+        data.append(whole("norm_weight", in_lane_order(norm)))
+        if c["norm_bias"]:
+            data.append(whole("norm_bias", in_lane_order(shift)))
+        h = h.astype(np.float64)
+        h = (h - h.mean()) / np.sqrt(h.var() + c["center_eps"]) * norm + shift
     if c["last_row"]:
         data.append(batch(n_tokens))
     y = _product(w, _zeros_behind(h[None], k))[0]
@@ -125,9 +132,10 @@ def get_rows(kernel: Kernel) -> Case:
     c = dict(kernel.constants)
     first, count = c["piece"] or (0, c["rows"])
     w = weight(_format(c), c["k"], _groups(_format(c), c["k"], min(count, 8), count, False))
-    tokens = np.array([0] if c["y_lanes"] else [3, 0, 6, 1], np.uint32) % len(w.dense)
+    order = [3, 4, 5, 6] if c["of_positions"] else [3, 0, 6, 1]
+    tokens = np.array(order[:1] if c["y_lanes"] else order, np.uint32) % len(w.dense)
     y = w.dense[tokens] * c["scale"]
-    words = batch(len(tokens))
+    words = batch(len(tokens), n_past=int(tokens[0] + first))
     words.rows[0, -4:][: len(tokens)] = tokens + first
     expected = whole("y", in_lane_order(y[0]) if c["y_lanes"] else y)
     expected = Expected("y", expected.at, expected.rows.astype(np.float32))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from llamaweb import operations as ops
-from llamaweb.architectures.blocks import Blocks, Dense, decoder
-from llamaweb.architectures.metadata import Metadata, rope
+from llamaweb.architectures.blocks import Blocks, Dense, dense
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 
@@ -12,10 +11,7 @@ _STEP = 4  # told by no metadata
 
 
 def hyperparameters(file: GGUFFile) -> Dense:
-    meta = Metadata(file)
-    sizes = decoder(file, meta)
-    n_ff = meta.count("feed_forward_length")
-    return Dense(**vars(sizes), n_ff=n_ff, rope=rope(meta, "norm", sizes.head_dim))
+    return dense(file, "norm")
 
 
 def build(graph: Graph, hparams: Dense) -> None:

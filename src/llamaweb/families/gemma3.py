@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
-from llamaweb.architectures.metadata import Metadata, rope
-from llamaweb.errors import ModelFileError, UnsupportedError
+from llamaweb.architectures.metadata import Metadata, rope, windows
+from llamaweb.errors import UnsupportedError
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
@@ -39,24 +37,10 @@ def hyperparameters(file: GGUFFile) -> Gemma3Hyperparameters:
         **vars(sizes),
         n_ff=meta.count("feed_forward_length"),
         attention_scale=(sizes.n_embd // sizes.n_head if of_model else sizes.head_dim) ** -0.5,
-        windows=_windows(meta, sizes.n_layer),
+        windows=windows(meta, sizes.n_layer, 6),
         rope=all_tokens,
         rope_in_window=Rope("neox", all_tokens.n_dims, meta.number("rope.freq_base_swa", 10000.0)),
     )
-
-
-def _windows(meta: Metadata, n_layer: int) -> tuple[int, ...]:
-    window = int(meta.number("attention.sliding_window", 0))
-    if not window:
-        return (0,) * n_layer
-    pattern = meta.value("attention.sliding_window_pattern", 6)
-    if isinstance(pattern, int) and not isinstance(pattern, bool) and pattern >= 0:
-        within = [pattern == 0 or i % pattern < pattern - 1 for i in range(n_layer)]
-    elif isinstance(pattern, np.ndarray) and pattern.dtype.kind in "biu":
-        within = [i < len(pattern) and bool(pattern[i]) for i in range(n_layer)]  # the last ones may be left out
-    else:
-        raise ModelFileError("gemma3.attention.sliding_window_pattern is neither a number nor a value for each layer.")
-    return tuple(window if inside else 0 for inside in within)
 
 
 def build(graph: Graph, hparams: Gemma3Hyperparameters) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llamaweb import operations as ops
-from llamaweb.architectures.blocks import Blocks, Dense, decoder
-from llamaweb.architectures.metadata import Metadata, rope
-from llamaweb.errors import ModelFileError, UnsupportedError
-from llamaweb.graph import VECTORS, Graph
+from llamaweb.architectures.blocks import Blocks, Dense, dense
+from llamaweb.architectures.metadata import Metadata, with_factors
+from llamaweb.errors import UnsupportedError
+from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 
 
@@ -16,21 +18,14 @@ def hyperparameters(file: GGUFFile) -> Dense:
         raise UnsupportedError(
             f"The model is a mixture of {experts:g} experts, which is not supported yet; use a dense one."
         )
-    sizes = decoder(file, meta)
-    factors = file.tensors.get("rope_freqs.weight")
-    rotary = rope(meta, "norm", sizes.head_dim, factors.name if factors else None)
-    if factors and (factors.type not in VECTORS or factors.shape != (rotary.n_dims // 2,)):
-        raise ModelFileError(
-            f"Tensor {factors.name} has shape {list(factors.shape)} in {factors.type.name}, not "
-            f"[{rotary.n_dims // 2}] in F32, F16 or BF16; the file contradicts itself."
-        )
-    return Dense(**vars(sizes), n_ff=meta.count("feed_forward_length"), rope=rotary)
+    common = dense(file, "norm")
+    return replace(common, rope=with_factors(common.rope, file, meta))
 
 
 def build(graph: Graph, hparams: Dense) -> None:
     g, hp, b = graph, hparams, Blocks(graph, hparams)
     x = b.embeddings()
-    for p in (f"blk.{i}." for i in range(hp.n_layer)):
+    for p in b.layers():
         h = b.norm(x, p + "attn_norm")
         x = ops.add(g, x, b.attention(*b.qkv(h, p), p, hp.rope), p + "attn_residual")
         h = b.norm(x, p + "ffn_norm")

@@ -1,0 +1,131 @@
+"""A graph computed in numpy, operation by operation as its docstrings say: what any family's steps must give.
+
+It shares a family's picture of its layers with the engine, and nothing else: whether that picture is right is told by
+llama.cpp's results.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from llamaweb.architectures import architecture
+from llamaweb.graph import Graph, Tensor
+from llamaweb.kernels.checks.case import evaluated
+from llamaweb.model.fused import unfused
+from llamaweb.model.gguf_file import read_header
+from llamaweb.model.source import BytesSource, FileSource, Source
+from llamaweb.rope import Rope, phases
+from tests.reference import now
+
+
+class GraphReference:
+    """A model of a GGUF file, in float64 between weights as they are stored."""
+
+    def __init__(self, file: bytes | Path, n_ctx: int = 256) -> None:
+        self.n_ctx = n_ctx
+        self._source: Source = BytesSource(file) if isinstance(file, bytes) else FileSource(file)
+        self.file = unfused(now(read_header(self._source)))
+        self.family = architecture(self.file)
+        self.hparams = self.family.hyperparameters(self.file)
+        self._weights: dict[str, np.ndarray] = {}
+
+    def graph(self, n_tokens: int) -> Graph:
+        graph = Graph(self.file.tensors, n_tokens, "all")
+        self.family.build(graph, self.hparams)
+        return graph
+
+    def weight(self, name: str) -> np.ndarray:
+        """A tensor, shaped (…, rows, row length)."""
+        if name not in self._weights:
+            info = self.file.tensors[name]
+            data = np.frombuffer(now(self._source.read(info.offset, info.nbytes)), np.uint8)
+            values = gguf.quants.dequantize(data, info.type).reshape(info.shape[::-1])
+            self._weights[name] = values.astype(np.float64)
+        return self._weights[name]
+
+    def logits(self, tokens: list[int]) -> np.ndarray:
+        """(n_tokens, n_vocab)"""
+        values: dict[Tensor, np.ndarray] = {}
+        graph = self.graph(len(tokens))
+        for node in graph.nodes:
+            if node.op == "cross_entropy":
+                return values[node.src[0]]
+            src = [self._weight_of(s) if s.op == "weight" else values.get(s) for s in node.src]
+            values[node] = getattr(self, "_" + node.op)(node, tokens, *src)
+        raise AssertionError("a graph without logits")
+
+    def perplexity(self, tokens: list[int], first: int) -> float:
+        """Of the tokens behind position `first`, as llama.cpp's perplexity has it."""
+        logits = self.logits(tokens)[first:-1]
+        top = logits.max(-1, keepdims=True)
+        log_p = logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
+        return float(np.exp(-np.mean(log_p[np.arange(len(log_p)), tokens[first + 1 :]])))
+
+    def _weight_of(self, tensor: Tensor) -> np.ndarray:
+        return self.weight(tensor.name)
+
+    def _get_rows(self, node: Tensor, tokens: list[int], table: np.ndarray, _: None) -> np.ndarray:
+        return table[np.arange(len(tokens))] if node.params["of_positions"] else table[tokens]
+
+    def _elementwise(self, node: Tensor, tokens: list[int], *src: np.ndarray) -> np.ndarray:
+        repeated = [np.tile(x, (1,) * (x.ndim - 1) + (node.row // x.shape[-1],)) for x in src]
+        return evaluated(node.params["expression"], repeated)
+
+    def _view(self, node: Tensor, tokens: list[int], x: np.ndarray) -> np.ndarray:
+        return x[:, node.params["first"] :][:, : node.row]
+
+    def _norm(self, node: Tensor, tokens: list[int], x: np.ndarray, *vectors: np.ndarray) -> np.ndarray:
+        p = node.params
+        groups = x.reshape(len(x), -1, p["size"])
+        if p["kind"] == "layer":
+            groups = groups - groups.mean(-1, keepdims=True)
+        square = np.square(groups)
+        if p["kind"] == "l2":
+            groups = groups / np.maximum(np.sqrt(square.sum(-1, keepdims=True)), p["eps"])
+        else:
+            groups = groups / np.sqrt(square.mean(-1, keepdims=True) + p["eps"])
+        y = groups.reshape(x.shape)
+        for name in ("weight", "bias"):
+            if p[name]:
+                vector = np.tile(self._weight_of(p[name]), x.shape[1] // p[name].row)
+                y = y * vector if name == "weight" else y + vector
+        return y
+
+    def _mul_mat(self, node: Tensor, tokens: list[int], w: np.ndarray, x: np.ndarray, *bias: np.ndarray) -> np.ndarray:
+        return x @ w.T + (bias[0] if bias else 0)
+
+    def _rope(self, node: Tensor, tokens: list[int], x: np.ndarray) -> np.ndarray:
+        rotation: Rope = node.params["rope"].in_context(self.n_ctx)
+        heads = x.reshape(len(x), -1, node.params["head_dim"]).copy()
+        factors = self.weight(rotation.factors).astype(np.float32) if rotation.factors else None
+        turns = phases(rotation, factors) / 2**32
+        angle = 2 * np.pi * np.modf(np.arange(len(x))[:, None] * turns)[0][:, None]
+        cos, sin = rotation.magnitude * np.cos(angle), rotation.magnitude * np.sin(angle)
+        pair = np.arange(rotation.n_dims // 2)
+        a, b = (2 * pair, 2 * pair + 1) if rotation.mode == "norm" else (pair, pair + len(pair))
+        first, second = heads[..., a], heads[..., b]
+        heads[..., a], heads[..., b] = first * cos - second * sin, first * sin + second * cos
+        return heads.reshape(x.shape)
+
+    def _flash_attn(self, node: Tensor, tokens: list[int], q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+        p: Any = node.params
+        n, dim = len(q), p["head_dim"]
+        q, k, v = (x.reshape(n, -1, dim) for x in (q, k, v))
+        group = q.shape[1] // k.shape[1]
+        k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+        score = np.einsum("qhd,khd->hqk", q, k) * p["scale"]
+        if p["temperature"]:
+            factor, floor = p["temperature"]
+            score *= 1 + factor * np.log(np.arange(n) // floor + 1)[:, None]
+        if p["softcap"]:
+            score = p["softcap"] * np.tanh(score / p["softcap"])
+        back = np.arange(n)[:, None] - np.arange(n)
+        seen = (back >= 0) & ((back < p["window"]) | (not p["window"]))
+        score = np.where(seen, score, -np.inf)
+        weight = np.exp(score - score.max(-1, keepdims=True))
+        weight /= weight.sum(-1, keepdims=True)
+        return np.einsum("hqk,khd->qhd", weight, v).reshape(n, -1)
