@@ -91,7 +91,8 @@ class GraphReference:
         y = groups.reshape(x.shape)
         for name in ("weight", "bias"):
             if p[name]:
-                vector = np.tile(self._weight_of(p[name]), x.shape[1] // p[name].row)
+                vector = self._weight_of(p[name]).reshape(-1)
+                vector = np.tile(vector, x.shape[1] // vector.size)
                 y = y * vector if name == "weight" else y + vector
         return y
 

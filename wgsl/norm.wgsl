@@ -1,4 +1,5 @@
 // Norms of groups of numbers of each row, {{ {"rms": "by their root mean square", "layer": "to mean 0 and variance 1", "l2": "to length 1"}[kind] }}: one workgroup a group
+{% import "common/lanes.wgsl" as order %}
 {% include "common/bindings.wgsl" %}
 var<workgroup> partial: array<f32, {{ workgroup }}>;
 fn sum_of(lane: u32, value: f32) -> f32 {
@@ -35,6 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var i = lane; i < size; i += {{ workgroup }}u) { total += {{ x }}[x0 + i]; }
   let mean = sum_of(lane, total) / f32(size);
 {% endif %}
+{% set at = order.element("i", lanes) if lanes else "w0 + i" %}
 {% set value = "(%s[x0 + i]%s)" % (x, " - mean" if kind == "layer" else "") %}
   var square = 0.0;
   for (var i = lane; i < size; i += {{ workgroup }}u) { square += {{ value }} * {{ value }}; }
@@ -44,6 +46,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let factor = inverseSqrt(sum_of(lane, square) / f32(size) + {{ eps }});
 {% endif %}
   for (var i = lane; i < size; i += {{ workgroup }}u) {
-    y[y0 + i] = {{ value }} * factor{{ " * scale[w0 + i]" if scale }}{{ " + bias_of_norm[w0 + i]" if bias }};
+    y[y0 + i] = {{ value }} * factor{{ " * %s[%s]" % (scale, at) if scale }}{{ " + %s[%s]" % (shift, at) if shift }};
   }
 }

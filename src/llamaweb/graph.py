@@ -6,6 +6,7 @@ how: nothing here knows of kernels, buffers or devices. Shapes are in ggml's ord
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,10 @@ class Tensor:
     @property
     def row(self) -> int:
         return self.shape[0]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
     @property
     def rows(self) -> int:

@@ -52,7 +52,7 @@ def naga(profile: DeviceProfile) -> Naga:
     return Naga(profile)
 
 
-BOTH = ("scale", "bias_of_norm")
+BOTH = ("scale", "shift")
 
 
 def shapes(profile: DeviceProfile) -> list[Launch]:
@@ -82,6 +82,7 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         norm_kernel(
             "layer", (Groups(32, 3, 0, 0, 0, 32),), (96, 96), 1e-5, 8, ("scale", "bias_of_norm"), in_place=True
         ),
+        norm_kernel("layer", (Groups(70, 1, 0, 0),), (96, 96), 1e-5, 8, ("norm_weight", "norm_bias")),
         norm_kernel("l2", (Groups(16, 4, 0, 0), Groups(8, 2, 64, 64)), (96, 96), 1e-5, 1),
         *(rope_kernel(Rope(mode, 12), 16, 3, (3, 96), (0, 64), 8) for mode in ("norm", "neox")),
         rope_kernel(Rope("neox", 16), 16, 3, (8, 96), (8, 96), 8, in_place=True),

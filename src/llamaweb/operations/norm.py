@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +36,10 @@ def _norm(
     return g.node("norm", name, x.shape, src, kind=kind, size=size, eps=eps, weight=weight, bias=bias)
 
 
+SLOTS = (("norm_weight", "scale"), ("norm_bias", "shift"))
+IN_LANES = tuple(names[0] for names in SLOTS)
+
+
 @dataclass(frozen=True)
 class Groups:
     """`count` groups of `size` numbers, one behind the other, from number `first` of a row of x and `to` of one of y.
@@ -64,7 +67,8 @@ class Norm(Operation):
         if p["kind"] == "rms" and weight and p["size"] == x.row and x.whole and x.value.in_blocks:
             low.emit("rms_norm", node.name, {"x": x, "y": y}, {"norm_weight": (weight,)}, eps=p["eps"])
             return
-        weights = {slot: (tensor,) for slot, tensor in (("scale", weight), ("bias_of_norm", bias)) if tensor}
+        slots = IN_LANES if p["size"] == x.row else ("scale", "shift")
+        weights = {slot: (tensor,) for slot, tensor in zip(slots, (weight, bias), strict=True) if tensor}
         low.emit(self.name, node.name, {"x": x, "y": y}, weights, kind=p["kind"], eps=p["eps"], size=p["size"])
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
@@ -73,7 +77,7 @@ class Norm(Operation):
         groups, behind = [], 0
         for part, vector in zip(groups_of(step), next(iter(step.weights.values()), ()) or (None,), strict=False):
             groups.append(replace(part, weight=behind))
-            behind += plain_size(vector.shape) if vector else 0
+            behind += vector.size if vector else 0
         return norm_kernel(
             p["kind"], tuple(groups), pitches, p["eps"], y.n_tokens, tuple(step.weights), in_place=in_place
         )
@@ -87,13 +91,8 @@ def groups_of(step: Step) -> tuple[Groups, ...]:
         return found
     size = p["size"]
     vector = next(iter(step.weights.values()), None)
-    own = size if vector and plain_size(vector[0].shape) > size else 0
+    own = size if vector and vector[0].size > size else 0
     return (Groups(size, x.row // size, x.first, y.first, 0, own),)
-
-
-def plain_size(shape: tuple[int, ...]) -> int:
-    """Numbers of a tensor."""
-    return math.prod(shape)
 
 
 def norm_kernel(
@@ -106,7 +105,9 @@ def norm_kernel(
     *,
     in_place: bool = False,
 ) -> Launch:
-    """kind: "rms", "layer" or "l2". pitches: of x and of y. vectors: "scale" and "bias_of_norm", if there are."""
+    """kind: "rms", "layer" or "l2". pitches: of x and of y. vectors: slots of weights and biases, if there are; those of
+    IN_LANES are, of whole rows, in lane order."""
+    scale, shift = (next((name for name in vectors if name in names), None) for names in SLOTS)
     slots = [*([] if in_place else [arena("x", "f32")]), *(Slot(name, "f32", "read") for name in vectors)]
     shader = kernel(
         "norm",
@@ -117,8 +118,9 @@ def norm_kernel(
         x_pitch=pitches[0],
         y_pitch=pitches[1],
         eps=eps,
-        scale="scale" in vectors,
-        bias="bias_of_norm" in vectors,
+        scale=scale,
+        shift=shift,
+        lanes=whole_blocks(groups[0].size) if set(vectors) & set(IN_LANES) else 0,
         workgroup=64,
     )
     return Launch(shader, (sum(g.count for g in groups), n_tokens, 1), 1 if n_tokens > 1 else 0)

@@ -264,11 +264,9 @@ def _norm(program: Program, max_bindings: int) -> None:
         if y.n_tokens > 1 or not _of_rows(norm) or not all(_may_norm(step, y) for _, step in readers):
             continue
         program.put(i, None)
-        named = {"scale": "norm_weight", "bias_of_norm": "norm_bias"}
-        weights = {named.get(slot, slot): vector for slot, vector in norm.weights.items()}
         eps = {"eps" if norm.op == "rms_norm" else "center_eps": norm.params["eps"]}
         for j, product in readers:
-            fused = replace(product, values={**product.values, "x": x}, weights={**product.weights, **weights})
+            fused = replace(product, values={**product.values, "x": x}, weights={**product.weights, **norm.weights})
             program.put(j, fused.but(**eps))
 
 
@@ -276,7 +274,7 @@ def _of_rows(norm: Step) -> bool:
     """Whether it is one of those that products know."""
     x, p = norm.values["x"], norm.params
     whole = x.whole and x.value.in_blocks and x.value is not norm.values["y"].value
-    return norm.op == "rms_norm" or (whole and p["kind"] == "layer" and p["size"] == x.row and "scale" in norm.weights)
+    return norm.op == "rms_norm" or (whole and p["kind"] == "layer" and "norm_weight" in norm.weights)
 
 
 def _may_norm(product: Step, x: View) -> bool:

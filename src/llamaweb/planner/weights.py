@@ -91,12 +91,13 @@ class Weights:
         return found
 
     def _vector(self, tensors: tuple[Tensor, ...], lane_order: bool) -> Binding:
-        return self._vector_of([(tensor, 0, tensor.row) for tensor in tensors], lane_order)
+        return self._vector_of([(tensor, 0, tensor.size) for tensor in tensors], lane_order)
 
     def _vector_of(self, slices: Sequence[tuple[Tensor, int, int]], lane_order: bool = False) -> Binding:
         """Vectors, or parts of them, one behind the other."""
         key = tuple((tensor.name, first, count) for tensor, first, count in slices)
         if (lane_order, key) not in self._vectors:
+            assert (not lane_order, key) not in self._vectors, f"{key[0][0]} in two orders"  # each is read once
             for tensor, _, _ in slices:
                 if tensor.type not in VECTORS:
                     known = ", ".join(type.name for type in VECTORS)

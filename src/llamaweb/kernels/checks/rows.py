@@ -85,10 +85,10 @@ def norm(kernel: Kernel) -> Case:
     y = groups / length[..., None]
     data = [Data(c["x"], 4 * c["x_pitch"] * np.arange(len(x)), x)]
     own = first.weight + first.step * np.arange(count)[:, None] + np.arange(first.size)
-    for name, apply in (("scale", np.multiply), ("bias_of_norm", np.add)):
-        if name in {slot.name for slot in kernel.slots}:
+    for name, apply in ((c["scale"], np.multiply), (c["shift"], np.add)):
+        if name:
             vector = 1 + np.float32(0.1) * random.standard_normal(int(own.max()) + 1, np.float32)
-            data.append(whole(name, vector))
+            data.append(whole(name, in_lane_order(vector) if c["lanes"] else vector))
             y = apply(y, vector[own])
     at = 4 * (first.to + c["y_pitch"] * np.arange(len(x)))
     expected = Expected("y", at, y.reshape(len(x), -1).astype(np.float32))
