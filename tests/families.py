@@ -6,13 +6,15 @@ llama.cpp's logits (`tests/unit/test_golden_families.py`), which `tests/golden/m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
+from tests.graph_reference import GraphReference
 from tests.reference import (
-    Reference,
     ReferenceGemma3,
     ReferenceLlama,
     ReferenceQwen,
@@ -20,10 +22,17 @@ from tests.reference import (
     ReferenceSmolLM3,
 )
 from tests.tiny import Tiny, TinyGemma3, TinyLlama
+from tests.tiny_family import TinyFamily
 
 FOLDER = Path(__file__).parent / "golden" / "families"
 TOKENS: list[int] = np.random.RandomState(7).randint(3, 290, 40).tolist()
 POSITIONS = [4, 21, 39]  # of TOKENS, at which logits are kept
+
+
+class Forward(Protocol):
+    def logits(self, tokens: list[int]) -> np.ndarray:
+        """Logits after each of the tokens from an empty cache (n_tokens, n_vocab)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Model:
     """A spec, and the forward pass that is its family's. limit: how far from llama.cpp it may be, as normalized mean
     squared error of the logits; more than float32 takes where llama.cpp looks up a GELU in a table of f16."""
 
-    reference: type[Reference]
+    reference: Callable[..., Forward]
     spec: Tiny
     limit: float = 1e-10
 
@@ -39,6 +48,25 @@ class Model:
     def golden(self) -> Path:
         """The file with llama.cpp's logits of the family's models by their names, float32 (positions, n_vocab)."""
         return FOLDER / f"{self.spec.family}.npz"
+
+
+RMS = {"attention.layer_norm_rms_epsilon": 1e-5}
+MEAN = {"attention.layer_norm_epsilon": 1e-5}
+EVEN = {"embedding_length": 64, "feed_forward_length": 96}  # of whole blocks, for quantized formats
+LARGE = {"embedding_length": 256, "feed_forward_length": 512, "block_count": 2}  # … for those in blocks of 256
+WINDOW = {"attention.sliding_window": 9, "block_count": 5}
+HEADS_OF_16 = {"attention.key_length": 16, "attention.value_length": 16}
+FACTORS = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0]
+
+ALL = ("blk.*.bias", "output_norm.bias", "output.weight")
+UNTIED = ("output.weight",)
+NORMS = ("*norm.bias", "output.weight")  # biases that llama.cpp asks for
+GELU = 1e-6  # llama.cpp looks up a GELU in a table of f16
+
+
+def of_graph(*spec: Any, limit: float = 1e-10, **more: Any) -> Model:
+    """A family whose forward pass is its graph's."""
+    return Model(GraphReference, TinyFamily(*spec, **more), limit)
 
 
 MODELS: dict[str, Model] = {
@@ -70,4 +98,60 @@ MODELS: dict[str, Model] = {
     ),
     "smollm3": Model(ReferenceSmolLM3, TinyLlama("smollm3", n_layer=5, rope_base=5e6)),
     "smollm3, quantized": Model(ReferenceSmolLM3, TinyLlama("smollm3", n_layer=4, n_head=2, tied=False, type="Q5_0")),
+    "bitnet": of_graph("bitnet", RMS, optional=("*.scale",)),
+    "bitnet, ternary": of_graph("bitnet", RMS | LARGE, "TQ2_0"),
+    "cohere2": of_graph("cohere2", MEAN | WINDOW | {"logit_scale": 0.25}),
+    "cohere2, Q8_0": of_graph("cohere2", MEAN | EVEN | WINDOW | {"logit_scale": 0.5}, "Q8_0"),
+    "exaone4": of_graph("exaone4", RMS, optional=UNTIED),
+    "exaone4, Q4_K": of_graph("exaone4", RMS | LARGE, "Q4_K"),
+    "gemma": of_graph("gemma", RMS | {"attention.key_length": 20, "attention.value_length": 20}, limit=GELU),
+    "gemma2": of_graph(
+        "gemma2", RMS | WINDOW | {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0}, limit=GELU
+    ),
+    "gemma2, Q4_0": of_graph("gemma2", RMS | EVEN | {"attn_logit_softcapping": 2.0}, "Q4_0", limit=GELU),
+    "glm4": of_graph(
+        "glm4", RMS | {"attention.key_length": 16, "attention.value_length": 16, "rope.dimension_count": 8}
+    ),
+    "glm4, Q4_K": of_graph("glm4", RMS | LARGE, "Q4_K", optional=("*attn_?.bias", "output.weight")),
+    "gpt2": of_graph("gpt2", MEAN, optional=ALL, limit=GELU, fused=True),
+    "gpt2, Q8_0": of_graph(
+        "gpt2", MEAN | EVEN | {"attention.head_count_kv": 4}, "Q8_0", optional=ALL, limit=GELU, fused=True
+    ),
+    "granite": of_graph(
+        "granite",
+        RMS | {"embedding_scale": 3.0, "residual_scale": 0.55, "attention.scale": 0.35, "logit_scale": 0.8},
+        optional=ALL,
+    ),
+    "granite, without rotation": of_graph(
+        "granite", RMS | EVEN | {"logit_scale": 2.0, "rope.scaling.finetuned": False}
+    ),
+    "hunyuan-dense": of_graph("hunyuan-dense", RMS | EVEN),
+    "hunyuan-dense, Q4_0": of_graph("hunyuan-dense", RMS | EVEN, "Q4_0", optional=UNTIED),
+    "minicpm": of_graph("minicpm", RMS),
+    "mistral3": of_graph(
+        "mistral3",
+        RMS
+        | HEADS_OF_16
+        | {"attention.temperature_scale": 0.4}
+        | {"rope.scaling.type": "yarn", "rope.scaling.factor": 8.0, "rope.scaling.yarn_log_multiplier": 1.0}
+        | {"rope.scaling.original_context_length": 16},
+    ),
+    "nemotron": of_graph("nemotron", MEAN, optional=ALL),
+    "nemotron, Q4_K": of_graph("nemotron", MEAN | LARGE, "Q4_K", optional=NORMS),
+    "olmo2": of_graph("olmo2", RMS, optional=UNTIED),
+    "olmo2, windows": of_graph("olmo2", RMS | EVEN | WINDOW, "Q8_0", optional=UNTIED),
+    "phi3": of_graph("phi3", RMS | {"rope.scaling.attn_factor": 1.13}),
+    "phi3, long": of_graph(
+        "phi3",
+        RMS | EVEN | {"rope.scaling.original_context_length": 32},
+        "Q8_0",
+        more={"rope_factors_short.weight": [1.0] * 8, "rope_factors_long.weight": FACTORS},
+    ),
+    "stablelm": of_graph(
+        "stablelm",
+        MEAN | {"rope.dimension_count": 8},
+        optional=("*ffn_norm.*", "*attn_?.bias", *NORMS),
+    ),
+    "stablelm, side by side": of_graph("stablelm", MEAN | EVEN, "Q8_0", optional=(*NORMS, "*attn_?_norm.weight")),
+    "starcoder2": of_graph("starcoder2", MEAN, optional=ALL, limit=GELU),
 }

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 
 from llamaweb.architectures import architecture
+from llamaweb.ggml import dequantize
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.checks.case import evaluated
 from llamaweb.model.fused import unfused
@@ -25,8 +25,8 @@ from tests.reference import now
 class GraphReference:
     """A model of a GGUF file, in float64 between weights as they are stored."""
 
-    def __init__(self, file: bytes | Path, n_ctx: int = 256) -> None:
-        self.n_ctx = n_ctx
+    def __init__(self, file: bytes | Path, *, kv_f16: bool = True, n_ctx: int = 64) -> None:
+        self.n_ctx, self._kv_f16 = n_ctx, kv_f16
         self._source: Source = BytesSource(file) if isinstance(file, bytes) else FileSource(file)
         self.file = unfused(now(read_header(self._source)))
         self.family = architecture(self.file)
@@ -43,7 +43,7 @@ class GraphReference:
         if name not in self._weights:
             info = self.file.tensors[name]
             data = np.frombuffer(now(self._source.read(info.offset, info.nbytes)), np.uint8)
-            values = gguf.quants.dequantize(data, info.type).reshape(info.shape[::-1])
+            values = dequantize(data, info.type).reshape(info.shape[::-1])
             self._weights[name] = values.astype(np.float64)
         return self._weights[name]
 
@@ -115,6 +115,8 @@ class GraphReference:
     def _flash_attn(self, node: Tensor, tokens: list[int], q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
         p: Any = node.params
         n, dim = len(q), p["head_dim"]
+        if self._kv_f16:
+            k, v = (x.astype(np.float16).astype(np.float64) for x in (k, v))
         q, k, v = (x.reshape(n, -1, dim) for x in (q, k, v))
         group = q.shape[1] // k.shape[1]
         k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)

@@ -50,7 +50,7 @@ def _with(file: GGUFFile, keys: dict[str, Any]) -> GGUFFile:
         ({"rope__freq_base": 500.0, "rope__dimension_count": 8}, Rope("norm", 8, 500.0)),
         (
             {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0},
-            Rope("norm", 16, factor=4.0, yarn=Yarn(8192, 32.0, 1.0, 1.0)),
+            Rope("norm", 16, factor=4.0, yarn=Yarn(8192, 32.0, 1.0)),
         ),
         (
             {
@@ -61,7 +61,7 @@ def _with(file: GGUFFile, keys: dict[str, Any]) -> GGUFFile:
                 "rope__scaling__yarn_beta_fast": 30.0,
                 "rope__scaling__yarn_beta_slow": 2.0,
             },
-            Rope("norm", 16, factor=4.0, yarn=Yarn(2048, 30.0, 2.0, 0.5)),
+            Rope("norm", 16, factor=4.0, yarn=Yarn(2048, 30.0, 2.0), attn_factor=0.5),
         ),
     ],
 )

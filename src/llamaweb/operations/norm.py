@@ -105,8 +105,8 @@ def norm_kernel(
     *,
     in_place: bool = False,
 ) -> Launch:
-    """kind: "rms", "layer" or "l2". pitches: of x and of y. vectors: slots of weights and biases, if there are; those of
-    IN_LANES are, of whole rows, in lane order."""
+    """kind: "rms", "layer" or "l2". pitches: of x and of y. vectors: slots of weights and biases, if there are; those
+    of IN_LANES are, of whole rows, in lane order."""
     scale, shift = (next((name for name in vectors if name in names), None) for names in SLOTS)
     slots = [*([] if in_place else [arena("x", "f32")]), *(Slot(name, "f32", "read") for name in vectors)]
     shader = kernel(

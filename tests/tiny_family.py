@@ -1,0 +1,128 @@
+"""A tiny model of any family, made from a seed: what tensors one has is read off its graph."""
+
+from __future__ import annotations
+
+import math
+import re
+from binascii import crc32
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
+
+import gguf
+import numpy as np
+
+from llamaweb.architectures import architecture
+from llamaweb.ggml import GGMLType
+from llamaweb.graph import Graph, Tensor
+from llamaweb.model.gguf_file import GGUFFile, TensorInfo
+
+SIZES = {
+    "block_count": 3,
+    "context_length": 256,
+    "embedding_length": 72,
+    "feed_forward_length": 90,
+    "attention.head_count": 4,
+    "attention.head_count_kv": 2,
+}
+
+
+@dataclass(frozen=True)
+class TinyFamily:
+    """A spec as tests.tiny.Tiny says. metadata: without the family's prefix, over SIZES. optional: patterns of the
+    tensors that it may have and does. more: tensors that no graph tells of, with their values. fused: q, k and v are
+    one tensor."""
+
+    family: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    type: str = "F32"
+    optional: tuple[str, ...] = ()
+    more: Mapping[str, list[float]] = field(default_factory=dict)
+    fused: bool = False
+    n_vocab: int | None = None
+    types: Mapping[str, str] = field(default_factory=lambda: {"*norm.weight": "F32", "position_embd*": "F32"})
+    vectors: str = "F32"
+    add_bos: bool = True
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {**SIZES, **self.metadata}
+
+    def add_hyperparameters(self, writer: gguf.GGUFWriter) -> None:
+        for key, value in self.sizes.items():
+            _add(writer, f"{self.family}.{key}", value)
+
+    def tensors(self, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
+        made = {name: self._values(name, shape) for name, shape in self._shapes(n_vocab)}
+        for name, values in made.items():
+            parts = [name.replace(".attn_q.", f".attn_{part}.") for part in "qkv"]
+            if not self.fused or not re.search(r"\.attn_[qkv]\.", name):
+                yield name, values
+            elif ".attn_q." in name:
+                yield name.replace(".attn_q.", ".attn_qkv."), np.concatenate([made[part] for part in parts])
+
+    def _shapes(self, n_vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names and shapes, in ggml's order."""
+        n_embd = self.sizes["embedding_length"]
+        known = {"token_embd.weight": (n_embd, n_vocab)}
+        known |= {f"blk.{i}.attn_norm.weight": (n_embd,) for i in range(self.sizes["block_count"])}
+        known |= {name: (len(values),) for name, values in self.more.items()}
+        infos = {name: TensorInfo(name, GGMLType.F32, shape, 0, 0) for name, shape in known.items()}
+        metadata = {f"{self.family}.{key}": _plain(value) for key, value in self.sizes.items()}
+        header = GGUFFile(3, {"general.architecture": self.family, **metadata}, infos, 32, 0, 0)
+        family = architecture(header)
+        recorder = _Recorder(infos, self.optional)
+        family.build(recorder, family.hyperparameters(header))
+        yield from recorder.asked.items()
+        for name in self.more:
+            yield name, known[name]
+
+    def _values(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Whole numbers of a generator by the tensor's name, scaled to what it is for."""
+        if name in self.more:
+            return np.array(self.more[name], np.float32)
+        random = np.random.RandomState(crc32(name.encode()))
+        numbers = random.randint(-100, 101, shape[::-1]).astype(np.float32) / 100
+        if name.endswith("norm.weight"):
+            return 1 + np.float32(0.2) * numbers
+        if name.endswith(".scale"):
+            return 1 + np.float32(0.5) * np.abs(numbers)
+        if len(shape) == 1:
+            return np.float32(0.3) * numbers
+        spread = 5 if name in ("token_embd.weight", "output.weight") else 1.7
+        return numbers * np.float32(spread / math.sqrt(shape[0]))
+
+
+class _Recorder(Graph):
+    """A graph of a file that has whatever it is asked for."""
+
+    def __init__(self, known: Mapping[str, TensorInfo], optional: tuple[str, ...]) -> None:
+        super().__init__(known, 2, "all")
+        self.asked: dict[str, tuple[int, ...]] = {}
+        self._optional = optional
+
+    def has(self, name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in self._optional)
+
+    def weight(self, name: str, *shape: int) -> Tensor:
+        self.asked.setdefault(name, shape)
+        return Tensor(name, "weight", shape)
+
+
+def _plain(value: Any) -> Any:
+    return np.array(value) if isinstance(value, list) else value
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case list():
+            writer.add_array(key, value)
