@@ -54,7 +54,7 @@ class Rope:
     @property
     def still(self) -> Rope:
         """A rotation by no angle, of layers that tell no positions apart; in the same kernels."""
-        return replace(self, factor=math.inf, yarn=None, factors=None)
+        return replace(self, factor=math.inf, yarn=None, factors=None, long=None, attn_factor=1.0)
 
 
 def phases(rope: Rope, factors: np.ndarray | None = None) -> np.ndarray:

@@ -23,8 +23,9 @@ from llamaweb.kernels.mul_mat import PLAIN, PRECISIONS
 from llamaweb.kernels.template import wgsl
 from llamaweb.kernels.tuner import TUNED, Choices, Shape, candidates
 from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.operations.step import Step, Value, View
 from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, Planner, plan_model
-from llamaweb.planner.fusion import Step, Value, fuse
+from llamaweb.planner.fusion import fuse
 from llamaweb.planner.memory import align
 from llamaweb.planner.plan import Ring
 from llamaweb.planner.report import describe
@@ -171,20 +172,21 @@ def test_no_value_is_overwritten_before_its_last_use(name: str) -> None:
             if dispatch.kernel.template == "quantize":
                 source = ends[ranges["x"].offset // 4]
                 value = Value("codes", source.row, source.n_tokens, bits=16)
-                step = Step("quantize", "codes", {"x": source, "y": value})
+                step = Step("quantize", "codes", {"x": View.of(source), "y": View.of(value)})
                 codes[value] = source
             else:
                 step = next(following)
                 if "x_q" in ranges:
                     made = ends[ranges["x_q"].offset // 4]
-                    assert codes[made] is step.values["x"], (phase, step.name)
-                    others = {slot: value for slot, value in step.values.items() if slot != "x"}
-                    step = replace(step, values={"x_q": made, **others})
-            for slot, value in step.values.items():
+                    assert codes[made] is step.values["x"].value, (phase, step.name)
+                    others = {slot: view for slot, view in step.values.items() if slot != "x"}
+                    step = replace(step, values={"x_q": View.of(made), **others})
+            for slot, view in step.values.items():
+                value = view.value
                 at, end = ranges[slot].offset // 4, (ranges[slot].offset + ranges[slot].size) // 4
                 assert ranges[slot].region == "arena" and 4 * (end - at) == value.bytes
                 if slot in ("y", "sum") and step.params.get("epilogue") != "add":
-                    if step.params.get("offset"):
+                    if view.first:
                         continue  # it adds to what its sibling began
                     ends = {i: v for i, v in ends.items() if not at <= i < end} | {at: value, end - 1: value}
                     owner[at:end] = [value] * (end - at) if owner else []

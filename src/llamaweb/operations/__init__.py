@@ -1,18 +1,17 @@
 """Operations: one file each, with all that graph, planner and cost know of it. Pure.
 
-A graph is made of the functions; what they become is told by the classes, found by the name of a node or a step
-(`OPERATIONS`) or of a kernel's template (`BY_TEMPLATE`).
+A graph is made of the functions, of which the common ones are here; what they become is told by the classes of all
+files, found by the name of a node or a step (`OPERATIONS`) or of a kernel's template (`BY_TEMPLATE`).
 """
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+
 from llamaweb.graph import Graph
-from llamaweb.operations import elementwise as _elementwise
-from llamaweb.operations import flash_attn as _flash_attn
-from llamaweb.operations import get_rows as _get_rows
-from llamaweb.operations import mul_mat as _mul_mat
-from llamaweb.operations import norm as _norm
-from llamaweb.operations import output as _output
+from llamaweb.kernels.checks import CASES
 from llamaweb.operations.elementwise import add, geglu, mul, scale, softcap, swiglu, unary, view
 from llamaweb.operations.flash_attn import flash_attn, rope
 from llamaweb.operations.get_rows import get_rows
@@ -22,26 +21,20 @@ from llamaweb.operations.operation import Lowering, Operation
 from llamaweb.operations.output import output_rows, sample
 from llamaweb.operations.step import Step
 
-_ALL: tuple[Operation, ...] = (
-    _get_rows.GetRows(),
-    _elementwise.Elementwise(),
-    _elementwise.PartOfRows(),
-    _norm.Norm(),
-    _norm.RmsNorm(),
-    _mul_mat.MulMatVec(),
-    _mul_mat.MulMatOfBatch(),
-    _mul_mat.Quantize(),
-    _flash_attn.RopeOfHeads(),
-    _flash_attn.RopeKV(),
-    _flash_attn.FlashAttn(),
-    _flash_attn.FlashAttnVec(),
-    _flash_attn.FlashAttnReduce(),
-    _output.LastRow(),
-    _output.Sample(),
-    _output.CrossEntropy(),
-)
-OPERATIONS = {operation.name: operation for operation in _ALL}
-BY_TEMPLATE = {template: operation for operation in _ALL for template in operation.templates}
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+
+def _named(kind: type[Operation]) -> Iterator[Operation]:
+    for each in kind.__subclasses__():
+        if "name" in vars(each):
+            yield each()
+        yield from _named(each)
+
+
+OPERATIONS = {operation.name: operation for operation in _named(Operation)}
+CASES.update({template: op.case for op in OPERATIONS.values() for template in op.templates if hasattr(op, "case")})
+BY_TEMPLATE = {template: operation for operation in OPERATIONS.values() for template in operation.templates}
 
 
 def lower(graph: Graph, splits: int = 1) -> list[Step]:

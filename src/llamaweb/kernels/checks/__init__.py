@@ -10,7 +10,7 @@ from llamaweb.kernels.kernel import Kernel
 
 FOUND = 64 << 10  # bytes of results that are read at once, or what the largest case has
 
-_CASES: dict[str, Callable[[Kernel], Case]] = {
+CASES: dict[str, Callable[[Kernel], Case]] = {
     "cross_entropy": rows.cross_entropy,
     "elementwise": rows.elementwise,
     "flash_attn": attention.flash_attn,
@@ -49,7 +49,7 @@ def cases(chain: tuple[Kernel, ...]) -> tuple[Case, ...]:
         return (products.mul_mat(kernel, before[0]),)
     if kernel.template == "sample":
         return rows.sample(kernel)
-    return (_CASES[kernel.template](kernel),)
+    return (CASES[kernel.template](kernel),)
 
 
 def _row(kernel: Kernel) -> tuple[int, int, int]:
