@@ -6,6 +6,8 @@ from typing import Any
 
 from llamaweb.errors import UnsupportedError
 from llamaweb.graph import Graph, Tensor
+from llamaweb.kernels import flash_attn as tiles
+from llamaweb.kernels import flash_attn_vec as vec
 from llamaweb.kernels import library
 from llamaweb.kernels.cache import width
 from llamaweb.kernels.kernel import BATCH, PHASES, Launch, arena, kernel
@@ -132,6 +134,7 @@ class FlashAttn(_OfCache):
 
     name = "flash_attn"
     templates = ("flash_attn",)
+    variants = tiles.FlashAttn
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         q, k, v = node.src
@@ -168,6 +171,7 @@ class FlashAttnVec(_OfCache):
 
     name = "flash_attn_vec"
     templates = ("flash_attn_vec",)
+    variants = vec.FlashAttnVec
     in_lanes = frozenset({"y"})
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:

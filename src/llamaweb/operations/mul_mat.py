@@ -52,6 +52,7 @@ class MulMatVec(_Product):
 
     name = "mul_mat_vec"
     templates = ("mul_mat_vec", "mul_mat_vec_packed")
+    variants = vec.MulMatVec
     in_lanes = frozenset({"x", "post", "sum", "y"})
     parts = frozenset({"y"})
 
@@ -79,6 +80,7 @@ class MulMatOfBatch(_Product):
 
     name = "mul_mat"
     templates = ("mul_mat", "mul_mat_packed", "mul_mat_matrix")
+    variants = MulMat
     parts = frozenset({"y"})
 
     def lower(self, node: Tensor, low: Lowering) -> None:
@@ -94,7 +96,7 @@ class MulMatOfBatch(_Product):
     def variant(self, step: Step, site: Site, chosen: Variant | None) -> Variant:
         m = _matrix(site)
         default = tiles.default_tile(m.format, m.pitch, m.rows, step.n_tokens, site.profile, site.bits)
-        return chosen if isinstance(chosen, MulMat) else default
+        return super().variant(step, site, chosen) or default
 
 
 class Quantize(Operation):

@@ -112,12 +112,14 @@ class Use:
 
 class Operation:
     """One operation. `name`: of its nodes or its steps; `templates`: of its kernels; `in_lanes`: slots of one token's
-    values that may be in lane order; `parts`: slots that may be parts of rows."""
+    values that may be in lane order; `parts`: slots that may be parts of rows; `variants`: what tells its kernel's
+    variants, if it has some."""
 
     name: ClassVar[str]
     templates: ClassVar[tuple[str, ...]] = ()
     in_lanes: ClassVar[frozenset[str]] = frozenset()
     parts: ClassVar[frozenset[str]] = frozenset()
+    variants: ClassVar[type | None] = None
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         """Adds the plain steps of a node."""
@@ -133,7 +135,7 @@ class Operation:
 
     def variant(self, step: Step, site: Site, chosen: Variant | None) -> Variant | None:
         """What computes a step, where tuning chose this, or nothing; None: the library's default."""
-        return chosen
+        return chosen if self.variants and isinstance(chosen, self.variants) else None
 
     def flops(self, use: Use) -> int:
         """Multiplications and additions in products."""
