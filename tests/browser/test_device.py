@@ -8,7 +8,6 @@ import pytest
 from browser_page import Page
 
 from llamaweb.errors import DeviceLostError, GPUError, ModelFileError, NoWebGPUError
-from llamaweb.operations.norm import rms_norm_kernel
 from tests.tiny import TinyLlama, tiny_llama
 
 
@@ -21,6 +20,7 @@ def test_a_kernel_that_does_not_compile_is_named_with_its_constants(page: Page) 
     async def compile():
         from llamaweb.gpu.device import Device
         from llamaweb.gpu.pipelines import Pipelines
+        from llamaweb.operations.norm import rms_norm_kernel
 
         device = await Device.open()
         try:
