@@ -13,10 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from llamaweb.architectures import architecture
-from llamaweb.ggml import GGMLType
-from llamaweb.graph import Graph, Tensor
-from llamaweb.model.gguf_file import GGUFFile, TensorInfo
+from llamaweb.architectures.needed import needed
 
 SIZES = {
     "block_count": 3,
@@ -54,7 +51,7 @@ class TinyFamily:
             _add(writer, f"{self.family}.{key}", value)
 
     def tensors(self, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
-        made = {name: self._values(name, shape) for name, shape in self._shapes(n_vocab)}
+        made = {name: self._values(name, shape) for name, shape in self._shapes(n_vocab).items()}
         for name, values in made.items():
             parts = [name.replace(".attn_q.", f".attn_{part}.") for part in "qkv"]
             if not self.fused or not re.search(r"\.attn_[qkv]\.", name):
@@ -62,21 +59,14 @@ class TinyFamily:
             elif ".attn_q." in name:
                 yield name.replace(".attn_q.", ".attn_qkv."), np.concatenate([made[part] for part in parts])
 
-    def _shapes(self, n_vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def _shapes(self, n_vocab: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes, in ggml's order."""
-        n_embd = self.sizes["embedding_length"]
-        known = {"token_embd.weight": (n_embd, n_vocab)}
-        known |= {f"blk.{i}.attn_norm.weight": (n_embd,) for i in range(self.sizes["block_count"])}
-        known |= {name: (len(values),) for name, values in self.more.items()}
-        infos = {name: TensorInfo(name, GGMLType.F32, shape, 0, 0) for name, shape in known.items()}
-        metadata = {f"{self.family}.{key}": _plain(value) for key, value in self.sizes.items()}
-        header = GGUFFile(3, {"general.architecture": self.family, **metadata}, infos, 32, 0, 0)
-        family = architecture(header)
-        recorder = _Recorder(infos, self.optional)
-        family.build(recorder, family.hyperparameters(header))
-        yield from recorder.asked.items()
-        for name in self.more:
-            yield name, known[name]
+        metadata = {key: _plain(value) for key, value in self.sizes.items()}
+        more = {name: (len(values),) for name, values in self.more.items()}
+        return needed(self.family, metadata, n_vocab, self._has, more)
+
+    def _has(self, name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in self.optional)
 
     def _values(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Whole numbers of a generator by the tensor's name, scaled to what it is for."""
@@ -92,22 +82,6 @@ class TinyFamily:
             return np.float32(0.3) * numbers
         spread = 5 if name in ("token_embd.weight", "output.weight") else 1.7
         return numbers * np.float32(spread / math.sqrt(shape[0]))
-
-
-class _Recorder(Graph):
-    """A graph of a file that has whatever it is asked for."""
-
-    def __init__(self, known: Mapping[str, TensorInfo], optional: tuple[str, ...]) -> None:
-        super().__init__(known, 2, "all")
-        self.asked: dict[str, tuple[int, ...]] = {}
-        self._optional = optional
-
-    def has(self, name: str) -> bool:
-        return any(fnmatch(name, pattern) for pattern in self._optional)
-
-    def weight(self, name: str, *shape: int) -> Tensor:
-        self.asked.setdefault(name, shape)
-        return Tensor(name, "weight", shape)
 
 
 def _plain(value: Any) -> Any:

@@ -7,8 +7,9 @@ model's, padded with unused tokens. The file is written piece by piece, so that 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ import gguf
 import numpy as np
 from gguf.gguf_writer import WriterState
 
+from llamaweb.architectures.needed import needed
 from llamaweb.errors import ModelFileError
 from llamaweb.ggml import GGML_QUANT_SIZES
 from llamaweb.ggml import GGMLType as T
@@ -25,7 +27,7 @@ from llamaweb.strings import Strings
 
 PREFIX = "synthetic:"
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
-RECIPE = 2  # raise when files of old should not be used any more
+RECIPE = 3  # raise when files of old should not be used any more
 _PIECE = 1 << 16  # blocks of random weights, repeated
 _SPREAD = 0.02  # about a real model's
 _THROUGHOUT = (*FLOATS, T.Q1_0, T.Q2_0)  # formats that models have in their embeddings, too
@@ -42,8 +44,32 @@ class Shape:
     head_dim: int
     rope_base: float
     tied: bool = True
+    family: str = "llama"
+    more: Mapping[str, Any] = field(default_factory=dict)  # metadata, without the family's prefix
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Under the family's prefix."""
+        return {
+            "block_count": self.n_layer,
+            "context_length": 8192,
+            "embedding_length": self.n_embd,
+            "feed_forward_length": self.n_ff,
+            "attention.head_count": self.n_head,
+            "attention.head_count_kv": self.n_head_kv,
+            "attention.key_length": self.head_dim,
+            "attention.value_length": self.head_dim,
+            "attention.layer_norm_rms_epsilon": 1e-5,
+            "attention.layer_norm_epsilon": 1e-5,
+            "rope.freq_base": self.rope_base,
+            "rope.dimension_count": self.head_dim,
+            "vocab_size": self.n_vocab,
+            **self.more,
+        }
 
 
+_YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 16.0, "rope.scaling.yarn_log_multiplier": 1.0}
+_MINISTRAL = {**_YARN, "rope.scaling.original_context_length": 16384, "attention.temperature_scale": 0.1}
 SHAPES = {
     "tiny": Shape(2, 192, 512, 3, 1, 49152, 64, 1e4),
     "smollm2-135m": Shape(30, 576, 1536, 9, 3, 49152, 64, 1e5),
@@ -51,6 +77,10 @@ SHAPES = {
     "llama-3.2-1b": Shape(16, 2048, 8192, 32, 8, 128256, 64, 5e5),
     "llama-3.2-3b": Shape(28, 3072, 8192, 24, 8, 128256, 128, 5e5),
     "llama-3.1-8b": Shape(32, 4096, 14336, 32, 8, 128256, 128, 5e5, tied=False),
+    "qwen3-0.6b": Shape(28, 1024, 3072, 16, 8, 151936, 128, 1e6, family="qwen3"),
+    "bonsai-1.7b": Shape(28, 2048, 6144, 16, 8, 151936, 128, 1e6, family="qwen3"),
+    "smollm3-3b": Shape(36, 2048, 11008, 16, 4, 128256, 128, 5e6, family="smollm3"),
+    "ministral-3b": Shape(26, 3072, 9216, 32, 8, 131072, 128, 1e6, family="mistral3", more=_MINISTRAL),
 }
 
 
@@ -68,7 +98,7 @@ def parse(model: str) -> tuple[Shape, T, str]:
 
 def header(shape: Shape, format: T, tokenizer: Mapping[str, Any]) -> tuple[bytes, int]:
     """What stands before the weights in the file that `write` writes, and the length of that file."""
-    writer: Any = gguf.GGUFWriter(None, "llama")
+    writer: Any = gguf.GGUFWriter(None, shape.family)
     _metadata(writer, shape, tokenizer)
     tensors = list(_tensors(shape, format))
     for name, rows, columns, type in tensors:
@@ -152,18 +182,8 @@ def add_tokenizer(writer: Any, metadata: Mapping[str, Any], n_vocab: int | None 
 
 def _metadata(writer: Any, shape: Shape, tokenizer: Mapping[str, Any]) -> None:
     add_tokenizer(writer, tokenizer, shape.n_vocab)
-    writer.add_block_count(shape.n_layer)
-    writer.add_context_length(8192)
-    writer.add_embedding_length(shape.n_embd)
-    writer.add_feed_forward_length(shape.n_ff)
-    writer.add_head_count(shape.n_head)
-    writer.add_head_count_kv(shape.n_head_kv)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(shape.rope_base)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_vocab_size(shape.n_vocab)
-    writer.add_key_length(shape.head_dim)
-    writer.add_value_length(shape.head_dim)
+    for key, value in shape.metadata.items():
+        _add(writer, f"{shape.family}.{key}", value)
 
 
 def _add(writer: Any, name: str, value: Any) -> None:
@@ -175,25 +195,10 @@ def _tensors(shape: Shape, format: T) -> Iterator[tuple[str, int, int, T]]:
     """Name, rows (0: a vector), columns and format of every tensor."""
     matrix = format if shape.n_embd % GGML_QUANT_SIZES[format][0] == 0 else T.Q4_0
     table = matrix if matrix in _THROUGHOUT else T.Q6_K if shape.n_embd % 256 == 0 else T.Q8_0
-    embd, ff = shape.n_embd, shape.n_ff
-    q, kv = shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim
-    yield "token_embd.weight", shape.n_vocab, embd, table
-    if not shape.tied:
-        yield "output.weight", shape.n_vocab, embd, table
-    yield "output_norm.weight", 0, embd, T.F32
-    for i in range(shape.n_layer):
-        for name, rows, columns in (
-            ("attn_norm", 0, embd),
-            ("ffn_norm", 0, embd),
-            ("attn_q", q, embd),
-            ("attn_k", kv, embd),
-            ("attn_v", kv, embd),
-            ("attn_output", embd, q),
-            ("ffn_gate", ff, embd),
-            ("ffn_up", ff, embd),
-            ("ffn_down", embd, ff),
-        ):
-            yield f"blk.{i}.{name}.weight", rows, columns, matrix if rows else T.F32
+    untied = () if shape.tied else ("output.weight",)
+    for name, (row, *rows) in needed(shape.family, shape.metadata, shape.n_vocab, untied.__contains__).items():
+        of_tokens = name in ("token_embd.weight", "output.weight")
+        yield name, math.prod(rows) if rows else 0, row, T.F32 if not rows else table if of_tokens else matrix
 
 
 def _bytes(rows: int, columns: int, type: T) -> int:
