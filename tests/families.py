@@ -102,6 +102,8 @@ MODELS: dict[str, Model] = {
     "bitnet, ternary": of_graph("bitnet", RMS | LARGE, "TQ2_0"),
     "cohere2": of_graph("cohere2", MEAN | WINDOW | {"logit_scale": 0.25}),
     "cohere2, Q8_0": of_graph("cohere2", MEAN | EVEN | WINDOW | {"logit_scale": 0.5}, "Q8_0"),
+    "ernie4_5": of_graph("ernie4_5", RMS | HEADS_OF_16, optional=("*attn_?.bias", "output.weight")),
+    "ernie4_5, Q4_0": of_graph("ernie4_5", RMS | EVEN, "Q4_0"),
     "exaone4": of_graph("exaone4", RMS, optional=UNTIED),
     "exaone4, Q4_K": of_graph("exaone4", RMS | LARGE, "Q4_K"),
     "gemma": of_graph("gemma", RMS | {"attention.key_length": 20, "attention.value_length": 20}, limit=GELU),

@@ -17,13 +17,14 @@ PURE = (
         "chat",
         "errors",
         "evaluation",
+        "families",
         "generation",
         "ggml",
         "graph",
         "kernels",
         "model",
     ),
-    *("planner", "rope", "sampling", "strings", "tokenizer", "writing"),
+    *("operations", "planner", "rope", "sampling", "strings", "tokenizer", "writing"),
 )
 
 
@@ -71,3 +72,12 @@ def test_the_host_never_runs_in_the_page_nor_the_page_outside() -> None:
 
 def test_every_part_is_looked_at() -> None:
     assert {part(path) for path in PACKAGE.rglob("*.py")} >= {"gpu", "files", "page", "host", "javascript", "planner"}
+
+
+def test_no_family_is_named_outside_its_file() -> None:
+    """But for tables of models, and for names that are also words for something else."""
+    names = {name.stem for name in (PACKAGE / "families").glob("*.py")} - {"__init__", "llama", "gemma", "bert", "gpt2"}
+    folders = ("operations", "planner", "kernels", "gpu", "architectures")
+    for path in (path for folder in folders for path in (PACKAGE / folder).rglob("*.py")):
+        named = {name for name in names if f'"{name}"' in path.read_text()}
+        assert named <= {"gemma3", "qwen3"} if path.parent.name == "architectures" else not named, path

@@ -1,4 +1,4 @@
-"""qwen2vl: the text of Qwen 2-VL and 2.5-VL, which is that of qwen2."""
+"""qwen2vl: The text of Qwen 2-VL and 2.5-VL, which is that of qwen2."""
 
 from llamaweb.families.qwen2 import build, hyperparameters
 

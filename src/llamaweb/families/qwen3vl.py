@@ -1,4 +1,4 @@
-"""qwen3vl: the text of Qwen 3-VL, which is that of qwen3."""
+"""qwen3vl: The text of Qwen 3-VL, which is that of qwen3."""
 
 from llamaweb.families.qwen3 import build, hyperparameters
 
