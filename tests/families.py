@@ -129,6 +129,10 @@ MODELS: dict[str, Model] = {
     ),
     "hunyuan-dense": of_graph("hunyuan-dense", RMS | EVEN),
     "hunyuan-dense, Q4_0": of_graph("hunyuan-dense", RMS | EVEN, "Q4_0", optional=UNTIED),
+    "lfm2": of_graph("lfm2", RMS | {"attention.head_count_kv": [0, 2, 0, 0], "block_count": 4, "shortconv.l_cache": 3}),
+    "lfm2, Q8_0": of_graph(
+        "lfm2", RMS | EVEN | {"attention.head_count_kv": [2, 0, 0], "shortconv.l_cache": 4}, "Q8_0", optional=UNTIED
+    ),
     "minicpm": of_graph("minicpm", RMS),
     "mistral3": of_graph(
         "mistral3",

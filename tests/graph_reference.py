@@ -112,6 +112,12 @@ class GraphReference:
         heads[..., a], heads[..., b] = first * cos - second * sin, first * sin + second * cos
         return heads.reshape(x.shape)
 
+    def _ssm_conv(self, node: Tensor, tokens: list[int], x: np.ndarray, w: np.ndarray, *bias: np.ndarray) -> np.ndarray:
+        taps = w.shape[1]
+        before = np.concatenate([np.zeros((taps - 1, x.shape[1])), x])
+        y = sum(before[j : j + len(x)] * w[:, j] for j in range(taps))
+        return y + bias[0] if bias else y
+
     def _flash_attn(self, node: Tensor, tokens: list[int], q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
         p: Any = node.params
         n, dim = len(q), p["head_dim"]

@@ -25,6 +25,9 @@ SIZES = {
 }
 
 
+_IN_FLOATS = ("*norm.weight", "position_embd*", "*conv.weight", "*conv1d.weight")  # in all files
+
+
 @dataclass(frozen=True)
 class TinyFamily:
     """A spec as tests.tiny.Tiny says. metadata: without the family's prefix, over SIZES. optional: patterns of the
@@ -38,7 +41,7 @@ class TinyFamily:
     more: Mapping[str, list[float]] = field(default_factory=dict)
     fused: bool = False
     n_vocab: int | None = None
-    types: Mapping[str, str] = field(default_factory=lambda: {"*norm.weight": "F32", "position_embd*": "F32"})
+    types: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(_IN_FLOATS, "F32"))
     vectors: str = "F32"
     add_bos: bool = True
 
@@ -61,9 +64,8 @@ class TinyFamily:
 
     def _shapes(self, n_vocab: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes, in ggml's order."""
-        metadata = {key: _plain(value) for key, value in self.sizes.items()}
         more = {name: (len(values),) for name, values in self.more.items()}
-        return needed(self.family, metadata, n_vocab, self._has, more)
+        return needed(self.family, self.sizes, n_vocab, self._has, more)
 
     def _has(self, name: str) -> bool:
         return any(fnmatch(name, pattern) for pattern in self.optional)
@@ -82,10 +84,6 @@ class TinyFamily:
             return np.float32(0.3) * numbers
         spread = 5 if name in ("token_embd.weight", "output.weight") else 1.7
         return numbers * np.float32(spread / math.sqrt(shape[0]))
-
-
-def _plain(value: Any) -> Any:
-    return np.array(value) if isinstance(value, list) else value
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

@@ -23,6 +23,7 @@ from llamaweb.sampling import Sampling
 
 _AHEAD_MS = 40.0  # work kept submitted ahead on a fast GPU
 _MIN_AHEAD = 4  # tokens
+KEPT_EVERY = 32  # tokens of an answer, that are computed again at most where recurrent states are set back
 _FEW = 8  # tokens of a large batch's remainder that are read faster one by one, on a CPU as on a GPU
 
 
@@ -37,6 +38,8 @@ class Runner(Protocol):
     def sample(self, phase: str, n_tokens: int, repeat: int = 1) -> Awaitable[Any]: ...
     async def read_results(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]: ...
     async def settle(self) -> None: ...
+    def keep_state(self, copy: int) -> None: ...
+    def restore_state(self, copy: int) -> None: ...
 
 
 @dataclass
@@ -53,6 +56,56 @@ class _Run:
         return [*self.prompt, *self.tokens[: max(self.submitted - 1, 0)]] if self.submitted else []
 
 
+@dataclass(frozen=True)
+class _Copy:
+    """Of recurrent states: as they were behind `position` tokens of a run. end: of its prompt."""
+
+    run: _Run
+    position: int
+    end: bool
+
+
+class _Copies:
+    """What is kept of recurrent states, which cannot be cut back as a cache can: copies at the ends of prompts, and of
+    the answer under way every KEPT_EVERY tokens, of which the last two stay, since a stop may come before the last."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._copies: list[_Copy | None] = [None] * runner.plan.copies
+        self._at = 0  # the last position that was kept
+
+    def keep(self, run: _Run, position: int, *, end: bool = False) -> None:
+        if not self._copies or (not end and position - self._at < KEPT_EVERY):
+            return
+        slot = self._free(run)
+        if slot is not None:
+            self._runner.keep_state(slot)
+            self._copies[slot], self._at = _Copy(run, position, end), position
+
+    def _free(self, run: _Run) -> int | None:
+        """Where nothing is, or the oldest of an answer that a later one makes needless, or of another prompt."""
+        if None in self._copies:
+            return self._copies.index(None)
+        held = sorted((copy.position, i) for i, copy in enumerate(self._copies) if copy)
+        passing = [i for _, i in held if not self._copies[i].end]  # type: ignore[union-attr]
+        others = [i for _, i in held if self._copies[i].run is not run]  # type: ignore[union-attr]
+        if len(passing) > 2 or (passing and not others):
+            return passing[0]
+        return others[0] if others else None
+
+    def reach(self, at: int, wanted: int) -> int:
+        """Sets the states, which are those behind `at` tokens, to those of a prefix of the cache that is no longer than
+        `wanted`, and gives its length; copies of what is longer are none of what comes."""
+        self._copies = [copy if copy and copy.position <= wanted else None for copy in self._copies]
+        found = [(copy.position, i) for i, copy in enumerate(self._copies) if copy]
+        done = self._at = max((position for position, _ in found), default=0)
+        if at == wanted:
+            return wanted
+        if found:
+            self._runner.restore_state(max(found)[1])
+        return done
+
+
 class Generator:
     """Generates on one executor, one answer at a time: a new one ends the one before. Whatever ends an answer, an
     error, a cancellation or a reader who goes away, the next one begins on what the cache holds then."""
@@ -63,6 +116,8 @@ class Generator:
         self._owner: _Run | None = None  # the last to begin, which alone may submit
         self._run: _Run | None = None  # the last that has submitted, whose tokens the cache holds
         self._newest = 0  # positions that were written, since the first was
+        self._at = 0  # tokens that the run before this one has submitted, which recurrent states are behind
+        self._copies = _Copies(runner)
         self._alone = asyncio.Lock()
 
     @property
@@ -94,6 +149,7 @@ class Generator:
         self._runner.write_io(IO.step, sampling.words())
         run.waiting.append(self._prefill(prompt, self._reused(past, prompt)))
         run.submitted = 1
+        self._copies.keep(run, len(prompt), end=True)
         ahead, burst, begin, last = _MIN_AHEAD, 1, 0.0, ""
         while len(run.tokens) < total:
             while run.submitted < total and run.submitted - len(run.tokens) < ahead and len(run.waiting) < IN_FLIGHT:
@@ -105,6 +161,7 @@ class Generator:
                     last = phase
                 run.waiting.append(self._runner.sample(phase, 1, repeat))
                 run.submitted += repeat
+                self._copies.keep(run, len(prompt) + run.submitted - 1)
             found = (await run.waiting.popleft()).to_py()
             self._check_owner(run)
             for token in map(int, found):
@@ -133,7 +190,8 @@ class Generator:
         """From now on the cache is this run's; gives the tokens it holds until it is written."""
         previous, past = self._run, self.past
         if previous:
-            self._newest = max(self._newest, len(previous.prompt) + previous.submitted - 1)
+            self._at = len(previous.prompt) + previous.submitted - 1 if previous.submitted else -1
+            self._newest = max(self._newest, self._at)
         self._run = run
         return past
 
@@ -154,6 +212,8 @@ class Generator:
         """How many tokens of the prompt the cache, with `past`, holds. All of them or none: where a layer with a window
         has overwritten what the next token would see, everything is computed again."""
         done = min(_common_prefix(past, prompt), len(prompt) - 1)
+        if self._runner.plan.copies:
+            done = self._copies.reach(self._at, done)
         if not done or not all(ring.holds(done, self._newest) for ring in self._runner.plan.rings):
             done = self._newest = 0
         return done

@@ -1,4 +1,4 @@
-"""Write the table of families in README.md, between <!-- families --> and <!-- /families -->, out of what their tests find.
+"""Write the table of families in README.md, between its marks, out of what their tests find.
 
 From the repository's top: python -m tests.golden.make_families_table
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Generator, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 
 from llamaweb import generation
 from llamaweb.errors import ContextError, GPUError, LlamaWebError, NotANumberError
+from llamaweb.generation import KEPT_EVERY, no_numbers
 from llamaweb.generation import Generator as Tokens
-from llamaweb.generation import no_numbers
 from llamaweb.kernels.io import IN_FLIGHT, IO, NO_TOKEN, SUBMITTED
 from llamaweb.planner import ModelPlan, plan_model
 from llamaweb.planner.plan import LONG_CONTEXT
@@ -82,6 +83,8 @@ class FakeGPU:
         self.prepared = {"decode", "evaluate"}  # phases that may run
         self.io = np.zeros(IO.bytes(self.plan.n_ubatch) // 4, np.uint32)
         self.cache = [-1] * n_ctx
+        self.state: list[int] = []  # of a recurrent model: every token behind which it is
+        self.kept: dict[int, list[int]] = {}
         self.preparations = 0
         self.heads: list[bool] = []  # of each run: whether it was asked for logits
         self.runs: list[tuple[str, int, int]] = []  # phase, n_past, n_tokens
@@ -109,6 +112,9 @@ class FakeGPU:
         assert n_tokens == self.io[IO.n_tokens] <= self.plan.phases[phase].n_tokens
         assert n_past + n_tokens <= self.plan.n_ctx, "ran past the context"
         assert -1 not in self.cache[:n_past], "attended to positions that were never written"
+        self.state = self.state if n_past else []
+        assert not self.plan.copies or self.state == self.cache[:n_past], "the state is behind other tokens"
+        self.state = [*self.state, *self.io[IO.tokens : IO.tokens + n_tokens].tolist()]
         self.cache[n_past : n_past + n_tokens] = self.io[IO.tokens : IO.tokens + n_tokens].tolist()
         self.runs.append((phase, n_past, n_tokens))
         self.heads.append(head)
@@ -134,6 +140,13 @@ class FakeGPU:
         self.repeats.append(repeat)
         return Answer(self, tokens)
 
+    def keep_state(self, copy: int) -> None:
+        assert 0 <= copy < self.plan.copies
+        self.kept[copy] = self.state
+
+    def restore_state(self, copy: int) -> None:
+        self.state = self.kept[copy]
+
     async def settle(self) -> None:
         while self.under_way:
             await self.under_way[-1].arrived
@@ -149,8 +162,10 @@ class FakeGPU:
         return sum(n for _, _, n in self.runs)
 
 
-def engine(**options: Any) -> tuple[FakeGPU, Tokens]:
+def engine(copies: int = 0, **options: Any) -> tuple[FakeGPU, Tokens]:
+    """copies: of the states of a recurrent model, which are kept."""
     gpu = FakeGPU(**options)
+    gpu.plan = replace(gpu.plan, copies=copies)
     return gpu, Tokens(gpu, lambda: gpu.now)
 
 
@@ -531,3 +546,68 @@ def test_behind_another_conversation_the_ring_is_trusted_again_and_only_what_is_
         assert gpu.evaluated - before == 3  # the new ones, and the last of the answer
 
     asyncio.run(talk())
+
+
+def test_a_second_turn_of_a_recurrent_model_reads_only_what_is_new() -> None:
+    gpu, tokens = engine(copies=4, n_ctx=400)
+    first = list(range(20))
+    answer = asyncio.run(take(tokens, first, 10))
+    second = [*first, *answer, 7, 7, 7]
+    before = gpu.evaluated
+    assert asyncio.run(take(tokens, second, 5)) == continued(second, 5)
+    assert gpu.evaluated - before == len(answer[9:]) + 3 + 4  # the last token was given, and not computed with
+
+
+def test_a_recurrent_model_goes_on_from_the_end_of_its_prompt_where_it_was_stopped() -> None:
+    gpu, tokens = engine(copies=4, n_ctx=400)
+    gpu.seconds_per_token = 0.002
+
+    async def turns() -> None:
+        first = list(range(20))
+        second = [*first, *await take(tokens, first, 30, stop_after=5), 7, 7]
+        assert await take(tokens, second, 3) == continued(second, 3)
+
+    asyncio.run(turns())
+    begin = max(i for i, (_, n_past, _) in enumerate(gpu.runs) if n_past == 20)  # the end of the first prompt
+    assert sum(n for _, _, n in gpu.runs[begin:]) == 5 + 2 + 2
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3, 8])
+@pytest.mark.parametrize("stop_after", [70, 101])
+def test_of_a_long_answer_a_recurrent_model_reads_the_last_tokens_again(copies: int, stop_after: int) -> None:
+    gpu, tokens = engine(copies=copies, n_ctx=400)
+    gpu.seconds_per_token = 0.0002
+
+    async def turns() -> int:
+        first = list(range(20))
+        second = [*first, *await take(tokens, first, 300, stop_after=stop_after), 7]
+        before = len(gpu.runs)
+        assert await take(tokens, second, 1) == continued(second, 1)
+        return sum(n for _, n_past, n in gpu.runs[before:] if n_past < len(second))
+
+    most = 2 * KEPT_EVERY + SUBMITTED if copies > 2 else stop_after + 1
+    assert 0 < asyncio.run(turns()) <= most + IN_FLIGHT * SUBMITTED  # what was still under way counts as well
+
+
+def test_another_prompt_begins_a_recurrent_model_anew_and_an_earlier_turn_is_found_again() -> None:
+    gpu, tokens = engine(copies=4, n_ctx=400)
+    first = list(range(20))
+    asyncio.run(take(tokens, first, 8))
+    second = [*first, *range(30, 50)]
+    asyncio.run(take(tokens, second, 8))
+    before = gpu.evaluated
+    again = [*first, 9, 9]  # as an edited message
+    assert asyncio.run(take(tokens, again, 4)) == continued(again, 4)
+    assert gpu.evaluated - before == 2 + 3
+    other = [3, 2, 1]
+    before = gpu.evaluated
+    assert asyncio.run(take(tokens, other, 4)) == continued(other, 4)
+    assert gpu.evaluated - before == 3 + 3
+    assert asyncio.run(take(tokens, first, 3)) == continued(first, 3)
+
+
+def test_what_a_recurrent_model_was_evaluated_with_is_not_gone_on_from() -> None:
+    _, tokens = engine(copies=2, n_ctx=400)
+    asyncio.run(take(tokens, [1, 2, 3], 4))
+    asyncio.run(tokens.log_probabilities([5, 6, 7, 8]))
+    assert asyncio.run(take(tokens, [1, 2, 3], 4)) == continued([1, 2, 3], 4)

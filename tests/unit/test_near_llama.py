@@ -52,13 +52,14 @@ def nodes(family: str, op: str) -> list[Tensor]:
 
 # What is computed by itself: a sum where branches are side by side, norms of queries and keys, scales of each product.
 MORE = {"cohere2": 1, "cohere2, Q8_0": 1, "olmo2": 1, "olmo2, windows": 1, "stablelm, side by side": 2, "bitnet": 10}
+MIXED = {"lfm2": 2, "lfm2, Q8_0": 2}  # layers with a convolution between two gates, beside others
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_layer_of_one_token_is_five_dispatches_or_one_more(name: str) -> None:
     plan = plan_model(unfused(asyncio.run(read_header(BytesSource(tiny_model(MODELS[name].spec))))))
     found = Counter(d.label.split(".")[1] for d in plan.phases["decode"].dispatches if d.label.startswith("blk."))
-    assert set(found.values()) == {5 + MORE.get(name, 0)}
+    assert set(found.values()) == {5 + MORE.get(name, 0)} | ({5 + MIXED[name]} if name in MIXED else set())
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen2vl", "qwen3", "qwen3vl", "seed_oss"])

@@ -36,13 +36,18 @@ class Dense(Decoder):
     rope: Rope
 
 
-def decoder(file: GGUFFile, meta: Metadata, norm: str = "layer_norm_rms") -> Decoder:
+def decoder(
+    file: GGUFFile, meta: Metadata, norm: str = "layer_norm_rms", *, heads: tuple[int, int] | None = None
+) -> Decoder:
     """Read and checked against each other and the file's tensors; ModelFileError says what contradicts what. norm: what
-    the epsilon of norms is called after."""
+    the epsilon of norms is called after. heads: of queries and of keys, in layers that have some, where not all do."""
     n_layer, n_embd = layers(file, meta), meta.count("embedding_length")
     n_vocab = tokens(file, n_embd)
-    n_head = meta.count("attention.head_count")
-    n_head_kv = meta.count("attention.head_count_kv", n_head)
+    if heads:
+        n_head, n_head_kv = heads
+    else:
+        n_head = meta.count("attention.head_count")
+        n_head_kv = meta.count("attention.head_count_kv", n_head)
     head_dim = meta.count("attention.key_length", max(n_embd // n_head, 1))
     if n_head % n_head_kv:
         raise ModelFileError(f"{n_head} attention heads do not divide into {n_head_kv} key-value heads.")
@@ -60,10 +65,10 @@ def decoder(file: GGUFFile, meta: Metadata, norm: str = "layer_norm_rms") -> Dec
     )
 
 
-def dense(file: GGUFFile, mode: str, norm: str = "layer_norm_rms") -> Dense:
-    """mode: of the rotation; norm: as of `decoder`."""
+def dense(file: GGUFFile, mode: str, norm: str = "layer_norm_rms", *, heads: tuple[int, int] | None = None) -> Dense:
+    """mode: of the rotation; the others as of `decoder`."""
     meta = Metadata(file)
-    sizes = decoder(file, meta, norm)
+    sizes = decoder(file, meta, norm, heads=heads)
     return Dense(**vars(sizes), n_ff=meta.count("feed_forward_length"), rope=rope(meta, mode, sizes.head_dim))
 
 

@@ -36,6 +36,19 @@ class Metadata:
             raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a whole number from 1 to {largest}.")
         return value
 
+    def counts(self, key: str, largest: int = 1 << 20) -> tuple[int, ...]:
+        """A whole number for each layer, which may be written as one for all."""
+        value, n_layer = self._all.get(f"{self.prefix}.{key}"), self.count("block_count", largest=4096)
+        each = value.tolist() if isinstance(value, np.ndarray) else [value] * n_layer
+        if not all(type(n) is int and 0 <= n <= largest for n in each):
+            raise ModelFileError(f"{self.prefix}.{key} is {short(each)}, not whole numbers from 0 to {largest}.")
+        if len(each) != n_layer:
+            raise ModelFileError(
+                f"{self.prefix}.{key} has {len(each)} values, but {self.prefix}.block_count says {n_layer} layers; "
+                "fetch or convert the model again."
+            )
+        return tuple(each)
+
     def number(self, key: str, default: Any = _MISSING, least: float = 0.0) -> float:
         """A finite number of at least `least`."""
         value = self._get(key, default)

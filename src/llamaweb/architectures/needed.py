@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from llamaweb.architectures import architecture
 from llamaweb.ggml import GGMLType
 from llamaweb.graph import Graph, Tensor
@@ -24,7 +26,7 @@ def needed(
     known = {"token_embd.weight": (n_embd, n_vocab), **(more or {})}
     known |= {f"blk.{i}.attn_norm.weight": (n_embd,) for i in range(metadata["block_count"])}
     infos = {name: TensorInfo(name, GGMLType.F32, shape, 0, 0) for name, shape in known.items()}
-    keys = {f"{family}.{key}": value for key, value in metadata.items()}
+    keys = {f"{family}.{key}": np.array(v) if isinstance(v, list) else v for key, v in metadata.items()}
     header = GGUFFile(3, {"general.architecture": family, **keys}, infos, 32, 0, 0)
     module = architecture(header)
     graph = _Recorder(infos, has)

@@ -19,6 +19,7 @@ from llamaweb.kernels import library
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.planner.plan import Binding, ModelPlan, Phase
+from llamaweb.planner.states import COPIES, REGION
 
 
 class Executor:
@@ -149,6 +150,18 @@ class Executor:
         self._next_slot = (self._next_slot + 1) % IN_FLIGHT
         io, at = self.buffers["io"], 4 * IO.tokens
         return self._reading(self._replay.sample(self._steps[phase], n_tokens, repeat, io, at, slot))
+
+    def keep_state(self, copy: int) -> None:
+        """Copies the recurrent states as they will be behind what was submitted; copy: where, of the plan's."""
+        size = self.plan.regions[REGION]
+        self.device.check()
+        self._replay.copy(self.buffers[REGION], 0, self.buffers[COPIES], copy * size, size)
+
+    def restore_state(self, copy: int) -> None:
+        """Sets the recurrent states back to a copy."""
+        size = self.plan.regions[REGION]
+        self.device.check()
+        self._replay.copy(self.buffers[COPIES], copy * size, self.buffers[REGION], 0, size)
 
     async def read_results(self, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """After the phase "evaluate": each token's target's log-probability, float32, and most likely token, uint32."""

@@ -37,6 +37,12 @@
       device.queue.submit([encoder.finish()]);
       return { there: read(slot, 4 * repeat, (range) => new Uint32Array(range.slice(0))) };
     },
+    // Copies `bytes` bytes on the GPU, behind what was submitted.
+    copy: (source, at, target, to, bytes) => {
+      const encoder = device.createCommandEncoder();
+      encoder.copyBufferToBuffer(source, at, target, to, bytes);
+      device.queue.submit([encoder.finish()]);
+    },
     // Reads a copy of `bytes` bytes of `source`.
     readBytes: (source, at, bytes, slot) => {
       const encoder = device.createCommandEncoder();

@@ -68,6 +68,7 @@ class Shape:
         }
 
 
+_LFM2 = {"attention.head_count_kv": [8 if i in (2, 5, 8, 10, 12, 14) else 0 for i in range(16)], "shortconv.l_cache": 3}
 _YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 16.0, "rope.scaling.yarn_log_multiplier": 1.0}
 _MINISTRAL = {**_YARN, "rope.scaling.original_context_length": 16384, "attention.temperature_scale": 0.1}
 SHAPES = {
@@ -80,6 +81,7 @@ SHAPES = {
     "qwen3-0.6b": Shape(28, 1024, 3072, 16, 8, 151936, 128, 1e6, family="qwen3"),
     "bonsai-1.7b": Shape(28, 2048, 6144, 16, 8, 151936, 128, 1e6, family="qwen3"),
     "smollm3-3b": Shape(36, 2048, 11008, 16, 4, 128256, 128, 5e6, family="smollm3"),
+    "lfm2.5-350m": Shape(16, 1024, 4608, 16, 8, 65536, 64, 1e6, family="lfm2", more=_LFM2),
     "ministral-3b": Shape(26, 3072, 9216, 32, 8, 131072, 128, 1e6, family="mistral3", more=_MINISTRAL),
 }
 
@@ -198,7 +200,8 @@ def _tensors(shape: Shape, format: T) -> Iterator[tuple[str, int, int, T]]:
     untied = () if shape.tied else ("output.weight",)
     for name, (row, *rows) in needed(shape.family, shape.metadata, shape.n_vocab, untied.__contains__).items():
         of_tokens = name in ("token_embd.weight", "output.weight")
-        yield name, math.prod(rows) if rows else 0, row, T.F32 if not rows else table if of_tokens else matrix
+        type = T.F32 if not rows or row < 32 else table if of_tokens else matrix
+        yield name, math.prod(rows) if rows else 0, row, type
 
 
 def _bytes(rows: int, columns: int, type: T) -> int:

@@ -67,6 +67,14 @@ class View:
 
 
 @dataclass(frozen=True)
+class State:
+    """What an operation keeps from token to token."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Step:
     """One dispatch to be: `values` by the kernel's slot names; `weights` are stacked tensors of the file by slot. head:
     it serves the logits alone."""
@@ -82,6 +90,11 @@ class Step:
     def n_tokens(self) -> int:
         """Of the batch: what is read of one row of many counts as one."""
         return self.values["y"].n_tokens if "y" in self.values else next(iter(self.values.values())).n_tokens
+
+    @property
+    def state(self) -> State | None:
+        """What it keeps, bound at its kernel's slot "state"."""
+        return self.params.get("state")
 
     @property
     def lane_order(self) -> frozenset[str]:

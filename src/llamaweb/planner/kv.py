@@ -3,7 +3,6 @@ pieces of some heads each where a binding does not hold a layer's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llamaweb.kernels.cache import Cache
@@ -24,19 +23,19 @@ class CachePiece:
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Of each layer: its cache, and the pieces it lies in. regions: the buffers, in bytes."""
+    """Of each layer that has one: its cache, and the pieces it lies in. regions: the buffers, in bytes."""
 
-    caches: tuple[Cache, ...]
-    pieces: tuple[tuple[CachePiece, ...], ...]
+    caches: dict[int, Cache]
+    pieces: dict[int, tuple[CachePiece, ...]]
     regions: dict[str, int]
 
     @property
     def largest(self) -> int:
         """Bytes of the largest range that is bound."""
-        return max(b.size for pieces in self.pieces for piece in pieces for b in (piece.keys, piece.values))
+        return max(b.size for pieces in self.pieces.values() for piece in pieces for b in (piece.keys, piece.values))
 
 
-def lay_out_caches(caches: Sequence[Cache], profile: DeviceProfile) -> CacheLayout:
+def lay_out_caches(caches: dict[int, Cache], profile: DeviceProfile) -> CacheLayout:
     regions = {"kv.0": 0}
 
     def place(size: int) -> Binding:
@@ -48,14 +47,14 @@ def lay_out_caches(caches: Sequence[Cache], profile: DeviceProfile) -> CacheLayo
         return Binding(region, at, size)
 
     most = min(profile.max_storage_buffer_binding_size, profile.max_buffer_size)
-    pieces = []
-    for cache in caches:
+    pieces = {}
+    for layer, cache in caches.items():
         parts = []
         for first, heads in _shares(cache, most):
             keys, values = replace(cache, n_head_kv=heads).bytes
             parts.append(CachePiece(first, heads, place(keys), place(values)))
-        pieces.append(tuple(parts))
-    return CacheLayout(tuple(caches), tuple(pieces), regions)
+        pieces[layer] = tuple(parts)
+    return CacheLayout(caches, pieces, regions)
 
 
 def _shares(cache: Cache, most: int) -> list[tuple[int, int]]:

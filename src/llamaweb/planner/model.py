@@ -103,6 +103,7 @@ class Planner:
             sizes.options.memory_budget,
             sizes.rings(*at),
             sizes.options.precision,
+            sizes.copies(*at),
         )
 
     def _phase(self, name: str, steps: Steps, variants: Variants) -> Phase:
@@ -134,6 +135,7 @@ class Planner:
         or cache."""
         bits = PRECISIONS[self._sizes.options.precision]
         whole = sum(tensor.rows for tensor in step.weights.get("w", ()))
+        kept = {"state": self._sizes.states.places[step.state]} if step.state else {}
         pieces: Sequence[CachePiece | None] = (None,)
         cache = None
         if "layer" in step.params:
@@ -146,7 +148,7 @@ class Planner:
                 heads = (piece.first, piece.heads) if piece else None
                 cached = {"k_cache": piece.keys, "v_cache": piece.values} if piece else {}
                 site = Site(self._profile, self._n_ubatch, bits, matrix, cache, heads)
-                found.append((site, {**bound, **cached}))
+                found.append((site, {**bound, **cached, **kept}))
         return found
 
     def _dispatches(

@@ -15,7 +15,7 @@ LONG_CONTEXT = 512  # tokens, from which on splitting attention pays for its dis
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A range of a region, in bytes. Regions: weights.0, weights.1, …, kv.0, …, arena, io."""
+    """A range of a region, in bytes. Regions: weights.0, weights.1, …, kv.0, …, state.0, state.copies, arena, io."""
 
     region: str
     offset: int
@@ -138,13 +138,16 @@ class ModelPlan:
     memory_budget: int | None = None
     rings: tuple[Ring, ...] = ()
     precision: str = "high"
+    copies: int = 0  # of the recurrent states; 0: there are none
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes of GPU buffers by use: weights, kv, arena, io, their total, and the most there are at any time."""
+        """Bytes of GPU buffers by use: weights, kv, arena, io, of recurrent models state with its copies, their total,
+        and the most there are at any time."""
         use = {"weights": 0, "kv": 0, "arena": 0, "io": 0}
         for region, size in self.regions.items():
-            use[region.split(".")[0]] += size
+            name = region.split(".")[0]
+            use[name] = use.get(name, 0) + size
         total = sum(use.values())
         return {**use, "total": total, "peak": total + self.transient}
 

@@ -25,6 +25,7 @@ from llamaweb.planner.layout import Layout, lay_out
 from llamaweb.planner.memory import align
 from llamaweb.planner.plan import LONG_CONTEXT, Ring
 from llamaweb.planner.quantized import with_quantized
+from llamaweb.planner.states import StateLayout, lay_out_states
 from llamaweb.planner.weights import Weights
 from llamaweb.profile import DeviceProfile
 
@@ -94,32 +95,48 @@ class Sizes:
         """A layer with a window keeps that and what a batch, or what is in flight, may run ahead of it."""
         hp = self.hparams
         ahead = max(min(n_ubatch, n_ctx), IN_FLIGHT * SUBMITTED)
-        caches = []
-        for window in self._windows:
+        caches = {}
+        for layer, window in self._windows.items():
             ring = 0 < window < n_ctx - ahead
             rows = window + ahead if ring else n_ctx
-            caches.append(Cache(*self._formats, hp.n_head_kv, hp.head_dim, rows, ring))
+            caches[layer] = Cache(*self._formats, hp.n_head_kv, hp.head_dim, rows, ring)
         return lay_out_caches(caches, self.profile)
 
+    @cached_property
+    def states(self) -> StateLayout:
+        return lay_out_states(self._layout(1, "last", 1).steps.steps, self.profile)
+
+    def copies(self, n_ctx: int, n_ubatch: int) -> int:
+        """Of the states, as many as the budget leaves room for."""
+        budget = self.options.memory_budget
+        if budget is None or not self.states.size:
+            return self.states.copies(None)
+        return self.states.copies(budget - self.states.size - self._need(n_ctx, n_ubatch))
+
     def rings(self, n_ctx: int, n_ubatch: int) -> tuple[Ring, ...]:
-        layers = zip(self._windows, self.caches(n_ctx, n_ubatch).caches, strict=True)
-        return tuple(sorted({Ring(window, cache.rows) for window, cache in layers if cache.ring}))
+        caches = self.caches(n_ctx, n_ubatch).caches
+        return tuple(sorted({Ring(self._windows[i], cache.rows) for i, cache in caches.items() if cache.ring}))
 
     @cached_property
-    def _windows(self) -> list[int]:
-        """Of each layer; 0: it sees all tokens."""
+    def _windows(self) -> dict[int, int]:
+        """Of each layer with attention; 0: it sees all tokens."""
         params = (step.params for step in self._layout(1, "last", 1).steps.steps if "layer" in step.params)
         windows = {p["layer"]: p["window"] for p in params}  # a layer has two such steps where attention is unfused
-        return [windows[layer] for layer in sorted(windows)]
+        return dict(sorted(windows.items()))
 
     def regions(self, n_ctx: int, n_ubatch: int) -> dict[str, int]:
         """Bytes of every region."""
+        states = self.states.regions(self.copies(n_ctx, n_ubatch))
+        return {**self._regions(n_ctx, n_ubatch), **states, **self.weights.regions}
+
+    def _regions(self, n_ctx: int, n_ubatch: int) -> dict[str, int]:
+        """Of those that the context and the batch decide about."""
         n_ubatch = min(n_ubatch, n_ctx)
         arena = max(layout.size for layout in self.layouts(n_ctx, n_ubatch).values())
         if self.options.checked:  # which happens in it before it is needed
             arena = max(arena, self._checked(n_ctx, n_ubatch).written)
         io = IO.bytes(n_ubatch) + readback_bytes(n_ubatch)
-        return {**self.caches(n_ctx, n_ubatch).regions, "arena": align(arena, 4), "io": io, **self.weights.regions}
+        return {**self.caches(n_ctx, n_ubatch).regions, "arena": align(arena, 4), "io": io}
 
     def transient(self, n_ctx: int, n_ubatch: int) -> int:
         """Bytes of buffers that are made for a while: those of the self-check, or the timer's and what tuning reads a
@@ -150,7 +167,7 @@ class Sizes:
         return Checked(read + cached, written + cached + max(quantized, default=0), found)
 
     def _cached(self, n_ctx: int, n_ubatch: int) -> int:
-        return max(checking.of_cache(cache) for cache in self.caches(n_ctx, n_ubatch).caches)
+        return max(checking.of_cache(cache) for cache in self.caches(n_ctx, n_ubatch).caches.values())
 
     @cached_property
     def _checked_kernels(self) -> Checked:
@@ -176,7 +193,13 @@ class Sizes:
 
     def need(self, n_ctx: int, n_ubatch: int) -> int:
         """Bytes of all buffers together, when they are most."""
-        return sum(self.regions(n_ctx, n_ubatch).values()) + self.transient(n_ctx, n_ubatch)
+        states = self.states.regions(self.copies(n_ctx, n_ubatch))
+        return self._need(n_ctx, n_ubatch) + sum(states.values())
+
+    def _need(self, n_ctx: int, n_ubatch: int) -> int:
+        """But for states."""
+        regions = {**self._regions(n_ctx, n_ubatch), **self.weights.regions}
+        return sum(regions.values()) + self.transient(n_ctx, n_ubatch)
 
     def refusal(self, n_ctx: int, n_ubatch: int) -> str | None:
         """Why this context with this batch cannot be: the limit that it breaks, with the figures."""
