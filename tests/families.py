@@ -56,6 +56,17 @@ EVEN = {"embedding_length": 64, "feed_forward_length": 96}  # of whole blocks, f
 LARGE = {"embedding_length": 256, "feed_forward_length": 512, "block_count": 2}  # … for those in blocks of 256
 WINDOW = {"attention.sliding_window": 9, "block_count": 5}
 HEADS_OF_16 = {"attention.key_length": 16, "attention.value_length": 16}
+STATE = {
+    "ssm.inner_size": 96,
+    "ssm.state_size": 20,
+    "ssm.conv_kernel": 4,
+    "ssm.time_step_rank": 6,
+    "ssm.group_count": 2,
+}
+STATE |= {"embedding_length": 48, "attention.head_count": 3}
+WIDER = EVEN | {"attention.head_count": 4, "ssm.inner_size": 128, "ssm.time_step_rank": 4}
+HYBRID = STATE | {"block_count": 4, "attention.head_count_kv": [0, 1, 0, 0]}
+CONV = ("*conv1d.bias", "*ssm_norm.weight")
 FACTORS = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0]
 
 ALL = ("blk.*.bias", "output_norm.bias", "output.weight")
@@ -106,6 +117,17 @@ MODELS: dict[str, Model] = {
     "ernie4_5, Q4_0": of_graph("ernie4_5", RMS | EVEN, "Q4_0"),
     "exaone4": of_graph("exaone4", RMS, optional=UNTIED),
     "exaone4, Q4_K": of_graph("exaone4", RMS | LARGE, "Q4_K"),
+    "falcon-h1": of_graph(
+        "falcon-h1",
+        RMS | HEADS_OF_16 | STATE | {"attention.head_count_kv": 1, "ssm.group_count": 1},
+        optional=("*conv1d.bias", "output.weight"),
+    ),
+    "falcon-h1, Q8_0": of_graph(
+        "falcon-h1",
+        RMS | HEADS_OF_16 | STATE | WIDER | {"attention.head_count_kv": 1},
+        "Q8_0",
+        optional=CONV,
+    ),
     "gemma": of_graph("gemma", RMS | {"attention.key_length": 20, "attention.value_length": 20}, limit=GELU),
     "gemma2": of_graph(
         "gemma2", RMS | WINDOW | {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0}, limit=GELU
@@ -127,11 +149,29 @@ MODELS: dict[str, Model] = {
     "granite, without rotation": of_graph(
         "granite", RMS | EVEN | {"logit_scale": 2.0, "rope.scaling.finetuned": False}
     ),
+    "granitehybrid": of_graph(
+        "granitehybrid",
+        RMS | HYBRID | {"logit_scale": 0.8, "residual_scale": 0.55, "rope.scaling.finetuned": False},
+        optional=CONV,
+    ),
+    "granitehybrid, Q8_0": of_graph(
+        "granitehybrid",
+        RMS
+        | HYBRID
+        | EVEN
+        | {"attention.head_count": 4, "ssm.inner_size": 128, "ssm.time_step_rank": 4, "logit_scale": 2.0},
+        "Q8_0",
+        optional=(*CONV, "output.weight"),
+    ),
     "hunyuan-dense": of_graph("hunyuan-dense", RMS | EVEN),
     "hunyuan-dense, Q4_0": of_graph("hunyuan-dense", RMS | EVEN, "Q4_0", optional=UNTIED),
     "lfm2": of_graph("lfm2", RMS | {"attention.head_count_kv": [0, 2, 0, 0], "block_count": 4, "shortconv.l_cache": 3}),
     "lfm2, Q8_0": of_graph(
         "lfm2", RMS | EVEN | {"attention.head_count_kv": [2, 0, 0], "shortconv.l_cache": 4}, "Q8_0", optional=UNTIED
+    ),
+    "mamba2": of_graph("mamba2", RMS | STATE | {"ssm.state_size": 128}, optional=CONV),
+    "mamba2, Q8_0": of_graph(
+        "mamba2", RMS | STATE | EVEN | {"ssm.inner_size": 128, "ssm.time_step_rank": 4}, "Q8_0", CONV
     ),
     "minicpm": of_graph("minicpm", RMS),
     "mistral3": of_graph(
@@ -144,6 +184,11 @@ MODELS: dict[str, Model] = {
     ),
     "nemotron": of_graph("nemotron", MEAN, optional=ALL),
     "nemotron, Q4_K": of_graph("nemotron", MEAN | LARGE, "Q4_K", optional=NORMS),
+    "nemotron_h": of_graph(
+        "nemotron_h",
+        RMS | MEAN | HEADS_OF_16 | HYBRID | {"feed_forward_length": [0, 0, 90, 0]},
+        optional=(*CONV, "output.weight"),
+    ),
     "olmo2": of_graph("olmo2", RMS, optional=UNTIED),
     "olmo2, windows": of_graph("olmo2", RMS | EVEN | WINDOW, "Q8_0", optional=UNTIED),
     "phi3": of_graph("phi3", RMS | {"rope.scaling.attn_factor": 1.13}),

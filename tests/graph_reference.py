@@ -18,6 +18,7 @@ from llamaweb.kernels.checks.case import evaluated
 from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource, FileSource, Source
+from llamaweb.operations.ssm_scan import scanned
 from llamaweb.rope import Rope, phases
 from tests.reference import now
 
@@ -117,6 +118,12 @@ class GraphReference:
         before = np.concatenate([np.zeros((taps - 1, x.shape[1])), x])
         y = sum(before[j : j + len(x)] * w[:, j] for j in range(taps))
         return y + bias[0] if bias else y
+
+    def _ssm_scan(self, node: Tensor, tokens: list[int], xbc: np.ndarray, dt: np.ndarray, *vectors: Any) -> np.ndarray:
+        p = node.params
+        dt_bias, a, d = (vector.reshape(-1) for vector in vectors)
+        state = np.zeros((p["n_head"], p["d_state"], p["head_dim"]))
+        return scanned(xbc, dt, dt_bias, a, d, state, p["head_dim"], p["d_state"], p["n_group"])[0]
 
     def _flash_attn(self, node: Tensor, tokens: list[int], q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
         p: Any = node.params

@@ -25,7 +25,7 @@ SIZES = {
 }
 
 
-_IN_FLOATS = ("*norm.weight", "position_embd*", "*conv.weight", "*conv1d.weight")  # in all files
+_IN_FLOATS = ("*norm.weight", "position_embd*", "*conv.weight", "*conv1d.weight", "*ssm_a", "*ssm_d")  # in all files
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,13 @@ class TinyFamily:
             return np.array(self.more[name], np.float32)
         random = np.random.RandomState(crc32(name.encode()))
         numbers = random.randint(-100, 101, shape[::-1]).astype(np.float32) / 100
-        if name.endswith("norm.weight"):
+        if name.endswith("ssm_a"):
+            return -0.3 - np.float32(0.2) * np.abs(numbers)
+        if name.endswith(("norm.weight", "_norm")):
             return 1 + np.float32(0.2) * numbers
         if name.endswith(".scale"):
             return 1 + np.float32(0.5) * np.abs(numbers)
-        if len(shape) == 1:
+        if len(shape) == 1 or name.endswith("ssm_d"):
             return np.float32(0.3) * numbers
         spread = 5 if name in ("token_embd.weight", "output.weight") else 1.7
         return numbers * np.float32(spread / math.sqrt(shape[0]))

@@ -26,6 +26,7 @@ from llamaweb.operations.get_rows import get_rows_kernel
 from llamaweb.operations.norm import Groups, norm_kernel, rms_norm_kernel
 from llamaweb.operations.output import cross_entropy_kernel, sample_kernel
 from llamaweb.operations.ssm_conv import ssm_conv_kernel
+from llamaweb.operations.ssm_scan import ssm_scan_kernel
 from llamaweb.planner import DESKTOP, DeviceProfile, ModelPlan, plan_model
 from llamaweb.rope import Rope
 from tests.checked import wrong
@@ -87,6 +88,8 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         norm_kernel("l2", (Groups(16, 4, 0, 0), Groups(8, 2, 64, 64)), (96, 96), 1e-5, 1),
         *(rope_kernel(Rope(mode, 12), 16, 3, (3, 96), (0, 64), 8) for mode in ("norm", "neox")),
         rope_kernel(Rope("neox", 16), 16, 3, (8, 96), (8, 96), 8, in_place=True),
+        ssm_scan_kernel(6, 16, 20, 2, {"xbc": (5, 192), "dt": (3, 64), "y": (0, 96)}),
+        ssm_scan_kernel(2, 40, 128, 1, {"xbc": (0, 336), "dt": (0, 2), "y": (0, 0)}),
         ssm_conv_kernel(3, 70, (5, 96), (0, 96), bias=True),
         ssm_conv_kernel(4, 64, (0, 64), (0, 64), in_place=True),
         library.rope_kv(replace(attention, rope=None), 8),
@@ -189,6 +192,7 @@ BREAKS = {  # template: a text of its shader, and what makes it wrong
     "elementwise": ("y[", "y[1u + "),
     "norm": ("let factor = ", "let factor = 1.01 * "),
     "rms_norm": ("inverseSqrt(", "1.01 * inverseSqrt("),
+    "ssm_scan": ("let fade = ", "let fade = 1.01 * "),
     "ssm_conv": ("= x1;", "= x0;"),
     "rope": ("rope_turn(batch[0u]", "rope_turn(1u + batch[0u]"),
     "rope_kv": ("rope_turn(position,", "rope_turn(position + 1u,"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
@@ -22,15 +23,19 @@ class GraniteHyperparameters(Dense):
 
 
 def hyperparameters(file: GGUFFile) -> GraniteHyperparameters:
-    meta, common = Metadata(file), dense(file, "norm")
-    return GraniteHyperparameters(
-        **vars(common),
-        embedding_scale=meta.number("embedding_scale", 0.0) or 1.0,
-        residual_scale=meta.number("residual_scale", 0.0) or 1.0,
-        attention_scale=meta.number("attention.scale", 0.0) or common.head_dim**-0.5,
-        logit_scale=meta.number("logit_scale", least=1e-6),
-        rotation=common.rope if meta.value("rope.scaling.finetuned", True) else None,
-    )
+    common = dense(file, "norm")
+    return GraniteHyperparameters(**vars(common), **factors(Metadata(file), common))
+
+
+def factors(meta: Metadata, common: Dense) -> dict[str, Any]:
+    """Those hyperparameters that Granites have more than others."""
+    return {
+        "embedding_scale": meta.number("embedding_scale", 0.0) or 1.0,
+        "residual_scale": meta.number("residual_scale", 0.0) or 1.0,
+        "attention_scale": meta.number("attention.scale", 0.0) or common.head_dim**-0.5,
+        "logit_scale": meta.number("logit_scale", least=1e-6),
+        "rotation": common.rope if meta.value("rope.scaling.finetuned", True) else None,
+    }
 
 
 def build(graph: Graph, hparams: GraniteHyperparameters) -> None:

@@ -89,7 +89,7 @@ class Executor:
         kernels = dict.fromkeys(self.pipelines.runs(d).kernel for d in dispatches)
         rooms = (None, None)
         if not self._steps:  # nothing is cached or computed yet
-            rooms = (self.buffers["kv.0"], self.buffers["arena"])
+            rooms = (self.buffers.get("kv.0"), self.buffers["arena"])
             kernels[library.vector(GGMLType.F32, 1, lane_order=True).kernel] = None
         self.pipelines.refuse(await checked(self.device, self.pipelines, kernels, plain, rooms))
 

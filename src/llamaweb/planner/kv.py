@@ -32,7 +32,8 @@ class CacheLayout:
     @property
     def largest(self) -> int:
         """Bytes of the largest range that is bound."""
-        return max(b.size for pieces in self.pieces.values() for piece in pieces for b in (piece.keys, piece.values))
+        bound = [b for pieces in self.pieces.values() for piece in pieces for b in (piece.keys, piece.values)]
+        return max((b.size for b in bound), default=0)
 
 
 def lay_out_caches(caches: dict[int, Cache], profile: DeviceProfile) -> CacheLayout:
@@ -54,7 +55,7 @@ def lay_out_caches(caches: dict[int, Cache], profile: DeviceProfile) -> CacheLay
             keys, values = replace(cache, n_head_kv=heads).bytes
             parts.append(CachePiece(first, heads, place(keys), place(values)))
         pieces[layer] = tuple(parts)
-    return CacheLayout(caches, pieces, regions)
+    return CacheLayout(caches, pieces, {region: size for region, size in regions.items() if size})
 
 
 def _shares(cache: Cache, most: int) -> list[tuple[int, int]]:

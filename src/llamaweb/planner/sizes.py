@@ -57,9 +57,10 @@ class Sizes:
         self._file = file
         self._family = architecture(file)
         self.hparams = hp = self._family.hyperparameters(file)
-        self._formats = cache_format(options.type_k, hp.head_dim), cache_format(options.type_v, hp.head_dim)
         self._splits = attention_splits(hp.n_head, profile)
         self._layouts: dict[tuple[int, str, int], Layout] = {}
+        head_dim = hp.head_dim if self._windows else 32  # of a model that has no attention, whatever fits
+        self._formats = cache_format(options.type_k, head_dim), cache_format(options.type_v, head_dim)
 
     @property
     def n_ctx_train(self) -> int:
@@ -154,7 +155,7 @@ class Sizes:
         """Whether what the self-check only reads fits where the cache is to be. Contexts below such a one take more."""
         if not self.options.checked:
             return True
-        return self.caches(n_ctx, n_ubatch).regions["kv.0"] >= self._checked(n_ctx, n_ubatch).read
+        return self.caches(n_ctx, n_ubatch).regions.get("kv.0", 0) >= self._checked(n_ctx, n_ubatch).read
 
     def _checked(self, n_ctx: int, n_ubatch: int) -> Checked:
         """What the self-check takes at most in a load."""
@@ -167,7 +168,8 @@ class Sizes:
         return Checked(read + cached, written + cached + max(quantized, default=0), found)
 
     def _cached(self, n_ctx: int, n_ubatch: int) -> int:
-        return max(checking.of_cache(cache) for cache in self.caches(n_ctx, n_ubatch).caches.values())
+        caches = self.caches(n_ctx, n_ubatch).caches.values()
+        return max((checking.of_cache(cache) for cache in caches), default=0)
 
     @cached_property
     def _checked_kernels(self) -> Checked:
