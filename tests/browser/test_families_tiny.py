@@ -33,3 +33,38 @@ def test_logits_of_prefill_and_decode_equal_numpys(page: Page, name: str) -> Non
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.spec.type == "F32"])
 def test_logits_are_the_same_where_nothing_is_fused(page: Page, name: str) -> None:
     check(page, name, unfused=list(FUSIONS))
+
+
+async def turns(data, prompt, stop_after):
+    """What follows a prompt, a stopped answer and a few tokens more: behind the stop, and computed anew."""
+    from llamaweb.llama import Llama
+    from llamaweb.sampling import Sampling
+
+    llm = await Llama.load(data, n_ctx=256, n_ubatch=16, tune="off")
+
+    async def take(tokens, n, stop_after=None):
+        found = []
+        generation = llm._generator.generate(tokens, Sampling(temperature=0), n)
+        async for token in generation:
+            found.append(token)
+            if len(found) == stop_after:
+                break
+        await generation.aclose()
+        return found
+
+    tokens = [*prompt, *await take(prompt, 120, stop_after), 5, 6, 7]
+    behind = await take(tokens, 12)
+    async with llm._generator.alone():
+        pass
+    anew = await take(tokens, 12)
+    memory = llm.memory
+    await llm.close()
+    return behind, anew, memory
+
+
+@pytest.mark.parametrize("stop_after", [3, 50])
+def test_a_recurrent_model_goes_on_behind_a_stop_as_if_it_had_read_everything(page: Page, stop_after: int) -> None:
+    data = tiny_model(MODELS["granitehybrid"].spec)
+    behind, anew, memory = page.run(turns, data=data, prompt=TOKENS[:21], stop_after=stop_after)
+    assert behind == anew and len(anew) == 12
+    assert memory["state"] > 0
