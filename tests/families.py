@@ -66,6 +66,14 @@ STATE = {
 STATE |= {"embedding_length": 48, "attention.head_count": 3}
 WIDER = EVEN | {"attention.head_count": 4, "ssm.inner_size": 128, "ssm.time_step_rank": 4}
 HYBRID = STATE | {"block_count": 4, "attention.head_count_kv": [0, 1, 0, 0]}
+DELTA = {
+    "ssm.conv_kernel": 4,
+    "ssm.state_size": 16,
+    "ssm.group_count": 2,
+    "ssm.time_step_rank": 4,
+    "ssm.inner_size": 64,
+}
+DELTA |= {"rope.dimension_sections": [3, 3, 2, 0], "rope.dimension_count": 8, "block_count": 4}
 CONV = ("*conv1d.bias", "*ssm_norm.weight")
 FACTORS = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0]
 
@@ -103,6 +111,11 @@ MODELS: dict[str, Model] = {
         ReferenceQwen,
         TinyLlama("qwen3vl", head_norms=True, sections=(16, 8, 8, 0), n_layer=1, n_embd=256, n_ff=512, type="Q4_K"),
     ),
+    "qwen35": of_graph(
+        "qwen35",
+        RMS | DELTA | HEADS_OF_16 | {"block_count": 5, "full_attention_interval": 2, "ssm.group_count": 4},
+    ),
+    "qwen35, Q8_0": of_graph("qwen35", RMS | DELTA | EVEN | HEADS_OF_16, "Q8_0", optional=UNTIED),
     "seed_oss": Model(ReferenceSeedOss, TinyLlama("seed_oss", bias=True, n_layer=3, rms_eps=1e-2)),
     "seed_oss, without biases": Model(
         ReferenceSeedOss, TinyLlama("seed_oss", n_embd=96, n_head=3, n_head_kv=1, head_dim=16, tied=False, type="BF16")

@@ -18,6 +18,7 @@ from llamaweb.kernels.checks.case import evaluated
 from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource, FileSource, Source
+from llamaweb.operations.gated_delta_net import corrected
 from llamaweb.operations.ssm_scan import scanned
 from llamaweb.rope import Rope, phases
 from tests.reference import now
@@ -118,6 +119,18 @@ class GraphReference:
         before = np.concatenate([np.zeros((taps - 1, x.shape[1])), x])
         y = sum(before[j : j + len(x)] * w[:, j] for j in range(taps))
         return y + bias[0] if bias else y
+
+    def _gated_delta_net(
+        self, node: Tensor, tokens: list[int], qkv: np.ndarray, alpha: np.ndarray, beta: np.ndarray, *vectors: Any
+    ) -> np.ndarray:
+        p = node.params
+        dt_bias, a = (vector.reshape(-1) for vector in vectors)
+        state = np.zeros((p["n_head"], p["size"], p["size"]))
+        return corrected(qkv, alpha, beta, dt_bias, a, state, p["n_key"], p["grouped"], p["eps"])[0]
+
+    def _heads_of(self, node: Tensor, tokens: list[int], x: np.ndarray) -> np.ndarray:
+        p = node.params
+        return x.reshape(len(x), -1, p["apart"])[:, :, p["first"] :][:, :, : p["each"]].reshape(len(x), -1)
 
     def _ssm_scan(self, node: Tensor, tokens: list[int], xbc: np.ndarray, dt: np.ndarray, *vectors: Any) -> np.ndarray:
         p = node.params

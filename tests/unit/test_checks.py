@@ -22,6 +22,7 @@ from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec
 from llamaweb.kernels.template import wgsl
 from llamaweb.operations.elementwise import Operand, elementwise_kernel
 from llamaweb.operations.flash_attn import rope_kernel
+from llamaweb.operations.gated_delta_net import gated_delta_net_kernel
 from llamaweb.operations.get_rows import get_rows_kernel
 from llamaweb.operations.norm import Groups, norm_kernel, rms_norm_kernel
 from llamaweb.operations.output import cross_entropy_kernel, sample_kernel
@@ -54,6 +55,7 @@ def naga(profile: DeviceProfile) -> Naga:
     return Naga(profile)
 
 
+DELTA = {"alpha": (0, 32), "beta": (3, 32)}
 BOTH = ("scale", "shift")
 
 
@@ -88,6 +90,8 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         norm_kernel("l2", (Groups(16, 4, 0, 0), Groups(8, 2, 64, 64)), (96, 96), 1e-5, 1),
         *(rope_kernel(Rope(mode, 12), 16, 3, (3, 96), (0, 64), 8) for mode in ("norm", "neox")),
         rope_kernel(Rope("neox", 16), 16, 3, (8, 96), (8, 96), 8, in_place=True),
+        gated_delta_net_kernel(16, 2, 4, False, 1e-6, DELTA | {"qkv": (5, 160), "y": (0, 64)}),
+        gated_delta_net_kernel(40, 2, 4, True, 1e-6, {"qkv": (0, 320), "alpha": (0, 4), "beta": (0, 4), "y": (0, 0)}),
         ssm_scan_kernel(6, 16, 20, 2, {"xbc": (5, 192), "dt": (3, 64), "y": (0, 96)}),
         ssm_scan_kernel(2, 40, 128, 1, {"xbc": (0, 336), "dt": (0, 2), "y": (0, 0)}),
         ssm_conv_kernel(3, 70, (5, 96), (0, 96), bias=True),
@@ -192,6 +196,7 @@ BREAKS = {  # template: a text of its shader, and what makes it wrong
     "elementwise": ("y[", "y[1u + "),
     "norm": ("let factor = ", "let factor = 1.01 * "),
     "rms_norm": ("inverseSqrt(", "1.01 * inverseSqrt("),
+    "gated_delta_net": ("let fade = ", "let fade = 1.01 * "),
     "ssm_scan": ("let fade = ", "let fade = 1.01 * "),
     "ssm_conv": ("= x1;", "= x0;"),
     "rope": ("rope_turn(batch[0u]", "rope_turn(1u + batch[0u]"),

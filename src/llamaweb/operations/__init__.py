@@ -12,7 +12,7 @@ from importlib import import_module
 
 from llamaweb.graph import Graph
 from llamaweb.kernels.checks import CASES
-from llamaweb.operations.elementwise import add, elementwise, geglu, mul, scale, softcap, swiglu, unary, view
+from llamaweb.operations.elementwise import add, elementwise, geglu, heads_of, mul, scale, softcap, swiglu, unary, view
 from llamaweb.operations.flash_attn import flash_attn, rope
 from llamaweb.operations.get_rows import get_rows
 from llamaweb.operations.mul_mat import mul_mat
@@ -54,6 +54,7 @@ __all__ = [
     "flash_attn",
     "geglu",
     "get_rows",
+    "heads_of",
     "l2_norm",
     "layer_norm",
     "lower",

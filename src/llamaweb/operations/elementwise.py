@@ -6,7 +6,7 @@ An expression is a number, an operand's index, or a function's name with express
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llamaweb.graph import Graph, Tensor
@@ -60,16 +60,25 @@ def view(g: Graph, x: Tensor, first: int, row: int, name: str) -> Tensor:
     return g.node("view", name, (row, x.rows), (x,), first=first)
 
 
+def heads_of(g: Graph, x: Tensor, first: int, each: int, apart: int, name: str) -> Tensor:
+    """Of every `apart` numbers of a row, `each` from number `first` on, side by side."""
+    shape = (x.row // apart * each, x.rows)
+    return g.node("heads_of", name, shape, (x,), first=first, each=each, apart=apart)
+
+
 @dataclass(frozen=True)
 class Operand:
     """Number i of token t is number first + t * pitch + i % repeats of its slot; 0: it does not repeat. lanes: the
-    length of a row that is in lane order, or 0."""
+    length of a row that is in lane order, or 0. each, apart: where they are in groups of `each`, how far apart these
+    begin."""
 
     slot: str
     first: int = 0
     pitch: int = 0
     repeats: int = 0
     lanes: int = 0
+    each: int = 0
+    apart: int = 0
 
 
 class Elementwise(Operation):
@@ -99,12 +108,27 @@ class Elementwise(Operation):
             else:
                 x = step.values[slot]
                 operands[slot] = _operand(seen.setdefault(x.value, slot), x, y.row, slot in step.lane_order)
+        if "each" in step.params:
+            p = step.params
+            operands["x0"] = replace(operands["x0"], repeats=0, each=p["each"], apart=p["apart"])
         result = _operand("y", y, y.row, "y" in step.lane_order)
         expression, last = step.params["expression"], step.params.get("last_row", False)
         return elementwise_kernel(expression, y.row, y.n_tokens, operands, result, set(step.weights), last_row=last)
 
     def moved(self, slot: str, use: Use) -> int:
         return 4 * int(use.constants["n"]) * use.tokens if slot in use.values else use.sizes[slot]
+
+
+class HeadsOf(Operation):
+    """A copy."""
+
+    name = "heads_of"
+
+    def lower(self, node: Tensor, low: Lowering) -> None:
+        x, p = low.view(node.src[0]), node.params
+        part = x.part(p["first"], x.row - p["first"])
+        values = {"x0": part, "y": low.new(node)}
+        low.emit("elementwise", node.name, values, expression=0, each=p["each"], apart=p["apart"])
 
 
 class PartOfRows(Operation):
