@@ -73,6 +73,7 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         add(96, 8),
         glu("geglu", 160, 8),
         elementwise_kernel(("mul", ("tanh", 0), 2.5), 96, 1, {"x0": Operand("x0", lanes=96)}, Operand("y", lanes=96)),
+        elementwise_kernel(0, 48, 8, {"x0": Operand("x0", 16, 96, each=16, apart=32)}, Operand("y", 0, 64)),
         elementwise_kernel(0, 40, 1, {"x0": Operand("x0", 3, 96)}, Operand("y"), last_row=True),
         elementwise_kernel(
             ("add", 0, ("mul", 1, 2)),

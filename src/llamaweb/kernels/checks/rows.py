@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from llamaweb.kernels.checks.case import (
@@ -44,14 +46,15 @@ def elementwise(kernel: Kernel) -> Case:
     held: dict[str, tuple[int, int]] = {}
     for operand in [*operands, y]:
         rows = n_tokens if operand.pitch else 1
-        row = max(operand.first + (operand.repeats or n), operand.lanes, held.get(operand.slot, (0, 0))[1])
+        last = operand.first + int(_numbers(operand, n).max()) + 1
+        row = max(last, operand.lanes, held.get(operand.slot, (0, 0))[1])
         held[operand.slot] = rows, row
     made = {name: random.standard_normal(shape, np.float32) for name, shape in held.items()}
     pitches = {operand.slot: operand.pitch for operand in [y, *operands]}
     values = []
     for operand in operands:
         x = made[operand.slot][:, operand.first :]
-        values.append(x[:, np.arange(n) % (operand.repeats or n)].astype(np.float64))
+        values.append(x[:, _numbers(operand, n)].astype(np.float64))
     result = evaluated(c["expression"], values)
     result = np.broadcast_to(result[-1:] if c["last_row"] else result, (1 if c["last_row"] else n_tokens, n))
     lanes = {operand.slot: operand.lanes for operand in operands}
@@ -69,6 +72,12 @@ def elementwise(kernel: Kernel) -> Case:
     expected = Expected("y", place, np.ascontiguousarray(result.astype(np.float32)))
     workgroups = (-(-n // c["workgroup"]), len(result) if not y.lanes else 1, 1)
     return Case((Run(kernel, workgroups),), tuple(data), (expected,))
+
+
+def _numbers(operand: Any, n: int) -> np.ndarray:
+    """Which of an operand's are its n numbers, from its first on."""
+    i = np.arange(n)
+    return i // operand.each * operand.apart + i % operand.each if operand.each else i % (operand.repeats or n)
 
 
 def norm(kernel: Kernel) -> Case:
