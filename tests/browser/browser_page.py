@@ -7,7 +7,8 @@ import inspect
 import pickle
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -25,14 +26,15 @@ _IN_SCRIPTS = 1 << 16  # bytes of arguments
 
 # What runs in the page for one `Page.run`: exceptions go back as themselves where this side knows them too.
 CALL = """
+from js import fetch as __fetch  # as it is before a test takes its place
+
 async def __call(source, name, payload):
     import base64, inspect, pickle, traceback
-    from js import fetch
     try:
         scope = {"__name__": "test"}
         exec(compile(source, name, "exec"), scope)
         if payload.startswith("http"):
-            buffer = await (await fetch(payload)).arrayBuffer()
+            buffer = await (await __fetch(payload)).arrayBuffer()
             data = buffer.to_bytes()
             buffer.transfer(0)
         else:
@@ -140,7 +142,8 @@ class Page:
         else:
             name, source = code.__name__, textwrap.dedent(inspect.getsource(code))
             source = source[min(i for i in (source.find("async def "), source.find("def ")) if i >= 0) :]
-        good, value, trace = pickle.loads(base64.b64decode(self._ask(source, name, pickle.dumps(args))))
+        with self._sent(pickle.dumps(args)) as payload:
+            good, value, trace = pickle.loads(base64.b64decode(self._ask(source, name, payload)))
         if good:
             return value
         if value is None:
@@ -148,15 +151,18 @@ class Page:
         value.add_note(trace)
         raise value
 
-    def _ask(self, source: str, name: str, args: bytes) -> str:
-        """Large arguments go by the server: of a script's text the browser keeps copies for long, until a tab has no
-        memory left."""
+    @contextmanager
+    def _sent(self, args: bytes) -> Iterator[str]:
+        """How arguments get into the page: large ones by the server, since of a script's text the browser keeps copies
+        for long, until a tab has no memory left."""
         with tempfile.NamedTemporaryFile() as file:
             if len(args) > _IN_SCRIPTS:
                 file.write(args)
                 file.flush()
-                payload = self.file_url(file.name)
+                yield self.file_url(file.name)
             else:
-                payload = base64.b64encode(args).decode()
-            call = f"return await pyodide.globals.get('__call')({source!r}, {name!r}, {payload!r});"
-            return self.runner.run_js(call, pyodide_checks=False)
+                yield base64.b64encode(args).decode()
+
+    def _ask(self, source: str, name: str, payload: str) -> str:
+        call = f"return await pyodide.globals.get('__call')({source!r}, {name!r}, {payload!r});"
+        return self.runner.run_js(call, pyodide_checks=False)
