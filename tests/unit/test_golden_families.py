@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -22,3 +25,9 @@ def test_every_family_has_a_model_and_no_others_are_kept() -> None:
     assert {model.spec.family.replace("_", "-") for model in MODELS.values()} == set(supported())
     kept = [(path.stem, name) for path in FOLDER.iterdir() for name in np.load(path)]
     assert sorted(kept) == sorted((model.spec.family, name) for name, model in MODELS.items())
+
+
+def test_the_readme_tells_every_family() -> None:
+    table = (Path(__file__).parents[2] / "README.md").read_text().split("<!-- families -->")[1]
+    _, *names = re.findall(r"^\| `([\w.-]+)` \|", table, re.MULTILINE)
+    assert [name.replace("_", "-") for name in names] == list(supported())

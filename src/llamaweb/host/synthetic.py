@@ -69,6 +69,28 @@ class Shape:
 
 
 _LFM2 = {"attention.head_count_kv": [8 if i in (2, 5, 8, 10, 12, 14) else 0 for i in range(16)], "shortconv.l_cache": 3}
+_GRANITE_H = {
+    "attention.head_count_kv": [4 if i % 10 == 5 else 0 for i in range(40)],
+    "embedding_scale": 12.0,
+    "residual_scale": 0.22,
+    "attention.scale": 1 / 128,
+    "logit_scale": 6.0,
+    "rope.scaling.finetuned": False,
+    "ssm.inner_size": 3072,
+    "ssm.state_size": 128,
+    "ssm.conv_kernel": 4,
+    "ssm.time_step_rank": 48,
+    "ssm.group_count": 1,
+}
+_QWEN35 = {
+    "rope.dimension_count": 64,
+    "rope.dimension_sections": [11, 11, 10, 0],
+    "ssm.inner_size": 2048,
+    "ssm.state_size": 128,
+    "ssm.conv_kernel": 4,
+    "ssm.time_step_rank": 16,
+    "ssm.group_count": 16,
+}
 _YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 16.0, "rope.scaling.yarn_log_multiplier": 1.0}
 _MINISTRAL = {**_YARN, "rope.scaling.original_context_length": 16384, "attention.temperature_scale": 0.1}
 SHAPES = {
@@ -82,6 +104,8 @@ SHAPES = {
     "bonsai-1.7b": Shape(28, 2048, 6144, 16, 8, 151936, 128, 1e6, family="qwen3"),
     "smollm3-3b": Shape(36, 2048, 11008, 16, 4, 128256, 128, 5e6, family="smollm3"),
     "lfm2.5-350m": Shape(16, 1024, 4608, 16, 8, 65536, 64, 1e6, family="lfm2", more=_LFM2),
+    "granite-4.0-h-1b": Shape(40, 1536, 4096, 12, 4, 100352, 128, 1e4, family="granitehybrid", more=_GRANITE_H),
+    "qwen3.5-2b": Shape(24, 2048, 6144, 8, 2, 248320, 256, 1e7, family="qwen35", more=_QWEN35),
     "ministral-3b": Shape(26, 3072, 9216, 32, 8, 131072, 128, 1e6, family="mistral3", more=_MINISTRAL),
 }
 
@@ -200,7 +224,7 @@ def _tensors(shape: Shape, format: T) -> Iterator[tuple[str, int, int, T]]:
     untied = () if shape.tied else ("output.weight",)
     for name, (row, *rows) in needed(shape.family, shape.metadata, shape.n_vocab, untied.__contains__).items():
         of_tokens = name in ("token_embd.weight", "output.weight")
-        type = T.F32 if not rows or row < 32 else table if of_tokens else matrix
+        type = T.F32 if not rows or row < 32 or rows == [1] else table if of_tokens else matrix
         yield name, math.prod(rows) if rows else 0, row, type
 
 
