@@ -162,12 +162,12 @@ def write(
     random = np.random.default_rng(0)
     with open(path, "wb") as out:
         at = out.write(data)  # counted from here on: under Pyodide a file does not know a position beyond 2 GB
-        for _, rows, columns, type in _tensors(shape, format):
-            at += (
-                _weights(out, rows * columns, type, random)
-                if rows
-                else out.write(np.ones(columns, np.float32).tobytes())
-            )
+        for name, rows, columns, type in _tensors(shape, format):
+            if rows and not name.endswith("ssm_a"):
+                at += _weights(out, rows * columns, type, random)
+            else:  # what fades by itself does so by a negative number
+                one = np.float32(-1 if name.endswith("ssm_a") else 1)
+                at += out.write(np.full(max(rows, 1) * columns, one).tobytes())
             at += out.write(bytes(-at % ALIGNMENT))
             progress(at)
 
