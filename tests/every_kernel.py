@@ -9,11 +9,15 @@ from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.tuner import Shape, Variant, candidates
-from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.model.gguf_file import GGUFFile, read_header
+from llamaweb.model.source import BytesSource
 from llamaweb.planner import FUSIONS, plan_model
 from llamaweb.planner.plan import ModelPlan
 from llamaweb.profile import DeviceProfile
+from tests.families import MODELS
 from tests.headers import TINY, WIDE, gemma3_header, llama_header
+from tests.reference import now
+from tests.tiny import tiny_model
 
 # A layer of each kind: the others have the same kernels.
 ROWS = {**TINY, "n_layer": 1}
@@ -26,6 +30,7 @@ HEADS = (16, 24, 64, 80, 96, 128, 256)
 def models() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
     yield from of_formats()
     yield from of_heads()
+    yield from of_experts()
 
 
 def of_formats() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
@@ -41,6 +46,13 @@ def of_formats() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
         odd = {"n_embd": row, "n_ff": row + 6, "head_dim": head_dim}
         yield llama_header(**{**ROWS, **odd}, type="F16"), {"type_k": "f32"}
         yield gemma3_header(**{**GEMMA3, **odd}, type="BF16"), {"unfused": list(FUSIONS)}
+
+
+def of_experts() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
+    """Chosen with a bias out of groups; and with nothing fused, in odd sizes."""
+    for name, unfused in (("glm4moe, groups", []), ("olmoe", list(FUSIONS))):
+        file = now(read_header(BytesSource(tiny_model(MODELS[name].spec))))
+        yield file, {"n_ctx": 256, "unfused": unfused}
 
 
 def of_heads() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:

@@ -22,7 +22,7 @@ from tests.reference import (
     ReferenceSmolLM3,
 )
 from tests.tiny import Tiny, TinyGemma3, TinyLlama
-from tests.tiny_family import TinyFamily
+from tests.tiny_family import IN_FLOATS, TinyFamily
 
 FOLDER = Path(__file__).parent / "golden" / "families"
 TOKENS: list[int] = np.random.RandomState(7).randint(3, 290, 40).tolist()
@@ -75,9 +75,21 @@ DELTA = {
 }
 DELTA |= {"rope.dimension_sections": [3, 3, 2, 0], "rope.dimension_count": 8, "block_count": 4}
 CONV = ("*conv1d.bias", "*ssm_norm.weight")
+EXPERTS = {"expert_count": 5, "expert_used_count": 2, "expert_feed_forward_length": 54}
+WHOLE = {"attention.head_count_kv": 4}
+SHARED = {"expert_shared_feed_forward_length": 38}
+GATES = ("*ffn_gate_exps.weight",)  # of experts, which some families may lack
+GLM = {
+    "nextn_predict_layers": 1,
+    "block_count": 4,
+    "expert_shared_count": 1,
+    "leading_dense_block_count": 1,
+    "expert_gating_func": 2,
+}
 FACTORS = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0]
 
 ALL = ("blk.*.bias", "output_norm.bias", "output.weight")
+BIASES = ("*attn*.bias", "*ffn*.bias", "output.weight")
 UNTIED = ("output.weight",)
 NORMS = ("*norm.bias", "output.weight")  # biases that llama.cpp asks for
 GELU = 1e-6  # llama.cpp looks up a GELU in a table of f16
@@ -150,6 +162,34 @@ MODELS: dict[str, Model] = {
         "glm4", RMS | {"attention.key_length": 16, "attention.value_length": 16, "rope.dimension_count": 8}
     ),
     "glm4, Q4_K": of_graph("glm4", RMS | LARGE, "Q4_K", optional=("*attn_?.bias", "output.weight")),
+    "glm4moe": of_graph(
+        "glm4moe",
+        RMS | EXPERTS | GLM | {"expert_weights_scale": 1.5},
+        optional=("*exp_probs_b.bias", "*attn_?_norm.weight"),
+    ),
+    "glm4moe, groups": of_graph(
+        "glm4moe",
+        RMS
+        | EVEN
+        | EXPERTS
+        | GLM
+        | {"expert_count": 12, "expert_used_count": 4, "expert_group_count": 4, "expert_group_used_count": 2}
+        | {"expert_feed_forward_length": 64, "expert_shared_count": 2, "expert_weights_norm": True},
+        "Q8_0",
+        optional=("*exp_probs_b.bias", "*attn_?.bias", "output.weight"),
+    ),
+    "gpt-oss": of_graph("gpt-oss", RMS | HEADS_OF_16 | EXPERTS | WINDOW | {"expert_used_count": 3}, optional=BIASES),
+    "gpt-oss, MXFP4": of_graph(
+        "gpt-oss",
+        RMS
+        | EVEN
+        | EXPERTS
+        | {"expert_feed_forward_length": 64, "attention.sliding_window": 9, "attention.head_count_kv": 1}
+        | {"rope.scaling.type": "yarn", "rope.scaling.factor": 8.0, "rope.scaling.original_context_length": 16},
+        "Q8_0",
+        types=dict.fromkeys(IN_FLOATS, "F32") | {"*_exps.weight": "MXFP4"},
+        optional=BIASES,
+    ),
     "gpt2": of_graph("gpt2", MEAN, optional=ALL, limit=GELU, fused=True),
     "gpt2, Q8_0": of_graph(
         "gpt2", MEAN | EVEN | {"attention.head_count_kv": 4}, "Q8_0", optional=ALL, limit=GELU, fused=True
@@ -159,6 +199,7 @@ MODELS: dict[str, Model] = {
         RMS | {"embedding_scale": 3.0, "residual_scale": 0.55, "attention.scale": 0.35, "logit_scale": 0.8},
         optional=ALL,
     ),
+    "granite, experts": of_graph("granite", RMS | EXPERTS | SHARED | {"logit_scale": 2.0, "residual_scale": 0.55}),
     "granite, without rotation": of_graph(
         "granite", RMS | EVEN | {"logit_scale": 2.0, "rope.scaling.finetuned": False}
     ),
@@ -186,7 +227,14 @@ MODELS: dict[str, Model] = {
     "mamba2, Q8_0": of_graph(
         "mamba2", RMS | STATE | EVEN | {"ssm.inner_size": 128, "ssm.time_step_rank": 4}, "Q8_0", CONV
     ),
+    "granitemoe": of_graph("granitemoe", RMS | EXPERTS | SHARED | {"logit_scale": 2.0}, optional=GATES),
+    "granitemoe, Q4_K": of_graph(
+        "granitemoe", RMS | LARGE | EXPERTS | {"logit_scale": 0.5}, "Q4_K", optional=(*GATES, "*attn_?.bias")
+    ),
+    "llama, experts": of_graph("llama", RMS | EXPERTS, optional=GATES),
+    "llama, experts, Q8_0": of_graph("llama", RMS | EVEN | EXPERTS, "Q8_0", optional=UNTIED),
     "minicpm": of_graph("minicpm", RMS),
+    "minicpm, experts": of_graph("minicpm", RMS | EXPERTS | {"expert_used_count": 5}, optional=GATES),
     "mistral3": of_graph(
         "mistral3",
         RMS
@@ -194,6 +242,9 @@ MODELS: dict[str, Model] = {
         | {"attention.temperature_scale": 0.4}
         | {"rope.scaling.type": "yarn", "rope.scaling.factor": 8.0, "rope.scaling.yarn_log_multiplier": 1.0}
         | {"rope.scaling.original_context_length": 16},
+    ),
+    "mistral3, experts": of_graph(
+        "mistral3", RMS | HEADS_OF_16 | EXPERTS | {"expert_used_count": 1}, "F16", optional=GATES
     ),
     "nemotron": of_graph("nemotron", MEAN, optional=ALL),
     "nemotron, Q4_K": of_graph("nemotron", MEAN | LARGE, "Q4_K", optional=NORMS),
@@ -204,6 +255,10 @@ MODELS: dict[str, Model] = {
     ),
     "olmo2": of_graph("olmo2", RMS, optional=UNTIED),
     "olmo2, windows": of_graph("olmo2", RMS | EVEN | WINDOW, "Q8_0", optional=UNTIED),
+    "olmoe": of_graph("olmoe", RMS | WHOLE | EXPERTS, optional=UNTIED),
+    "olmoe, Q5_0": of_graph(
+        "olmoe", RMS | WHOLE | EVEN | {"expert_count": 33, "expert_used_count": 8}, "Q5_0", optional=UNTIED
+    ),
     "phi3": of_graph("phi3", RMS | {"rope.scaling.attn_factor": 1.13}),
     "phi3, long": of_graph(
         "phi3",
@@ -211,6 +266,15 @@ MODELS: dict[str, Model] = {
         "Q8_0",
         more={"rope_factors_short.weight": [1.0] * 8, "rope_factors_long.weight": FACTORS},
     ),
+    "qwen2moe": of_graph("qwen2moe", RMS | EXPERTS | SHARED, optional=("*attn_?.bias", "output.weight")),
+    "qwen2moe, Q4_0": of_graph(
+        "qwen2moe", RMS | EVEN | {"expert_count": 6, "expert_used_count": 3}, "Q4_0", optional=UNTIED
+    ),
+    "qwen3moe": of_graph("qwen3moe", RMS | HEADS_OF_16 | EXPERTS | {"expert_used_count": 3}),
+    "qwen3moe, Q6_K": of_graph(
+        "qwen3moe", RMS | LARGE | EXPERTS | {"expert_feed_forward_length": 256}, "Q6_K", optional=UNTIED
+    ),
+    "qwen3vlmoe": of_graph("qwen3vlmoe", RMS | EXPERTS | {"rope.dimension_sections": [3, 3, 3, 0]}),
     "stablelm": of_graph(
         "stablelm",
         MEAN | {"rope.dimension_count": 8},

@@ -15,6 +15,7 @@ from llamaweb.architectures import architecture
 from llamaweb.ggml import dequantize
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.checks.case import evaluated
+from llamaweb.kernels.checks.experts import routed
 from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource, FileSource, Source
@@ -99,7 +100,23 @@ class GraphReference:
         return y
 
     def _mul_mat(self, node: Tensor, tokens: list[int], w: np.ndarray, x: np.ndarray, *bias: np.ndarray) -> np.ndarray:
-        return x @ w.T + (bias[0] if bias else 0)
+        return x @ w.reshape(-1, w.shape[-1]).T + (bias[0] if bias else 0)
+
+    def _top_k(self, node: Tensor, tokens: list[int], logits: np.ndarray, *bias: np.ndarray) -> np.ndarray:
+        ids, weights = routed(logits, bias[0] if bias else None, **node.params)
+        return np.hstack([ids, weights])
+
+    def _mul_mat_id(
+        self, node: Tensor, tokens: list[int], w: np.ndarray, x: np.ndarray, routes: np.ndarray, *bias: np.ndarray
+    ) -> np.ndarray:
+        ids, _ = _ids_and_weights(routes)
+        parts = np.broadcast_to(x.reshape(len(x), -1, w.shape[-1]), (*ids.shape, w.shape[-1]))
+        y = np.einsum("tunk,tuk->tun", w[ids], parts)
+        return (y + bias[0][ids] if bias else y).reshape(len(x), -1)
+
+    def _weighted_sum(self, node: Tensor, tokens: list[int], x: np.ndarray, routes: np.ndarray) -> np.ndarray:
+        ids, weights = _ids_and_weights(routes)
+        return np.einsum("tu,tun->tn", weights, x.reshape(*ids.shape, -1))
 
     def _rope(self, node: Tensor, tokens: list[int], x: np.ndarray) -> np.ndarray:
         rotation: Rope = node.params["rope"].in_context(self.n_ctx)
@@ -138,7 +155,9 @@ class GraphReference:
         state = np.zeros((p["n_head"], p["d_state"], p["head_dim"]))
         return scanned(xbc, dt, dt_bias, a, d, state, p["head_dim"], p["d_state"], p["n_group"])[0]
 
-    def _flash_attn(self, node: Tensor, tokens: list[int], q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    def _flash_attn(
+        self, node: Tensor, tokens: list[int], q: np.ndarray, k: np.ndarray, v: np.ndarray, *sinks: np.ndarray
+    ) -> np.ndarray:
         p: Any = node.params
         n, dim = len(q), p["head_dim"]
         if self._kv_f16:
@@ -156,5 +175,11 @@ class GraphReference:
         seen = (back >= 0) & ((back < p["window"]) | (not p["window"]))
         score = np.where(seen, score, -np.inf)
         weight = np.exp(score - score.max(-1, keepdims=True))
-        weight /= weight.sum(-1, keepdims=True)
+        sink = np.exp(sinks[0][:, None] - score.max(-1))[..., None] if sinks else 0
+        weight /= weight.sum(-1, keepdims=True) + sink
         return np.einsum("hqk,khd->qhd", weight, v).reshape(n, -1)
+
+
+def _ids_and_weights(routes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    ids, weights = np.split(routes, 2, axis=1)
+    return ids.astype(int), weights

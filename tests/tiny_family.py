@@ -23,9 +23,11 @@ SIZES = {
     "attention.head_count": 4,
     "attention.head_count_kv": 2,
 }
-
-
-_IN_FLOATS = ("*norm.weight", "position_embd*", "*conv.weight", "*conv1d.weight", "*ssm_a", "*ssm_d")  # in all files
+# What is in F32 in every file
+IN_FLOATS = (
+    *("*norm.weight", "*.bias", "*ffn_gate_inp*", "position_embd*"),
+    *("*conv.weight", "*conv1d.weight", "*ssm_a", "*ssm_d"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class TinyFamily:
     more: Mapping[str, list[float]] = field(default_factory=dict)
     fused: bool = False
     n_vocab: int | None = None
-    types: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(_IN_FLOATS, "F32"))
+    types: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(IN_FLOATS, "F32"))
     vectors: str = "F32"
     add_bos: bool = True
 

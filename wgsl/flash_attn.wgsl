@@ -93,8 +93,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let oldest = 0u;
 {% endif %}
 {% for g in range(groups) %}
-  var top{{ g }} = {{ some }}(LOWEST);
-  var total{{ g }} = {{ some }}(0.0);
+  var top{{ g }} = {{ some }}({{ "sinks[h] * 1.4426950408889634" if sinks else "LOWEST" }});
+  var total{{ g }} = {{ some }}({{ "select(0.0, 1.0, c == 0u)" if sinks else "0.0" }});
 {% endfor %}
 {% for i in range(tq) %}
 {% for p in range(parts) %}

@@ -177,8 +177,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
 {% endif %}
 {% for j in range(heads) %}
+{% if sinks %}
+{% set first = "group.y == 0u" if splits > 1 else "true" %}
+  var top{{ j }} = select(-3.4e38, sinks[h + {{ j }}u], {{ first }});
+  var total{{ j }} = select(0.0, 1.0, lane == 0u && {{ first }});
+{% else %}
   var top{{ j }} = -3.4e38;
   var total{{ j }} = 0.0;
+{% endif %}
   var low{{ j }} = vec4<f32>(0.0);
   var high{{ j }} = vec4<f32>(0.0);
 {% endfor %}

@@ -5,6 +5,7 @@
 //   epilogue: "store", "add" (y += W x, the residual), "swiglu" or "geglu" (y = silu(gate) * up, or gelu; W is gate above up)
 {% import "common/reduce.wgsl" as r %}
 {% import "common/vec_product.wgsl" as product with context %}
+{% import "common/block_dot.wgsl" as of_block %}
 {% set count = rows_per_group + (1 if norm else 0) %}
 {% if subgroup %}
 enable subgroups;
@@ -19,7 +20,6 @@ enable subgroups;
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
 {{ product.rows() }}{{ product.begin() }}  var acc: array<f32, {{ count }}>;
-{% macro half(w, part) %}({% for j in range(4 * part, 4 * part + 4) %}dot({{ w }}.q[{{ j }}], a{{ j }}){{ " + " if not loop.last }}{% endfor %}){% endmacro %}
 {% call(w) product.each_block("b", "NB") %}
 {{ product.input("slot == 0u") }}{% if norm %}
       acc[{{ rows_per_group }}] += {% for j in range(8) %}dot(a{{ j }}, a{{ j }}){{ " + " if not loop.last }}{% endfor %};
@@ -27,14 +27,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       a{{ j }} *= norm_weight[{{ j }}u * NB + b];
 {% endfor %}
 {% endif %}
-      let sum0 = dot(a0 + a1 + a2 + a3, vec4<f32>(1.0));
-      let sum1 = dot(a4 + a5 + a6 + a7, vec4<f32>(1.0));
-{% for r in range(rows_per_group) %}
-{% if split %}
-      acc[{{ r }}] += dot({{ w ~ r }}.d, vec2<f32>({{ half(w ~ r, 0) }}, {{ half(w ~ r, 1) }})) + dot({{ w ~ r }}.m, vec2<f32>(sum0, sum1));
-{% else %}
-      acc[{{ r }}] += {{ w ~ r }}.d * ({{ half(w ~ r, 0) }} + {{ half(w ~ r, 1) }}) + {{ w ~ r }}.m * (sum0 + sum1);
-{% endif %}
+{{ of_block.sums() }}{% for r in range(rows_per_group) %}
+      acc[{{ r }}] += {{ of_block.product(w ~ r, split) }};
 {% endfor %}
 {% endcall %}
 {{ r.sum(subgroup, workgroup, lanes, count) }}

@@ -39,7 +39,7 @@ class Tensor:
 
     @property
     def rows(self) -> int:
-        return self.shape[1] if len(self.shape) > 1 else 1
+        return math.prod(self.shape[1:])
 
 
 class Graph:

@@ -21,6 +21,13 @@ from llamaweb.kernels.mul_mat import MulMat, mul_mat, quantize
 from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec
 from llamaweb.kernels.template import wgsl
 from llamaweb.operations.elementwise import Operand, elementwise_kernel
+from llamaweb.operations.experts import (
+    mul_mat_id_kernel,
+    mul_mat_id_tiles_kernel,
+    sort_ids_kernel,
+    top_k_kernel,
+    weighted_sum_kernel,
+)
 from llamaweb.operations.flash_attn import rope_kernel
 from llamaweb.operations.gated_delta_net import gated_delta_net_kernel
 from llamaweb.operations.get_rows import get_rows_kernel
@@ -99,6 +106,9 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         ssm_conv_kernel(4, 64, (0, 64), (0, 64), in_place=True),
         library.rope_kv(replace(attention, rope=None), 8),
         library.flash_attn(replace(attention, softcap=1.5, temperature=(0.4, 16)), 8, profile),
+        library.flash_attn(replace(attention, sinks=True), 8, profile),
+        *(library.flash_attn_vec(replace(attention, sinks=True), profile, splits=splits) for splits in (1, 4)),
+        library.flash_attn_vec(replace(attention, sinks=True, bound=(1, 1), n_head_kv=2), profile, rotated=True),
         library.flash_attn_vec(replace(attention, softcap=1.5), profile),
         library.flash_attn_vec(replace(attention, temperature=(0.4, 16)), profile, rotated=True),
         library.rope_kv(replace(attention, head_eps=1e-5, norm_behind=True), 8),
@@ -113,6 +123,22 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         library.flash_attn_vec(attention, profile, y_lanes=True),
         library.flash_attn_vec(attention, profile, splits=8),
         library.flash_attn_reduce(64, 6, 8),
+        top_k_kernel(5, 2, 8, norm=True, x_first=3, x_pitch=32, y_pitch=32),
+        top_k_kernel(300, 6, 8, gating="sigmoid", bias=True, groups=(10, 4), norm=True, scale=2.5),
+        top_k_kernel(32, 4, 8, gating="softmax_weight"),
+        weighted_sum_kernel(70, 3, 8, (224, 32, 96)),
+        sort_ids_kernel(5, 2, 8, 32),
+        mul_mat_id_tiles_kernel(q4_0, 96, 40, 5, 2, 8),
+        mul_mat_id_tiles_kernel(q6_k, 512, 37, 6, 3, 8, stacked=2, epilogue="swiglu_oai", bias=True),
+        mul_mat_id_tiles_kernel(q4_0, 96, 100, 4, 4, 8, own=True, bias=True, epilogue="add", factor=0.5),
+        mul_mat_id_tiles_kernel(q4_0, 96, 40, 6, 3, 8, stacked=2, epilogue="geglu", bias=True, piece=(60, 90)),
+        mul_mat_id_tiles_kernel(q4_0, 96, 40, 6, 3, 8, stacked=2, bias=True, y_first=5),
+        mul_mat_id_kernel(q4_0, 96, 40, 5, 2, 8, profile),
+        mul_mat_id_kernel(q6_k, 512, 37, 6, 3, 8, profile, stacked=2, epilogue="swiglu_oai", bias=True),
+        mul_mat_id_kernel(q4_0, 96, 100, 4, 4, 8, profile, own=True, sums=True, bias=True, epilogue="add", factor=0.5),
+        mul_mat_id_kernel(q4_0, 96, 40, 6, 3, 8, profile, stacked=2, epilogue="geglu", bias=True, piece=(60, 90)),
+        mul_mat_id_kernel(q4_0, 96, 40, 6, 3, 8, profile, own=True, sums=True, bias=True, piece=(60, 90)),
+        mul_mat_id_kernel(q4_0, 96, 40, 6, 3, 8, profile, stacked=2, bias=True, y_first=5),
         sample_kernel(300),
         cross_entropy_kernel(300, 8, 72, 80),
         mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, bias=True, epilogue="swiglu", lane_order=("x", "y")),
@@ -147,6 +173,7 @@ def test_every_kernel_holds_what_is_asked_of_it(naga: Naga, profile: DeviceProfi
 def test_weights_of_every_format_are_read_as_they_are(naga: Naga, profile: DeviceProfile, format: Format) -> None:
     k = 3 * max(format.block_size, BLOCK)
     launches = [get_rows_kernel(format, k, 40, 4), mul_mat_vec(format, k, 2 * 36, profile, epilogue="swiglu")]
+    launches.append(mul_mat_id_kernel(format, k, 40, 3, 2, 8, profile, stacked=2, epilogue="swiglu"))
     assert_right(naga, [*launches, mul_mat(format, k, 40, 8, profile, variant=MulMat(32, 32, 8, 8))])
 
 
@@ -157,6 +184,9 @@ def test_heads_and_rows_of_odd_sizes(naga: Naga, profile: DeviceProfile, dim: in
         format, odd = FORMATS[type], {"columns": 172}
         launches.append(mul_mat_vec(format, 192, 37, profile, eps=1e-5, post_eps=1e-6, keeps_sum=True, **odd))
         launches.append(mul_mat(format, 192, 37, 80, profile, epilogue="add", variant=MulMat(32, 32, 16, 16), **odd))
+        launches.append(mul_mat_id_kernel(format, 192, 37, 6, 3, 8, profile, own=True, **odd))
+        launches.append(mul_mat_id_tiles_kernel(format, 64, 37, 6, 3, 8, own=True, columns=47))
+        launches.append(mul_mat_id_kernel(format, 64, 37, 6, 3, 8, profile, own=True, sums=True, columns=47))
     attention = library.Attention(Rope("norm", dim), dim, 6, 3, 300, 0.125)
     launches += [library.rope_kv(attention, 8), library.flash_attn(attention, 8, profile)]
     launches += [library.flash_attn_vec(attention, profile, splits=splits) for splits in (1, 8)]
@@ -189,6 +219,8 @@ BREAKS = {  # template: a text of its shader, and what makes it wrong
     "flash_attn_vec": ("rope_turn(position,", "rope_turn(position + 1u,"),
     "get_rows": ("block.q[1]", "block.q[2]"),
     "mul_mat": ("dot(v, w0)", "1.01 * dot(v, w0)"),
+    "mul_mat_id": ("dot(w0.q[3], a3)", "dot(w0.q[3], a2)"),
+    "mul_mat_id_tiles": ("dot(v, w0)", "1.01 * dot(v, w0)"),
     "mul_mat_packed": ("let scale = scales_x[", "let scale = 1.01 * scales_x["),
     "mul_mat_vec": ("dot(w0_0.q[3], a3)", "dot(w0_0.q[3], a2)"),
     "mul_mat_vec_packed": ("<< 8u", "<< 7u"),
@@ -203,7 +235,10 @@ BREAKS = {  # template: a text of its shader, and what makes it wrong
     "rope": ("rope_turn(batch[0u]", "rope_turn(1u + batch[0u]"),
     "rope_kv": ("rope_turn(position,", "rope_turn(position + 1u,"),
     "sample": ("747796405u", "747796407u"),
+    "sort_ids": ("at += mine", "at += mine + 1u"),
+    "top_k": ("&& o < i", "&& o <= i"),
     "vector": ("= number(n)", "= number(n + 1u)"),
+    "weighted_sum": ("sum += ", "sum += 1.01 * "),
 }
 
 

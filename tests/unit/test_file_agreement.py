@@ -139,10 +139,12 @@ def test_other_counts_are_told_beside_the_tensors_shape(key: str, tensor: str) -
         plan_model(header(crafted({f"llama.{key}": (4, U32)})))
 
 
-def test_a_mixture_of_experts_is_refused_by_name() -> None:
+def test_experts_that_a_file_tells_of_and_does_not_have_are_named() -> None:
     assert same_plan(header(crafted({"llama.expert_count": (0, U32)})), PLAIN)
-    with pytest.raises(UnsupportedError, match="mixture of 8 experts"):
+    with pytest.raises(ModelFileError, match=r"lacks llama\.expert_used_count"):
         plan_model(header(crafted({"llama.expert_count": (8, U32)})))
+    with pytest.raises(ModelFileError, match=r"no tensor blk\.0\.ffn_gate_inp\.weight"):
+        plan_model(header(crafted({"llama.expert_count": (8, U32), "llama.expert_used_count": (2, U32)})))
     with pytest.raises(ModelFileError, match=r"llama\.expert_count has 3 values"):  # which are neither true nor false
         plan_model(header(crafted({"llama.expert_count": ([8, 2, 8], ARRAY, U32)})))
 

@@ -357,6 +357,7 @@ UNFUSED = {
     "attention": (6, 8),
     "copies": (6, 6),
     "siblings": (8, 8),
+    "experts": (0, 0),  # of which these have none
     "epilogue": (2, 2),
     "scale": (0, 1),
     "norm": (5, 9),

@@ -67,6 +67,21 @@ LAYERS = {
     "falcon-h1": {12},
     "falcon-h1, Q8_0": {13},
     "qwen35": {9, 11},
+    # A norm, the gate, the choice among experts and their two products; beside these, experts that are every token's,
+    # whose gate qwen2moe has in one more.
+    "llama, experts": {8},
+    "llama, experts, Q8_0": {8},
+    "minicpm, experts": {8},
+    "mistral3, experts": {8},
+    "gpt-oss": {8},
+    "granitemoe, Q4_K": {8},
+    "qwen3moe": {8},
+    "qwen3vlmoe": {8},
+    "olmoe": {9},
+    "granite, experts": {10},
+    "granitemoe": {10},
+    "qwen2moe": {11},
+    "glm4moe": {5, 10},
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llamaweb import operations as ops
+from llamaweb.architectures.experts import Experts
 from llamaweb.architectures.metadata import Metadata, layers, rope, tokens
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor
@@ -149,14 +150,40 @@ class Blocks:
         """The layer's attention and the product behind it; options of `attend`."""
         return self.product(self.attend(q, k, v, p, rope, **options), p + "attn_output", self._sizes.n_embd)
 
-    def gated(self, x: Tensor, p: str, n_ff: int, unit: Gated) -> Tensor:
-        """unit(gate(x), up(x)), `n_ff` values wide; unit: ops.swiglu or ops.geglu."""
-        gate, up = (self.product(x, f"{p}ffn_{part}", n_ff) for part in ("gate", "up"))
-        return unit(self._graph, gate, up, p + "ffn_glu")
+    def gated(self, x: Tensor, p: str, n_ff: int, unit: Gated, of: str = "") -> Tensor:
+        """unit(gate(x), up(x)), `n_ff` values wide; unit: ops.swiglu or ops.geglu. of: what names end in."""
+        gate, up = (self.product(x, f"{p}ffn_{part}{of}", n_ff) for part in ("gate", "up"))
+        return unit(self._graph, gate, up, f"{p}ffn_glu{of}")
 
-    def feed_forward(self, x: Tensor, p: str, n_ff: int, unit: Gated) -> Tensor:
+    def feed_forward(self, x: Tensor, p: str, n_ff: int, unit: Gated, of: str = "") -> Tensor:
         """down(unit(gate(x), up(x)))"""
-        return self.product(self.gated(x, p, n_ff, unit), p + "ffn_down", self._sizes.n_embd)
+        return self.product(self.gated(x, p, n_ff, unit, of), f"{p}ffn_down{of}", self._sizes.n_embd)
+
+    def shared_experts(self, x: Tensor, p: str, n_ff: int) -> Tensor:
+        """What those compute that are every token's."""
+        return self.feed_forward(x, p, n_ff, ops.swiglu, "_shexp")
+
+    def experts(self, x: Tensor, p: str, e: Experts, unit: Gated = ops.swiglu, *, gated: bool = True) -> Tensor:
+        """The weighted sum of what each token's experts compute, down(unit(gate(x), up(x))). gated: without a gate in
+        the file it is missing; else it is then down(silu(up(x)))."""
+        g = self._graph
+        logits = self.product(x, p + "ffn_gate_inp", e.count)
+        options: dict[str, Any] = {"gating": e.gating, "groups": e.groups, "norm": e.norm, "scale": e.scale}
+        bias = g.optional_weight(p + "exp_probs_b.bias", e.count)
+        routes = ops.top_k(g, logits, e.used, p + "ffn_moe_topk", bias=bias, **options)
+
+        def product(part: str, x: Tensor, row: int, rows: int) -> Tensor:
+            name = f"{p}ffn_{part}_exps"
+            weight = g.weight(name + ".weight", row, rows, e.count)
+            return ops.mul_mat_id(g, weight, x, routes, name, g.optional_weight(name + ".bias", rows, e.count))
+
+        if gated or g.has(p + "ffn_gate_exps.weight"):
+            gate, up = (product(part, x, x.row, e.n_ff) for part in ("gate", "up"))
+            h = unit(g, gate, up, p + "ffn_moe_glu")
+        else:
+            h = ops.unary(g, "silu", product("up", x, x.row, e.n_ff), p + "ffn_moe_act")
+        n_embd = self._sizes.n_embd
+        return ops.weighted_sum(g, product("down", h, e.n_ff, n_embd), routes, p + "ffn_moe_out")
 
     def wide_feed_forward(self, x: Tensor, p: str, n_ff: int, unit: Gated) -> Tensor:
         """The same, with gate above up in one tensor."""

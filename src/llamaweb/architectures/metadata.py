@@ -93,15 +93,23 @@ _LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
 
 
 def layers(file: GGUFFile, meta: Metadata) -> int:
-    """How many layers there are, in the metadata and in the tensors; ModelFileError if they differ."""
+    """How many layers there are, in the metadata and in the tensors; ModelFileError if they differ. Those that guess
+    further tokens (nextn) are the last, or are left out, and do not count."""
     told = meta.count("block_count", largest=4096)
-    found = max((int(layer[1]) + 1 for name in file.tensors if (layer := _LAYER.match(name))), default=0)
-    if found != told:
+    more = int(meta.number("nextn_predict_layers", 0))
+    found = max((layer_of(name) + 1 for name in file.tensors), default=0)
+    if found not in (told, told - more) or more >= told:
         raise ModelFileError(
             f"{file.architecture}.block_count says {told} layers, but the file has tensors of {found}; fetch or "
             "convert the model again."
         )
-    return told
+    return told - more
+
+
+def layer_of(tensor: str) -> int:
+    """The layer of a tensor of the file; -1: of none."""
+    layer = _LAYER.match(tensor)
+    return int(layer[1]) if layer else -1
 
 
 def tokens(file: GGUFFile, n_embd: int) -> int:

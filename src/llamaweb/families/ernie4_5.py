@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from llamaweb.architectures.blocks import Dense, dense
-from llamaweb.families.llama import build
+from llamaweb.architectures.blocks import dense
+from llamaweb.families.llama import LlamaHyperparameters, build
 from llamaweb.model.gguf_file import GGUFFile
 
 __all__ = ["build", "hyperparameters"]
 
 
-def hyperparameters(file: GGUFFile) -> Dense:
-    return dense(file, "norm")
+def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
+    return LlamaHyperparameters(**vars(dense(file, "norm")), experts=None)

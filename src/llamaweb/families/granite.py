@@ -1,4 +1,4 @@
-"""granite: Granite 3 and 4 without experts. As llama, with factors of embeddings, branches, scores and logits."""
+"""granite: Granite 3 and 4. As llama, with factors of embeddings, branches, scores and logits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
+from llamaweb.architectures.experts import Experts, optional_experts
 from llamaweb.architectures.metadata import Metadata
-from llamaweb.graph import Graph
+from llamaweb.graph import Graph, Tensor
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
 
@@ -20,6 +21,7 @@ class GraniteHyperparameters(Dense):
     attention_scale: float
     logit_scale: float  # which divides
     rotation: Rope | None
+    experts: Experts | None
 
 
 def hyperparameters(file: GGUFFile) -> GraniteHyperparameters:
@@ -35,6 +37,7 @@ def factors(meta: Metadata, common: Dense) -> dict[str, Any]:
         "attention_scale": meta.number("attention.scale", 0.0) or common.head_dim**-0.5,
         "logit_scale": meta.number("logit_scale", least=1e-6),
         "rotation": common.rope if meta.value("rope.scaling.finetuned", True) else None,
+        "experts": optional_experts(meta, common.n_ff),
     }
 
 
@@ -44,6 +47,15 @@ def build(graph: Graph, hparams: GraniteHyperparameters) -> None:
     for p in b.layers():
         a = b.attention(*b.qkv(b.norm(x, p + "attn_norm"), p), p, hp.rotation, scale=hp.attention_scale)
         x = ops.add(g, x, ops.scale(g, a, hp.residual_scale, p + "attn_scaled"), p + "attn_residual")
-        f = b.feed_forward(b.norm(x, p + "ffn_norm"), p, hp.n_ff, ops.swiglu)
-        x = ops.add(g, x, ops.scale(g, f, hp.residual_scale, p + "ffn_scaled"), p + "ffn_residual")
+        h = b.norm(x, p + "ffn_norm")
+        for i, f in enumerate(feed_forwards(b, h, p, hp)):
+            x = ops.add(g, x, ops.scale(g, f, hp.residual_scale, f"{p}ffn_scaled.{i}"), f"{p}ffn_residual.{i}")
     b.logits(x, scale=1 / hp.logit_scale)
+
+
+def feed_forwards(b: Blocks, h: Tensor, p: str, hp: GraniteHyperparameters) -> list[Tensor]:
+    """What is added up: of a layer with experts, of these and of shared ones if there are."""
+    e = hp.experts
+    if e is None:
+        return [b.feed_forward(h, p, hp.n_ff, ops.swiglu)]
+    return [b.experts(h, p, e, gated=False), *([b.shared_experts(h, p, e.n_ff_shared)] if e.n_ff_shared else [])]

@@ -1,4 +1,4 @@
-"""granitehybrid: Granite 4 H without experts. As granite, with Mamba 2 in place of attention in most layers."""
+"""granitehybrid: Granite 4 H. As granite, with Mamba 2 in place of attention in most layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, dense
 from llamaweb.architectures.mamba import Mamba2, mamba2, mixed
 from llamaweb.architectures.metadata import Metadata
-from llamaweb.families.granite import GraniteHyperparameters, factors
+from llamaweb.families.granite import GraniteHyperparameters, factors, feed_forwards
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 
@@ -38,6 +38,7 @@ def build(graph: Graph, hparams: GraniteHybridHyperparameters) -> None:
         else:
             a = mixed(g, b, h, p, hp.mamba, hp.n_embd)
         x = ops.add(g, x, ops.scale(g, a, hp.residual_scale, p + "attn_scaled"), p + "attn_residual")
-        f = b.feed_forward(b.norm(x, p + "ffn_norm"), p, hp.n_ff, ops.swiglu)
-        x = ops.add(g, x, ops.scale(g, f, hp.residual_scale, p + "ffn_scaled"), p + "ffn_residual")
+        h = b.norm(x, p + "ffn_norm")
+        for i, f in enumerate(feed_forwards(b, h, p, hp)):
+            x = ops.add(g, x, ops.scale(g, f, hp.residual_scale, f"{p}ffn_scaled.{i}"), f"{p}ffn_residual.{i}")
     b.logits(x, scale=1 / hp.logit_scale)

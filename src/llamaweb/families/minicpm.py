@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llamaweb.architectures.blocks import dense
+from llamaweb.architectures.experts import optional_experts
 from llamaweb.architectures.metadata import Metadata
 from llamaweb.families.granite import GraniteHyperparameters, build
 from llamaweb.model.gguf_file import GGUFFile
@@ -19,4 +20,5 @@ def hyperparameters(file: GGUFFile) -> GraniteHyperparameters:
         attention_scale=common.head_dim**-0.5,
         logit_scale=meta.number("logit_scale", 256 / common.n_embd, least=1e-6),
         rotation=common.rope,
+        experts=optional_experts(meta, common.n_ff),
     )

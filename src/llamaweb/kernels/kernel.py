@@ -65,7 +65,7 @@ def arena(name: str, type: str = "vec4<f32>") -> Slot:
 
 BATCH = Slot("batch", "u32", "read")
 PHASES = Slot("phases", "u32", "read")
-GLU = ("swiglu", "geglu")  # epilogues that halve the rows: gate above up
+GLU = ("swiglu", "geglu", "swiglu_oai")  # epilogues that halve the rows: gate above up
 
 NORM = Slot("norm_weight", "vec4<f32>", "read")
 BIAS = Slot("bias", "f32", "read")

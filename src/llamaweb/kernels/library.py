@@ -64,7 +64,7 @@ class Attention:
     None: there is none; norm_behind: it comes behind the rotation. type_k, type_v: the cache. bound: the first
     key-value head whose cache is bound, and how many there are; the kernels work for these alone. None: all. softcap:
     of scores, c * tanh(score / c); 0: none. temperature (s, n): scores of the query at position p are multiplied by
-    1 + s * log(p // n + 1)."""
+    1 + s * log(p // n + 1). sinks: each head has a score that is no position's and only takes weight."""
 
     rope: Rope | None
     head_dim: int
@@ -81,6 +81,7 @@ class Attention:
     bound: tuple[int, int] | None = None
     softcap: float = 0.0
     temperature: tuple[float, int] | None = None
+    sinks: bool = False
 
     @property
     def kv_heads(self) -> int:
@@ -118,6 +119,7 @@ class Attention:
             "scale": self.scale,
             "softcap": self.softcap,
             "temperature": self.temperature,
+            "sinks": self.sinks,
             "window": self.window,
             "ring": self.n_ctx if self.ring else 0,
             "head_eps": self.head_eps,
@@ -133,6 +135,11 @@ class Attention:
     @property
     def phases(self) -> list[Slot]:
         return [PHASES] if self.rope else []
+
+    @property
+    def of_heads(self) -> list[Slot]:
+        """What else attention reads of each head."""
+        return [Slot("sinks", "f32", "read")] if self.sinks else []
 
     @property
     def head_norm(self) -> list[Slot]:
@@ -160,7 +167,7 @@ def flash_attn_vec(
     cache = [arena("k_cache", "vec4<u32>"), arena("v_cache", "vec4<u32>")]
     before = [] if rotated else [*attention.phases, *attention.head_norm]
     y = arena("y", "vec4<f32>" if attention.whole_eights or splits > 1 else "f32")
-    slots = [arena("qkv", "f32"), BATCH, *before, *cache, y]
+    slots = [arena("qkv", "f32"), BATCH, *before, *attention.of_heads, *cache, y]
     head_dim = width(attention.head_dim)
     v = variant or vec_variants.default(head_dim, attention.group, splits, profile)
     shader = kernel(
@@ -213,7 +220,7 @@ def flash_attn(
     cache = [Slot("k_cache", "vec4<u32>", "read"), Slot("v_cache", "vec4<u32>", "read")]
     shader = kernel(
         "flash_attn",
-        [arena("qkv", numbers), BATCH, *cache, arena("y", numbers)],
+        [arena("qkv", numbers), BATCH, *attention.of_heads, *cache, arena("y", numbers)],
         queries=v.queries,
         keys=v.keys,
         depth=v.depth,

@@ -12,7 +12,20 @@ from importlib import import_module
 
 from llamaweb.graph import Graph
 from llamaweb.kernels.checks import CASES
-from llamaweb.operations.elementwise import add, elementwise, geglu, heads_of, mul, scale, softcap, swiglu, unary, view
+from llamaweb.operations.elementwise import (
+    add,
+    elementwise,
+    geglu,
+    heads_of,
+    mul,
+    scale,
+    softcap,
+    swiglu,
+    swiglu_oai,
+    unary,
+    view,
+)
+from llamaweb.operations.experts import mul_mat_id, top_k, weighted_sum
 from llamaweb.operations.flash_attn import flash_attn, rope
 from llamaweb.operations.get_rows import get_rows
 from llamaweb.operations.mul_mat import mul_mat
@@ -60,6 +73,7 @@ __all__ = [
     "lower",
     "mul",
     "mul_mat",
+    "mul_mat_id",
     "output_rows",
     "rms_norm",
     "rope",
@@ -67,6 +81,9 @@ __all__ = [
     "scale",
     "softcap",
     "swiglu",
+    "swiglu_oai",
+    "top_k",
     "unary",
     "view",
+    "weighted_sum",
 ]

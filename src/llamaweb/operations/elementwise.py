@@ -55,6 +55,11 @@ def geglu(g: Graph, gate: Tensor, up: Tensor, name: str) -> Tensor:
     return elementwise(g, ("geglu", 0, 1), (gate, up), name)
 
 
+def swiglu_oai(g: Graph, gate: Tensor, up: Tensor, name: str) -> Tensor:
+    """gpt-oss's: x * sigmoid(1.702 x) * (y + 1), with gate and up within 7: x = min(gate, 7), y = clamp(up, -7, 7)."""
+    return elementwise(g, ("swiglu_oai", 0, 1), (gate, up), name)
+
+
 def view(g: Graph, x: Tensor, first: int, row: int, name: str) -> Tensor:
     """Numbers `first` to `first + row - 1` of each row."""
     return g.node("view", name, (row, x.rows), (x,), first=first)

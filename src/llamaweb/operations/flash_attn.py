@@ -36,15 +36,17 @@ def flash_attn(
     window: int = 0,
     softcap: float = 0.0,
     temperature: tuple[float, int] | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Appends k and v to the layer's cache, and attends causally to it: (q.row, T).
 
     window: how many of the last tokens, itself included, a token sees; 0: all. softcap: of scores, c * tanh(score / c);
-    0: none. temperature (s, n): scores of the query at position p are multiplied by 1 + s * log(p // n + 1).
+    0: none. temperature (s, n): scores of the query at position p are multiplied by 1 + s * log(p // n + 1). sinks: of
+    each head, a score beside those of the tokens, which has no value and only takes weight.
     """
     params: dict[str, Any] = {"layer": layer, "head_dim": head_dim, "scale": scale, "window": window}
     params |= {"softcap": softcap, "temperature": temperature}
-    return g.node("flash_attn", name, q.shape, (q, k, v), **params)
+    return g.node("flash_attn", name, q.shape, (q, k, v, *([sinks] if sinks else [])), **params)
 
 
 class RopeOfHeads(Operation):
@@ -137,11 +139,12 @@ class FlashAttn(_OfCache):
     variants = tiles.FlashAttn
 
     def lower(self, node: Tensor, low: Lowering) -> None:
-        q, k, v = node.src
+        q, k, v, *sinks = node.src
+        weights = {"sinks": (sinks[0],)} if sinks else {}
         head_dim = node.params["head_dim"]
         joint = Value(node.name + ".qkv", q.row + k.row + v.row, node.rows, in_blocks=False)
         first = 0
-        for i, part in enumerate(node.src):
+        for i, part in enumerate((q, k, v)):
             low.copy(low.view(part), View(joint, part.row, first), f"{node.name}.{'qkv'[i]}")
             first += part.row
         qkv = View.of(joint)
@@ -149,13 +152,13 @@ class FlashAttn(_OfCache):
         low.emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, **params)
         y = low.new(node)
         if node.rows > 1:
-            low.emit("flash_attn", node.name, {"qkv": qkv, "y": y}, **params)
+            low.emit("flash_attn", node.name, {"qkv": qkv, "y": y}, weights, **params)
         elif low.splits == 1:
-            low.emit("flash_attn_vec", node.name, {"qkv": qkv, "y": y}, **params)
+            low.emit("flash_attn_vec", node.name, {"qkv": qkv, "y": y}, weights, **params)
         else:
             size = params["n_head"] * low.splits * (width(head_dim) + 4)
             parts = View.of(Value(node.name + ".parts", size, 1, in_blocks=False))
-            low.emit("flash_attn_vec", node.name, {"qkv": qkv, "y": parts}, splits=low.splits, **params)
+            low.emit("flash_attn_vec", node.name, {"qkv": qkv, "y": parts}, weights, splits=low.splits, **params)
             shape = {"head_dim": head_dim, "n_head": params["n_head"], "splits": low.splits}
             low.emit("flash_attn_reduce", node.name + ".sum", {"x": parts, "y": y}, **shape)
 
@@ -221,4 +224,5 @@ def _attention(step: Step, site: Site) -> Attention:
         bound=site.heads,
         softcap=p["softcap"],
         temperature=p["temperature"],
+        sinks="sinks" in step.weights,
     )

@@ -20,6 +20,7 @@ from llamaweb.planner.program import Program
 from llamaweb.rope import Rope
 
 _PRODUCTS = ("mul_mat_vec", "mul_mat")
+_STACKED = (*_PRODUCTS, "mul_mat_id", "mul_mat_id_tiles")  # products of weights that may be one
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _attention(program: Program, max_bindings: int) -> None:
         for j, cache in before:
             program.put(j, None)
             taken = {**attention.params, **cache.params, "writes": True}
-            program.put(i, replace(attention, weights=cache.weights, params=taken))
+            program.put(i, replace(attention, weights={**attention.weights, **cache.weights}, params=taken))
 
 
 def _take_in_heads(program: Program, i: int, cache: Step) -> None:
@@ -166,14 +167,18 @@ def _alike(norm: Step, other: Step) -> bool:
 
 def _siblings(program: Program, max_bindings: int) -> None:
     """products of one input as one product (and with them the gated linear unit)"""
-    for i, first in program.of(*_PRODUCTS):
-        x = first.values["x"]
+    for i, first in program.of(*_STACKED):
         stack = [(i, first)]
-        for j, other in program.readers(x.value):
-            if j > i and other.op == first.op and other.values["x"] == x and _stackable(program, stack[-1][1], other):
+        for j, other in program.readers(first.values["x"].value):
+            if j > i and _of_one_input(first, other) and _stackable(program, stack[-1][1], other):
                 stack.append((j, other))
         if len(stack) > 1:
             _stack(program, stack)
+
+
+def _of_one_input(product: Step, other: Step) -> bool:
+    """Whether both are of one kind, of the same rows, and of the same experts' weights if of experts'."""
+    return product.op == other.op and product.values | {"y": None} == other.values | {"y": None}
 
 
 def _stackable(program: Program, product: Step, other: Step) -> bool:
@@ -219,9 +224,19 @@ def _stack(program: Program, products: list[tuple[int, Step]]) -> None:
     program.put(products[0][0], replace(steps[0], name=name, values=values, weights=weights))
 
 
+def _experts(program: Program, max_bindings: int) -> None:
+    """the weighted sum of what experts give within their last product"""
+    for i, total in program.of("weighted_sum"):
+        x = total.values["x"]
+        j, product = program.writer(x.value)
+        if product and product.op == "mul_mat_id" and x.whole and program.reader(x.value)[0] == i:
+            program.put(j, None)
+            program.put(i, replace(product, values={**product.values, "y": total.values["y"]}).but(sums=True))
+
+
 def _epilogue(program: Program, max_bindings: int) -> None:
     """a gated linear unit within the product of gate and up, a factor or a function behind any product within that"""
-    for i, product in program.of(*_PRODUCTS):
+    for i, product in program.of(*_STACKED):
         y = product.values["y"]
         j, behind = program.reader(y.value)
         if behind is None or behind.op != "elementwise" or not y.whole or len(program.writers(y.value)) > 1:
@@ -236,7 +251,7 @@ def _epilogue(program: Program, max_bindings: int) -> None:
                 change = {"epilogue": name}
             case ("mul", 0, float(factor)):
                 change = {"factor": factor}
-            case (str(name), 0):
+            case (str(name), 0) if not product.params.get("sums"):
                 change = {"epilogue": name}
             case _:
                 continue
@@ -353,7 +368,7 @@ def _residual(program: Program, max_bindings: int) -> None:
         sides = _sums(add)
         for x, branch in (sides, sides[::-1]) if sides else ():
             j, before = program.writer(branch.value)
-            if before is None or before.op not in (*_PRODUCTS, "rms_norm"):
+            if before is None or not (before.op in (*_PRODUCTS, "rms_norm") or before.params.get("sums")):
                 continue
             if before.params.get("epilogue", "store") != "store" or program.reader(branch.value)[0] != i:
                 continue
@@ -373,6 +388,7 @@ _RULES: dict[str, Rule] = {
     "copies": _copies,
     "siblings": _siblings,
     "norms": _norms,
+    "experts": _experts,
     "epilogue": _epilogue,
     "scale": _scale,
     "norm": _norm,

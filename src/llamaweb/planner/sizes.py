@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from math import ceil, floor
 
 from llamaweb.architectures import architecture
+from llamaweb.architectures.metadata import layer_of
 from llamaweb.errors import UnsupportedError, megabytes, short
 from llamaweb.graph import Graph
 from llamaweb.kernels.cache import Cache, cache_format
@@ -237,7 +238,7 @@ class Sizes:
         if key not in self._layouts:
             graph = Graph(self._file.tensors, n_tokens, outputs)
             self._family.build(graph, self.hparams)
-            if unread := graph.unread:
+            if unread := [name for name in graph.unread if layer_of(name) < self.hparams.n_layer]:
                 more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
                 raise UnsupportedError(
                     f"The file has the tensor {short(unread[0], 72)}{more}, which {self._file.architecture} models do "

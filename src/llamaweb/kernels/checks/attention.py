@@ -80,7 +80,8 @@ def flash_attn_vec(kernel: Kernel) -> Case:
     if not c["rotated"]:
         keys = np.vstack([keys, _as_cached(c, "k", k)])
         values = np.vstack([values, _as_cached(c, "v", v)])
-    y = _attended(turned, keys, values, c, position)
+    sinks = _sinks(c, random, data)
+    y = _attended(turned, keys, values, c, position, sinks[h0 : h0 + seen])
     limit = _OF_ROUNDED if CACHE_FORMATS[c["type_k"]].block or CACHE_FORMATS[c["type_v"]].block else LIMIT
     heads = h0 + np.arange(seen)
     if splits > 1:
@@ -120,13 +121,14 @@ def flash_attn(kernel: Kernel) -> Case:
     oldest = max(n_past + 1 - (c["window"] or n_past + 1), 0)
     positions = np.arange(oldest, n_past + n_tokens)
     keys, values = (_cached(c, name, positions, random, data) for name in "kv")
+    sinks = _sinks(c, random, data)[h0 : h0 + seen]
     # Tokens of all rows that an invocation has, each another invocation's, and the last one
     tokens = np.unique([*range(0, n_tokens, c["wq"] + 1), n_tokens - 1])
     y = np.empty((len(tokens), seen, dim))
     for i, t in enumerate(tokens):
         own = n_past + t
         of_token = slice(max(own + 1 - c["window"] - oldest, 0) if c["window"] else 0, own + 1 - oldest)
-        y[i] = _attended(q[which[t]].reshape(seen, dim), keys[of_token], values[of_token], c, own)
+        y[i] = _attended(q[which[t]].reshape(seen, dim), keys[of_token], values[of_token], c, own, sinks)
     at = 4 * (tokens * c["y_row"] + h0 * dim)
     expected = Expected("y", at, y.reshape(len(tokens), -1).astype(np.float32))
     reach = {"y": 4 * n_tokens * c["y_row"]}
@@ -167,16 +169,28 @@ def _rotated(
     return rms_normed(y, norm, c["head_eps"]) if behind else y
 
 
-def _attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, c: dict[str, Any], position: int) -> np.ndarray:
-    """Attention of q (heads, dim) at a position to all of k and v (positions, dim)."""
+def _sinks(c: dict[str, Any], random: np.random.Generator, data: list[Data]) -> np.ndarray:
+    """A score of each head, beside those of positions; without any, none that takes weight."""
+    if not c["sinks"]:
+        return np.full(c["n_head"], -np.inf)
+    sinks = 3 + random.standard_normal(c["n_head"], np.float32)
+    data.append(whole("sinks", sinks))
+    return sinks
+
+
+def _attended(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, c: dict[str, Any], position: int, sinks: np.ndarray
+) -> np.ndarray:
+    """Attention of q (heads, dim) at a position to all of k and v (positions, dim). sinks: of each head."""
     score = q @ k.T * c["scale"]
     if c["temperature"]:
         factor, floor = c["temperature"]
         score *= 1 + factor * np.log(position // floor + 1)
     if c["softcap"]:
         score = c["softcap"] * np.tanh(score / c["softcap"])
-    weight = np.exp(score - score.max(-1, keepdims=True))
-    return (weight / weight.sum(-1, keepdims=True)) @ v
+    top = np.maximum(score.max(-1), sinks)[:, None]
+    weight = np.exp(score - top)
+    return (weight / (weight.sum(-1, keepdims=True) + np.exp(sinks[:, None] - top))) @ v
 
 
 def _put_together(parts: np.ndarray) -> np.ndarray:

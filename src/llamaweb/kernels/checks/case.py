@@ -158,8 +158,12 @@ def rms_normed(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
 
 
+def swish(x: np.ndarray, slope: float) -> np.ndarray:
+    return x / (1 + np.exp(-slope * x))
+
+
 def silu(x: np.ndarray) -> np.ndarray:
-    return x / (1 + np.exp(-x))
+    return swish(x, 1)
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -167,7 +171,6 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-GLU_OF = {"swiglu": silu, "geglu": gelu}
 _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "add": np.add,
     "mul": np.multiply,
@@ -178,6 +181,7 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "relu_sqr": lambda x: np.square(np.maximum(x, 0)),
     "swiglu": lambda x, y: silu(x) * y,
     "geglu": lambda x, y: gelu(x) * y,
+    "swiglu_oai": lambda x, y: swish(np.minimum(x, 7), 1.702) * (np.clip(y, -7, 7) + 1),
 }
 
 

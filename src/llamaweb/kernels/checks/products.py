@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from llamaweb.kernels.checks.case import (
-    GLU_OF,
     LIMIT,
     LIMIT_F16,
     Case,
@@ -25,7 +24,7 @@ from llamaweb.kernels.checks.case import (
     whole,
 )
 from llamaweb.kernels.formats import BLOCK, FORMATS, Format
-from llamaweb.kernels.kernel import Kernel
+from llamaweb.kernels.kernel import GLU, Kernel
 from llamaweb.kernels.mul_mat import quantized_bytes
 
 _MOST_ROWS = 96  # of a token's product that are compared
@@ -37,7 +36,7 @@ _TOKENS = 3  # different ones of a batch
 
 def mul_mat_vec(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
-    k, columns, n, glu = c["k"], c["columns"], c["n"], c["epilogue"] in GLU_OF
+    k, columns, n, glu = c["k"], c["columns"], c["n"], c["epilogue"] in GLU
     out = n // 2 if glu else n
     each = c["workgroup"] // c["lanes"] * c["rows_per_group"] // (2 if glu else 1)
     rows = min(out, 2 * each, _MOST_ROWS)
@@ -88,7 +87,7 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     """quantize: the kernel that gives a packed product its input. Its values are made such that rounding them to
     integers of its bits loses nothing, so that what comes of them is compared as closely as anything else."""
     c, random = dict(kernel.constants), rng(kernel)
-    k, columns, n, glu = c["k"], c["columns"], c["n"], c["epilogue"] in GLU_OF
+    k, columns, n, glu = c["k"], c["columns"], c["n"], c["epilogue"] in GLU
     out, tile = (n // 2, c["tile_n"] // 2) if glu else (n, c["tile_n"])
     rows = min(out, tile + 4)
     w = weight(_format(c), k, _groups(_format(c), k, rows, out, glu), columns)
@@ -184,7 +183,7 @@ def _results(y: np.ndarray, rows: int, c: dict[str, Any]) -> np.ndarray:
     y, epilogue = y * (c["factor"] or 1), c["epilogue"]
     if epilogue in ("store", "add"):
         return y[:, :rows]
-    if epilogue not in GLU_OF:
+    if epilogue not in GLU:
         return evaluated((epilogue, 0), [y[:, :rows]])
     half = y.shape[1] // 2
-    return GLU_OF[epilogue](y[:, :rows]) * y[:, half : half + rows]
+    return evaluated((epilogue, 0, 1), [y[:, :rows], y[:, half : half + rows]])

@@ -1,0 +1,85 @@
+"""Mixtures of experts: what the metadata tell of them, refused where it cannot be meant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamaweb.architectures.metadata import Metadata
+from llamaweb.errors import ModelFileError, UnsupportedError
+from llamaweb.operations.experts import Gating
+
+MOST = 1024  # experts, that the choice among them has room for
+_GATINGS: dict[int, Gating] = {1: "softmax", 2: "sigmoid", 3: "softmax_weight"}  # by their numbers in files
+
+
+@dataclass(frozen=True)
+class Experts:
+    """`used` of `count` experts, `n_ff` values wide, compute a token's feed forward, and of those that share every
+    token's, `n_ff_shared` values (0: there are none). The rest is as of ops.top_k."""
+
+    count: int
+    used: int
+    n_ff: int
+    n_ff_shared: int = 0
+    gating: Gating = "softmax"
+    norm: bool = False
+    scale: float = 1.0
+    groups: tuple[int, int] = (1, 1)
+
+
+def experts(
+    meta: Metadata, n_ff: int, *, gating: Gating = "softmax", norm: bool = False, scale: float = 1.0
+) -> Experts:
+    """Of a family that always has them, `n_ff` values wide. gating, norm, scale: the family's."""
+    count, used = (meta.count(key, largest=MOST) for key in ("expert_count", "expert_used_count"))
+    if used > count:
+        raise ModelFileError(
+            f"{meta.prefix}.expert_used_count is {used}, more than the {count} experts that there are."
+        )
+    return Experts(
+        count,
+        used,
+        n_ff,
+        optional_count(meta, "expert_shared_feed_forward_length"),
+        gating,
+        norm,
+        scale,
+        _groups(meta, count, used),
+    )
+
+
+def optional_experts(meta: Metadata, n_ff: int, *, norm: bool = True) -> Experts | None:
+    """Of a family that may have them."""
+    return experts(meta, n_ff, norm=norm) if optional_count(meta, "expert_count") else None
+
+
+def told_width(meta: Metadata, n_ff: int) -> int:
+    """Of an expert: unless the file tells, those that a token has are together as wide as a dense layer."""
+    return optional_count(meta, "expert_feed_forward_length") or n_ff // meta.count("expert_used_count")
+
+
+def told_gating(meta: Metadata, default: Gating) -> Gating:
+    number = optional_count(meta, "expert_gating_func")
+    if number and number not in _GATINGS:
+        raise UnsupportedError(
+            f"{meta.prefix}.expert_gating_func is {number}, which is not supported yet; those from 1 to 3 are."
+        )
+    return _GATINGS[number] if number else default
+
+
+def optional_count(meta: Metadata, key: str) -> int:
+    """A whole number that may be missing, or 0."""
+    return meta.count(key) if meta.number(key, 0) else 0
+
+
+def _groups(meta: Metadata, count: int, used: int) -> tuple[int, int]:
+    """How many groups there are, and how many of them are chosen among."""
+    n, chosen = (optional_count(meta, key) for key in ("expert_group_count", "expert_group_used_count"))
+    if n < 2:
+        return 1, 1
+    if count % n or not 0 < chosen <= n or chosen * (count // n) < used:
+        raise ModelFileError(
+            f"{meta.prefix} asks for {used} of {count} experts out of {chosen} of {n} groups, which cannot be; convert "
+            "the model again."
+        )
+    return n, chosen

@@ -1,0 +1,5 @@
+"""qwen3vlmoe: the text of Qwen 3-VL with experts, which is that of qwen3moe."""
+
+from llamaweb.families.qwen3moe import build, hyperparameters
+
+__all__ = ["build", "hyperparameters"]

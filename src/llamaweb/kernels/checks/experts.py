@@ -1,0 +1,195 @@
+"""Cases of the kernels of experts: few of these, and few of their rows."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Any
+
+import numpy as np
+
+from llamaweb.kernels.checks.case import Case, Data, Expected, Run, batch, evaluated, rng, weight, whole
+from llamaweb.kernels.formats import FORMATS
+from llamaweb.kernels.kernel import GLU, Kernel
+
+_TOKENS = 2
+
+
+def top_k(kernel: Kernel) -> Case:
+    c, random = dict(kernel.constants), rng(kernel)
+    n, used = c["n_expert"], c["used"]
+    logits = random.permuted(np.tile(np.linspace(-3, 3, n, dtype=np.float32), (_TOKENS, 1)), axis=1)
+    bias = random.permutation(np.linspace(-0.5, 0.5, n, dtype=np.float32)) if c["bias"] else None
+    ids, shares = routed(logits.astype(np.float64), bias, **{name: c[name] for name in ROUTED})
+    rows = 4 * c["y_pitch"] * np.arange(_TOKENS)
+    data = [Data("x", 4 * (c["x_first"] + c["x_pitch"] * np.arange(_TOKENS)), logits)]
+    data += [whole("probs_bias", bias)] if bias is not None else []
+    chosen = Expected("y", rows, 1 + ids.astype(np.float32), of=lambda found: 1 + found.view(np.uint32))
+    shared = Expected("y", rows + 4 * used, shares.astype(np.float32))
+    return Case((Run(kernel, (1, _TOKENS, 1)),), tuple(data), (chosen, shared))
+
+
+ROUTED = ("used", "gating", "groups", "norm", "scale")
+
+
+def routed(
+    logits: np.ndarray,
+    bias: np.ndarray | None,
+    used: int,
+    gating: str,
+    groups: tuple[int, int],
+    norm: bool,
+    scale: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The experts of each row of logits, and their weights, both (tokens, used), as operations.experts.top_k says."""
+    rows = np.arange(len(logits))[:, None]
+    probs = _softmax(logits) if gating == "softmax" else evaluated(("sigmoid", 0), [logits])
+    probs = logits if gating == "softmax_weight" else probs
+    choice = probs + (0 if bias is None else bias)
+    n_group, used_groups = groups
+    if n_group > 1:
+        grouped = choice.reshape(len(choice), n_group, -1)
+        of_group = np.sort(grouped, axis=-1)[..., -2:].sum(-1)
+        out = np.argsort(-of_group, axis=-1, kind="stable")[:, used_groups:]
+        grouped[rows, out] = -np.inf
+    ids = np.argsort(-choice, axis=-1, kind="stable")[:, :used]
+    shares = probs[rows, ids]
+    shares = _softmax(shares) if gating == "softmax_weight" else shares
+    shares = shares / np.maximum(shares.sum(-1, keepdims=True), 2.0**-14) if norm else shares
+    return ids, shares * scale
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    weights = np.exp(x - x.max(-1, keepdims=True))
+    return np.asarray(weights / weights.sum(-1, keepdims=True))
+
+
+def mul_mat_id(kernel: Kernel) -> Case:
+    """All routes are to the first two experts that are bound; rows of these are there that two workgroups compute."""
+    c, random = dict(kernel.constants), rng(kernel)
+    k, columns, n, used, glu = c["k"], c["columns"], c["n"], c["used"], c["epilogue"] in GLU
+    format = next(format for format in FORMATS.values() if format.name == c["format"])
+    first, bound = c["piece"] or (0, n * c["n_expert"] * (1 if glu else c["stacked"]))
+    tiled, sums = "tile_n" in c, c.get("sums", False)
+    each = (c["tile_n"] if tiled else c["workgroup"] // c["lanes"] * c["rows_per_group"]) // (2 if glu else 1)
+    outs = min(n, 2 * each) if bound >= 2 * n else n
+    ids = np.minimum(-(-first // n) + np.arange(used)[::-1] % 2, c["n_expert"] - 1)
+    routes = np.tile(ids.astype(np.uint32), (_TOKENS, 1))
+    shares = 1 + random.standard_normal((_TOKENS, used), np.float32)
+
+    # Rows of each stacked weight, the experts' one behind the other; of them, those that are bound and computed
+    halves = c["stacked"] if glu or not c["piece"] else 1
+    at = np.arange(outs) + n * np.unique(ids)[:, None] - first
+    at = at[(at >= 0) & (at < bound)]
+    per_weight = bound if glu else n * c["n_expert"]
+    at = np.unique(np.concatenate([at + half * per_weight for half in range(halves)]))
+    w = weight(format, k, _runs(at, halves * bound if glu else bound, k // format.block_size, format.unit), columns)
+    there = np.concatenate([np.arange(begin, begin + count) for begin, count in w.groups])
+    bias = random.standard_normal(len(there), np.float32) * bool(c["bias"])
+
+    own = used if c["own"] else 1
+    x = random.standard_normal((_TOKENS, own * columns), np.float32)
+    padded = np.pad(x.reshape(_TOKENS, own, columns), ((0, 0), (0, 0), (0, k - columns)))
+    results = np.repeat(padded, used // own, 1) @ w.dense.T + bias  # (tokens, used, rows that are there)
+
+    def of(half: int) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, used, outs) of one of the stacked weights; which of them are bound (used, outs)."""
+        row = n * ids[:, None] + np.arange(outs) - first
+        known = (row >= 0) & (row < bound)
+        place = np.searchsorted(there, np.where(known, row + half * per_weight, there[0]))
+        return np.take_along_axis(results, np.broadcast_to(place, (_TOKENS, *place.shape)), 2), known
+
+    factor, pitch = c["factor"] or 1, c["pitches"][-1]
+    parts = [of(half) for half in range(halves)]
+    known = parts[0][1]
+    if sums:
+        y = (shares[..., None] * np.where(known, parts[0][0], 0)).sum(1)[:, None] * factor
+        known = np.ones((1, outs), bool)
+    elif glu:
+        y = evaluated((c["epilogue"], 0, 1), [parts[0][0] * factor, parts[1][0]])
+    else:
+        y, known = np.concatenate([part for part, _ in parts], 1) * factor, np.concatenate([k for _, k in parts])
+        y = y if c["epilogue"] in ("store", "add") else evaluated((c["epilogue"], 0), [y])
+    which, out = np.nonzero(known)
+    to = c["y_first"] + n * which + out + pitch * np.arange(_TOKENS)[:, None]
+    expected = y[:, which, out].reshape(-1, 1).astype(np.float32)
+    data = [
+        Data("x", 4 * c["pitches"][0] * np.arange(_TOKENS), x),
+        whole("routes", _sorted(ids, c))
+        if tiled
+        else Data("routes", 4 * c["pitches"][1] * np.arange(_TOKENS), np.hstack([routes, shares.view(np.uint32)])),
+    ]
+    data += [_at("bias", there, bias)] if c["bias"] else []
+    if c["epilogue"] == "add":
+        before = random.standard_normal(expected.shape, np.float32)
+        data.append(_at("y", to.reshape(-1), before))
+        expected = expected + before
+    results = 1 if glu else c["stacked"]
+    depth = 1 if sums else results if tiled else used * results
+    workgroups = (-(-outs // each), 1 if tiled else _TOKENS, depth)  # with tiles, one takes both experts'
+    run = Run(kernel, workgroups)
+    return Case((run,), tuple(data), (Expected("y", 4 * to.reshape(-1), expected),), w, {"y": 4 * _TOKENS * pitch})
+
+
+def _sorted(ids: np.ndarray, c: dict[str, Any]) -> np.ndarray:
+    """Routes of all tokens to experts `ids`, as sort_ids leaves them."""
+    pairs = np.arange(_TOKENS * len(ids))
+    order = np.argsort(ids[pairs % len(ids)], kind="stable").astype(np.uint32)
+    tiles = []
+    for e, count in zip(*np.unique(np.tile(ids, _TOKENS), return_counts=True), strict=True):
+        begin = int((np.tile(ids, _TOKENS) < e).sum())
+        tiles += [(e, begin + i, min(count - i, c["tile_m"])) for i in range(0, count, c["tile_m"])]
+    words = np.zeros(c["pairs_at"] + len(order), np.uint32)
+    words[0], words[1 : 1 + 3 * len(tiles)] = len(tiles), np.array(tiles).reshape(-1)
+    words[c["pairs_at"] :] = order
+    return words
+
+
+def sort_ids(kernel: Kernel) -> Case:
+    """Every expert that has pairs has one tile; of its pairs, any order is right."""
+    c, random = dict(kernel.constants), rng(kernel)
+    n, used = c["n_expert"], c["used"]
+    ids = np.stack([random.permutation(n)[:used] for _ in range(_TOKENS)]).astype(np.uint32)
+    pairs, at = np.arange(_TOKENS * used), c["pairs_at"]
+    experts, counts = np.unique(ids, return_counts=True)
+    begins = np.cumsum(counts) - counts
+    tiles = np.column_stack([experts, begins, counts]).reshape(-1)
+    of_pairs = ids.reshape(-1)[np.argsort(ids.reshape(-1), kind="stable")]
+
+    def experts_of(found: np.ndarray) -> np.ndarray:
+        return ids.reshape(-1)[np.minimum(found.view(np.uint32), len(pairs) - 1)].astype(np.float32)
+
+    head = np.array([[len(experts), *tiles]], np.float32)
+    data = (Data("routes", 4 * c["pitch"] * np.arange(_TOKENS), ids), batch(_TOKENS))
+    words = Expected("y", np.array([0]), head, of=lambda found: found.view(np.uint32).astype(np.float32))
+    sorted_ = Expected("y", np.array([4 * at]), of_pairs[None].astype(np.float32), of=experts_of)
+    return Case((Run(kernel, (1, 1, 1)),), data, (words, sorted_))
+
+
+def _runs(at: np.ndarray, end: int, blocks: int, unit: int) -> tuple[tuple[int, int], ...]:
+    """The first and the count of rows that follow each other, in whole units of blocks each; all as one where that is
+    not so."""
+    runs = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)
+    step = unit // gcd(unit, blocks)
+    begins = [int(run[0]) for run in runs]
+    ends = [min(-(-(int(run[-1]) + 1) // step) * step, end) for run in runs]
+    apart = all(stop <= begin for stop, begin in zip(ends, begins[1:], strict=False))
+    if apart and all(begin % step == 0 for begin in begins):
+        return tuple((begin, stop - begin) for begin, stop in zip(begins, ends, strict=True))
+    return ((0, ends[-1]),)
+
+
+def _at(slot: str, places: np.ndarray, values: np.ndarray) -> Data:
+    return Data(slot, 4 * places, values.reshape(-1, 1))
+
+
+def weighted_sum(kernel: Kernel) -> Case:
+    c, random = dict(kernel.constants), rng(kernel)
+    n, used = c["n"], c["used"]
+    x = random.standard_normal((_TOKENS, used * n), np.float32)
+    shares = 1 + random.standard_normal((_TOKENS, used), np.float32)
+    routes = np.hstack([np.zeros((_TOKENS, used), np.uint32), shares.view(np.uint32)])
+    y = np.einsum("tu,tun->tn", shares, x.reshape(_TOKENS, used, n))
+    rows = np.arange(_TOKENS)
+    data = (Data("x", 4 * c["pitches"][0] * rows, x), Data("routes", 4 * c["pitches"][1] * rows, routes))
+    workgroups = (-(-n // c["workgroup"]), _TOKENS, 1)
+    return Case((Run(kernel, workgroups),), data, (Expected("y", 4 * c["pitches"][2] * rows, y),))

@@ -1,0 +1,361 @@
+"""Experts: which of them compute a token's feed forward, products with theirs alone, and the weighted sum of results.
+
+Routes, (2 * used, T), are for each token the numbers of its experts, as uint32, and behind them their weights. What a
+token's experts give lies side by side in its row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from llamaweb.graph import Graph, Tensor
+from llamaweb.kernels.checks import experts as checks
+from llamaweb.kernels.formats import Format
+from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, Slot, arena, kernel, weight
+from llamaweb.kernels.mul_mat_vec import default
+from llamaweb.operations.operation import Lowering, Matrix, Operation, Site, Use
+from llamaweb.operations.step import Step, Value, View
+from llamaweb.profile import DeviceProfile
+
+Gating = Literal["softmax", "sigmoid", "softmax_weight"]
+
+
+def top_k(
+    g: Graph,
+    logits: Tensor,
+    used: int,
+    name: str,
+    *,
+    gating: Gating = "softmax",
+    bias: Tensor | None = None,
+    groups: tuple[int, int] = (1, 1),
+    norm: bool = False,
+    scale: float = 1.0,
+) -> Tensor:
+    """Routes to the `used` experts with the largest probabilities, the lowest of equal ones: (2 * used, T).
+
+    gating: probabilities are the softmax or the sigmoid of the logits (n_expert, T); or the logits themselves, and
+    weights the softmax of the chosen. bias (n_expert): added to probabilities for the choice alone. groups (n, m): of n
+    groups of experts, the m whose two best sum to most are chosen among. norm: weights are divided by their sum. scale:
+    of weights, at last.
+    """
+    params = {"used": used, "gating": gating, "groups": groups, "norm": norm, "scale": scale}
+    return g.node("top_k", name, (2 * used, logits.rows), (logits, *([bias] if bias else [])), **params)
+
+
+def mul_mat_id(g: Graph, weight: Tensor, x: Tensor, routes: Tensor, name: str, bias: Tensor | None = None) -> Tensor:
+    """Of each of a token's experts, its matrix of `weight` (K, N, n_expert) times the token's row of x (K, T), or times
+    the expert's part of it (used * K, T), plus its `bias` (N, n_expert): (used * N, T)."""
+    shape = (routes.row // 2 * weight.shape[1], x.rows)
+    return g.node("mul_mat_id", name, shape, (weight, x, routes, *([bias] if bias else [])))
+
+
+def weighted_sum(g: Graph, x: Tensor, routes: Tensor, name: str) -> Tensor:
+    """Of the parts of x (used * N, T), each times its expert's weight: (N, T)."""
+    return g.node("weighted_sum", name, (x.row // (routes.row // 2), x.rows), (x, routes))
+
+
+class TopK(Operation):
+    name = "top_k"
+    templates = ("top_k",)
+    parts = frozenset({"x"})
+    case = staticmethod(checks.top_k)
+
+    def lower(self, node: Tensor, low: Lowering) -> None:
+        logits, *bias = node.src
+        weights = {"probs_bias": (bias[0],)} if bias else {}
+        y = low.new(node)
+        low.emit(self.name, node.name, {"x": low.view(logits), "y": y}, weights, **node.params)
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        x, y = step.values["x"], step.values["y"]
+        options: dict[str, Any] = {name: step.params[name] for name in ("gating", "groups", "norm", "scale")}
+        places: dict[str, Any] = {"x_first": x.first, "x_pitch": x.pitch, "y_pitch": y.pitch}
+        return top_k_kernel(x.row, y.row // 2, y.n_tokens, bias="probs_bias" in step.weights, **options, **places)
+
+
+def top_k_kernel(
+    n_expert: int,
+    used: int,
+    n_tokens: int,
+    *,
+    gating: Gating = "softmax",
+    bias: bool = False,
+    groups: tuple[int, int] = (1, 1),
+    norm: bool = False,
+    scale: float = 1.0,
+    x_first: int = 0,
+    x_pitch: int = 0,
+    y_pitch: int = 0,
+) -> Launch:
+    """x_first: where the logits of the first token begin."""
+    slots = [arena("x", "f32"), *([Slot("probs_bias", "f32", "read")] if bias else []), arena("y", "u32")]
+    shader = kernel(
+        "top_k",
+        slots,
+        n_expert=n_expert,
+        used=used,
+        gating=gating,
+        bias=bias,
+        groups=groups,
+        norm=norm,
+        scale=float(scale),
+        x_first=x_first,
+        x_pitch=x_pitch or n_expert,
+        y_pitch=y_pitch or 2 * used,
+        workgroup=next(size for size in (32, 64, 128, 256) if size >= n_expert or size == 256),
+    )
+    return Launch(shader, (1, n_tokens, 1), 1 if n_tokens > 1 else 0)
+
+
+class MulMatId(Operation):
+    """Of one token. What is stacked gives results one behind the other; with `sums` among its params, it adds up what
+    the experts give, by their weights."""
+
+    name = "mul_mat_id"
+    templates = ("mul_mat_id",)
+    parts = frozenset({"y"})
+    case = staticmethod(checks.mul_mat_id)
+
+    def lower(self, node: Tensor, low: Lowering) -> None:
+        weight, x, routes, *bias = node.src
+        weights = {"w": (weight,)} | ({"bias": (bias[0],)} if bias else {})
+        values = {"x": low.rows(x), "routes": low.view(routes), "y": low.new(node)}
+        if node.rows == 1:
+            low.emit(self.name, node.name, values, weights, n_expert=weight.shape[2], sums=False)
+        else:
+            used = routes.row // 2
+            values["routes"] = _sorted(low, routes, weight.shape[2])
+            low.emit("mul_mat_id_tiles", node.name, values, weights, n_expert=weight.shape[2], used=used)
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        m, p = site.matrix, step.params
+        assert m
+        x, routes, y = (step.values[slot] for slot in ("x", "routes", "y"))
+        common, n = self._of_weight(step, m), step.weights["w"][0].shape[1]
+        if p["sums"] and m.first:
+            common["epilogue"] = "add"  # to what the pieces of the weight before have given
+        pitches = (x.pitch, routes.pitch, y.pitch)
+        shape = (m.format, m.pitch, n, p["n_expert"], routes.row // 2, y.n_tokens)
+        return mul_mat_id_kernel(*shape, site.profile, sums=p["sums"], pitches=pitches, **common)
+
+    def _of_weight(self, step: Step, m: Matrix) -> dict[str, Any]:
+        """What kernels of one token and of several are told alike."""
+        epilogue = step.params.get("epilogue", "store")
+        return {
+            "columns": m.columns,
+            "stacked": len(step.weights["w"]),
+            "own": step.values["x"].row > m.columns,
+            "bias": "bias" in step.weights,
+            "epilogue": epilogue,
+            "factor": step.params.get("factor"),
+            "piece": (m.first, m.rows // (2 if epilogue in GLU else 1)) if m.rows < m.whole else None,
+            "y_first": step.values["y"].first,
+        }
+
+    def flops(self, use: Use) -> int:
+        c = use.constants
+        return 2 * int(c["columns"]) * int(c["n"]) * int(c["stacked"]) * int(c["used"]) * use.tokens
+
+    def moved(self, slot: str, use: Use) -> int:
+        """Of weights, those of as many experts as tokens can have."""
+        c, size = use.constants, use.sizes[slot]
+        of_experts = slot == "bias" or (slot.startswith("w_") and slot != "w_codes")
+        return size * min(int(c["used"]) * use.tokens, int(c["n_expert"])) // int(c["n_expert"]) if of_experts else size
+
+
+def mul_mat_id_kernel(
+    format: Format,
+    k: int,
+    n: int,
+    n_expert: int,
+    used: int,
+    n_tokens: int,
+    profile: DeviceProfile,
+    *,
+    columns: int = 0,
+    stacked: int = 1,
+    own: bool = False,
+    sums: bool = False,
+    bias: bool = False,
+    epilogue: str = "store",
+    factor: float | None = None,
+    piece: tuple[int, int] | None = None,
+    pitches: tuple[int, int, int] | None = None,
+    y_first: int = 0,
+) -> Launch:
+    """The weight has n rows of k numbers for each expert, of which `columns` are there; 0: all. stacked: how many such
+    weights there are. own: each expert has a part of a token's row. sums: results are added up by the weights of
+    routes. piece: the first of the rows of all experts, and how many there are, of each half of a gated linear unit.
+    pitches: of x, routes and y."""
+    columns, glu = columns or k, epilogue in GLU
+    v = default(format, k, n * (1 if sums else used), epilogue, replace(profile, packed_dot=False))
+    parts = 1 if sums else used * (1 if glu else stacked)
+    shader = kernel(
+        "mul_mat_id",
+        [
+            *weight(format),
+            arena("x", "f32" if own and columns % 4 else "vec4<f32>"),
+            arena("routes", "u32"),
+            *([BIAS] if bias else []),
+            arena("y", "f32"),
+        ],
+        format=format.name,
+        split=format.split,
+        k=k,
+        columns=columns,
+        n=n,
+        n_expert=n_expert,
+        used=used,
+        stacked=stacked,
+        own=own,
+        sums=sums,
+        bias=bias,
+        epilogue=epilogue,
+        factor=factor,
+        piece=piece,
+        pitches=pitches or (columns * (used if own else 1), 2 * used, n * parts),
+        y_first=y_first,
+        workgroup=v.workgroup,
+        lanes=v.lanes,
+        subgroup=v.subgroup,
+        rows_per_group=v.rows,
+    )
+    plain = None
+    if v.subgroup:
+        options: dict[str, Any] = {"columns": columns, "stacked": stacked, "own": own, "sums": sums, "bias": bias}
+        options |= {"epilogue": epilogue, "factor": factor, "piece": piece, "pitches": pitches, "y_first": y_first}
+        plain = mul_mat_id_kernel(format, k, n, n_expert, used, n_tokens, DeviceProfile(), **options)
+    of_group = v.workgroup // v.lanes * v.rows // (2 if glu else 1)
+    return Launch(shader, (-(-n // of_group), n_tokens, parts), 1 if n_tokens > 1 else 0, plain)
+
+
+TILE = 32  # pairs of a token and an expert, of one expert's, that are multiplied at once
+
+
+class SortIds(Operation):
+    """A batch's routes in the order of the experts, for products in tiles."""
+
+    name = "sort_ids"
+    templates = ("sort_ids",)
+    case = staticmethod(checks.sort_ids)
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        routes = step.values["routes"]
+        return sort_ids_kernel(step.params["n_expert"], routes.row // 2, routes.n_tokens, routes.pitch)
+
+
+def _sorted(low: Lowering, routes: Tensor, n_expert: int) -> View:
+    """The routes as sort_ids leaves them, for all products that read them."""
+    view, pairs = low.view(routes), routes.size // 2
+    for step in low.steps:
+        if step.op == "sort_ids" and step.values["routes"] == view:
+            return step.values["y"]
+    y = View.of(Value(routes.name + ".sorted", pairs_at(n_expert, pairs) + pairs, 1, in_blocks=False))
+    low.emit("sort_ids", y.value.name, {"routes": view, "y": y}, n_expert=n_expert)
+    return y
+
+
+def pairs_at(n_expert: int, pairs: int) -> int:
+    """Words before the first of so many pairs: how many tiles there are, and three for each that there may be."""
+    return 1 + 3 * (pairs // TILE + min(n_expert, pairs))
+
+
+def sort_ids_kernel(n_expert: int, used: int, n_tokens: int, pitch: int = 0) -> Launch:
+    """pitch: of routes."""
+    constants = {"n_expert": n_expert, "used": used, "tile": TILE, "pitch": pitch or 2 * used}
+    slots = [arena("routes", "u32"), BATCH, arena("y", "u32")]
+    at = pairs_at(n_expert, n_tokens * used)
+    return Launch(kernel("sort_ids", slots, pairs_at=at, workgroup=256, **constants), (1, 1, 1))
+
+
+class MulMatIdTiles(MulMatId):
+    """Of several tokens, whose routes are sorted."""
+
+    name = "mul_mat_id_tiles"
+    templates = ("mul_mat_id_tiles",)
+    case = staticmethod(checks.mul_mat_id)
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        m, p = site.matrix, step.params
+        assert m
+        x, y = step.values["x"], step.values["y"]
+        shape = (m.format, m.pitch, step.weights["w"][0].shape[1], p["n_expert"], p["used"], y.n_tokens)
+        return mul_mat_id_tiles_kernel(*shape, pitches=(x.pitch, y.pitch), **self._of_weight(step, m))
+
+
+def mul_mat_id_tiles_kernel(
+    format: Format,
+    k: int,
+    n: int,
+    n_expert: int,
+    used: int,
+    n_tokens: int,
+    *,
+    columns: int = 0,
+    stacked: int = 1,
+    own: bool = False,
+    bias: bool = False,
+    epilogue: str = "store",
+    factor: float | None = None,
+    piece: tuple[int, int] | None = None,
+    pitches: tuple[int, int] | None = None,
+    y_first: int = 0,
+) -> Launch:
+    """As mul_mat_id_kernel. pitches: of x and y."""
+    columns, glu = columns or k, epilogue in GLU
+    results = 1 if glu else stacked
+    tile_n, wx, wy = 64, 16, 8
+    shader = kernel(
+        "mul_mat_id_tiles",
+        [
+            *weight(format),
+            arena("x", "f32" if own and columns % 4 else "vec4<f32>"),
+            arena("routes", "u32"),
+            *([BIAS] if bias else []),
+            arena("y", "f32"),
+        ],
+        format=format.name,
+        split=format.split,
+        k=k,
+        columns=columns,
+        n=n,
+        n_expert=n_expert,
+        used=used,
+        stacked=stacked,
+        own=own,
+        bias=bias,
+        epilogue=epilogue,
+        factor=factor,
+        piece=piece,
+        pitches=pitches or (columns * (used if own else 1), n * used * results),
+        y_first=y_first,
+        pairs_at=pairs_at(n_expert, n_tokens * used),
+        tile_m=TILE,
+        tile_n=tile_n,
+        wx=wx,
+        wy=wy,
+    )
+    return Launch(shader, (-(-n // (tile_n // 2 if glu else tile_n)), n_tokens, results), 1)
+
+
+class WeightedSum(Operation):
+    name = "weighted_sum"
+    templates = ("weighted_sum",)
+    case = staticmethod(checks.weighted_sum)
+
+    def lower(self, node: Tensor, low: Lowering) -> None:
+        x, routes = (low.view(src) for src in node.src)
+        low.emit(self.name, node.name, {"x": x, "routes": routes, "y": low.new(node)})
+
+    def launch(self, step: Step, site: Site, variant: Any) -> Launch:
+        x, routes, y = (step.values[slot] for slot in ("x", "routes", "y"))
+        return weighted_sum_kernel(y.row, routes.row // 2, y.n_tokens, (x.pitch, routes.pitch, y.pitch))
+
+
+def weighted_sum_kernel(n: int, used: int, n_tokens: int, pitches: tuple[int, int, int]) -> Launch:
+    """pitches: of x, routes and y."""
+    slots = [arena("x", "f32"), arena("routes", "u32"), arena("y", "f32")]
+    shader = kernel("weighted_sum", slots, n=n, used=used, pitches=pitches, workgroup=64)
+    return Launch(shader, (-(-n // 64), n_tokens, 1), 1 if n_tokens > 1 else 0)

@@ -1,0 +1,107 @@
+// y = W x of each of a token's {{ used }} experts, W quantized: {{ lanes }} lanes share a row of an expert's matrix, {{ rows_per_group }} rows at once.
+//   sums:     what the experts give is added up, each times its weight: a row is all of theirs, one behind the other
+//   own:      each expert has a part of x
+//   stacked:  so many weights give results one behind the other; of a gated linear unit, gate and up
+//   piece:    of all experts' rows, only some are bound
+{% import "common/reduce.wgsl" as r %}
+{% import "common/row_end.wgsl" as end %}
+{% import "common/functions.wgsl" as f %}
+{% import "common/block_dot.wgsl" as of_block %}
+{% set glu = epilogue in f.glu %}
+{% set outs = rows_per_group // 2 if glu else rows_per_group %}
+{% set experts_rows = piece[1] if piece else n * n_expert %}{# of one weight, that are bound #}
+{% set x4 = not own or columns % 4 == 0 %}
+{% if subgroup %}
+enable subgroups;
+{% endif %}
+{% include "common/bindings.wgsl" %}
+{% import "common/block.wgsl" as w with context %}
+{{ w }}
+{% include "formats/" ~ format ~ ".wgsl" %}
+{% if epilogue not in ("store", "add") %}
+{{ f.functions }}
+{% endif %}
+{{ end.declare(columns, k) }}{{ r.declare(subgroup, workgroup, lanes, rows_per_group) }}
+const NB = {{ k // 32 }}u;  // blocks of a row
+const N = {{ n }}u;
+const USED = {{ used }}u;
+
+@compute @workgroup_size({{ workgroup }})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+  let lane = local % {{ lanes }}u;
+  let out0 = (group.x * {{ workgroup // lanes }}u + local / {{ lanes }}u) * {{ outs }}u;
+  let route = group.y * {{ pitches[1] }}u;
+{% if not sums %}
+  let u = group.z % USED;
+  let first = routes[route + u] * N{{ " + group.z / USED * %du" % (n * n_expert) if stacked > 1 and not glu }};
+{% endif %}
+  var acc: array<f32, {{ rows_per_group }}>;
+{# The bound row that gives result `i`, of those of the expert's that begin at `first`; `there`: whether it is bound #}
+{% macro place(i) %}
+{% set out = "min(out0 + %du, N - 1u)" % (i % outs) %}
+    let row{{ i }} = {{ "min(first + %s - %du, %du)" % (out, piece[0], piece[1] - 1) if piece else "first + " ~ out }}{{ " + %du" % experts_rows if i >= outs }};
+{% endmacro %}
+{% macro there(i) %}{{ "first + out0 + %du - %du < %du" % (i, piece[0], piece[1]) if piece else "true" }}{% endmacro %}
+{% if not sums %}
+{% for i in range(rows_per_group) %}
+{{ place(i) }}{% endfor %}
+{% endif %}
+  for (var i = lane; i < {{ "USED * " if sums }}NB; i += {{ lanes }}u) {
+{% if sums %}
+    let u = i / NB;
+    let b = i % NB;
+    let first = routes[route + u] * N;
+    let share = bitcast<f32>(routes[route + USED + u]);
+{% for i in range(rows_per_group) %}
+{{ place(i) }}{% endfor %}
+{% else %}
+    let b = i;
+{% endif %}
+{% for i in range(rows_per_group) %}
+    let w{{ i }} = load32(row{{ i }} * NB + b);
+{% endfor %}
+{% if x4 %}
+    let at = {{ "(group.y * %du + u * %du) / 4u" % (pitches[0], columns) if own else "group.y * %du" % (pitches[0] // 4) }} + 8u * b;
+{% for j in range(8) %}
+    let a{{ j }} = {{ end.read(columns, k, "x[at + %du]" % j, "8u * b + %du" % j) }};
+{% endfor %}
+{% else %}
+    let at = group.y * {{ pitches[0] }}u + u * {{ columns }}u + 32u * b;
+{% for j in range(8) %}
+    let a{{ j }} = {{ end.read(columns, k, "vec4<f32>(x[at + %du], x[at + %du], x[at + %du], x[at + %du])" % (4 * j, 4 * j + 1, 4 * j + 2, 4 * j + 3), "8u * b + %du" % j) }};
+{% endfor %}
+{% endif %}
+{{ of_block.sums() }}
+{% for i in range(rows_per_group) %}
+    acc[{{ i }}] += {{ "select(0.0, share, %s) * (" % there(i) if sums else "(" }}{{ of_block.product("w%d" % i, split) }});
+{% endfor %}
+  }
+{{ r.sum(subgroup, workgroup, lanes, rows_per_group) }}
+  if (lane == 0u) {
+{% for i in range(outs) %}
+    if (out0 + {{ i }}u < N{{ " && " ~ there(i) if piece and not sums }}) {
+      let to = group.y * {{ pitches[2] }}u + {{ y_first }}u + {{ "" if sums else "group.z * N + " }}out0 + {{ i }}u;
+      var v = acc[{{ i }}];
+{% if bias and sums %}
+      for (var u = 0u; u < USED; u++) {
+        let first = routes[route + u] * N;
+        if ({{ there(i) }}) {
+          v += bitcast<f32>(routes[route + USED + u]) * bias[first + out0 + {{ i }}u{{ " - %du" % piece[0] if piece }}];
+        }
+      }
+{% elif bias %}
+      v += bias[row{{ i }}];
+{% endif %}
+{% if factor %}
+      v *= {{ factor }};
+{% endif %}
+{% if glu %}
+      v = op_{{ epilogue }}(v, acc[{{ i + outs }}]{{ " + bias[row%d]" % (i + outs) if bias }});
+{% elif epilogue not in ("store", "add") %}
+      v = op_{{ epilogue }}(v);
+{% endif %}
+      y[to] {{ "+=" if epilogue == "add" else "=" }} v;
+    }
+{% endfor %}
+  }
+}
