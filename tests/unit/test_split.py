@@ -169,8 +169,8 @@ def test_a_cache_fills_a_buffer_to_its_last_byte() -> None:
     f16 = cache_format("f16", head_dim=16)
     cache = Cache(f16, f16, n_head_kv=1, head_dim=16, n_ctx=100)  # keys of 3,200 bytes, values in the next 256 behind
     whole = 3328 + 3200
-    assert lay_out_caches([cache], limited(whole)).regions == {"kv.0": whole}
-    assert lay_out_caches([cache], limited(whole - 4)).regions == {"kv.0": 3200, "kv.1": 3200}
+    assert lay_out_caches({0: cache}, limited(whole)).regions == {"kv.0": whole}
+    assert lay_out_caches({0: cache}, limited(whole - 4)).regions == {"kv.0": 3200, "kv.1": 3200}
 
 
 def test_a_row_or_a_heads_cache_that_no_binding_holds_is_refused() -> None:
