@@ -86,9 +86,9 @@ class _Copies:
         """Where nothing is, or the oldest of an answer that a later one makes needless, or of another prompt."""
         if None in self._copies:
             return self._copies.index(None)
-        held = sorted((copy.position, i) for i, copy in enumerate(self._copies) if copy)
-        passing = [i for _, i in held if not self._copies[i].end]  # type: ignore[union-attr]
-        others = [i for _, i in held if self._copies[i].run is not run]  # type: ignore[union-attr]
+        held = sorted(((i, copy) for i, copy in enumerate(self._copies) if copy), key=lambda each: each[1].position)
+        passing = [i for i, copy in held if not copy.end]
+        others = [i for i, copy in held if copy.run is not run]
         if len(passing) > 2 or (passing and not others):
             return passing[0]
         return others[0] if others else None
