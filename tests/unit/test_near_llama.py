@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from llamaweb.architectures import architecture
 from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
 from llamaweb.graph import Graph, Tensor
+from llamaweb.host.cli import main
 from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.model.source import BytesSource
@@ -145,3 +147,13 @@ def test_an_unknown_architecture_is_named_with_those_that_run() -> None:
     file = header("qwen2")
     with pytest.raises(UnsupportedError, match=r"'qwen9' .* such as qwen3, qwen2"):
         plan_model(replace(file, metadata={**file.metadata, "general.architecture": "qwen9"}))
+
+
+def test_an_unknown_architecture_is_named_before_the_tokenizer_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny_model(MODELS["qwen2"].spec)
+    strange = data.replace(b"\x05\0\0\0\0\0\0\0qwen2", b"\x05\0\0\0\0\0\0\0qwen9")
+    (tmp_path / "model.gguf").write_bytes(strange.replace(b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0gpt9"))
+    assert main(["inspect", str(tmp_path / "model.gguf")]) == 1
+    assert "'qwen9' is not supported yet; use a model of one that is, such as qwen3" in capsys.readouterr().err

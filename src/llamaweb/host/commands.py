@@ -122,6 +122,7 @@ async def tokenize(args: argparse.Namespace, out: Output) -> None:
 
 async def inspect(args: argparse.Namespace, out: Output) -> None:
     """What the model is, and what it will need; needs no browser and reads only the header."""
+    from llamaweb.architectures import architecture
     from llamaweb.kernels.tuner import worth_tuning
     from llamaweb.planner import PROFILES, plan_model
     from llamaweb.planner.picture import picture
@@ -130,6 +131,7 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
     from llamaweb.tokenizer import load_tokenizer
 
     header = await _header(args.model, out)
+    architecture(header)  # what is not supported is named before anything else
     load_tokenizer(header.metadata)  # what no page could read is refused here, too
     profile = PROFILES[args.device]
     plan = plan_model(

@@ -43,9 +43,11 @@ def say_fetching(address: str, size: int, out: Output) -> None:
 def foretell(args: argparse.Namespace, header: GGUFFile, out: Output) -> None:
     """One line of what the model will take. Raises what a page would: UnsupportedError or ModelFileError for what is in
     the file, ContextError for what is asked of it, MemoryBudgetError where the weights alone are above the budget."""
+    from llamaweb.architectures import architecture
     from llamaweb.planner import DESKTOP, plan_model
     from llamaweb.tokenizer import load_tokenizer
 
+    architecture(header)  # what is not supported is named before anything else
     load_tokenizer(header.metadata)
     options = {"n_ctx": args.context, "type_k": args.type_k, "type_v": args.type_v, "checked": True}
     try:
