@@ -73,11 +73,15 @@ DELTA = {
     "ssm.time_step_rank": 4,
     "ssm.inner_size": 64,
 }
-DELTA |= {"rope.dimension_sections": [3, 3, 2, 0], "rope.dimension_count": 8, "block_count": 4}
+DELTA |= {"rope.dimension_count": 8, "block_count": 4}
+PLAIN_DELTA = dict(DELTA)
+DELTA |= {"rope.dimension_sections": [3, 3, 2, 0]}
 CONV = ("*conv1d.bias", "*ssm_norm.weight")
+CONVS = {"attention.head_count_kv": [0, 2, 0, 0], "block_count": 4, "shortconv.l_cache": 3}
 EXPERTS = {"expert_count": 5, "expert_used_count": 2, "expert_feed_forward_length": 54}
 WHOLE = {"attention.head_count_kv": 4}
 SHARED = {"expert_shared_feed_forward_length": 38}
+SHARED_OF_32 = {"expert_shared_feed_forward_length": 32}
 GATES = ("*ffn_gate_exps.weight",)  # of experts, which some families may lack
 GLM = {
     "nextn_predict_layers": 1,
@@ -219,9 +223,23 @@ MODELS: dict[str, Model] = {
     ),
     "hunyuan-dense": of_graph("hunyuan-dense", RMS | EVEN),
     "hunyuan-dense, Q4_0": of_graph("hunyuan-dense", RMS | EVEN, "Q4_0", optional=UNTIED),
-    "lfm2": of_graph("lfm2", RMS | {"attention.head_count_kv": [0, 2, 0, 0], "block_count": 4, "shortconv.l_cache": 3}),
+    "lfm2": of_graph("lfm2", RMS | CONVS),
     "lfm2, Q8_0": of_graph(
-        "lfm2", RMS | EVEN | {"attention.head_count_kv": [2, 0, 0], "shortconv.l_cache": 4}, "Q8_0", optional=UNTIED
+        "lfm2",
+        RMS | EVEN | {"attention.head_count_kv": [2, 0, 0], "shortconv.l_cache": 4, "attention.sliding_window": 9},
+        "Q8_0",
+        optional=UNTIED,
+    ),
+    "lfm2moe": of_graph(
+        "lfm2moe",
+        RMS | EXPERTS | CONVS | {"leading_dense_block_count": 1, "expert_gating_func": 2},
+        optional=("*exp_probs_b.bias", "output.weight"),
+    ),
+    "lfm2moe, Q4_0": of_graph(
+        "lfm2moe",
+        RMS | EVEN | EXPERTS | CONVS | {"expert_feed_forward_length": 64, "expert_gating_func": 2},
+        "Q4_0",
+        optional=("*exp_probs_b.bias",),
     ),
     "mamba2": of_graph("mamba2", RMS | STATE | {"ssm.state_size": 128}, optional=CONV),
     "mamba2, Q8_0": of_graph(
@@ -270,9 +288,28 @@ MODELS: dict[str, Model] = {
     "qwen2moe, Q4_0": of_graph(
         "qwen2moe", RMS | EVEN | {"expert_count": 6, "expert_used_count": 3}, "Q4_0", optional=UNTIED
     ),
+    "qwen35moe": of_graph(
+        "qwen35moe",
+        RMS | DELTA | HEADS_OF_16 | EXPERTS | SHARED | {"full_attention_interval": 2, "ssm.group_count": 4},
+        optional=("*ffn_gate_up_exps.weight", "output.weight"),
+    ),
+    "qwen35moe, Q8_0": of_graph(
+        "qwen35moe",
+        RMS | DELTA | EVEN | HEADS_OF_16 | EXPERTS | {"expert_feed_forward_length": 64, **SHARED_OF_32},
+        "Q8_0",
+    ),
     "qwen3moe": of_graph("qwen3moe", RMS | HEADS_OF_16 | EXPERTS | {"expert_used_count": 3}),
     "qwen3moe, Q6_K": of_graph(
         "qwen3moe", RMS | LARGE | EXPERTS | {"expert_feed_forward_length": 256}, "Q6_K", optional=UNTIED
+    ),
+    "qwen3next": of_graph(
+        "qwen3next", RMS | PLAIN_DELTA | HEADS_OF_16 | EXPERTS | SHARED | {"full_attention_interval": 2}
+    ),
+    "qwen3next, Q4_0": of_graph(
+        "qwen3next",
+        RMS | PLAIN_DELTA | EVEN | HEADS_OF_16 | EXPERTS | {"expert_feed_forward_length": 64, **SHARED_OF_32},
+        "Q4_0",
+        optional=("*ffn_gate_up_exps.weight", "output.weight"),
     ),
     "qwen3vlmoe": of_graph("qwen3vlmoe", RMS | EXPERTS | {"rope.dimension_sections": [3, 3, 3, 0]}),
     "stablelm": of_graph(

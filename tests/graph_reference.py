@@ -69,6 +69,9 @@ class GraphReference:
         return float(np.exp(-np.mean(log_p[np.arange(len(log_p)), tokens[first + 1 :]])))
 
     def _weight_of(self, tensor: Tensor) -> np.ndarray:
+        if whole := tensor.params.get("of"):
+            first = tensor.params["first"]
+            return self.weight(whole.name)[..., first : first + tensor.shape[1], :]
         return self.weight(tensor.name)
 
     def _get_rows(self, node: Tensor, tokens: list[int], table: np.ndarray, _: None) -> np.ndarray:
@@ -102,8 +105,9 @@ class GraphReference:
     def _mul_mat(self, node: Tensor, tokens: list[int], w: np.ndarray, x: np.ndarray, *bias: np.ndarray) -> np.ndarray:
         return x @ w.reshape(-1, w.shape[-1]).T + (bias[0] if bias else 0)
 
-    def _top_k(self, node: Tensor, tokens: list[int], logits: np.ndarray, *bias: np.ndarray) -> np.ndarray:
-        ids, weights = routed(logits, bias[0] if bias else None, **node.params)
+    def _top_k(self, node: Tensor, tokens: list[int], logits: np.ndarray, *vectors: np.ndarray) -> np.ndarray:
+        p = dict(node.params)
+        ids, weights = routed(logits, **dict(zip(p.pop("slots"), vectors, strict=True)), **p)
         return np.hstack([ids, weights])
 
     def _mul_mat_id(

@@ -85,3 +85,12 @@ class Graph:
         node = Tensor(name, op, shape, src, params)
         self.nodes.append(node)
         return node
+
+
+def rows_of(weight: Tensor, first: int, rows: int) -> Tensor:
+    """Of a weight's matrices (K, N, …), each one's rows `first` to `first + rows - 1`: (K, rows, …)."""
+    row, _, *more = weight.shape
+    params = {"of": weight, "first": first}
+    return Tensor(
+        f"{weight.name}[{first}:{first + rows}]", "weight", (row, rows, *more), params=params, type=weight.type
+    )

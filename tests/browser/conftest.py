@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from browser_page import Page, PageServer, Runner
 from kernel_bench import Bench
+from one_device import keep_device
 from pytest_pyodide.config import get_global_config
 from pytest_pyodide.hook import pytest_wrapper
 from pytest_pyodide.server import spawn_web_server
@@ -51,6 +52,12 @@ def page(web_server_main: tuple[str, int, object], browser_choice: BrowserChoice
         yield Page(runner)
     finally:
         runner.quit()
+
+
+@pytest.fixture(scope="module")
+def one_device(page: Page) -> None:
+    """All models of a file's tests are on one device."""
+    keep_device(page)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from tests.families import MODELS
 from tests.reference import nmse
 from tests.tiny import tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def check(page: Page, name: str, **options: Any) -> None:
     model = MODELS[name]

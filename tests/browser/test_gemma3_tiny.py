@@ -15,6 +15,8 @@ from llamaweb.planner import FUSIONS
 from tests.reference import ReferenceGemma3, nmse
 from tests.tiny import TinyGemma3, tiny_gemma3
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SPECS = {
     "plain": TinyGemma3(),
     "no window": TinyGemma3(n_layer=2, window=None, tied=False),

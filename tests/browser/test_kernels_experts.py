@@ -53,21 +53,21 @@ def chosen(logits: np.ndarray, bias: np.ndarray, used: int, c: dict[str, Any]) -
 CHOICES: list[tuple[int, int, dict[str, Any]]] = [
     (2, 2, {}),
     (5, 1, {"norm": True}),
-    (33, 8, {"gating": "sigmoid", "bias": True, "norm": True, "scale": 2.5}),
-    (96, 6, {"gating": "sigmoid", "bias": True, "groups": (8, 3)}),
-    (128, 8, {"norm": True}),
+    (33, 8, {"gating": "sigmoid", "vectors": ("probs_bias",), "norm": True, "scale": 2.5}),
+    (96, 6, {"gating": "sigmoid", "vectors": ("probs_bias",), "groups": (8, 3)}),
+    (128, 8, {"norm": True, "vectors": ("scales",)}),
     (32, 4, {"gating": "softmax_weight"}),
-    (1024, 10, {"bias": True, "groups": (4, 2), "scale": 16.0}),
+    (1024, 10, {"vectors": ("probs_bias", "scales"), "groups": (4, 2), "scale": 16.0}),
 ]
 
 
 @pytest.mark.parametrize(("n", "used", "options"), CHOICES, ids=str)
 def test_the_choice_of_experts(bench: Bench, n: int, used: int, options: dict[str, Any]) -> None:
-    bias = normal(n) if options.get("bias") else np.zeros(n)
+    extra = {name: normal(n).astype(np.float32) for name in options.get("vectors", ())}
+    bias = extra.get("probs_bias", np.zeros(n))
     inputs = [3 * normal(n_tokens, n) for n_tokens in TOKENS]
     inputs[1][0, : n // 2] = 1.25  # a tie
     launch = top_k_kernel(n, used, TOKENS[-1], **options)
-    extra = {"probs_bias": bias.astype(np.float32)} if options.get("bias") else {}
     cases = [Case(launch, {"x": guarded(x), **extra, "y": poisoned(len(x), 2 * used)}, len(x)) for x in inputs]
     for found, x in zip(bench.run(cases), inputs, strict=True):
         y = found["y"].reshape(-1).view(np.float32)
@@ -75,6 +75,7 @@ def test_the_choice_of_experts(bench: Bench, n: int, used: int, options: dict[st
         rows = y[: len(x) * 2 * used].reshape(len(x), -1)
         for row, logits in zip(rows, x, strict=True):
             ids, weights = chosen(logits, bias, used, options)
+            weights = weights * extra["scales"][ids] if "scales" in extra else weights
             assert row[:used].copy().view(np.uint32).tolist() == ids
             np.testing.assert_allclose(row[used:], weights, rtol=2e-5)
 

@@ -19,6 +19,7 @@ from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource
 from tests.reference import nmse
 
+pytestmark = pytest.mark.usefixtures("one_device")
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOGITS = np.load(GOLDEN / "mixed.npz")
 TOKENS = LOGITS["tokens"].tolist()

@@ -14,6 +14,7 @@ from llamaweb.planner import FUSIONS
 from tests.reference import ReferenceLlama, nmse
 from tests.tiny import TinyLlama, tiny_llama, without_chat
 
+pytestmark = pytest.mark.usefixtures("one_device")
 LIMIT = 1e-6
 N_UBATCH = 16
 PROMPT = 2 * N_UBATCH + 13  # two full batches and a remainder

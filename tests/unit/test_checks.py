@@ -124,7 +124,9 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         library.flash_attn_vec(attention, profile, splits=8),
         library.flash_attn_reduce(64, 6, 8),
         top_k_kernel(5, 2, 8, norm=True, x_first=3, x_pitch=32, y_pitch=32),
-        top_k_kernel(300, 6, 8, gating="sigmoid", bias=True, groups=(10, 4), norm=True, scale=2.5),
+        top_k_kernel(
+            300, 6, 8, gating="sigmoid", vectors=("probs_bias", "scales"), groups=(10, 4), norm=True, scale=2.5
+        ),
         top_k_kernel(32, 4, 8, gating="softmax_weight"),
         weighted_sum_kernel(70, 3, 8, (224, 32, 96)),
         sort_ids_kernel(5, 2, 8, 32),

@@ -84,6 +84,10 @@ LAYERS = {
     "granitemoe": {10},
     "qwen2moe": {11},
     "glm4moe": {5, 10},
+    "lfm2moe": {7, 8, 10},
+    "lfm2moe, Q4_0": {8, 10},
+    "qwen35moe": {15, 17},
+    "qwen3next": {15, 17},
 }
 
 

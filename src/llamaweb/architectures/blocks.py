@@ -10,7 +10,7 @@ from llamaweb import operations as ops
 from llamaweb.architectures.experts import Experts
 from llamaweb.architectures.metadata import Metadata, layers, rope, tokens
 from llamaweb.errors import ModelFileError
-from llamaweb.graph import Graph, Tensor
+from llamaweb.graph import Graph, Tensor, rows_of
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
 
@@ -163,21 +163,48 @@ class Blocks:
         """What those compute that are every token's."""
         return self.feed_forward(x, p, n_ff, ops.swiglu, "_shexp")
 
-    def experts(self, x: Tensor, p: str, e: Experts, unit: Gated = ops.swiglu, *, gated: bool = True) -> Tensor:
-        """The weighted sum of what each token's experts compute, down(unit(gate(x), up(x))). gated: without a gate in
-        the file it is missing; else it is then down(silu(up(x)))."""
+    def behind_gated_experts(self, x: Tensor, h: Tensor, p: str, e: Experts) -> Tensor:
+        """x and what experts compute over h, those that are every token's times the sigmoid of a gate."""
         g = self._graph
-        logits = self.product(x, p + "ffn_gate_inp", e.count)
+        gate = self.product(h, p + "ffn_gate_inp_shexp", 1)
+        shared = self.shared_experts(h, p, e.n_ff_shared)
+        x = ops.add(g, x, self.experts(h, p, e), p + "ffn_moe_residual")
+        return ops.elementwise(g, ("add", 0, ("mul", 1, ("sigmoid", 2))), (x, shared, gate), p + "ffn_residual")
+
+    def experts(
+        self,
+        x: Tensor,
+        p: str,
+        e: Experts,
+        unit: Gated = ops.swiglu,
+        *,
+        gated: bool = True,
+        logits: Tensor | None = None,
+    ) -> Tensor:
+        """The weighted sum of what each token's experts compute, down(unit(gate(x), up(x))). gated: without a gate in
+        the file it is missing; else it is then down(silu(up(x))). logits: of the experts, those of x unless told."""
+        g = self._graph
+        if logits is None:
+            logits = self.product(x, p + "ffn_gate_inp", e.count)
         options: dict[str, Any] = {"gating": e.gating, "groups": e.groups, "norm": e.norm, "scale": e.scale}
         bias = g.optional_weight(p + "exp_probs_b.bias", e.count)
-        routes = ops.top_k(g, logits, e.used, p + "ffn_moe_topk", bias=bias, **options)
+        scales = g.optional_weight(p + "ffn_down_exps.scale", e.count)
+        routes = ops.top_k(g, logits, e.used, p + "ffn_moe_topk", bias=bias, scales=scales, **options)
 
         def product(part: str, x: Tensor, row: int, rows: int) -> Tensor:
             name = f"{p}ffn_{part}_exps"
             weight = g.weight(name + ".weight", row, rows, e.count)
             return ops.mul_mat_id(g, weight, x, routes, name, g.optional_weight(name + ".bias", rows, e.count))
 
-        if gated or g.has(p + "ffn_gate_exps.weight"):
+        def half(part: str, first: int) -> Tensor:
+            """Of gate and up that lie in one matrix of each expert."""
+            name = p + "ffn_gate_up_exps"
+            both = g.weight(name + ".weight", x.row, 2 * e.n_ff, e.count)
+            return ops.mul_mat_id(g, rows_of(both, first, e.n_ff), x, routes, f"{name}.{part}")
+
+        if g.has(p + "ffn_gate_up_exps.weight"):
+            h = unit(g, half("gate", 0), half("up", e.n_ff), p + "ffn_moe_glu")
+        elif gated or g.has(p + "ffn_gate_exps.weight"):
             gate, up = (product(part, x, x.row, e.n_ff) for part in ("gate", "up"))
             h = unit(g, gate, up, p + "ffn_moe_glu")
         else:

@@ -32,16 +32,19 @@ def top_k(
     groups: tuple[int, int] = (1, 1),
     norm: bool = False,
     scale: float = 1.0,
+    scales: Tensor | None = None,
 ) -> Tensor:
     """Routes to the `used` experts with the largest probabilities, the lowest of equal ones: (2 * used, T).
 
     gating: probabilities are the softmax or the sigmoid of the logits (n_expert, T); or the logits themselves, and
     weights the softmax of the chosen. bias (n_expert): added to probabilities for the choice alone. groups (n, m): of n
     groups of experts, the m whose two best sum to most are chosen among. norm: weights are divided by their sum. scale:
-    of weights, at last.
+    of weights, at last, and scales (n_expert): each expert's own.
     """
     params = {"used": used, "gating": gating, "groups": groups, "norm": norm, "scale": scale}
-    return g.node("top_k", name, (2 * used, logits.rows), (logits, *([bias] if bias else [])), **params)
+    vectors = {"probs_bias": bias, "scales": scales}
+    found = {slot: vector for slot, vector in vectors.items() if vector}
+    return g.node("top_k", name, (2 * used, logits.rows), (logits, *found.values()), slots=tuple(found), **params)
 
 
 def mul_mat_id(g: Graph, weight: Tensor, x: Tensor, routes: Tensor, name: str, bias: Tensor | None = None) -> Tensor:
@@ -63,16 +66,16 @@ class TopK(Operation):
     case = staticmethod(checks.top_k)
 
     def lower(self, node: Tensor, low: Lowering) -> None:
-        logits, *bias = node.src
-        weights = {"probs_bias": (bias[0],)} if bias else {}
-        y = low.new(node)
-        low.emit(self.name, node.name, {"x": low.view(logits), "y": y}, weights, **node.params)
+        logits, *vectors = node.src
+        p = dict(node.params)
+        weights = {slot: (vector,) for slot, vector in zip(p.pop("slots"), vectors, strict=True)}
+        low.emit(self.name, node.name, {"x": low.view(logits), "y": low.new(node)}, weights, **p)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         x, y = step.values["x"], step.values["y"]
         options: dict[str, Any] = {name: step.params[name] for name in ("gating", "groups", "norm", "scale")}
         places: dict[str, Any] = {"x_first": x.first, "x_pitch": x.pitch, "y_pitch": y.pitch}
-        return top_k_kernel(x.row, y.row // 2, y.n_tokens, bias="probs_bias" in step.weights, **options, **places)
+        return top_k_kernel(x.row, y.row // 2, y.n_tokens, vectors=tuple(step.weights), **options, **places)
 
 
 def top_k_kernel(
@@ -81,7 +84,7 @@ def top_k_kernel(
     n_tokens: int,
     *,
     gating: Gating = "softmax",
-    bias: bool = False,
+    vectors: tuple[str, ...] = (),
     groups: tuple[int, int] = (1, 1),
     norm: bool = False,
     scale: float = 1.0,
@@ -89,15 +92,15 @@ def top_k_kernel(
     x_pitch: int = 0,
     y_pitch: int = 0,
 ) -> Launch:
-    """x_first: where the logits of the first token begin."""
-    slots = [arena("x", "f32"), *([Slot("probs_bias", "f32", "read")] if bias else []), arena("y", "u32")]
+    """vectors: of "probs_bias" and "scales", those there are. x_first: where the logits of the first token begin."""
+    slots = [arena("x", "f32"), *(Slot(name, "f32", "read") for name in vectors), arena("y", "u32")]
     shader = kernel(
         "top_k",
         slots,
         n_expert=n_expert,
         used=used,
         gating=gating,
-        bias=bias,
+        vectors=vectors,
         groups=groups,
         norm=norm,
         scale=float(scale),

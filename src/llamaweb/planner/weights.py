@@ -155,8 +155,21 @@ class Weights:
 
 def _slices(tensors: Sequence[Tensor], first: int, rows: int) -> Iterator[Slice]:
     """Rows `first` and on of stacked tensors."""
-    for tensor in tensors:
-        begin, end = max(first, 0), min(first + rows, tensor.rows)
+    for name, row, at, count in _runs(tensors):
+        begin, end = max(first, 0), min(first + rows, count)
         if begin < end:
-            yield Slice(tensor.name, begin * tensor.row, (end - begin) * tensor.row)
-        first -= tensor.rows
+            yield Slice(name, (at + begin) * row, (end - begin) * row)
+        first -= count
+
+
+def _runs(tensors: Sequence[Tensor]) -> Iterator[tuple[str, int, int, int]]:
+    """Of stacked tensors, what lies together in the file: the tensor's name, its row, and which rows: the first and how
+    many."""
+    for tensor in tensors:
+        whole = tensor.params.get("of", tensor)
+        if whole is tensor:
+            yield tensor.name, tensor.row, 0, tensor.rows
+            continue
+        each, of_each = tensor.shape[1], whole.shape[1]
+        for matrix in range(tensor.rows // each):
+            yield whole.name, tensor.row, matrix * of_each + tensor.params["first"], each

@@ -18,11 +18,13 @@ def top_k(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
     n, used = c["n_expert"], c["used"]
     logits = random.permuted(np.tile(np.linspace(-3, 3, n, dtype=np.float32), (_TOKENS, 1)), axis=1)
-    bias = random.permutation(np.linspace(-0.5, 0.5, n, dtype=np.float32)) if c["bias"] else None
-    ids, shares = routed(logits.astype(np.float64), bias, **{name: c[name] for name in ROUTED})
+    vectors: dict[str, Any] = {
+        name: random.permutation(np.linspace(-0.5, 0.5, n, dtype=np.float32)) for name in c["vectors"]
+    }
+    ids, shares = routed(logits.astype(np.float64), **vectors, **{name: c[name] for name in ROUTED})
     rows = 4 * c["y_pitch"] * np.arange(_TOKENS)
     data = [Data("x", 4 * (c["x_first"] + c["x_pitch"] * np.arange(_TOKENS)), logits)]
-    data += [whole("probs_bias", bias)] if bias is not None else []
+    data += [whole(name, vector) for name, vector in vectors.items()]
     chosen = Expected("y", rows, 1 + ids.astype(np.float32), of=lambda found: 1 + found.view(np.uint32))
     shared = Expected("y", rows + 4 * used, shares.astype(np.float32))
     return Case((Run(kernel, (1, _TOKENS, 1)),), tuple(data), (chosen, shared))
@@ -33,18 +35,19 @@ ROUTED = ("used", "gating", "groups", "norm", "scale")
 
 def routed(
     logits: np.ndarray,
-    bias: np.ndarray | None,
     used: int,
     gating: str,
     groups: tuple[int, int],
     norm: bool,
     scale: float,
+    probs_bias: np.ndarray | None = None,
+    scales: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The experts of each row of logits, and their weights, both (tokens, used), as operations.experts.top_k says."""
     rows = np.arange(len(logits))[:, None]
     probs = _softmax(logits) if gating == "softmax" else evaluated(("sigmoid", 0), [logits])
     probs = logits if gating == "softmax_weight" else probs
-    choice = probs + (0 if bias is None else bias)
+    choice = probs + (0 if probs_bias is None else probs_bias)
     n_group, used_groups = groups
     if n_group > 1:
         grouped = choice.reshape(len(choice), n_group, -1)
@@ -55,7 +58,7 @@ def routed(
     shares = probs[rows, ids]
     shares = _softmax(shares) if gating == "softmax_weight" else shares
     shares = shares / np.maximum(shares.sum(-1, keepdims=True), 2.0**-14) if norm else shares
-    return ids, shares * scale
+    return ids, shares * scale * (1 if scales is None else scales[ids])
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
