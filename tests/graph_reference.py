@@ -131,6 +131,7 @@ class GraphReference:
         cos, sin = rotation.magnitude * np.cos(angle), rotation.magnitude * np.sin(angle)
         pair = np.arange(rotation.n_dims // 2)
         a, b = (2 * pair, 2 * pair + 1) if rotation.mode == "norm" else (pair, pair + len(pair))
+        a, b = a + rotation.offset, b + rotation.offset
         first, second = heads[..., a], heads[..., b]
         heads[..., a], heads[..., b] = first * cos - second * sin, first * sin + second * cos
         return heads.reshape(x.shape)
@@ -160,13 +161,15 @@ class GraphReference:
         return scanned(xbc, dt, dt_bias, a, d, state, p["head_dim"], p["d_state"], p["n_group"])[0]
 
     def _flash_attn(
-        self, node: Tensor, tokens: list[int], q: np.ndarray, k: np.ndarray, v: np.ndarray, *sinks: np.ndarray
+        self, node: Tensor, tokens: list[int], q: np.ndarray, k: np.ndarray, *more: np.ndarray
     ) -> np.ndarray:
         p: Any = node.params
         n, dim = len(q), p["head_dim"]
+        q, k = (x.reshape(n, -1, dim) for x in (q, k))
+        v, *sinks = (k[..., : p["head_dim_v"]], *more) if p["in_keys"] else more
+        v = v.reshape(n, k.shape[1], p["head_dim_v"])
         if self._kv_f16:
             k, v = (x.astype(np.float16).astype(np.float64) for x in (k, v))
-        q, k, v = (x.reshape(n, -1, dim) for x in (q, k, v))
         group = q.shape[1] // k.shape[1]
         k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
         score = np.einsum("qhd,khd->hqk", q, k) * p["scale"]

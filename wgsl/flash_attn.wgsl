@@ -3,7 +3,7 @@
 {% set groups = (tq + 3) // 4 %}
 {% set some = {1: "f32", 2: "vec2<f32>"}.get(tq, "vec4<f32>") %}
 {% set k_loads = (keys * depth // 8 + wq * wk - 1) // (wq * wk) %}
-{% set v_loads = (rows * width // 8 + wq * wk - 1) // (wq * wk) %}
+{% set v_loads = (rows * width_v // 8 + wq * wk - 1) // (wq * wk) %}
 // Attention of a batch, one workgroup for {{ queries }} tokens of one head: walks the cache in tiles of {{ keys }} positions up to
 // the last token's{{ ", from the first that any of them sees on" if window }}, with an online softmax for each token. An invocation
 // holds {{ tq }} x {{ tk }} scores of a tile and {{ tq }} x {{ parts }} vec4 of the output in registers; K comes through workgroup memory
@@ -11,7 +11,9 @@
 {% import "common/lanes.wgsl" as order %}
 {% import "common/cache.wgsl" as cache %}
 {% import "cache/" ~ type_k ~ ".wgsl" as k %}
+{% if type_v %}
 {% import "cache/" ~ type_v ~ ".wgsl" as v %}
+{% endif %}
 {% import "common/score.wgsl" as score %}
 {% include "common/bindings.wgsl" %}
 {{ score.declare(softcap, temperature, 1.4426950408889634) }}const BQ = {{ queries }}u;
@@ -19,7 +21,8 @@ const BK = {{ keys }}u;
 const WQ = {{ wq }}u;
 const WK = {{ wk }}u;
 const W4 = {{ width // 4 }}u;  // vec4 of a head, with zeros behind its values, here and in the cache
-const W8 = {{ width // 8 }}u;
+const V4 = {{ width_v // 4 }}u;  // … and of what V has for it
+const V8 = {{ width_v // 8 }}u;
 const DEPTH4 = {{ depth // 4 }}u;
 const DEPTH8 = {{ depth // 8 }}u;
 const ROWS = {{ rows }}u;
@@ -40,7 +43,10 @@ var<workgroup> of_lanes: array<WeightRow, {{ wk }}>;  // [c][i / 4][r], what eac
 
 {{ cache.helpers(ring) }}
 {{ k.load("k", width, k_unit, k_scales) }}
-{{ v.load("v", width, v_unit, v_scales) }}
+{% if type_v %}
+{{ v.load("v", width_v, v_unit, v_scales) }}
+{% endif %}
+{% set v_eight = "v_eight" if type_v else "k_eight" %}{# else values are the first numbers of keys #}
 {# Rows behind the last are read as the last: their weights are 0, and what is in the cache there need not be a number #}
 {% macro fetch_k(first, chunk) %}
 {% for n in range(k_loads) %}
@@ -49,7 +55,7 @@ var<workgroup> of_lanes: array<WeightRow, {{ wk }}>;  // [c][i / 4][r], what eac
 {% endmacro %}
 {% macro fetch_v(first) %}
 {% for n in range(v_loads) %}
-      v{{ n }} = v_eight(head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / W8, last - 1u)), (local + {{ n }}u * WG) % W8);
+      v{{ n }} = {{ v_eight }}(head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / V8, last - 1u)), (local + {{ n }}u * WG) % V8);
 {% endfor %}
 {% endmacro %}
 {% macro of(name, i) %}{{ name }}{{ i // 4 }}{{ "." ~ "xyzw"[i % 4] if tq > 1 }}{% endmacro %}
@@ -75,10 +81,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let t = i / W4;
     var q = vec4<f32>(0.0);
     if (t0 + t < n_tokens) {
-{% if width == head_dim %}
-      q = qkv[(t0 + t) * {{ (n_head + 2 * n_head_kv) * head_dim // 4 }}u + h * W4 + i % W4] * {{ scale * 1.4426950408889634 }}{{ score.warm(temperature, "n_past + t0 + t") }};  // for exp2
+{% if eights %}
+      q = qkv[(t0 + t) * {{ qkv_row // 4 }}u + h * W4 + i % W4] * {{ scale * 1.4426950408889634 }}{{ score.warm(temperature, "n_past + t0 + t") }};  // for exp2
 {% else %}
-      let at = (t0 + t) * {{ (n_head + 2 * n_head_kv) * head_dim }}u + h * {{ head_dim }}u;
+      let at = (t0 + t) * {{ qkv_row }}u + h * {{ head_dim }}u;
       let from4 = 4u * (i % W4);
       for (var d = from4; d < min(from4 + 4u, {{ head_dim }}u); d++) { q[d % 4u] = qkv[at + d] * {{ scale * 1.4426950408889634 }}{{ score.warm(temperature, "n_past + t0 + t") }}; }
 {% endif %}
@@ -216,14 +222,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% for n in range(v_loads) %}
       {
         let i = local + {{ n }}u * WG;
-{% if rows * width // 8 % (wq * wk) %}
-        if (i < ROWS * W8) {
+{% if rows * width_v // 8 % (wq * wk) %}
+        if (i < ROWS * V8) {
 {% else %}
         {
 {% endif %}
-          let column = 2u * (i % W8);
-          values[i / W8][column / WK][column % WK] = v{{ n }}.low;
-          values[i / W8][(column + 1u) / WK][(column + 1u) % WK] = v{{ n }}.high;
+          let column = 2u * (i % V8);
+          values[i / V8][column / WK][column % WK] = v{{ n }}.low;
+          values[i / V8][(column + 1u) / WK][(column + 1u) % WK] = v{{ n }}.high;
         }
       }
 {% endfor %}
@@ -271,10 +277,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% for p in range(parts) %}
       {
         let column = c + {{ wk * p }}u;
-{% if width == head_dim %}
-        if (column < W4) { y[t * {{ y_row // 4 }}u + h * W4 + column] = acc{{ i }}_{{ p }} / {{ of("total", i) }}; }
+{% if eights %}
+        if (column < V4) { y[t * {{ y_row // 4 }}u + h * V4 + column] = acc{{ i }}_{{ p }} / {{ of("total", i) }}; }
 {% else %}
-{{ order.write_part("t * %du + h * %du" % (y_row, head_dim), "4u * column", "acc%d_%d / %s" % (i, p, of("total", i)), head_dim, n_head, false) }}{% endif %}
+{{ order.write_part("t * %du + h * %du" % (y_row, head_dim_v), "4u * column", "acc%d_%d / %s" % (i, p, of("total", i)), head_dim_v, n_head, false) }}{% endif %}
       }
 {% endfor %}
     }

@@ -7,7 +7,9 @@
 {% import "common/lanes.wgsl" as order %}
 {% import "common/cache.wgsl" as cache %}
 {% import "cache/" ~ type_k ~ ".wgsl" as k %}
+{% if type_v %}
 {% import "cache/" ~ type_v ~ ".wgsl" as v %}
+{% endif %}
 {% if subgroup %}
 enable subgroups;
 {% endif %}
@@ -21,16 +23,22 @@ const HEADS = {{ heads }}u;
 const D = {{ head_dim }}u;
 const W = {{ width }}u;  // values of a head with the zeros behind them, here and in the cache
 const W4 = {{ width // 4 }}u;
-const W8 = {{ width // 8 }}u;
+const V = {{ width_v }}u;  // … of what V has for it
+const V4 = {{ width_v // 4 }}u;
+const V8 = {{ width_v // 8 }}u;
 const GROUPS = {{ groups }}u;
 {% set each = (workgroup + groups - 1) // groups %}{# positions of a group in a step #}
 const SPAN = {{ each * groups }}u;
 const PARTS = {{ parts }}u;  // sums that are left when neighbours have added up theirs
-{% set units = width // k_unit + width // v_unit %}
+{% set units = width // k_unit + (width_v // v_unit if type_v else 0) %}
+{% set v_eight = "v_eight" if type_v else "k_eight" %}{# else values are the first numbers of keys #}
+{# Where in `head` k, v and q begin #}
+{% set v_at = width if type_v else 0 %}
+{% set q_at = width + (width_v if type_v else 0) %}
 {% set subgroups = workgroup // subgroup if subgroup else 0 %}
 
 {% if not rotated %}
-var<workgroup> head: array<f32, {{ (2 + heads) * width }}>;  // k, v and q of this token; k and v as the cache rounds them
+var<workgroup> head: array<f32, {{ q_at + heads * width }}>;  // k, v and q of this token; k and v as the cache rounds them
 fn head4(at: u32) -> vec4<f32> { return vec4<f32>(head[at], head[at + 1u], head[at + 2u], head[at + 3u]); }
 {% endif %}
 var<workgroup> query: array<vec4<f32>, {{ heads * width // 4 }}>;
@@ -38,16 +46,20 @@ var<workgroup> weight: array<f32, {{ heads * each * groups }}>;
 var<workgroup> partial: array<f32, {{ (heads + 1) * subgroups if subgroup else workgroup }}>;
 var<workgroup> of_head: array<f32, {{ heads + 1 }}>;
 var<workgroup> norms: array<f32, {{ heads }}>;
-var<workgroup> sums: array<vec4<f32>, {{ parts * heads * width // 4 }}>;
+var<workgroup> sums: array<vec4<f32>, {{ parts * heads * width_v // 4 }}>;
 {% if k_unit > 8 or v_unit > 8 %}
 var<workgroup> scales: array<u32, {{ units }}>;
 {% endif %}
 {{ cache.helpers(ring) }}
 {{ k.load("k", width, k_unit, k_scales) }}
-{{ v.load("v", width, v_unit, v_scales) }}
+{% if type_v %}
+{{ v.load("v", width_v, v_unit, v_scales) }}
+{% endif %}
 {% if not rotated %}
 {{ k.store("k", width, k_unit, k_scales, false) }}
-{{ v.store("v", width, v_unit, v_scales, false) }}
+{% if type_v %}
+{{ v.store("v", width_v, v_unit, v_scales, false) }}
+{% endif %}
 {% endif %}
 
 // Over all lanes, for every lane; `i` tells apart what is asked for without a barrier between
@@ -112,8 +124,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   workgroupBarrier();
 {% else %}
   let k_at = ({{ n_head }}u + kv) * D;
-{% if width > head_dim %}
-  for (var i = lane; i < (2u + HEADS) * W; i += WG) { if (i % W >= D) { head[i] = 0.0; } }  // not every driver has zeros there
+{% if width > head_dim or width_v > head_dim_v %}
+  for (var i = lane; i < {{ q_at }}u + HEADS * W; i += WG) { head[i] = 0.0; }  // not every driver has zeros there
+  workgroupBarrier();
 {% endif %}
 {# Row r is query head r, the last one k #}
 {% macro at(r) %}select(h * D + {{ r }} * D, k_at, {{ r }} == HEADS){% endmacro %}
@@ -122,7 +135,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% for r in range(heads + 1) %}
   var square{{ r }} = 0.0;
   for (var i = lane; i < D; i += WG) {
-    let x = qkv[{{ at(r ~ "u") }} + i]{{ " * select(1.0, %s, i < %du)" % (magnitude, n_dims) if norm_behind and magnitude != 1.0 }};
+    let x = qkv[{{ at(r ~ "u") }} + i]{{ " * select(1.0, %s, i - %du < %du)" % (magnitude, offset, n_dims) if norm_behind and magnitude != 1.0 }};
     square{{ r }} += x * x;
   }
   let rms{{ r }} = inverseSqrt(sum_of(lane, square{{ r }}, {{ r }}u) / {{ head_dim }}.0 + {{ head_eps }});
@@ -138,7 +151,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let source = {{ at("row") }};
     let x = vec2<f32>(qkv[source + p.x]{{ norm("row", "p.x") }}, qkv[source + p.y]{{ norm("row", "p.y") }});
     let turned = rotate(x, rope_turn(position, pair));
-    let to = select((2u + row) * W, 0u, row == HEADS);
+    let to = select({{ q_at }}u + row * W, 0u, row == HEADS);
     head[to + p.x] = turned.x{{ norm("row", "p.x", true) }};
     head[to + p.y] = turned.y{{ norm("row", "p.y", true) }};
   }
@@ -146,31 +159,37 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% if n_dims < head_dim %}
   for (var i = lane; i < (HEADS + 1u) * {{ head_dim - n_dims }}u; i += WG) {
     let row = i / {{ head_dim - n_dims }}u;
-    let j = {{ n_dims }}u + i % {{ head_dim - n_dims }}u;
-    head[select((2u + row) * W, 0u, row == HEADS) + j] = qkv[{{ at("row") }} + j]{{ norm("row", "j", norm_behind) }};
+    let j = {{ "rope_rest(i %% %du)" % (head_dim - n_dims) if mode else "i % D" }};
+    head[select({{ q_at }}u + row * W, 0u, row == HEADS) + j] = qkv[{{ at("row") }} + j]{{ norm("row", "j", norm_behind) }};
   }
 {% endif %}
-  for (var i = lane; i < D; i += WG) { head[W + i] = qkv[k_at + {{ n_head_kv * head_dim }}u + i]; }
+{% if type_v %}
+  for (var i = lane; i < {{ head_dim_v }}u; i += WG) { head[W + i] = qkv[{{ (n_head + n_head_kv) * head_dim }}u + kv * {{ head_dim_v }}u + i]; }
+{% endif %}
   workgroupBarrier();
   let writes = h % {{ n_head // n_head_kv }}u == 0u{{ " && end == position + 1u && begin < end" if splits > 1 }};
   for (var i = lane; i < {{ units }}u; i += WG) {
 {% set store = "scales[i] = " if k_unit > 8 or v_unit > 8 else "_ = " %}
+{% if not type_v %}
+    {{ store }}k_put(rows + cache_row(position), i, i * {{ k_unit }}u, writes);
+{% else %}
     if (i < {{ width // k_unit }}u) {
       {{ store }}k_put(rows + cache_row(position), i, i * {{ k_unit }}u, writes);
     } else {
       let j = i - {{ width // k_unit }}u;
       {{ store }}v_put(rows + cache_row(position), j, W + j * {{ v_unit }}u, writes);
     }
+{% endif %}
   }
-  for (var i = lane; i < HEADS * W4; i += WG) { query[i] = head4(2u * W + 4u * i) * {{ scale }}{{ score.warm(temperature, "position") }}; }
+  for (var i = lane; i < HEADS * W4; i += WG) { query[i] = head4({{ q_at }}u + 4u * i) * {{ scale }}{{ score.warm(temperature, "position") }}; }
   workgroupBarrier();
 {% if k_unit > 8 or v_unit > 8 %}
   if (writes && lane == 0u) {
 {% if k_unit > 8 %}
     for (var i = 0u; i < {{ width // k_unit }}u; i++) { k_scales(rows + cache_row(position), i, scales[i]); }
 {% endif %}
-{% if v_unit > 8 %}
-    for (var i = 0u; i < {{ width // v_unit }}u; i++) { v_scales(rows + cache_row(position), i, scales[{{ width // k_unit }}u + i]); }
+{% if v_unit > 8 and type_v %}
+    for (var i = 0u; i < {{ width_v // v_unit }}u; i++) { v_scales(rows + cache_row(position), i, scales[{{ width // k_unit }}u + i]); }
 {% endif %}
   }
 {% endif %}
@@ -188,8 +207,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var low{{ j }} = vec4<f32>(0.0);
   var high{{ j }} = vec4<f32>(0.0);
 {% endfor %}
-  let column = lane % W8;
-  let share = lane / W8;
+  let column = lane % V8;
+  let share = lane / V8;
 {% set rest = each * groups - workgroup %}{# places of weights behind a step's, which groups read, too; not every driver has zeros there #}
 {% if rest > 0 %}
   if (lane < {{ heads * rest }}u) { weight[lane / {{ rest }}u * SPAN + WG + lane % {{ rest }}u] = 0.0; }
@@ -197,7 +216,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {# Values of positions `from8` and on of a group, and their sums #}
 {% macro ask(from8) %}
 {% for g in range(from8, [from8 + values, each] | min) %}
-    let e{{ g }} = v_eight(rows + cache_row(first + min(share + {{ g }}u * GROUPS, last)), column);
+    let e{{ g }} = {{ v_eight }}(rows + cache_row(first + min(share + {{ g }}u * GROUPS, last)), column);
 {% endfor %}
 {% endmacro %}
 {% macro sum(from8) %}
@@ -270,8 +289,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 {% if not rotated %}
     if (cached < count && share == 0u) {
-      let v_low = head4(W + 8u * column);
-      let v_high = head4(W + 8u * column + 4u);
+      let v_low = head4({{ v_at }}u + 8u * column);
+      let v_high = head4({{ v_at }}u + 8u * column + 4u);
 {% for j in range(heads) %}
       low{{ j }} += of_head[{{ j }}] * v_low;
       high{{ j }} += of_head[{{ j }}] * v_high;
@@ -284,18 +303,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% for j in range(heads) %}
   let norm{{ j }} = sum_of(lane, total{{ j }}, {{ j }}u);
 {% if parts < groups %}
-{% for n in range(10) if width // 8 * 2 ** n < subgroup %}
-  low{{ j }} += subgroupShuffleXor(low{{ j }}, {{ width // 8 * 2 ** n }}u);
-  high{{ j }} += subgroupShuffleXor(high{{ j }}, {{ width // 8 * 2 ** n }}u);
+{% for n in range(10) if width_v // 8 * 2 ** n < subgroup %}
+  low{{ j }} += subgroupShuffleXor(low{{ j }}, {{ width_v // 8 * 2 ** n }}u);
+  high{{ j }} += subgroupShuffleXor(high{{ j }}, {{ width_v // 8 * 2 ** n }}u);
 {% endfor %}
 {% endif %}
 {% endfor %}
-{% set lanes = workgroup // parts if parts < groups else width // 8 %}{# whose sums are one part #}
-  if (lane % {{ lanes }}u < W8 && lane / {{ lanes }}u < PARTS) {
-    let at = lane / {{ lanes }}u * HEADS * W4 + 2u * column;
+{% set lanes = workgroup // parts if parts < groups else width_v // 8 %}{# whose sums are one part #}
+  if (lane % {{ lanes }}u < V8 && lane / {{ lanes }}u < PARTS) {
+    let at = lane / {{ lanes }}u * HEADS * V4 + 2u * column;
 {% for j in range(heads) %}
-    sums[at + {{ j }}u * W4] = low{{ j }};
-    sums[at + {{ j }}u * W4 + 1u] = high{{ j }};
+    sums[at + {{ j }}u * V4] = low{{ j }};
+    sums[at + {{ j }}u * V4 + 1u] = high{{ j }};
 {% endfor %}
   }
   if (lane == 0u) {
@@ -305,18 +324,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
   }
   workgroupBarrier();
-  for (var i = lane; i < HEADS * W4; i += WG) {
-    let j = i / W4;
+  for (var i = lane; i < HEADS * V4; i += WG) {
+    let j = i / V4;
     var sum = sums[i];
-    for (var p = 1u; p < PARTS; p++) { sum += sums[p * HEADS * W4 + i]; }
+    for (var p = 1u; p < PARTS; p++) { sum += sums[p * HEADS * V4 + i]; }
 {% if splits > 1 %}
-    let part = ((h + j) * {{ splits }}u + group.y) * (W4 + 1u);
-    y[part + i % W4] = sum;
-    if (i % W4 == 0u) { y[part + W4] = vec4<f32>(of_head[j], norms[j], 0.0, 0.0); }
-{% elif width == head_dim %}
-    let at = h * W4 + i;
-    y[{{ order.vector("at", n_head * head_dim) if y_lanes else "at" }}] = sum / norms[j];
+    let part = ((h + j) * {{ splits }}u + group.y) * (V4 + 1u);
+    y[part + i % V4] = sum;
+    if (i % V4 == 0u) { y[part + V4] = vec4<f32>(of_head[j], norms[j], 0.0, 0.0); }
+{% elif eights %}
+    let at = h * V4 + i;
+    y[{{ order.vector("at", n_head * head_dim_v) if y_lanes else "at" }}] = sum / norms[j];
 {% else %}
-{{ order.write_part("(h + j) * D", "4u * (i % W4)", "sum / norms[j]", head_dim, n_head, y_lanes) }}{% endif %}
+{{ order.write_part("(h + j) * %du" % head_dim_v, "4u * (i % V4)", "sum / norms[j]", head_dim_v, n_head, y_lanes) }}{% endif %}
   }
 }

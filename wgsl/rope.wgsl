@@ -17,6 +17,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     y[to_y + p.x] = turned.x;
     y[to_y + p.y] = turned.y;
   } else {
-    y[to_y + i + {{ pairs }}u] = {{ x }}[from_x + i + {{ pairs }}u];
+    let rest = rope_rest(i - {{ pairs }}u);
+    y[to_y + rest] = {{ x }}[from_x + rest];
   }
 }

@@ -1,20 +1,25 @@
 // For each token and head of qkv: norms and rotates q in place, where it is asked for, writes k, normed and rotated, and v
-// to the layer's cache. One workgroup a token and head; heads in the order q, k, v, of those whose cache is bound.
+// to the layer's cache{{ ", as far as it is not in k" if not type_v }}. One workgroup a token and head; heads in the order q, k, v, of those whose cache is bound.
 {% import "common/cache.wgsl" as cache %}
 {% import "cache/" ~ type_k ~ ".wgsl" as k %}
+{% if type_v %}
 {% import "cache/" ~ type_v ~ ".wgsl" as v %}
+{% endif %}
 {% include "common/bindings.wgsl" %}
 {% if mode %}
 {% include "common/rope.wgsl" %}
 {% endif %}
 const D = {{ head_dim }}u;
-var<workgroup> head: array<f32, {{ width }}>;  // zeros behind the head's values
+const DV = {{ head_dim_v }}u;
+var<workgroup> head: array<f32, {{ [width, width_v] | max }}>;  // zeros behind the head's values
 {% if head_eps is not none %}
 var<workgroup> partial: array<f32, {{ workgroup }}>;
 {% endif %}
 {{ cache.helpers(ring) }}
 {{ k.store("k", width, k_unit, k_scales, true) }}
-{{ v.store("v", width, v_unit, v_scales, true) }}
+{% if type_v %}
+{{ v.store("v", width_v, v_unit, v_scales, true) }}
+{% endif %}
 
 {# Norms the head, if there is a norm #}
 {% macro normed() %}
@@ -47,10 +52,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
 {% endif %}
   let position = batch[{{ io.n_past }}u] + t;
-  let base = t * {{ (n_head + 2 * n_head_kv) * head_dim }}u + h * D;
-  for (var i = lane; i < D; i += {{ workgroup }}u) { head[i] = qkv[base + i]; }
-{% if width > head_dim %}
-  if (lane < {{ width - head_dim }}u) { head[D + lane] = 0.0; }  // not every driver has zeros there
+  let size = select(D, DV, h >= {{ n_head + n_head_kv }}u);
+  let base = t * {{ qkv_row }}u + min(h, {{ n_head + n_head_kv }}u) * D + (max(h, {{ n_head + n_head_kv }}u) - {{ n_head + n_head_kv }}u) * DV;
+  for (var i = lane; i < size; i += {{ workgroup }}u) { head[i] = qkv[base + i]; }
+{% if width > head_dim or width_v > head_dim_v %}
+  if (lane < 7u - (size - 1u) % 8u) { head[size + lane] = 0.0; }  // not every driver has zeros there
 {% endif %}
   workgroupBarrier();
   if (h < {{ n_head + n_head_kv }}u) {
@@ -71,7 +77,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   workgroupBarrier();
   if (h < {{ n_head }}u) {
     for (var i = lane; i < D; i += {{ workgroup }}u) { qkv[base + i] = head[i]; }
-  } else if (h < {{ n_head + n_head_kv }}u) {
+  } else {{ "if (h < %du) " % (n_head + n_head_kv) if type_v }}{
     let row = (h - {{ n_head + first_kv }}u) * {{ n_ctx }}u + cache_row(position);
     for (var i = lane; i < {{ width // k_unit }}u; i += {{ workgroup }}u) {
       let scales = k_put(row, i, i * {{ k_unit }}u, true);
@@ -79,13 +85,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       k_scales(row, i, scales);
 {% endif %}
     }
+{% if type_v %}
   } else {
     let row = (h - {{ n_head + n_head_kv + first_kv }}u) * {{ n_ctx }}u + cache_row(position);
-    for (var i = lane; i < {{ width // v_unit }}u; i += {{ workgroup }}u) {
+    for (var i = lane; i < {{ width_v // v_unit }}u; i += {{ workgroup }}u) {
       let scales = v_put(row, i, i * {{ v_unit }}u, true);
 {% if v_unit > 8 %}
       v_scales(row, i, scales);
 {% endif %}
     }
+{% endif %}
   }
 }

@@ -21,7 +21,8 @@ class Yarn:
 
 @dataclass(frozen=True)
 class Rope:
-    """mode "norm" rotates neighbours (2i, 2i + 1), "neox" halves (i, i + n_dims / 2).
+    """mode "norm" rotates neighbours (2i, 2i + 1), "neox" halves (i, i + n_dims / 2), of the n_dims numbers of a head
+    from number `offset` on.
 
     factors: name of the file's tensor that divides the frequencies, (n_dims / 2,), or None; long: that of contexts of
     more than `n_ctx_orig` tokens. attn_factor: of sine and cosine.
@@ -36,6 +37,7 @@ class Rope:
     long: str | None = None
     n_ctx_orig: int = 0
     attn_factor: float = 1.0
+    offset: int = 0
 
     @property
     def magnitude(self) -> float:

@@ -82,7 +82,7 @@ BATCHES = ((0, 2), (0, 70), (1, 17), (37, 65), (126, 3), (130, 1), (259, 5))
 @pytest.mark.parametrize("least", [True, False], ids=["on any device", "on this one"])
 def test_flash_attn_of_a_batch(bench: Bench, heads: Heads, least: bool) -> None:
     profile = DeviceProfile() if least else bench.profile
-    check_batches(bench, heads, default(width(heads.head_dim), heads.n_head, 128, profile))
+    check_batches(bench, heads, default(heads.attention().widths, heads.n_head, 128, profile))
 
 
 # Tokens and positions of an invocation: 1, 2, 4 and 8; K and V at once and by parts; lanes in pairs and in rows.
@@ -101,7 +101,7 @@ VARIANTS = (
 @pytest.mark.parametrize("window", [0, 37])
 def test_every_tile_gives_the_attention_of_a_batch(bench: Bench, variant: FlashAttn, window: int) -> None:
     heads = Heads(64, 3, 1, NORM)
-    assert variant.valid(heads.head_dim, bench.profile)
+    assert variant.valid(heads.attention().widths, bench.profile)
     check_batches(bench, heads, variant, window)
 
 

@@ -17,6 +17,7 @@ from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.formats import BLOCK, FORMATS, Format
 from llamaweb.kernels.kernel import Kernel, Launch
+from llamaweb.kernels.library import Attention
 from llamaweb.kernels.mul_mat import MulMat, mul_mat, quantize
 from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec
 from llamaweb.kernels.template import wgsl
@@ -98,6 +99,7 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         norm_kernel("l2", (Groups(16, 4, 0, 0), Groups(8, 2, 64, 64)), (96, 96), 1e-5, 1),
         *(rope_kernel(Rope(mode, 12), 16, 3, (3, 96), (0, 64), 8) for mode in ("norm", "neox")),
         rope_kernel(Rope("neox", 16), 16, 3, (8, 96), (8, 96), 8, in_place=True),
+        rope_kernel(Rope("norm", 6, offset=8), 16, 3, (8, 96), (8, 64), 8),
         gated_delta_net_kernel(16, 2, 4, False, 1e-6, DELTA | {"qkv": (5, 160), "y": (0, 64)}),
         gated_delta_net_kernel(40, 2, 4, True, 1e-6, {"qkv": (0, 320), "alpha": (0, 4), "beta": (0, 4), "y": (0, 0)}),
         ssm_scan_kernel(6, 16, 20, 2, {"xbc": (5, 192), "dt": (3, 64), "y": (0, 96)}),
@@ -212,6 +214,44 @@ def test_caches_of_every_format_rings_windows_and_pieces(name: str, dim: int, pr
         launches += [library.rope_kv(attention, 8), library.flash_attn_vec(attention, profile, variant=together)]
         launches.append(library.flash_attn(attention, 8, profile, variant=FlashAttn(16, 16, 16, 8, 4)))
     assert_right(Naga(profile), launches)
+
+
+LENGTHS = {
+    "shorter values": Attention(Rope("norm", 16, offset=32), 48, 6, 2, 300, 0.14, head_dim_v=40),
+    "longer values, odd": Attention(Rope("neox", 10, offset=6), 20, 4, 2, 300, 0.2, head_dim_v=26, head_eps=1e-6),
+    "q8_0 and f32": Attention(
+        None, 96, 4, 2, 300, 0.1, head_dim_v=32, type_k=CACHE_FORMATS["q8_0"], type_v=CACHE_FORMATS["f32"]
+    ),
+    "in keys": Attention(Rope("norm", 8, offset=24), 32, 6, 1, 300, 0.17, head_dim_v=24, type_v=None),
+    "in keys, odd": Attention(Rope("norm", 6, offset=20), 26, 4, 1, 300, 0.2, head_dim_v=20, type_v=None),
+    "in keys, q4_0": Attention(
+        None, 96, 4, 2, 300, 0.1, head_dim_v=64, type_k=CACHE_FORMATS["q4_0"], type_v=None, bound=(1, 1)
+    ),
+}
+LARGEST = {
+    "values in keys": Attention(Rope("norm", 64, offset=512), 576, 4, 1, 300, 0.04, head_dim_v=512, type_v=None),
+    "values": Attention(Rope("norm", 64), 576, 2, 1, 300, 0.04),
+}
+
+
+@pytest.mark.parametrize("attention", LENGTHS.values(), ids=LENGTHS)
+def test_heads_of_keys_and_values_of_different_lengths(
+    naga: Naga, profile: DeviceProfile, attention: Attention
+) -> None:
+    check_attention(naga, profile, attention)
+
+
+@pytest.mark.parametrize("attention", LARGEST.values(), ids=LARGEST)
+def test_the_largest_heads_run_on_any_device(attention: Attention) -> None:
+    check_attention(Naga(LEAST), LEAST, attention)
+
+
+def check_attention(naga: Naga, profile: DeviceProfile, attention: Attention) -> None:
+    """Every kernel of it, whole and in splits."""
+    launches = [library.rope_kv(attention, 8), library.flash_attn(attention, 8, profile)]
+    launches += [library.flash_attn_vec(attention, profile, splits=splits) for splits in (1, 4)]
+    launches.append(library.flash_attn_vec(replace(attention, rope=None, head_eps=None), profile, rotated=True))
+    assert_right(naga, [*launches, library.flash_attn_reduce(attention.of_value, attention.n_head, 4)])
 
 
 BREAKS = {  # template: a text of its shader, and what makes it wrong

@@ -173,6 +173,15 @@ def test_a_cache_fills_a_buffer_to_its_last_byte() -> None:
     assert lay_out_caches({0: cache}, limited(whole - 4)).regions == {"kv.0": 3200, "kv.1": 3200}
 
 
+def test_values_that_lie_in_their_keys_are_not_kept_again() -> None:
+    f16 = cache_format("f16", head_dim=24)
+    cache = Cache(f16, None, n_head_kv=1, head_dim=24, n_ctx=100, head_dim_v=16)
+    found = lay_out_caches({0: cache, 1: replace(cache, v=f16)}, DESKTOP)
+    of_keys, of_both = (found.pieces[layer][0] for layer in (0, 1))
+    assert of_keys.values == of_keys.keys and of_keys.keys.size == of_both.keys.size == 100 * 24 * 2
+    assert of_both.values.size == 100 * 16 * 2 and found.regions == {"kv.0": 2 * 4864 + 3200}
+
+
 def test_a_row_or_a_heads_cache_that_no_binding_holds_is_refused() -> None:
     with pytest.raises(MemoryBudgetError, match="no context fits"):
         plan_model(llama_header(**TINY, type="F32"), limited(128))

@@ -14,10 +14,12 @@ fn rope_turn(position: u32, pair: u32) -> vec2<f32> {
 }
 // First and second index of a pair
 {% if mode == "norm" %}
-fn rope_pair(i: u32) -> vec2<u32> { return vec2<u32>(2u * i, 2u * i + 1u); }
+fn rope_pair(i: u32) -> vec2<u32> { return vec2<u32>({{ offset }}u + 2u * i, {{ offset }}u + 2u * i + 1u); }
 {% else %}
-fn rope_pair(i: u32) -> vec2<u32> { return vec2<u32>(i, i + {{ n_dims // 2 }}u); }
+fn rope_pair(i: u32) -> vec2<u32> { return vec2<u32>({{ offset }}u + i, {{ offset + n_dims // 2 }}u + i); }
 {% endif %}
+// Number i of those that stay as they are
+fn rope_rest(i: u32) -> u32 { return select(i + {{ n_dims }}u, i, i < {{ offset }}u); }
 fn rotate(v: vec2<f32>, turn: vec2<f32>) -> vec2<f32> {
   return vec2<f32>(v.x * turn.x - v.y * turn.y, v.x * turn.y + v.y * turn.x);
 }

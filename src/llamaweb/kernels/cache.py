@@ -1,22 +1,30 @@
 """Formats of the cache of keys and values, named as ggml's: one descriptor here, one file of wgsl/cache/ each.
 
-K or V of one layer is n_head_kv times n_ctx rows of head_dim values, heads first; in formats with scales, the f16
+K or V of one layer is n_head_kv times n_ctx rows of a head's values, heads first; in formats with scales, the f16
 scales of all rows lie behind all quants. A row is filled up with zeros to a multiple of 8 values (`width`): attention
-reads eight at a time.
+reads eight at a time. Where values are the first numbers of their keys, K alone is kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llamaweb.errors import UnsupportedError
 
-LARGEST_HEAD = 512
+LARGEST_HEAD = 576
 
 
 def width(head_dim: int) -> int:
     """Values of a row."""
     return -(-head_dim // 8) * 8
+
+
+class Widths(NamedTuple):
+    """Values of a row of keys, and of values."""
+
+    k: int
+    v: int
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,16 @@ CACHE_FORMATS = {
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of one layer for n_ctx tokens; of a ring, these are the last ones, position p in row p % rows."""
+    """The cache of one layer for n_ctx tokens; of a ring, these are the last ones, position p in row p % rows. v: None:
+    values are the first numbers of keys. head_dim_v: of values; 0: as of keys."""
 
     k: CacheFormat
-    v: CacheFormat
+    v: CacheFormat | None
     n_head_kv: int
     head_dim: int
     n_ctx: int
     ring: bool = False
+    head_dim_v: int = 0
 
     @property
     def rows(self) -> int:
@@ -65,11 +75,12 @@ class Cache:
     @property
     def bytes(self) -> tuple[int, int]:
         """Of K and of V."""
-        k, v = (format.bytes(self.head_dim, self.n_head_kv * self.rows) for format in (self.k, self.v))
-        return k, v
+        rows = self.n_head_kv * self.rows
+        values = self.v.bytes(self.head_dim_v or self.head_dim, rows) if self.v else 0
+        return self.k.bytes(self.head_dim, rows), values
 
 
-def cache_format(name: str, head_dim: int) -> CacheFormat:
+def cache_format(name: str, head_dim: int = 32) -> CacheFormat:
     """The format of a name; raises UnsupportedError for an unknown one, for heads that no kernel takes, or for a format
     that does not divide them."""
     if head_dim % 2 or head_dim > LARGEST_HEAD:

@@ -8,7 +8,7 @@ from typing import Any
 from llamaweb.ggml import GGMLType
 from llamaweb.kernels import flash_attn as tiles
 from llamaweb.kernels import flash_attn_vec as vec_variants
-from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat, width
+from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat, Widths, width
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.formats import Format, whole_blocks
@@ -61,10 +61,11 @@ def find_nan(format: Format, blocks: int) -> Launch:
 class Attention:
     """What the attention kernels of a layer share. n_ctx: rows of the cache for a head; ring: they hold the last
     positions only. window: how many of the last tokens one sees; 0: all. head_eps: of the norm of each head of q and k;
-    None: there is none; norm_behind: it comes behind the rotation. type_k, type_v: the cache. bound: the first
-    key-value head whose cache is bound, and how many there are; the kernels work for these alone. None: all. softcap:
-    of scores, c * tanh(score / c); 0: none. temperature (s, n): scores of the query at position p are multiplied by
-    1 + s * log(p // n + 1). sinks: each head has a score that is no position's and only takes weight."""
+    None: there is none; norm_behind: it comes behind the rotation. type_k, type_v: the cache; of values, None: they are
+    the first numbers of keys. bound: the first key-value head whose cache is bound, and how many there are; the kernels
+    work for these alone. None: all. softcap: of scores, c * tanh(score / c); 0: none. temperature (s, n): scores of the
+    query at position p are multiplied by 1 + s * log(p // n + 1). sinks: each head has a score that is no position's
+    and only takes weight. head_dim_v: of values, and so of results; 0: as of keys."""
 
     rope: Rope | None
     head_dim: int
@@ -77,11 +78,21 @@ class Attention:
     head_eps: float | None = None
     norm_behind: bool = False
     type_k: CacheFormat = CACHE_FORMATS["f16"]
-    type_v: CacheFormat = CACHE_FORMATS["f16"]
+    type_v: CacheFormat | None = CACHE_FORMATS["f16"]
     bound: tuple[int, int] | None = None
     softcap: float = 0.0
     temperature: tuple[float, int] | None = None
     sinks: bool = False
+    head_dim_v: int = 0
+
+    @property
+    def of_value(self) -> int:
+        """Numbers of a head of values."""
+        return self.head_dim_v or self.head_dim
+
+    @property
+    def widths(self) -> Widths:
+        return Widths(width(self.head_dim), width(self.of_value))
 
     @property
     def kv_heads(self) -> int:
@@ -91,26 +102,29 @@ class Attention:
     @property
     def whole_eights(self) -> bool:
         """Whether heads are read and written as vec4, eight numbers at a time."""
-        return self.head_dim % 8 == 0
+        return self.head_dim % 8 == self.of_value % 8 == 0
 
     @property
     def group(self) -> int:
         """Query heads that share a key-value head."""
         return self.n_head // self.n_head_kv
 
-    def cache_bytes(self, format: CacheFormat) -> int:
-        return format.bytes(self.head_dim, self.kv_heads * self.n_ctx)
-
     @property
     def constants(self) -> dict[str, Any]:
-        rows = self.kv_heads * self.n_ctx
+        rows, type_v = self.kv_heads * self.n_ctx, self.type_v or self.type_k
+        of_values = self.of_value if self.type_v else 0
         return {
             "mode": self.rope.mode if self.rope else None,
             "n_dims": self.rope.n_dims if self.rope else 0,
+            "offset": self.rope.offset if self.rope else 0,
             "magnitude": self.rope.magnitude if self.rope else 1.0,
             "head_dim": self.head_dim,
-            "width": width(self.head_dim),
-            "y_row": whole_blocks(self.n_head * self.head_dim),
+            "width": self.widths.k,
+            "head_dim_v": self.of_value,
+            "width_v": self.widths.v,
+            "qkv_row": (self.n_head + self.n_head_kv) * self.head_dim + self.n_head_kv * of_values,
+            "y_row": whole_blocks(self.n_head * self.of_value),
+            "eights": self.whole_eights,
             "n_head": self.n_head,
             "n_head_kv": self.n_head_kv,
             "first_kv": self.bound[0] if self.bound else 0,
@@ -125,12 +139,20 @@ class Attention:
             "head_eps": self.head_eps,
             "norm_behind": self.norm_behind,
             "type_k": self.type_k.name,
-            "type_v": self.type_v.name,
+            "type_v": self.type_v.name if self.type_v else None,
             "k_unit": self.type_k.unit(self.head_dim),
-            "v_unit": self.type_v.unit(self.head_dim),
+            "v_unit": type_v.unit(self.of_value),
             "k_scales": self.type_k.scales_at(self.head_dim, rows),
-            "v_scales": self.type_v.scales_at(self.head_dim, rows),
+            "v_scales": type_v.scales_at(self.of_value, rows),
         }
+
+    def cache_bytes(self, format: CacheFormat) -> int:
+        """Of keys."""
+        return format.bytes(self.head_dim, self.kv_heads * self.n_ctx)
+
+    def cache(self, type: str, access: str) -> list[Slot]:
+        """The bindings of keys and, where these are kept, of values."""
+        return [Slot(name, type, access) for name in ("k_cache", *(["v_cache"] if self.type_v else []))]
 
     @property
     def phases(self) -> list[Slot]:
@@ -148,10 +170,10 @@ class Attention:
 
 def rope_kv(attention: Attention, n_tokens: int) -> Launch:
     """Norms and rotates q and k of a batch, and appends k and v to the cache."""
-    cache = [arena("k_cache", "u32"), arena("v_cache", "u32")]
+    cache = attention.cache("u32", "read_write")
     slots = [arena("qkv", "f32"), *attention.phases, BATCH, *attention.head_norm, *cache]
     shader = kernel("rope_kv", slots, workgroup=32, **attention.constants)
-    return Launch(shader, (attention.kv_heads * (attention.group + 2), n_tokens, 1), 1)
+    return Launch(shader, (attention.kv_heads * (attention.group + len(cache)), n_tokens, 1), 1)
 
 
 def flash_attn_vec(
@@ -164,12 +186,11 @@ def flash_attn_vec(
     variant: FlashAttnVec | None = None,
 ) -> Launch:
     """rope_kv and the attention of one token; with splits, its parts for flash_attn_reduce. rotated: behind rope_kv."""
-    cache = [arena("k_cache", "vec4<u32>"), arena("v_cache", "vec4<u32>")]
+    cache = attention.cache("vec4<u32>", "read_write")
     before = [] if rotated else [*attention.phases, *attention.head_norm]
     y = arena("y", "vec4<f32>" if attention.whole_eights or splits > 1 else "f32")
     slots = [arena("qkv", "f32"), BATCH, *before, *attention.of_heads, *cache, y]
-    head_dim = width(attention.head_dim)
-    v = variant or vec_variants.default(head_dim, attention.group, splits, profile)
+    v = variant or vec_variants.default(attention.widths, attention.group, splits, profile)
     shader = kernel(
         "flash_attn_vec",
         slots,
@@ -177,8 +198,8 @@ def flash_attn_vec(
         pieces=v.pieces,
         values=v.values,
         heads=v.heads,
-        groups=v.groups(head_dim),
-        parts=v.parts(head_dim, profile.subgroup_size),
+        groups=v.groups(attention.widths),
+        parts=v.parts(attention.widths, profile.subgroup_size),
         subgroup=profile.subgroup_size,
         splits=splits,
         y_lanes=y_lanes,
@@ -188,7 +209,7 @@ def flash_attn_vec(
     plain = None
     if profile.subgroup_size:
         any_device = replace(profile, subgroup_size=0)
-        least = vec_variants.default(head_dim, 1, 1, any_device)
+        least = vec_variants.default(attention.widths, 1, 1, any_device)
         same: dict[str, Any] = {"splits": splits, "y_lanes": y_lanes, "rotated": rotated}
         plain = flash_attn_vec(attention, any_device, variant=least, **same)
     return Launch(shader, (attention.kv_heads * attention.group // v.heads, splits, 1), plain=plain)
@@ -203,7 +224,7 @@ def attention_splits(n_head: int, profile: DeviceProfile) -> int:
 
 
 def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool = False) -> Launch:
-    """The parts of flash_attn_vec, put together."""
+    """The parts of flash_attn_vec, put together. head_dim: of values."""
     constants = {"head_dim": head_dim, "width": width(head_dim), "n_head": n_head, "splits": splits, "y_lanes": y_lanes}
     y = arena("y", "f32" if head_dim % 8 else "vec4<f32>")
     shader = kernel("flash_attn_reduce", [arena("x"), y], workgroup=32, **constants)
@@ -214,10 +235,10 @@ def flash_attn(
     attention: Attention, n_tokens: int, profile: DeviceProfile, *, variant: FlashAttn | None = None
 ) -> Launch:
     """The attention of a batch, behind rope_kv."""
-    head_dim, n_head = width(attention.head_dim), attention.n_head
+    widths, n_head = attention.widths, attention.n_head
     numbers = "vec4<f32>" if attention.whole_eights else "f32"
-    v = variant or tiles.default(head_dim, n_head, n_tokens, profile)
-    cache = [Slot("k_cache", "vec4<u32>", "read"), Slot("v_cache", "vec4<u32>", "read")]
+    v = variant or tiles.default(widths, n_head, n_tokens, profile)
+    cache = attention.cache("vec4<u32>", "read")
     shader = kernel(
         "flash_attn",
         [arena("qkv", numbers), BATCH, *attention.of_heads, *cache, arena("y", numbers)],
@@ -228,10 +249,10 @@ def flash_attn(
         wk=v.wk,
         ahead=v.ahead,
         paired=v.wq % 4 == 0 and v.wk % 8 == 0,
-        rows=v.rows(head_dim),
-        parts=v.parts(head_dim),
+        rows=v.rows(widths),
+        parts=v.parts(widths),
         **attention.constants,
     )
-    least = tiles.default(head_dim, n_head, n_tokens, DeviceProfile())
+    least = tiles.default(widths, n_head, n_tokens, DeviceProfile())
     plain = flash_attn(attention, n_tokens, profile, variant=least) if v != least else None
     return Launch(shader, (attention.kv_heads * attention.group, -(-n_tokens // v.queries), 1), v.queries, plain)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llamaweb.kernels import flash_attn, flash_attn_vec, mul_mat_vec
-from llamaweb.kernels.cache import width
+from llamaweb.kernels.cache import Widths, width
 from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.formats import FORMATS
@@ -39,9 +39,10 @@ Variant = MulMatVec | MulMat | FlashAttnVec | FlashAttn
 @dataclass(frozen=True)
 class Shape:
     """What a kernel is tuned for. op: "mul_mat_vec", or "mul_mat" for batches of `n_tokens`, where W is (k, n) in
-    ggml's order; "flash_attn_vec", of one token in `splits`, and "flash_attn", of a batch: n heads of k values, `group`
-    of them with the same key-value head, with a cache in `format`. `norm`: with the rms_norm fused; `post`: with a norm
-    and an addition before that. precision: of PRECISIONS, what a batch's products may round."""
+    ggml's order; "flash_attn_vec", of one token in `splits`, and "flash_attn", of a batch: n heads of k numbers, `v` of
+    their values, `group` of them with the same key-value head, with a cache in `format`. `norm`: with the rms_norm
+    fused; `post`: with a norm and an addition before that. precision: of PRECISIONS, what a batch's products may
+    round."""
 
     op: str
     format: str
@@ -54,6 +55,7 @@ class Shape:
     group: int = 1
     splits: int = 1
     precision: str = "high"
+    v: int = 0
 
     @classmethod
     def of(cls, kernel: Kernel, n_tokens: int, precision: str = "high") -> Shape | None:
@@ -72,17 +74,26 @@ class Shape:
         if kernel.template in ("mul_mat", "mul_mat_packed", "mul_mat_matrix"):
             return cls("mul_mat", c["format"], c["k"], c["n"], c["epilogue"], n_tokens=n_tokens, precision=precision)
         if kernel.template in ("flash_attn", "flash_attn_vec") and not c.get("rotated"):
-            format, group, splits = f"{c['type_k']}/{c['type_v']}", c["n_head"] // c["n_head_kv"], c.get("splits", 1)
-            return cls._attention(kernel.template, format, c["head_dim"], c["n_head"], n_tokens, group, splits)
+            format, group, splits = _cached(c["type_k"], c["type_v"]), c["n_head"] // c["n_head_kv"], c.get("splits", 1)
+            dims = c["head_dim"], c["head_dim_v"]
+            return cls._attention(kernel.template, format, dims, c["n_head"], n_tokens, group, splits)
         return None
 
     @classmethod
     def of_attention(cls, op: str, a: Attention, n_tokens: int, splits: int = 1) -> Shape:
-        return cls._attention(op, f"{a.type_k.name}/{a.type_v.name}", a.head_dim, a.n_head, n_tokens, a.group, splits)
+        format = _cached(a.type_k.name, a.type_v.name if a.type_v else None)
+        return cls._attention(op, format, (a.head_dim, a.of_value), a.n_head, n_tokens, a.group, splits)
 
     @classmethod
-    def _attention(cls, op: str, format: str, k: int, n: int, n_tokens: int, group: int, splits: int) -> Shape:
-        return cls(op, format, k, n, "store", n_tokens=n_tokens, group=group, splits=splits)
+    def _attention(
+        cls, op: str, format: str, dims: tuple[int, int], n: int, n_tokens: int, group: int, splits: int
+    ) -> Shape:
+        return cls(op, format, dims[0], n, "store", n_tokens=n_tokens, group=group, splits=splits, v=dims[1])
+
+    @property
+    def widths(self) -> Widths:
+        """Of the cache's rows."""
+        return Widths(width(self.k), width(self.v))
 
     @property
     def key(self) -> str:
@@ -91,7 +102,13 @@ class Shape:
         group = f" {self.group} a key" if self.group > 1 else ""
         splits = f" in {self.splits} splits" if self.splits > 1 else ""
         fast = "" if self.precision == "high" else f" {self.precision}"
-        return f"{self.op} {self.format} {self.k}x{self.n}{batch} {self.epilogue}{norms}{group}{splits}{fast}"
+        values = f" values of {self.v}" if self.v not in (0, self.k) else ""
+        return f"{self.op} {self.format} {self.k}x{self.n}{batch} {self.epilogue}{norms}{group}{values}{splits}{fast}"
+
+
+def _cached(k: str, v: str | None) -> str:
+    """The formats of a cache."""
+    return f"{k}/{v}" if v else k
 
 
 Choices = Mapping[Shape, Variant]
@@ -111,9 +128,9 @@ class Trial:
 def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
     """Variants that are valid on a device, the default first; "full" has the whole grid, "auto" its better part."""
     if shape.op == "flash_attn":
-        return list(flash_attn.candidates(width(shape.k), shape.n, shape.n_tokens, profile, mode))
+        return list(flash_attn.candidates(shape.widths, shape.n, shape.n_tokens, profile, mode))
     if shape.op == "flash_attn_vec":
-        return list(flash_attn_vec.candidates(width(shape.k), shape.group, shape.splits, profile, mode))
+        return list(flash_attn_vec.candidates(shape.widths, shape.group, shape.splits, profile, mode))
     format = next(f for f in FORMATS.values() if f.name == shape.format)
     if shape.op == "mul_mat":
         bits = PRECISIONS[shape.precision]

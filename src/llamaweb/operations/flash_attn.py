@@ -27,10 +27,11 @@ def flash_attn(
     g: Graph,
     q: Tensor,
     k: Tensor,
-    v: Tensor,
+    v: Tensor | None,
     *,
     layer: int,
     head_dim: int,
+    head_dim_v: int = 0,
     scale: float,
     name: str,
     window: int = 0,
@@ -38,15 +39,18 @@ def flash_attn(
     temperature: tuple[float, int] | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """Appends k and v to the layer's cache, and attends causally to it: (q.row, T).
+    """Appends k and v to the layer's cache, and attends causally to it: (n_head * head_dim_v, T).
 
-    window: how many of the last tokens, itself included, a token sees; 0: all. softcap: of scores, c * tanh(score / c);
-    0: none. temperature (s, n): scores of the query at position p are multiplied by 1 + s * log(p // n + 1). sinks: of
-    each head, a score beside those of the tokens, which has no value and only takes weight.
+    head_dim: of q and k. head_dim_v: of v, and of what it gives; 0: as of k. v: None: the first head_dim_v numbers of
+    each head of k are its value, too. window: how many of the last tokens, itself included, a token sees; 0: all.
+    softcap: of scores, c * tanh(score / c); 0: none. temperature (s, n): scores of the query at position p are
+    multiplied by 1 + s * log(p // n + 1). sinks: of each head, a score beside those of the tokens, which has no value
+    and only takes weight.
     """
-    params: dict[str, Any] = {"layer": layer, "head_dim": head_dim, "scale": scale, "window": window}
-    params |= {"softcap": softcap, "temperature": temperature}
-    return g.node("flash_attn", name, q.shape, (q, k, v, *([sinks] if sinks else [])), **params)
+    params: dict[str, Any] = {"layer": layer, "head_dim": head_dim, "head_dim_v": head_dim_v or head_dim}
+    params |= {"scale": scale, "window": window, "softcap": softcap, "temperature": temperature, "in_keys": v is None}
+    shape = (q.row // head_dim * (head_dim_v or head_dim), q.rows)
+    return g.node("flash_attn", name, shape, (q, k, *([v] if v else []), *([sinks] if sinks else [])), **params)
 
 
 class RopeOfHeads(Operation):
@@ -83,6 +87,7 @@ def rope_kernel(
         heads=heads,
         mode=rotation.mode,
         n_dims=rotation.n_dims,
+        offset=rotation.offset,
         magnitude=rotation.magnitude,
         x_first=x[0],
         x_pitch=x[1],
@@ -109,7 +114,8 @@ class _OfCache(Operation):
         c = use.constants
         window = c.get("window") or use.n_past + use.tokens
         seen = sum(min(use.n_past + i + 1, window) for i in range(use.tokens))
-        return 4 * int(c["head_dim"]) * int(c["kv_heads"]) * int(c["n_head"]) // int(c["n_head_kv"]) * seen
+        dims = int(c["head_dim"]) + int(c["head_dim_v"])
+        return 2 * dims * int(c["kv_heads"]) * int(c["n_head"]) // int(c["n_head_kv"]) * seen
 
 
 class RopeKV(_OfCache):
@@ -139,16 +145,17 @@ class FlashAttn(_OfCache):
     variants = tiles.FlashAttn
 
     def lower(self, node: Tensor, low: Lowering) -> None:
-        q, k, v, *sinks = node.src
-        weights = {"sinks": (sinks[0],)} if sinks else {}
-        head_dim = node.params["head_dim"]
-        joint = Value(node.name + ".qkv", q.row + k.row + v.row, node.rows, in_blocks=False)
+        p = node.params
+        sources = [x for x in node.src if x.op != "weight"]
+        sinks = tuple(x for x in node.src if x.op == "weight")
+        weights = {"sinks": sinks} if sinks else {}
+        joint = Value(node.name + ".qkv", sum(x.row for x in sources), node.rows, in_blocks=False)
         first = 0
-        for i, part in enumerate((q, k, v)):
-            low.copy(low.view(part), View(joint, part.row, first), f"{node.name}.{'qkv'[i]}")
+        for letter, part in zip("qkv", sources, strict=False):
+            low.copy(low.view(part), View(joint, part.row, first), f"{node.name}.{letter}")
             first += part.row
         qkv = View.of(joint)
-        params = {**node.params, "n_head": q.row // head_dim, "n_head_kv": k.row // head_dim}
+        params = {**p, "n_head": sources[0].row // p["head_dim"], "n_head_kv": sources[1].row // p["head_dim"]}
         low.emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, **params)
         y = low.new(node)
         if node.rows > 1:
@@ -156,10 +163,10 @@ class FlashAttn(_OfCache):
         elif low.splits == 1:
             low.emit("flash_attn_vec", node.name, {"qkv": qkv, "y": y}, weights, **params)
         else:
-            size = params["n_head"] * low.splits * (width(head_dim) + 4)
+            size = params["n_head"] * low.splits * (width(p["head_dim_v"]) + 4)
             parts = View.of(Value(node.name + ".parts", size, 1, in_blocks=False))
             low.emit("flash_attn_vec", node.name, {"qkv": qkv, "y": parts}, weights, splits=low.splits, **params)
-            shape = {"head_dim": head_dim, "n_head": params["n_head"], "splits": low.splits}
+            shape = {"head_dim": p["head_dim_v"], "n_head": params["n_head"], "splits": low.splits}
             low.emit("flash_attn_reduce", node.name + ".sum", {"x": parts, "y": y}, **shape)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
@@ -225,4 +232,5 @@ def _attention(step: Step, site: Site) -> Attention:
         softcap=p["softcap"],
         temperature=p["temperature"],
         sinks="sinks" in step.weights,
+        head_dim_v=p["head_dim_v"],
     )

@@ -58,6 +58,6 @@ def of_kernels(steps: Iterable[Step], weights: Weights) -> Checked:
 
 def of_cache(cache: Cache) -> int:
     """Of the keys and values of a layer; one head's, but in a format with scales, which lie behind all quants."""
-    blocks = cache.k.block or cache.v.block
+    blocks = cache.k.block or (cache.v.block if cache.v else 0)
     seen = cache.rows if cache.ring or blocks else min(cache.rows, _POSITIONS)
     return -(-sum(cache.bytes) * seen // cache.rows // (1 if blocks else cache.n_head_kv))

@@ -13,7 +13,7 @@ from llamaweb.profile import DeviceProfile
 
 @dataclass(frozen=True)
 class CachePiece:
-    """Keys and values of a layer's key-value heads `first` and on, `heads` of them."""
+    """Keys and values of a layer's key-value heads `first` and on, `heads` of them; values may lie in the keys."""
 
     first: int
     heads: int
@@ -53,7 +53,8 @@ def lay_out_caches(caches: dict[int, Cache], profile: DeviceProfile) -> CacheLay
         parts = []
         for first, heads in _shares(cache, most):
             keys, values = replace(cache, n_head_kv=heads).bytes
-            parts.append(CachePiece(first, heads, place(keys), place(values)))
+            k = place(keys)
+            parts.append(CachePiece(first, heads, k, place(values) if values else k))
         pieces[layer] = tuple(parts)
     return CacheLayout(caches, pieces, {region: size for region, size in regions.items() if size})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import ceil, floor
+from typing import Any
 
 from llamaweb.architectures import architecture
 from llamaweb.architectures.metadata import layer_of
@@ -60,8 +61,9 @@ class Sizes:
         self.hparams = hp = self._family.hyperparameters(file)
         self._splits = attention_splits(hp.n_head, profile)
         self._layouts: dict[tuple[int, str, int], Layout] = {}
-        head_dim = hp.head_dim if self._windows else 32  # of a model that has no attention, whatever fits
-        self._formats = cache_format(options.type_k, head_dim), cache_format(options.type_v, head_dim)
+        for name in (options.type_k, options.type_v):  # known ones, even where there is no attention
+            cache_format(name)
+        self._caches = {layer: self._cache(params) for layer, params in self._attentions.items()}
 
     @property
     def n_ctx_train(self) -> int:
@@ -95,14 +97,20 @@ class Sizes:
 
     def caches(self, n_ctx: int, n_ubatch: int) -> CacheLayout:
         """A layer with a window keeps that and what a batch, or what is in flight, may run ahead of it."""
-        hp = self.hparams
         ahead = max(min(n_ubatch, n_ctx), IN_FLIGHT * SUBMITTED)
         caches = {}
-        for layer, window in self._windows.items():
+        for layer, cache in self._caches.items():
+            window = self._attentions[layer]["window"]
             ring = 0 < window < n_ctx - ahead
-            rows = window + ahead if ring else n_ctx
-            caches[layer] = Cache(*self._formats, hp.n_head_kv, hp.head_dim, rows, ring)
+            caches[layer] = replace(cache, n_ctx=window + ahead if ring else n_ctx, ring=ring)
         return lay_out_caches(caches, self.profile)
+
+    def _cache(self, params: dict[str, Any]) -> Cache:
+        """Of an attention, for a token."""
+        head_dim, head_dim_v, in_keys = (params[name] for name in ("head_dim", "head_dim_v", "in_keys"))
+        k = cache_format(self.options.type_k, head_dim)
+        v = None if in_keys else cache_format(self.options.type_v, head_dim_v)
+        return Cache(k, v, params["n_head_kv"], head_dim, 1, head_dim_v=head_dim_v)
 
     @cached_property
     def states(self) -> StateLayout:
@@ -117,14 +125,15 @@ class Sizes:
 
     def rings(self, n_ctx: int, n_ubatch: int) -> tuple[Ring, ...]:
         caches = self.caches(n_ctx, n_ubatch).caches
-        return tuple(sorted({Ring(self._windows[i], cache.rows) for i, cache in caches.items() if cache.ring}))
+        windows = {i: params["window"] for i, params in self._attentions.items()}
+        return tuple(sorted({Ring(windows[i], cache.rows) for i, cache in caches.items() if cache.ring}))
 
     @cached_property
-    def _windows(self) -> dict[int, int]:
-        """Of each layer with attention; 0: it sees all tokens."""
+    def _attentions(self) -> dict[int, dict[str, Any]]:
+        """What the attention of each layer that has one is told."""
         params = (step.params for step in self._layout(1, "last", 1).steps.steps if "layer" in step.params)
-        windows = {p["layer"]: p["window"] for p in params}  # a layer has two such steps where attention is unfused
-        return dict(sorted(windows.items()))
+        found = {p["layer"]: p for p in params}  # a layer has two such steps where attention is unfused
+        return dict(sorted(found.items()))
 
     def regions(self, n_ctx: int, n_ubatch: int) -> dict[str, int]:
         """Bytes of every region."""

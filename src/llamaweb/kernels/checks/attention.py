@@ -22,21 +22,21 @@ _OF_ROUNDED = 1e-4  # of attention where the token's own row of a quantized cach
 def rope_kv(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
     dim, heads, kv_heads, first = c["head_dim"], c["n_head"], c["n_head_kv"], c["first_kv"]
-    group = heads // kv_heads
+    group, keys = heads // kv_heads, (heads + kv_heads) * dim
     n_tokens = min(_TOKENS, c["n_ctx"])
     n_past = c["ring"] + c["n_ctx"] - 1 if c["ring"] else min(37, c["n_ctx"] - n_tokens)
-    qkv = random.standard_normal((n_tokens, heads + 2 * kv_heads, dim), np.float32)
-    data = [whole("qkv", qkv), batch(n_tokens, n_past)]
+    row = random.standard_normal((n_tokens, c["qkv_row"]), np.float32)
+    qkv, values = row[:, :keys].reshape(n_tokens, -1, dim), row[:, keys:].reshape(n_tokens, -1, c["head_dim_v"])
+    data = [whole("qkv", row), batch(n_tokens, n_past)]
     given, turns, norms = _rotation(c, random)
     positions = n_past + np.arange(n_tokens)
     bound = slice(first * group, (first + c["kv_heads"]) * group)
     q = _rotated(c, qkv[:, bound], norms[0], turns, positions)
     k = _rotated(c, qkv[:, heads + first : heads + first + 1], norms[1], turns, positions)[:, 0]
-    v = qkv[:, heads + kv_heads + first]
-    at = 4 * dim * (np.arange(n_tokens) * (heads + 2 * kv_heads) + bound.start)
-    expected = [Expected("qkv", at, q.reshape(n_tokens, -1).astype(np.float32))]
-    expected += _new_rows(c, "k", positions, k) + _new_rows(c, "v", positions, v)
-    workgroups = (c["kv_heads"] * (group + 2), n_tokens, 1)
+    at = 4 * (np.arange(n_tokens) * c["qkv_row"] + dim * bound.start)
+    expected = [Expected("qkv", at, q.reshape(n_tokens, -1).astype(np.float32)), *_new_rows(c, "k", positions, k)]
+    expected += _new_rows(c, "v", positions, values[:, first]) if c["type_v"] else []
+    workgroups = (c["kv_heads"] * (group + (2 if c["type_v"] else 1)), n_tokens, 1)
     return Case((Run(kernel, workgroups),), (*data, *given), tuple(expected))
 
 
@@ -62,38 +62,42 @@ def flash_attn_vec(kernel: Kernel) -> Case:
     seen = min(group, 2 * c["heads"])  # heads of two workgroups that share a key
     h0 = first * group
     position = _past(c, c["workgroup"] + 5, 1)
-    q, k, v = (random.standard_normal((n, dim), np.float32) for n in (seen, 1, 1))
+    q, k = (random.standard_normal((n, dim), np.float32) for n in (seen, 1))
+    v = random.standard_normal((1, c["head_dim_v"]), np.float32)
     data = [Data("qkv", 4 * dim * np.array([h0]), q.reshape(1, -1)), batch(1, position)]
     turned, expected = q, []
     filled = position + 1  # behind rope_kv, the token's own row is there already
     if not c["rotated"]:
         filled = position
-        data += [Data("qkv", 4 * dim * np.array([n_head + first, n_head + c["n_head_kv"] + first]), np.vstack([k, v]))]
+        data += [Data("qkv", 4 * dim * np.array([n_head + first]), k)]
+        at_v = (n_head + c["n_head_kv"]) * dim + first * c["head_dim_v"]
+        data += [Data("qkv", 4 * np.array([at_v]), v)] if c["type_v"] else []
         given, turns, norms = _rotation(c, random)
         data += given
         at = np.array([position])
         turned = _rotated(c, q[None], norms[0], turns, at)[0]
         k = _rotated(c, k[None], norms[1], turns, at)[0]
-        expected += _new_rows(c, "k", at, k) + _new_rows(c, "v", at, v)
+        expected += _new_rows(c, "k", at, k) + (_new_rows(c, "v", at, v) if c["type_v"] else [])
     positions = np.arange(max(position + 1 - (c["window"] or position + 1), 0), filled)
-    keys, values = (_cached(c, name, positions, random, data) for name in "kv")
+    keys, values = _cached_both(c, positions, random, data)
     if not c["rotated"]:
         keys = np.vstack([keys, _as_cached(c, "k", k)])
-        values = np.vstack([values, _as_cached(c, "v", v)])
+        values = np.vstack([values, _as_cached(c, "v", v)]) if c["type_v"] else keys[:, : c["head_dim_v"]]
     sinks = _sinks(c, random, data)
     y = _attended(turned, keys, values, c, position, sinks[h0 : h0 + seen])
-    limit = _OF_ROUNDED if CACHE_FORMATS[c["type_k"]].block or CACHE_FORMATS[c["type_v"]].block else LIMIT
+    blocks = any(CACHE_FORMATS[type].block for type in (c["type_k"], c["type_v"]) if type)
+    limit = _OF_ROUNDED if blocks else LIMIT
     heads = h0 + np.arange(seen)
     if splits > 1:
-        row = c["width"] + 4
+        row = c["width_v"] + 4
         at = 4 * row * (heads[:, None] * splits + np.arange(splits)).reshape(-1)
 
         def together(found: np.ndarray) -> np.ndarray:
-            return _put_together(found.reshape(seen, splits, row))[:, :dim]
+            return _put_together(found.reshape(seen, splits, row))[:, : c["head_dim_v"]]
 
         expected.append(Expected("y", at, y.astype(np.float32), limit, of=together, words=row))
     else:
-        expected.append(_output(c, heads, y, limit))
+        expected.append(_output(c, c["head_dim_v"], heads, y, limit))
     return Case((Run(kernel, (seen // c["heads"], splits, 1)),), tuple(data), tuple(expected))
 
 
@@ -102,7 +106,7 @@ def flash_attn_reduce(kernel: Kernel) -> Case:
     seen = min(c["n_head"], 2)
     parts = random.standard_normal((seen, c["splits"], c["width"] + 4), np.float32)
     parts[..., -3] = np.abs(parts[..., -3]) + 1  # of weights; before it, the largest score
-    output = _output(c, np.arange(seen), _put_together(parts)[:, : c["head_dim"]], LIMIT)
+    output = _output(c, c["head_dim"], np.arange(seen), _put_together(parts)[:, : c["head_dim"]], LIMIT)
     return Case((Run(kernel, (seen, 1, 1)),), (whole("x", parts),), (output,))
 
 
@@ -116,20 +120,20 @@ def flash_attn(kernel: Kernel) -> Case:
     n_past = _past(c, c["keys"] + 5, n_tokens)
     q = random.standard_normal((_TOKENS, seen * dim), np.float32)
     which = np.arange(n_tokens) % _TOKENS
-    at = 4 * dim * (np.arange(n_tokens) * (n_head + 2 * c["n_head_kv"]) + h0)
+    at = 4 * (np.arange(n_tokens) * c["qkv_row"] + h0 * dim)
     data = [Data("qkv", at, q[which]), batch(n_tokens, n_past)]
     oldest = max(n_past + 1 - (c["window"] or n_past + 1), 0)
     positions = np.arange(oldest, n_past + n_tokens)
-    keys, values = (_cached(c, name, positions, random, data) for name in "kv")
+    keys, values = _cached_both(c, positions, random, data)
     sinks = _sinks(c, random, data)[h0 : h0 + seen]
     # Tokens of all rows that an invocation has, each another invocation's, and the last one
     tokens = np.unique([*range(0, n_tokens, c["wq"] + 1), n_tokens - 1])
-    y = np.empty((len(tokens), seen, dim))
+    y = np.empty((len(tokens), seen, c["head_dim_v"]))
     for i, t in enumerate(tokens):
         own = n_past + t
         of_token = slice(max(own + 1 - c["window"] - oldest, 0) if c["window"] else 0, own + 1 - oldest)
         y[i] = _attended(q[which[t]].reshape(seen, dim), keys[of_token], values[of_token], c, own, sinks)
-    at = 4 * (tokens * c["y_row"] + h0 * dim)
+    at = 4 * (tokens * c["y_row"] + h0 * c["head_dim_v"])
     expected = Expected("y", at, y.reshape(len(tokens), -1).astype(np.float32))
     reach = {"y": 4 * n_tokens * c["y_row"]}
     workgroups = (seen, -(-n_tokens // queries), 1)
@@ -165,6 +169,7 @@ def _rotated(
     cos, sin = c["magnitude"] * np.cos(angle), c["magnitude"] * np.sin(angle)
     pair = np.arange(c["n_dims"] // 2)
     a, b = (2 * pair, 2 * pair + 1) if c["mode"] == "norm" else (pair, pair + len(pair))
+    a, b = a + c["offset"], b + c["offset"]
     y[..., a], y[..., b] = y[..., a] * cos - y[..., b] * sin, y[..., a] * sin + y[..., b] * cos
     return rms_normed(y, norm, c["head_eps"]) if behind else y
 
@@ -201,9 +206,8 @@ def _put_together(parts: np.ndarray) -> np.ndarray:
     return (fade[..., None] * sums).sum(1) / (fade * parts[..., -3]).sum(-1, keepdims=True)
 
 
-def _output(c: dict[str, Any], heads: np.ndarray, y: np.ndarray, limit: float) -> Expected:
-    """The results (heads, head_dim) of one token, four by four or one by one, in lane order or not."""
-    dim = c["head_dim"]
+def _output(c: dict[str, Any], dim: int, heads: np.ndarray, y: np.ndarray, limit: float) -> Expected:
+    """The results (heads, dim) of one token, four by four or one by one, in lane order or not."""
     each = 4 if dim % 4 == 0 else 1
     at = (heads[:, None] * dim + np.arange(0, dim, each)).reshape(-1)
     at = lane_place(at, c["n_head"] * dim) if c["y_lanes"] else at
@@ -215,13 +219,26 @@ def _row(c: dict[str, Any], positions: np.ndarray) -> np.ndarray:
     return positions % c["ring"] if c["ring"] else positions
 
 
+def _dims(c: dict[str, Any], name: str) -> tuple[int, int]:
+    """Numbers of a head of keys or values, and of a row of its cache."""
+    return (c["head_dim"], c["width"]) if name == "k" else (c["head_dim_v"], c["width_v"])
+
+
+def _cached_both(
+    c: dict[str, Any], positions: np.ndarray, random: np.random.Generator, data: list[Data]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and values at positions, put into the data."""
+    keys = _cached(c, "k", positions, random, data)
+    return keys, _cached(c, "v", positions, random, data) if c["type_v"] else keys[:, : c["head_dim_v"]]
+
+
 def _cached(
     c: dict[str, Any], name: str, positions: np.ndarray, random: np.random.Generator, data: list[Data]
 ) -> np.ndarray:
     """Puts made rows of a cache at positions into the data, and gives their values."""
-    format, dim = CACHE_FORMATS[c[f"type_{name}"]], c["width"]
+    format, (size, dim) = CACHE_FORMATS[c[f"type_{name}"]], _dims(c, name)
     made = random.standard_normal((_ROWS, dim), np.float32)
-    made[:, c["head_dim"] :] = 0
+    made[:, size:] = 0
     which, row = positions % _ROWS, _row(c, positions)
     values, scales = _encoded(format, made)
     if len(positions):
@@ -230,13 +247,13 @@ def _cached(
         words = _scale_words(format, dim, scales)
         at = 4 * c[f"{name}_scales"] + row * words.shape[1] * 4
         data.append(Data(f"{name}_cache", at, words[which]))
-    return _as_cached(c, name, made)[which, : c["head_dim"]]
+    return _as_cached(c, name, made)[which, :size]
 
 
 def _new_rows(c: dict[str, Any], name: str, positions: np.ndarray, x: np.ndarray) -> list[Expected]:
-    """That the kernel has written rows of x (tokens, head_dim) at positions, rounded to the cache's format."""
-    format, dim, slot = CACHE_FORMATS[c[f"type_{name}"]], c["width"], f"{name}_cache"
-    x = np.pad(x, ((0, 0), (0, dim - c["head_dim"])))
+    """That the kernel has written rows of x (tokens, numbers) at positions, rounded to the cache's format."""
+    format, (own, dim), slot = CACHE_FORMATS[c[f"type_{name}"]], _dims(c, name), f"{name}_cache"
+    x = np.pad(x, ((0, 0), (0, dim - own)))
     row, size = _row(c, positions), dim * format.bits // 8
     if not format.block:
         dtype = np.float16 if format.bits == 16 else np.float32
