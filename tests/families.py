@@ -76,6 +76,15 @@ DELTA = {
 DELTA |= {"rope.dimension_count": 8, "block_count": 4}
 PLAIN_DELTA = dict(DELTA)
 DELTA |= {"rope.dimension_sections": [3, 3, 2, 0]}
+RWKV = MEAN | {"embedding_length": 128, "wkv.head_size": 64, "attention.head_count": 0}
+RWKV |= {
+    "attention.decay_lora_rank": 20,
+    "attention.iclr_lora_rank": 13,
+    "attention.value_residual_mix_lora_rank": 7,
+    "attention.gate_lora_rank": 33,
+    "attention.head_count_kv": 0,
+}
+UNUSED = ("blk.0.time_mix_v[012]*", "*norm*.bias", "output.weight")  # but llama.cpp asks for them
 CONV = ("*conv1d.bias", "*ssm_norm.weight")
 CONVS = {"attention.head_count_kv": [0, 2, 0, 0], "block_count": 4, "shortconv.l_cache": 3}
 EXPERTS = {"expert_count": 5, "expert_used_count": 2, "expert_feed_forward_length": 54}
@@ -312,6 +321,14 @@ MODELS: dict[str, Model] = {
         optional=("*ffn_gate_up_exps.weight", "output.weight"),
     ),
     "qwen3vlmoe": of_graph("qwen3vlmoe", RMS | EXPERTS | {"rope.dimension_sections": [3, 3, 3, 0]}),
+    "rwkv7": of_graph("rwkv7", RWKV | {"feed_forward_length": 150}, optional=UNUSED),
+    "rwkv7, Q8_0": of_graph(
+        "rwkv7",
+        RWKV | {"embedding_length": 192, "feed_forward_length": 96},
+        "Q8_0",
+        types=dict.fromkeys(IN_FLOATS, "F32") | {"*time_mix_w?.weight": "F32", "*time_mix_[avg]?.weight": "F16"},
+        optional=UNUSED,
+    ),
     "stablelm": of_graph(
         "stablelm",
         MEAN | {"rope.dimension_count": 8},

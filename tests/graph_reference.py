@@ -20,6 +20,7 @@ from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource, FileSource, Source
 from llamaweb.operations.gated_delta_net import corrected
+from llamaweb.operations.rwkv_wkv7 import time_mixed
 from llamaweb.operations.ssm_scan import scanned
 from llamaweb.rope import Rope, phases
 from tests.reference import now
@@ -159,6 +160,20 @@ class GraphReference:
         dt_bias, a, d = (vector.reshape(-1) for vector in vectors)
         state = np.zeros((p["n_head"], p["d_state"], p["head_dim"]))
         return scanned(xbc, dt, dt_bias, a, d, state, p["head_dim"], p["d_state"], p["n_group"])[0]
+
+    def _token_shift(self, node: Tensor, tokens: list[int], x: np.ndarray, lerp: np.ndarray) -> np.ndarray:
+        before = np.concatenate([np.zeros((1, x.shape[1])), x[:-1]])
+        return x + (before - x) * lerp.reshape(-1, 1, x.shape[1])
+
+    def _plane(self, node: Tensor, tokens: list[int], x: np.ndarray) -> np.ndarray:
+        return x[node.params["plane"]]
+
+    def _rwkv_wkv7(self, node: Tensor, tokens: list[int], *src: Any) -> np.ndarray:
+        p = node.params
+        r, w, k, a, gate, v, *residual = src[:-5]
+        x = np.stack([r, w, k, a, gate, *residual], axis=1)
+        state = np.zeros((node.row // p["size"], p["size"], p["size"]))
+        return time_mixed(x, v, np.stack([part.reshape(-1) for part in src[-5:]]), state, p["eps"])[0]
 
     def _flash_attn(
         self, node: Tensor, tokens: list[int], q: np.ndarray, k: np.ndarray, *more: np.ndarray

@@ -26,7 +26,7 @@ SIZES = {
 # What is in F32 in every file
 IN_FLOATS = (
     *("*norm.weight", "*.bias", "*ffn_gate_inp*", "position_embd*"),
-    *("*conv.weight", "*conv1d.weight", "*ssm_a", "*ssm_d"),
+    *("*conv.weight", "*conv1d.weight", "*ssm_a", "*ssm_d", "*lerp_*"),
 )
 
 

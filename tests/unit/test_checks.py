@@ -3,12 +3,14 @@ a compiler and a way to compute of its own; `tests/browser/test_selfcheck.py` se
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
 from llamaweb.ggml import GGMLType
+from llamaweb.host import synthetic
 from llamaweb.kernels import library
 from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.checks import FOUND, cases, chains
@@ -21,6 +23,7 @@ from llamaweb.kernels.library import Attention
 from llamaweb.kernels.mul_mat import MulMat, mul_mat, quantize
 from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec
 from llamaweb.kernels.template import wgsl
+from llamaweb.model.gguf_file import read_header
 from llamaweb.operations.elementwise import Operand, elementwise_kernel
 from llamaweb.operations.experts import (
     mul_mat_id_kernel,
@@ -34,11 +37,14 @@ from llamaweb.operations.gated_delta_net import gated_delta_net_kernel
 from llamaweb.operations.get_rows import get_rows_kernel
 from llamaweb.operations.norm import Groups, norm_kernel, rms_norm_kernel
 from llamaweb.operations.output import cross_entropy_kernel, sample_kernel
+from llamaweb.operations.rwkv_wkv7 import rwkv_wkv7_kernel
 from llamaweb.operations.ssm_conv import ssm_conv_kernel
 from llamaweb.operations.ssm_scan import ssm_scan_kernel
+from llamaweb.operations.token_shift import token_shift_kernel
 from llamaweb.planner import DESKTOP, DeviceProfile, ModelPlan, plan_model
 from llamaweb.rope import Rope
 from tests.checked import wrong
+from tests.headers import TINY, llama_header
 from tests.naga import Naga
 from tests.plain_kernels import add, glu
 from tests.unit.test_budget import MODELS
@@ -63,6 +69,7 @@ def naga(profile: DeviceProfile) -> Naga:
     return Naga(profile)
 
 
+WKV = {"x": (5, 672), "v": (128, 640), "y": (3, 160)}
 DELTA = {"alpha": (0, 32), "beta": (3, 32)}
 BOTH = ("scale", "shift")
 
@@ -106,6 +113,12 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         ssm_scan_kernel(2, 40, 128, 1, {"xbc": (0, 336), "dt": (0, 2), "y": (0, 0)}),
         ssm_conv_kernel(3, 70, (5, 96), (0, 96), bias=True),
         ssm_conv_kernel(4, 64, (0, 64), (0, 64), in_place=True),
+        token_shift_kernel(70, 6, 3, (5, 96), (96, 320)),
+        token_shift_kernel(96, 1, 1, (0, 96), (96, 128), center_eps=1e-5, norm_bias=True, lanes=("x", "y")),
+        token_shift_kernel(300, 2, 1, (3, 320), (320, 320), eps=1e-5),
+        rwkv_wkv7_kernel(64, 2, 64e-5, WKV),
+        rwkv_wkv7_kernel(20, 3, 64e-5, WKV | {"x": (0, 448), "y": (0, 64)}, mixed=True),
+        rwkv_wkv7_kernel(32, 3, 64e-5, dict.fromkeys("xvy", (0, 0)), mixed=True, lanes=True),
         library.rope_kv(replace(attention, rope=None), 8),
         library.flash_attn(replace(attention, softcap=1.5, temperature=(0.4, 16)), 8, profile),
         library.flash_attn(replace(attention, sinks=True), 8, profile),
@@ -274,6 +287,8 @@ BREAKS = {  # template: a text of its shader, and what makes it wrong
     "gated_delta_net": ("let fade = ", "let fade = 1.01 * "),
     "ssm_scan": ("let fade = ", "let fade = 1.01 * "),
     "ssm_conv": ("= x1;", "= x0;"),
+    "token_shift": ("(before - now)", "(now - before)"),
+    "rwkv_wkv7": ("let back = ", "let back = 1.1 * "),
     "rope": ("rope_turn(batch[0u]", "rope_turn(1u + batch[0u]"),
     "rope_kv": ("rope_turn(position,", "rope_turn(position + 1u,"),
     "sample": ("747796405u", "747796407u"),
@@ -350,3 +365,14 @@ def test_every_kernel_of_a_plan_is_asked_and_the_plan_counts_its_memory(
     own = max(found + (read if read > plan.regions["kv.0"] else 0), later)
     assert written <= plan.regions["arena"]
     assert own <= plan.transient <= 4 * own + 500_000
+
+
+@pytest.mark.parametrize("name", ["rwkv7-1.5b", "granite-4.0-h-1b"])
+def test_the_plan_of_a_recurrent_model_counts_what_checking_its_states_takes(name: str) -> None:
+    shape, tokenizer = replace(synthetic.SHAPES[name], n_vocab=300), llama_header(**TINY).metadata
+    file = asyncio.run(read_header(synthetic.HeaderSource("", shape, GGMLType.Q4_0, tokenizer)))
+    plan = plan_model(file, checked=True, n_ubatch=2)
+    of_states = [kernel for kernel in kernels_of(plan) if any(slot.name == "state" for slot in kernel.slots)]
+    read, written, found = most(chains(of_states))
+    assert written <= plan.regions["arena"]
+    assert found + (read if read > plan.regions.get("kv.0", 0) else 0) <= plan.transient

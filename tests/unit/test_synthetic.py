@@ -47,6 +47,17 @@ def test_embeddings_are_as_models_of_the_format_have_them(tokenizer: dict, type:
     assert asyncio.run(read_header(file)).tensors["token_embd.weight"].type == table
 
 
+def test_what_no_model_of_a_family_has_quantized_is_in_floats(tokenizer: dict) -> None:
+    shape = replace(synthetic.SHAPES["rwkv7-1.5b"], n_vocab=400, n_layer=2)
+    header = asyncio.run(read_header(synthetic.HeaderSource("model.gguf", shape, T.Q4_0, tokenizer)))
+    types = {name.split(".")[2]: tensor.type for name, tensor in header.tensors.items() if name.startswith("blk.1.")}
+    assert [types[f"time_mix_{name}"] for name in ("key", "lerp_fused", "w1", "w2", "a1", "g2")] == [
+        *(T.Q4_0, T.F32, T.F32, T.F32, T.F16, T.F16),
+    ]
+    assert header.tensors["blk.1.time_mix_lerp_fused.weight"].shape == (2048, 1, 1, 6)
+    assert plan_model(header).memory["state"] >= 2 * 4 * (32 * 64 * 64 + 2 * 2048)
+
+
 def test_it_is_planned_and_its_tokenizer_is_the_donors_padded(tmp_path: Path, tokenizer: dict) -> None:
     path = tmp_path / "model.gguf"
     synthetic.write(path, SHAPE, T.Q4_0, tokenizer)

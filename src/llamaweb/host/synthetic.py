@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ RECIPE = 3  # raise when files of old should not be used any more
 _PIECE = 1 << 16  # blocks of random weights, repeated
 _SPREAD = 0.02  # about a real model's
 _THROUGHOUT = (*FLOATS, T.Q1_0, T.Q2_0)  # formats that models have in their embeddings, too
+_IN_FLOATS = {"*lerp_fused.*": T.F32, "*time_mix_w[12].*": T.F32, "*time_mix_[avg][12].*": T.F16}  # in every model
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,14 @@ _QWEN35 = {
     "ssm.time_step_rank": 16,
     "ssm.group_count": 16,
 }
+_RWKV7 = {
+    "attention.head_count": 0,
+    "wkv.head_size": 64,
+    "attention.decay_lora_rank": 96,
+    "attention.iclr_lora_rank": 96,
+    "attention.value_residual_mix_lora_rank": 64,
+    "attention.gate_lora_rank": 256,
+}
 _YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 16.0, "rope.scaling.yarn_log_multiplier": 1.0}
 _MINISTRAL = {**_YARN, "rope.scaling.original_context_length": 16384, "attention.temperature_scale": 0.1}
 SHAPES = {
@@ -106,6 +116,7 @@ SHAPES = {
     "lfm2.5-350m": Shape(16, 1024, 4608, 16, 8, 65536, 64, 1e6, family="lfm2", more=_LFM2),
     "granite-4.0-h-1b": Shape(40, 1536, 4096, 12, 4, 100352, 128, 1e4, family="granitehybrid", more=_GRANITE_H),
     "qwen3.5-2b": Shape(24, 2048, 6144, 8, 2, 248320, 256, 1e7, family="qwen35", more=_QWEN35),
+    "rwkv7-1.5b": Shape(24, 2048, 8192, 32, 32, 65536, 64, 1e4, tied=False, family="rwkv7", more=_RWKV7),
     "ministral-3b": Shape(26, 3072, 9216, 32, 8, 131072, 128, 1e6, family="mistral3", more=_MINISTRAL),
 }
 
@@ -127,9 +138,8 @@ def header(shape: Shape, format: T, tokenizer: Mapping[str, Any]) -> tuple[bytes
     writer: Any = gguf.GGUFWriter(None, shape.family)
     _metadata(writer, shape, tokenizer)
     tensors = list(_tensors(shape, format))
-    for name, rows, columns, type in tensors:
-        size = (rows, columns) if rows else (columns,)
-        writer.add_tensor_info(name, size, np.dtype(np.float32), _bytes(max(rows, 1), columns, type), raw_dtype=type)
+    for name, size, type in tensors:
+        writer.add_tensor_info(name, size[::-1], np.dtype(np.float32), _bytes(size, type), raw_dtype=type)
     out: Any = io.BytesIO()
     writer.fout, writer.state = [out], WriterState.EMPTY  # in place of a file that it would open
     writer.write_header_to_file()
@@ -142,10 +152,7 @@ def header(shape: Shape, format: T, tokenizer: Mapping[str, Any]) -> tuple[bytes
 
 def weights_bytes(shape: Shape, format: T) -> int:
     """The length of the file without its header, which is small beside it."""
-    return sum(
-        -(-_bytes(max(rows, 1), columns, type) // ALIGNMENT) * ALIGNMENT
-        for _, rows, columns, type in _tensors(shape, format)
-    )
+    return sum(-(-_bytes(size, type) // ALIGNMENT) * ALIGNMENT for _, size, type in _tensors(shape, format))
 
 
 def write(
@@ -162,12 +169,12 @@ def write(
     random = np.random.default_rng(0)
     with open(path, "wb") as out:
         at = out.write(data)  # counted from here on: under Pyodide a file does not know a position beyond 2 GB
-        for name, rows, columns, type in _tensors(shape, format):
-            if rows and not name.endswith("ssm_a"):
-                at += _weights(out, rows * columns, type, random)
+        for name, size, type in _tensors(shape, format):
+            if len(size) > 1 and not name.endswith("ssm_a"):
+                at += _weights(out, math.prod(size), type, random)
             else:  # what fades by itself does so by a negative number
                 one = np.float32(-1 if name.endswith("ssm_a") else 1)
-                at += out.write(np.full(max(rows, 1) * columns, one).tobytes())
+                at += out.write(np.full(math.prod(size), one).tobytes())
             at += out.write(bytes(-at % ALIGNMENT))
             progress(at)
 
@@ -217,20 +224,21 @@ def _add(writer: Any, name: str, value: Any) -> None:
     adders.get(type(value), writer.add_array)(name, value)
 
 
-def _tensors(shape: Shape, format: T) -> Iterator[tuple[str, int, int, T]]:
-    """Name, rows (0: a vector), columns and format of every tensor."""
+def _tensors(shape: Shape, format: T) -> Iterator[tuple[str, tuple[int, ...], T]]:
+    """Name, shape in ggml's order and format of every tensor."""
     matrix = format if shape.n_embd % GGML_QUANT_SIZES[format][0] == 0 else T.Q4_0
     table = matrix if matrix in _THROUGHOUT else T.Q6_K if shape.n_embd % 256 == 0 else T.Q8_0
     untied = () if shape.tied else ("output.weight",)
-    for name, (row, *rows) in needed(shape.family, shape.metadata, shape.n_vocab, untied.__contains__).items():
-        of_tokens = name in ("token_embd.weight", "output.weight")
-        type = T.F32 if not rows or row < 32 or rows == [1] else table if of_tokens else matrix
-        yield name, math.prod(rows) if rows else 0, row, type
+    for name, size in needed(shape.family, shape.metadata, shape.n_vocab, untied.__contains__).items():
+        vector = len(size) == 1 or size[0] < 32 or math.prod(size[1:]) == 1
+        usual = table if name in ("token_embd.weight", "output.weight") else matrix
+        of_name = next((type for pattern, type in _IN_FLOATS.items() if fnmatch(name, pattern)), usual)
+        yield name, size, T.F32 if vector else of_name
 
 
-def _bytes(rows: int, columns: int, type: T) -> int:
-    block, size = GGML_QUANT_SIZES[type]
-    return rows * columns // block * size
+def _bytes(size: tuple[int, ...], type: T) -> int:
+    block, of_block = GGML_QUANT_SIZES[type]
+    return math.prod(size) // block * of_block
 
 
 def _weights(out: Any, count: int, type: T, random: np.random.Generator) -> int:

@@ -71,6 +71,11 @@ def heads_of(g: Graph, x: Tensor, first: int, each: int, apart: int, name: str) 
     return g.node("heads_of", name, shape, (x,), first=first, each=each, apart=apart)
 
 
+def plane(g: Graph, x: Tensor, i: int, name: str) -> Tensor:
+    """Matrix i of x (row, T, n)."""
+    return g.node("plane", name, x.shape[:2], (x,), plane=i)
+
+
 @dataclass(frozen=True)
 class Operand:
     """Number i of token t is number first + t * pitch + i % repeats of its slot; 0: it does not repeat. lanes: the
@@ -143,6 +148,15 @@ class PartOfRows(Operation):
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         low.put(node, low.view(node.src[0]).part(node.params["first"], node.row))
+
+
+class Plane(Operation):
+    """No step: what reads it reads one of a value's planes."""
+
+    name = "plane"
+
+    def lower(self, node: Tensor, low: Lowering) -> None:
+        low.put(node, replace(low.view(node.src[0]), plane=node.params["plane"]))
 
 
 def _operand(slot: str, x: View, row: int, lanes: bool) -> Operand:

@@ -10,6 +10,7 @@ from llamaweb.kernels.formats import whole_blocks
 from llamaweb.kernels.mul_mat import quantized_bytes
 
 WRITTEN = ("y", "sum")  # slots of values that a step writes; it reads the others
+_BINDING = 256  # bytes of which a multiple is where a binding may begin, on every device
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +18,7 @@ class Value:
     """Something computed: float32, or integers of 8 or 16 bits; (row, n_tokens) in ggml's order. It lives in the arena.
 
     in_blocks: what reads it takes whole blocks of 32, so that a row has room for them; behind its end there may be
-    anything.
+    anything. planes: so many such values of float32, one behind the other, each where a binding may begin.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Value:
     n_tokens: int
     bits: int = 32
     in_blocks: bool = True
+    planes: int = 1
 
     @property
     def pitch(self) -> int:
@@ -32,7 +34,14 @@ class Value:
         return whole_blocks(self.row) if self.in_blocks else self.row
 
     @property
+    def plane_bytes(self) -> int:
+        """From the beginning of a plane to that of the next."""
+        return -(-4 * self.pitch * self.n_tokens // _BINDING) * _BINDING
+
+    @property
     def bytes(self) -> int:
+        if self.planes > 1:
+            return self.planes * self.plane_bytes
         if self.bits == 32:
             return 4 * self.pitch * self.n_tokens
         return quantized_bytes(self.row, self.n_tokens, self.bits)
@@ -40,18 +49,19 @@ class Value:
 
 @dataclass(frozen=True)
 class View:
-    """Of each row of a value, `row` numbers from number `first` on."""
+    """Of each row of a value, `row` numbers from number `first` on. plane: of which plane; None: of all."""
 
     value: Value
     row: int
     first: int = 0
+    plane: int | None = None
 
     @classmethod
     def of(cls, value: Value) -> View:
         return cls(value, value.row)
 
     def part(self, first: int, row: int) -> View:
-        return View(self.value, row, self.first + first)
+        return replace(self, row=row, first=self.first + first)
 
     @property
     def whole(self) -> bool:

@@ -10,11 +10,18 @@ from llamaweb.kernels.checks import FOUND
 from llamaweb.kernels.checks.layout import slack
 from llamaweb.kernels.checks.products import FEW, MOST_BYTES, MOST_TOKENS
 from llamaweb.kernels.kernel import GLU
+from llamaweb.operations.rwkv_wkv7 import MOST_CHUNK
 from llamaweb.operations.step import Step
 from llamaweb.planner.weights import Weights
 
 _ROWS = 132  # of a product that are computed, at most
-_TOKENS = {"mul_mat": MOST_TOKENS, "flash_attn": MOST_TOKENS, "sample": 1, "cross_entropy": 2}  # by operation, …
+_TOKENS = {  # by operation, …
+    "mul_mat": MOST_TOKENS,
+    "flash_attn": MOST_TOKENS,
+    "sample": 1,
+    "cross_entropy": 2,
+    "rwkv_wkv7": MOST_CHUNK + 1,
+}
 _POSITIONS = 740  # of a cache, where it is no ring
 
 
@@ -32,13 +39,17 @@ def of_kernels(steps: Iterable[Step], weights: Weights) -> Checked:
     for step in steps:
         one = all(value.n_tokens == 1 for value in step.values.values())
         tokens = 1 if one else _TOKENS.get(step.op, FEW)
-        rows = [value.row for value in step.values.values()]
+        rows = [view.row * view.value.planes for view in step.values.values()]
+        state = step.state.bytes if step.state else 0
         whole = [value.row for slot, value in step.values.items() if slot not in ("logits", "y")]
         whole += [step.values["y"].row] if step.op in ("get_rows", "rms_norm", "add", "glu") else []
         found = max(found, *(4 * min(tokens, FEW) * row for row in whole), 0)
+        if state:  # which is looked at, too
+            found = max(found, state + 4 * tokens * max(rows))
         for weight, _ in weights.place(step):
             if weight is None:
-                read, written = max(read, 8 * max(rows)), max(written, 4 * tokens * sum(rows))
+                vectors = sum(4 * tensor.size for stack in step.weights.values() for tensor in stack)
+                read, written = max(read, 8 * max(rows), vectors), max(written, 4 * tokens * sum(rows) + state)
                 continue
             halves = 2 if step.params.get("epilogue") in GLU else 1
             row = weight.row // weight.format.block_size * weight.format.block_bytes

@@ -272,7 +272,7 @@ def _scale(program: Program, max_bindings: int) -> None:
 
 
 def _norm(program: Program, max_bindings: int) -> None:
-    """a norm of whole rows within the products of one token that read it"""
+    """a norm of whole rows within the products, or the token shifts, of one token that read it"""
     for i, norm in program.of("rms_norm", "norm"):
         x, y = norm.values["x"], norm.values["y"]
         readers = program.readers(y.value)
@@ -280,8 +280,8 @@ def _norm(program: Program, max_bindings: int) -> None:
             continue
         program.put(i, None)
         eps = {"eps" if norm.op == "rms_norm" else "center_eps": norm.params["eps"]}
-        for j, product in readers:
-            fused = replace(product, values={**product.values, "x": x}, weights={**product.weights, **norm.weights})
+        for j, step in readers:
+            fused = replace(step, values={**step.values, "x": x}, weights={**step.weights, **norm.weights})
             program.put(j, fused.but(**eps))
 
 
@@ -292,8 +292,9 @@ def _of_rows(norm: Step) -> bool:
     return norm.op == "rms_norm" or (whole and p["kind"] == "layer" and "norm_weight" in norm.weights)
 
 
-def _may_norm(product: Step, x: View) -> bool:
-    return product.op == "mul_mat_vec" and product.values["x"] == x and not {"eps", "center_eps"} & set(product.params)
+def _may_norm(step: Step, x: View) -> bool:
+    normed = {"eps", "center_eps"} & set(step.params)
+    return step.op in ("mul_mat_vec", "token_shift") and step.values["x"] == x and not normed
 
 
 def _last_row(program: Program, max_bindings: int) -> None:

@@ -14,7 +14,7 @@ from llamaweb.kernels.tuner import Choices, Variant
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.operations import OPERATIONS
 from llamaweb.operations.operation import Matrix, Site
-from llamaweb.operations.step import Step, Value
+from llamaweb.operations.step import Step, Value, View
 from llamaweb.planner.budget import asked, fit
 from llamaweb.planner.fusion import FUSIONS, Steps
 from llamaweb.planner.kv import CachePiece
@@ -154,13 +154,21 @@ class Planner:
     def _dispatches(
         self, step: Step, arena: Mapping[Value, Binding], variants: Sequence[Variant | None]
     ) -> list[Dispatch]:
-        values = {slot: arena[view.value] for slot, view in step.values.items()} | {"batch": self._io}
+        values = {slot: _bound(arena[view.value], view) for slot, view in step.values.items()} | {"batch": self._io}
         found = []
         for (site, bound), variant in zip(self._sites(step), variants, strict=True):
             launch = OPERATIONS[step.op].launch(step, site, variant)
             bindings = tuple({**values, **bound}[slot.name] for slot in launch.kernel.slots)
             found.append(_dispatch(step.name, launch, bindings))
         return found
+
+
+def _bound(value: Binding, view: View) -> Binding:
+    """Where a view's value is, or the plane of it."""
+    if view.plane is None:
+        return value
+    size = value.size // view.value.planes
+    return replace(value, offset=value.offset + view.plane * size, size=size)
 
 
 def _dispatch(label: str, launch: Launch, bindings: tuple[Binding, ...]) -> Dispatch:

@@ -17,16 +17,16 @@ def with_quantized(steps: Steps, possible: Callable[[Step], bool], bits: int) ->
     nothing in the arena; a quantize step that no chosen kernel needs is not dispatched.
     """
     found: list[Step] = []
-    made: dict[Value, int] = {}  # where the quantize step of a value is
+    made: dict[View, int] = {}  # where the quantize step of an input is
     for step in steps.steps:
         if step.op == "mul_mat" and possible(step):
             x = step.values["x"]
-            if x.value not in made:
-                made[x.value] = len(found)
+            if x not in made:
+                made[x] = len(found)
                 codes = View.of(Value(f"{x.value.name}.q{bits}", x.row, x.n_tokens, bits))
                 found.append(Step("quantize", codes.value.name, {"x": x, "y": codes}, head=step.head))
-            step = replace(step, values={**step.values, "x_q": found[made[x.value]].values["y"]})
+            step = replace(step, values={**step.values, "x_q": found[made[x]].values["y"]})
         found.append(step)
         if "y" in step.values:
-            made.pop(step.values["y"].value, None)
+            made = {x: i for x, i in made.items() if x.value is not step.values["y"].value}
     return Steps.of(found)
