@@ -99,6 +99,23 @@ GLM = {
     "leading_dense_block_count": 1,
     "expert_gating_func": 2,
 }
+GEMMA4 = {
+    "block_count": 7,
+    "attention.sliding_window": 9,
+    "attention.sliding_window_pattern": [True, True, False, True, False, True, False],
+    "attention.key_length": 32,
+    "attention.value_length": 32,
+    "attention.key_length_swa": 16,
+    "attention.value_length_swa": 16,
+    "rope.dimension_count": 32,
+    "rope.dimension_count_swa": 16,
+    "rope.freq_base": 100000.0,
+    "rope.freq_base_swa": 10000.0,
+    "feed_forward_length": [90, 90, 90, 90, 90, 180, 180],
+    "embedding_length_per_layer_input": 0,
+    "final_logit_softcapping": 4.0,
+}
+FREQS = [1.0] * 6 + [1e30] * 10
 FACTORS = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0]
 
 ALL = ("blk.*.bias", "output_norm.bias", "output.weight")
@@ -171,6 +188,28 @@ MODELS: dict[str, Model] = {
         "gemma2", RMS | WINDOW | {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0}, limit=GELU
     ),
     "gemma2, Q4_0": of_graph("gemma2", RMS | EVEN | {"attn_logit_softcapping": 2.0}, "Q4_0", limit=GELU),
+    "gemma4": of_graph(
+        "gemma4",
+        RMS | GEMMA4 | {"attention.shared_kv_layers": 2, "embedding_length_per_layer_input": 10},
+        optional=("*attn_v.weight", "*layer_output_scale.weight"),
+        more={"rope_freqs.weight": FREQS},
+        limit=GELU,
+    ),
+    "gemma4, Q8_0": of_graph(
+        "gemma4",
+        RMS | EVEN | GEMMA4 | {"feed_forward_length": 96, "attention.head_count_kv": [2, 2, 1, 2, 1, 2, 1]},
+        "Q8_0",
+        optional=("output.weight",),
+        more={"rope_freqs.weight": FREQS},
+        limit=GELU,
+    ),
+    "gemma4, experts": of_graph(
+        "gemma4",
+        RMS | EXPERTS | GEMMA4 | {"feed_forward_length": 90},
+        optional=("*attn_v.weight", "*.[1-6].ffn_gate_inp.weight", "*ffn_gate_up_exps.weight", "*ffn_down_exps.scale"),
+        more={"rope_freqs.weight": FREQS},
+        limit=GELU,
+    ),
     "glm4": of_graph(
         "glm4", RMS | {"attention.key_length": 16, "attention.value_length": 16, "rope.dimension_count": 8}
     ),

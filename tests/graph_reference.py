@@ -36,6 +36,7 @@ class GraphReference:
         self.family = architecture(self.file)
         self.hparams = self.family.hyperparameters(self.file)
         self._weights: dict[str, np.ndarray] = {}
+        self._caches: dict[int, tuple[np.ndarray, ...]] = {}  # keys and values by layer
 
     def graph(self, n_tokens: int) -> Graph:
         graph = Graph(self.file.tensors, n_tokens, "all")
@@ -175,14 +176,17 @@ class GraphReference:
         state = np.zeros((node.row // p["size"], p["size"], p["size"]))
         return time_mixed(x, v, np.stack([part.reshape(-1) for part in src[-5:]]), state, p["eps"])[0]
 
-    def _flash_attn(
-        self, node: Tensor, tokens: list[int], q: np.ndarray, k: np.ndarray, *more: np.ndarray
-    ) -> np.ndarray:
+    def _flash_attn(self, node: Tensor, tokens: list[int], q: np.ndarray, *more: np.ndarray) -> np.ndarray:
         p: Any = node.params
         n, dim = len(q), p["head_dim"]
-        q, k = (x.reshape(n, -1, dim) for x in (q, k))
-        v, *sinks = (k[..., : p["head_dim_v"]], *more) if p["in_keys"] else more
-        v = v.reshape(n, k.shape[1], p["head_dim_v"])
+        q = q.reshape(n, -1, dim)
+        if not p["shared"]:
+            k, *more = more
+            k = k.reshape(n, -1, dim)
+            v, *more = (k[..., : p["head_dim_v"]], *more) if p["in_keys"] else more
+            self._caches[p["layer"]] = k, v.reshape(n, k.shape[1], p["head_dim_v"])
+        k, v = self._caches[p["layer"]]
+        sinks = more
         if self._kv_f16:
             k, v = (x.astype(np.float16).astype(np.float64) for x in (k, v))
         group = q.shape[1] // k.shape[1]

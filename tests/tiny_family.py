@@ -82,7 +82,7 @@ class TinyFamily:
             return -0.3 - np.float32(0.2) * np.abs(numbers)
         if name.endswith(("norm.weight", "_norm")):
             return 1 + np.float32(0.2) * numbers
-        if name.endswith(".scale"):
+        if name.endswith((".scale", "_scale.weight")):
             return 1 + np.float32(0.5) * np.abs(numbers)
         if len(shape) == 1 or name.endswith("ssm_d"):
             return np.float32(0.3) * numbers

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from llamaweb import operations as ops
 from llamaweb.architectures.experts import Experts
-from llamaweb.architectures.metadata import Metadata, layers, rope, tokens
+from llamaweb.architectures.metadata import Metadata, layer_of, layers, rope, tokens
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor, rows_of
 from llamaweb.model.gguf_file import GGUFFile
@@ -143,8 +143,15 @@ class Blocks:
         head_dim = self._sizes.head_dim
         if rope:
             q, k = self.rotated(q, k, p, rope)
-        options |= {"layer": int(p.split(".")[1]), "head_dim": head_dim, "name": p + "attn"}
+        options |= {"layer": layer_of(p), "head_dim": head_dim, "name": p + "attn"}
         return ops.flash_attn(self._graph, q, k, v, scale=head_dim**-0.5 if scale is None else scale, **options)
+
+    def attend_to(self, layer: int, q: Tensor, p: str, rope: Rope, **options: Any) -> Tensor:
+        """What the layer's queries find among the keys and values of an earlier one. options: of ops.flash_attn."""
+        g, s = self._graph, self._sizes
+        q = ops.rope(g, q, rope, s.head_dim, p + "q_rope")
+        options |= {"layer": layer, "head_dim": s.head_dim, "n_head_kv": s.n_head_kv, "name": p + "attn"}
+        return ops.flash_attn(g, q, None, None, **options)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, p: str, rope: Rope | None, **options: Any) -> Tensor:
         """The layer's attention and the product behind it; options of `attend`."""

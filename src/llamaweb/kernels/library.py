@@ -65,7 +65,8 @@ class Attention:
     the first numbers of keys. bound: the first key-value head whose cache is bound, and how many there are; the kernels
     work for these alone. None: all. softcap: of scores, c * tanh(score / c); 0: none. temperature (s, n): scores of the
     query at position p are multiplied by 1 + s * log(p // n + 1). sinks: each head has a score that is no position's
-    and only takes weight. head_dim_v: of values, and so of results; 0: as of keys."""
+    and only takes weight. head_dim_v: of values, and so of results; 0: as of keys. shared: keys and values are an
+    earlier layer's, so that rows are queries alone."""
 
     rope: Rope | None
     head_dim: int
@@ -84,6 +85,7 @@ class Attention:
     temperature: tuple[float, int] | None = None
     sinks: bool = False
     head_dim_v: int = 0
+    shared: bool = False
 
     @property
     def of_value(self) -> int:
@@ -112,7 +114,7 @@ class Attention:
     @property
     def constants(self) -> dict[str, Any]:
         rows, type_v = self.kv_heads * self.n_ctx, self.type_v or self.type_k
-        of_values = self.of_value if self.type_v else 0
+        of_kv = 0 if self.shared else self.head_dim + (self.of_value if self.type_v else 0)
         return {
             "mode": self.rope.mode if self.rope else None,
             "n_dims": self.rope.n_dims if self.rope else 0,
@@ -122,7 +124,7 @@ class Attention:
             "width": self.widths.k,
             "head_dim_v": self.of_value,
             "width_v": self.widths.v,
-            "qkv_row": (self.n_head + self.n_head_kv) * self.head_dim + self.n_head_kv * of_values,
+            "qkv_row": self.n_head * self.head_dim + self.n_head_kv * of_kv,
             "y_row": whole_blocks(self.n_head * self.of_value),
             "eights": self.whole_eights,
             "n_head": self.n_head,

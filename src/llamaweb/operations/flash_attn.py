@@ -26,12 +26,13 @@ def rope(g: Graph, x: Tensor, rotation: Rope, head_dim: int, name: str) -> Tenso
 def flash_attn(
     g: Graph,
     q: Tensor,
-    k: Tensor,
+    k: Tensor | None,
     v: Tensor | None,
     *,
     layer: int,
     head_dim: int,
     head_dim_v: int = 0,
+    n_head_kv: int = 0,
     scale: float,
     name: str,
     window: int = 0,
@@ -42,15 +43,18 @@ def flash_attn(
     """Appends k and v to the layer's cache, and attends causally to it: (n_head * head_dim_v, T).
 
     head_dim: of q and k. head_dim_v: of v, and of what it gives; 0: as of k. v: None: the first head_dim_v numbers of
-    each head of k are its value, too. window: how many of the last tokens, itself included, a token sees; 0: all.
-    softcap: of scores, c * tanh(score / c); 0: none. temperature (s, n): scores of the query at position p are
-    multiplied by 1 + s * log(p // n + 1). sinks: of each head, a score beside those of the tokens, which has no value
-    and only takes weight.
+    each head of k are its value, too. k: None: keys and values are those of the earlier layer `layer`, of n_head_kv
+    heads. window: how many of the last tokens, itself included, a token sees; 0: all. softcap: of scores,
+    c * tanh(score / c); 0: none. temperature (s, n): scores of the query at position p are multiplied by
+    1 + s * log(p // n + 1). sinks: of each head, a score beside those of the tokens, which has no value and only takes
+    weight.
     """
     params: dict[str, Any] = {"layer": layer, "head_dim": head_dim, "head_dim_v": head_dim_v or head_dim}
-    params |= {"scale": scale, "window": window, "softcap": softcap, "temperature": temperature, "in_keys": v is None}
+    n_head_kv = k.row // head_dim if k else n_head_kv
+    params |= {"n_head_kv": n_head_kv, "scale": scale, "window": window, "softcap": softcap, "temperature": temperature}
+    params |= {"shared": k is None, "in_keys": k is not None and v is None}
     shape = (q.row // head_dim * (head_dim_v or head_dim), q.rows)
-    return g.node("flash_attn", name, shape, (q, k, *([v] if v else []), *([sinks] if sinks else [])), **params)
+    return g.node("flash_attn", name, shape, tuple(x for x in (q, k, v, sinks) if x), **params)
 
 
 class RopeOfHeads(Operation):
@@ -155,8 +159,9 @@ class FlashAttn(_OfCache):
             low.copy(low.view(part), View(joint, part.row, first), f"{node.name}.{letter}")
             first += part.row
         qkv = View.of(joint)
-        params = {**p, "n_head": sources[0].row // p["head_dim"], "n_head_kv": sources[1].row // p["head_dim"]}
-        low.emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, **params)
+        params = {**p, "n_head": sources[0].row // p["head_dim"]}
+        if not p["shared"]:
+            low.emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, **params)
         y = low.new(node)
         if node.rows > 1:
             low.emit("flash_attn", node.name, {"qkv": qkv, "y": y}, weights, **params)
@@ -233,4 +238,5 @@ def _attention(step: Step, site: Site) -> Attention:
         temperature=p["temperature"],
         sinks="sinks" in step.weights,
         head_dim_v=p["head_dim_v"],
+        shared=p["shared"],
     )
