@@ -1,4 +1,4 @@
-// y[t] = row {{ "n_past + t" if of_positions else "tokens[t]" }} of the weight{{ ", scaled" if scale != 1.0 }}: one workgroup a token{{ "; here rows %d to %d" % (piece[0], piece[0] + piece[1] - 1) if piece }}
+// y[t] = row {{ {"token": "tokens[t]", "position": "n_past + t", "row": "t"}[by] }} of the weight{{ ", scaled" if scale != 1.0 }}: one workgroup a token{{ "; here rows %d to %d" % (piece[0], piece[0] + piece[1] - 1) if piece }}
 {% include "common/bindings.wgsl" %}
 {% import "common/block.wgsl" as w with context %}
 {{ w }}
@@ -8,7 +8,7 @@ const NB = {{ k // 32 }}u;
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let t = group.y;
-  let row = min({{ "batch[%du] + t" % io.n_past if of_positions else "batch[%du + t]" % io.tokens }}, {{ rows - 1 }}u);
+  let row = min({{ {"token": "batch[%du + t]" % io.tokens, "position": "batch[%du] + t" % io.n_past, "row": "t"}[by] }}, {{ rows - 1 }}u);
 {% if piece %}
   if (row < {{ piece[0] }}u || row >= {{ piece[0] + piece[1] }}u) { return; }
 {% endif %}

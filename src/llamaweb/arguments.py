@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from llamaweb.errors import LlamaWebError, short
 
 T = TypeVar("T")
+OFFLOADS = ("auto", "embeddings", "none")  # of Llama.load
 _BOOLS = ("bool", "bool_")  # Python's and NumPy's
 
 

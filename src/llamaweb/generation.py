@@ -33,6 +33,7 @@ class Runner(Protocol):
     plan: ModelPlan
 
     def write_io(self, word: int, data: np.ndarray) -> None: ...
+    def write_rows(self, tokens: Sequence[int]) -> None: ...
     async def prepare(self, phases: Iterable[str]) -> None: ...
     def run(self, phase: str, n_tokens: int, *, head: bool) -> None: ...
     def sample(self, phase: str, n_tokens: int, repeat: int = 1) -> Awaitable[Any]: ...
@@ -150,7 +151,8 @@ class Generator:
         run.waiting.append(self._prefill(prompt, self._reused(past, prompt)))
         run.submitted = 1
         self._copies.keep(run, len(prompt), end=True)
-        ahead, burst, begin, last = _MIN_AHEAD, 1, 0.0, ""
+        # Rows of tables on the host wait for the token that they are of, and so does what reads them.
+        ahead, burst, begin, last = 1 if plan.tables else _MIN_AHEAD, 1, 0.0, ""
         while len(run.tokens) < total:
             while run.submitted < total and run.submitted - len(run.tokens) < ahead and len(run.waiting) < IN_FLIGHT:
                 repeat = min(burst, total - run.submitted)
@@ -159,6 +161,7 @@ class Generator:
                     await self._runner.prepare([phase])
                     self._check_owner(run)
                     last = phase
+                self._runner.write_rows(run.tokens[-1:])
                 run.waiting.append(self._runner.sample(phase, 1, repeat))
                 run.submitted += repeat
                 self._copies.keep(run, len(prompt) + run.submitted - 1)
@@ -172,7 +175,7 @@ class Generator:
                 self._check_owner(run)
             now = self._clock()
             begin = begin or now
-            if len(run.tokens) > _MIN_AHEAD:
+            if len(run.tokens) > _MIN_AHEAD and not plan.tables:
                 each = (now - begin) / (len(run.tokens) - 1)
                 ahead = max(_MIN_AHEAD, min(IN_FLIGHT * SUBMITTED, int(_AHEAD_MS / max(each, 0.1))))
                 burst = SUBMITTED if ahead >= 2 * SUBMITTED else 1
@@ -259,6 +262,7 @@ class Generator:
     def _write_batch(self, n_past: int, tokens: Sequence[int]) -> None:
         self._runner.write_io(IO.n_past, np.array([n_past, len(tokens)], np.uint32))
         self._runner.write_io(IO.tokens, np.array(tokens, np.uint32))
+        self._runner.write_rows(tokens)
 
     def spare(self, n: int) -> int | None:
         """For whoever uses the executor between answers: the first position of the cache that holds nothing, if `n`

@@ -109,32 +109,35 @@ class Llama:
         recover: str = "off",
         check: bool = False,
         self_check: bool = True,
+        offload: str = "auto",
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
         """Loads a GGUF model onto the GPU.
 
         model: a URL, a File or Blob of the page, a file handle of the browser's storage, a list of these that are one
         model, a Response, a ReadableStream, bytes of JavaScript or Python, a path or an open file of Python's; of a
-        split model at a URL, any of its files. n_ctx: tokens the context holds; by default 2,048, or what the model
-        was trained for where that is less; 0 takes as many as fit. n_ubatch: most tokens of a prefill batch.
-        memory_budget: bytes that all GPU buffers together may take at any time; batches may be smaller then, and what
-        does not fit is refused before a weight is fetched. logits_all: allow `perplexity` and `log_probabilities`.
-        type_k, type_v: the cache's formats, "f16", "f32", "q8_0" or "q4_0". tune: "auto" times kernel variants once a
-        GPU, after the load and while no call is under way (see `tuned`), and keeps the fastest in the browser's
-        storage (on a software adapter it only takes what is kept); "full" times all of them anew before the load ends;
-        "off" takes the defaults. unfused: names of planner.FUSIONS to leave out, to measure what they bring.
-        precision: of prompts, where the GPU has an integer dot product: "high" rounds activations to 16 bits, which is
-        as good as float32; "fast" to 8: faster, but small models give other answers. cache: keep a URL's files in the
-        browser's storage (see llamaweb.cache), and read them from there the next time; what is kept stands in for a
-        server that refuses the file with a CacheWarning alone; "only" takes what is kept and asks no server. sha256: of
-        a URL's file, in hex. chat: refuse a model without a chat template before its weights are fetched. recover:
-        "auto" makes a new device and loads the model again at the next call after the device was lost; "off" leaves
-        that to `recover`. progress: is called with a Progress. check: look for weights that are no numbers (NaN or
-        infinite), and tell where logits that are none come from. self_check: run each kernel once on made data before
-        it is used, and take the plain variant of one that this GPU computes wrongly; what was found is kept, by device,
-        so that it happens once. A load that is cancelled gives all GPU memory back. Raises ModelFileError, CacheError,
-        UnsupportedError, NotANumberError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError, and LlamaWebError
-        for what cannot be meant.
+        split model at a URL, any of its files. n_ctx: tokens the context holds; by default 2,048, or what the model was
+        trained for where that is less; 0 takes as many as fit. n_ubatch: most tokens of a prefill batch. memory_budget:
+        bytes that all GPU buffers together may take at any time; batches may be smaller then, and what does not fit is
+        refused before a weight is fetched. logits_all: allow `perplexity` and `log_probabilities`. type_k, type_v: the
+        cache's formats, "f16", "f32", "q8_0" or "q4_0". tune: "auto" times kernel variants once a GPU, after the load
+        and while no call is under way (see `tuned`), and keeps the fastest in the browser's storage (on a software
+        adapter it only takes what is kept); "full" times all of them anew before the load ends; "off" takes the
+        defaults. unfused: names of planner.FUSIONS to leave out, to measure what they bring. precision: of prompts,
+        where the GPU has an integer dot product: "high" rounds activations to 16 bits, which is as good as float32;
+        "fast" to 8: faster, but small models give other answers. cache: keep a URL's files in the browser's storage
+        (see llamaweb.cache), and read them from there the next time; what is kept stands in for a server that refuses
+        the file with a CacheWarning alone; "only" takes what is kept and asks no server. sha256: of a URL's file, in
+        hex. chat: refuse a model without a chat template before its weights are fetched. recover: "auto" makes a new
+        device and loads the model again at the next call after the device was lost; "off" leaves that to `recover`.
+        progress: is called with a Progress. check: look for weights that are no numbers (NaN or infinite), and tell
+        where logits that are none come from. self_check: run each kernel once on made data before it is used, and take
+        the plain variant of one that this GPU computes wrongly; what was found is kept, by device, so that it happens
+        once. offload: "embeddings" leaves tables of which rows are looked up by token, and nothing else, in
+        JavaScript's memory, which takes less of the GPU's and waits for each token; "auto" does so where the memory
+        budget asks for it, "none" never. A load that is cancelled gives all GPU memory back. Raises ModelFileError,
+        CacheError, UnsupportedError, NotANumberError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError, and
+        LlamaWebError for what cannot be meant.
         """
         options = LoadOptions(
             n_ctx,
@@ -150,6 +153,7 @@ class Llama:
             arguments.callback("progress", progress),
             arguments.flag("check", check),
             arguments.flag("self_check", self_check),
+            arguments.one_of("offload", offload, "auto", arguments.OFFLOADS),
         )
         recover = arguments.one_of("recover", recover, "off", RECOVERS)
         sha256 = arguments.word("sha256", sha256, None, "64 digits in hex, or None")

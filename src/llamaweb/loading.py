@@ -46,6 +46,7 @@ class LoadOptions:
     progress: Callable[[Progress], None] | None = None
     check: bool = False
     self_check: bool = True
+    offload: str = "auto"
 
     def __post_init__(self) -> None:
         asked(self.n_ctx, self.n_ubatch, self.memory_budget)  # before anything is fetched
@@ -152,6 +153,7 @@ async def _load(source: StreamingSource, options: LoadOptions, before: GGUFFile 
             unfused=options.unfused,
             precision=options.precision,
             checked=options.self_check,
+            offload=options.offload,
         )
         plan = planner.plan({})
         choices = await kept_choices(plan, device.profile) if options.tune == "auto" else {}

@@ -32,6 +32,11 @@ def test_logits_of_prefill_and_decode_equal_numpys(page: Page, name: str) -> Non
     check(page, name)
 
 
+@pytest.mark.parametrize("name", ["gemma4", "qwen2, odd and untied"])
+def test_logits_are_the_same_where_tables_are_on_the_host(page: Page, name: str) -> None:
+    check(page, name, offload="embeddings")
+
+
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.spec.type == "F32"])
 def test_logits_are_the_same_where_nothing_is_fused(page: Page, name: str) -> None:
     check(page, name, unfused=list(FUSIONS))

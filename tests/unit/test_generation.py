@@ -16,7 +16,7 @@ from llamaweb.generation import KEPT_EVERY, no_numbers
 from llamaweb.generation import Generator as Tokens
 from llamaweb.kernels.io import IN_FLIGHT, IO, NO_TOKEN, SUBMITTED
 from llamaweb.planner import ModelPlan, plan_model
-from llamaweb.planner.plan import LONG_CONTEXT
+from llamaweb.planner.plan import LONG_CONTEXT, Binding, HostTable
 from llamaweb.sampling import Sampling
 from tests.headers import TINY, gemma3_header, llama_header
 
@@ -85,6 +85,7 @@ class FakeGPU:
         self.cache = [-1] * n_ctx
         self.state: list[int] = []  # of a recurrent model: every token behind which it is
         self.kept: dict[int, list[int]] = {}
+        self.looked_up: list[int] = []  # the tokens whose rows of the host's tables are there
         self.preparations = 0
         self.heads: list[bool] = []  # of each run: whether it was asked for logits
         self.runs: list[tuple[str, int, int]] = []  # phase, n_past, n_tokens
@@ -98,6 +99,9 @@ class FakeGPU:
         if word == IO.step:
             assert not self.under_way, "a generation began while an earlier one's read-back buffers were in use"
         self.io[word : word + len(data)] = data
+
+    def write_rows(self, tokens: Sequence[int]) -> None:
+        self.looked_up = list(tokens)
 
     async def prepare(self, phases: Iterable[str]) -> None:
         self.prepared |= set(phases)
@@ -116,6 +120,8 @@ class FakeGPU:
         assert not self.plan.copies or self.state == self.cache[:n_past], "the state is behind other tokens"
         self.state = [*self.state, *self.io[IO.tokens : IO.tokens + n_tokens].tolist()]
         self.cache[n_past : n_past + n_tokens] = self.io[IO.tokens : IO.tokens + n_tokens].tolist()
+        if self.plan.tables:
+            assert self.looked_up == self.cache[n_past : n_past + n_tokens], "read another token's rows"
         self.runs.append((phase, n_past, n_tokens))
         self.heads.append(head)
         if phase == "evaluate":
@@ -162,10 +168,10 @@ class FakeGPU:
         return sum(n for _, _, n in self.runs)
 
 
-def engine(copies: int = 0, **options: Any) -> tuple[FakeGPU, Tokens]:
-    """copies: of the states of a recurrent model, which are kept."""
+def engine(copies: int = 0, tables: tuple[HostTable, ...] = (), **options: Any) -> tuple[FakeGPU, Tokens]:
+    """copies: of the states of a recurrent model, which are kept. tables: of the host."""
     gpu = FakeGPU(**options)
-    gpu.plan = replace(gpu.plan, copies=copies)
+    gpu.plan = replace(gpu.plan, copies=copies, tables=tables)
     return gpu, Tokens(gpu, lambda: gpu.now)
 
 
@@ -611,3 +617,11 @@ def test_what_a_recurrent_model_was_evaluated_with_is_not_gone_on_from() -> None
     asyncio.run(take(tokens, [1, 2, 3], 4))
     asyncio.run(tokens.log_probabilities([5, 6, 7, 8]))
     assert asyncio.run(take(tokens, [1, 2, 3], 4)) == continued([1, 2, 3], 4)
+
+
+def test_where_tables_are_on_the_host_each_token_waits_for_the_one_before_whose_rows_it_reads() -> None:
+    gpu, tokens = engine(tables=(HostTable("embd", 32, Binding("tables", 0, 128 * N_UBATCH)),))
+    prompt = list(range(2 * N_UBATCH + 3))
+    assert asyncio.run(take(tokens, prompt, 8)) == continued(prompt, 8)
+    assert set(gpu.in_flight_when_waiting) == {1} and set(gpu.repeats) == {1}
+    asyncio.run(tokens.log_probabilities(prompt))

@@ -76,6 +76,7 @@ async def first_appearance(executor: Executor, tokens: Sequence[int]) -> tuple[i
 def _write(executor: Executor, position: int, token: int) -> None:
     executor.write_io(IO.n_past, np.array([position, 1], np.uint32))
     executor.write_io(IO.tokens, np.array([token], np.uint32))
+    executor.write_rows([token])
 
 
 async def _operation(executor: Executor, phase: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import js
@@ -14,10 +14,12 @@ from llamaweb.ggml import GGMLType
 from llamaweb.gpu.device import Device, Reading
 from llamaweb.gpu.pipelines import Pipelines
 from llamaweb.gpu.selfcheck import checked
+from llamaweb.gpu.tables import HostTable
 from llamaweb.javascript import js_file
 from llamaweb.kernels import library
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
 from llamaweb.kernels.kernel import Kernel
+from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.plan import Binding, ModelPlan, Phase
 from llamaweb.planner.states import COPIES, REGION
 
@@ -37,6 +39,7 @@ class Executor:
         self.buffers: dict[str, Any] = {}
         self._replay = js_file("gpu/replay.js")(device.handle)
         self._steps: dict[str, Any] = {}
+        self._tables: dict[str, HostTable] = {}
         self._token_slots: list[Any] = []
         self._result_slot: Any = None
         self._next_slot = 0
@@ -128,6 +131,16 @@ class Executor:
         encoder = self.device.handle.createCommandEncoder()
         encoder.clearBuffer(self.buffers[binding.region], binding.offset, binding.size)
         self.device.handle.queue.submit(to_js([encoder.finish()]))
+
+    def tables(self, file: GGUFFile) -> dict[str, HostTable]:
+        """The plan's tables of the host, by their names in the file, to be filled at load."""
+        self._tables = {table.name: HostTable(file.tensors[table.name]) for table in self.plan.tables}
+        return self._tables
+
+    def write_rows(self, tokens: Sequence[int]) -> None:
+        """Writes what the tables of the host have of a batch's tokens."""
+        for table in self.plan.tables:
+            self.write(table.binding, self._tables[table.name].rows(tokens).reshape(-1))
 
     def write_io(self, word: int, data: np.ndarray) -> None:
         """Writes 32-bit words of the I/O region."""

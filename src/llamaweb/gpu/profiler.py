@@ -94,15 +94,17 @@ class Profiler:
     async def _whole_token(self, n_generate: int, n_past: int) -> float:
         """Microseconds of a token as the product generates them, several in flight; the median of the repetitions."""
         found = []
+        together, in_flight = (1, 1) if self._executor.plan.tables else (SUBMITTED, IN_FLIGHT)
         for _ in range(self._repetitions + 1):
             self._batch(1, n_past)
             waiting: deque[Awaitable[Any]] = deque()
             begin = now_ms()
-            for at in range(0, n_generate, SUBMITTED):
-                if len(waiting) == IN_FLIGHT:
+            for at in range(0, n_generate, together):
+                if len(waiting) == in_flight:
                     await waiting.popleft()
+                self._executor.write_rows([at % 64])
                 phase = self._executor.plan.decode_phase(n_past + at)
-                waiting.append(self._executor.sample(phase, 1, min(SUBMITTED, n_generate - at)))
+                waiting.append(self._executor.sample(phase, 1, min(together, n_generate - at)))
             while waiting:
                 await waiting.popleft()
             found.append(1e3 * (now_ms() - begin) / n_generate)
@@ -111,7 +113,9 @@ class Profiler:
     def _batch(self, n_tokens: int, n_past: int) -> None:
         """Any tokens will do; the sampler has moved the position."""
         self._executor.write_io(IO.n_past, np.array([n_past, n_tokens], np.uint32))
-        self._executor.write_io(IO.tokens, np.arange(n_tokens, dtype=np.uint32) % 64)
+        tokens = np.arange(n_tokens, dtype=np.uint32) % 64
+        self._executor.write_io(IO.tokens, tokens)
+        self._executor.write_rows(tokens.tolist())
 
     async def _peaks(self) -> Peaks:
         profile = self._device.profile

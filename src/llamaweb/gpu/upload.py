@@ -22,6 +22,7 @@ from llamaweb.files.sources import StreamingSource
 from llamaweb.ggml import GGMLType, dequantize
 from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.pipelines import Pipelines
+from llamaweb.gpu.tables import HostTable
 from llamaweb.javascript import js_file, js_object
 from llamaweb.kernels import library
 from llamaweb.kernels.formats import BLOCK, Format, format_of
@@ -56,12 +57,13 @@ class _Target:
 
 @dataclass(frozen=True)
 class _Part:
-    """A tensor of the file, or some of its rows, and where it goes: `first` is its first weight in the stacked one.
-    Without a target, its values are for Python."""
+    """A tensor of the file, or some of its rows, and where it goes: `first` is its first weight in the stacked one; or
+    the table of the host that it is. Without either, its values are for Python."""
 
     tensor: TensorInfo
     target: _Target | None = None
     first: int = 0
+    table: HostTable | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ async def upload(
         executor.write(binding, codebook.data())
     factors = {table.rope.factors for table in executor.plan.rope_tables if table.rope.factors}
     parts = _parts(executor.plan.weights, file) + [_Part(file.tensors[name]) for name in factors]
+    parts += [_Part(file.tensors[name], table=table) for name, table in executor.tables(file).items()]
     uploader = _Uploader(executor, repacking)
     behind = 0
     for shard, source in enumerate(sources):
@@ -186,12 +189,16 @@ class _Reader:
             placing.cancel()
 
     async def read(self, n: int) -> bytes:
+        return bytes((await self.take(n)).to_bytes())
+
+    async def take(self, n: int) -> Any:
+        """The next n bytes, a Uint8Array."""
         try:
-            found = (await self._stream.read(n)).to_bytes()
+            found = await self._stream.read(n)
         except JsException as error:
             raise read_error(error, self._name) from None
-        self._check(len(found), n)
-        return bytes(found)
+        self._check(int(found.length), n)
+        return found
 
     async def close(self) -> None:
         with suppress(JsException):  # of a stream that failed, which was told
@@ -252,7 +259,7 @@ class _Uploader:
 
     def pieces(self, part: _Part) -> Iterator[_Piece]:
         """Whole units, that fit the staging buffer where a kernel moves them from there."""
-        step, target = CHUNK, part.target
+        step, target = part.table.chunk_bytes if part.table else CHUNK, part.target
         if target and target.launch:
             step = max(min(CHUNK, self._staging) // target.unit, 1) * target.unit
         for done in range(0, part.tensor.nbytes, step):
@@ -264,6 +271,9 @@ class _Uploader:
         first, end = pieces[0], pieces[-1].end
         if first.part.target is None:
             await reader.skip(first.begin - at)
+            if first.part.table:
+                first.part.table.keep(await reader.take(first.size))
+                return
             self.values[first.part.tensor.name] = self.values.get(first.part.tensor.name, b"") + await reader.read(
                 first.size
             )

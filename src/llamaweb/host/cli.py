@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import llamaweb
+from llamaweb.arguments import OFFLOADS
 from llamaweb.errors import HostError, LlamaWebError, ModelWarning
 from llamaweb.host.browser import BROWSERS, BrowserChoice
 from llamaweb.host.commands import COMMANDS
@@ -232,6 +233,12 @@ def _context(parser: argparse.ArgumentParser, default: int | None = None, least:
     kind = _whole(least)
     parser.add_argument("--context", type=kind, default=default, metavar="N", help=f"tokens of context ({told})")
     parser.add_argument("--budget", type=_size, metavar="B", help="most GPU memory: bytes, or 900M, 2G, 1.5GiB")
+    parser.add_argument(
+        "--offload",
+        choices=OFFLOADS,
+        default="auto",
+        help="tables of embeddings outside of GPU memory: where the budget asks for it, always, or never (auto)",
+    )
     for which, name in (("k", "keys"), ("v", "values")):
         parser.add_argument(
             f"--type-{which}", choices=CACHE_FORMATS, default="f16", help=f"format of cached {name} (f16)"

@@ -139,6 +139,7 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
         profile,
         n_ctx=args.context,
         memory_budget=args.budget,
+        offload=args.offload,
         type_k=args.type_k,
         type_v=args.type_v,
         precision=args.precision,
@@ -147,7 +148,7 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
     )
     report = describe(plan, dispatches=args.plan)
     if args.svg:
-        options = Options(type_k=args.type_k, type_v=args.type_v, precision=args.precision)
+        options = Options(type_k=args.type_k, type_v=args.type_v, precision=args.precision, offload=bool(plan.tables))
         layouts = Sizes(header, profile, options).layouts(plan.n_ctx, plan.n_ubatch)
         name = header.metadata.get("general.name") or _name(args.model)
         _write(args.svg, picture(plan, layouts, _short(_plain(name))))
@@ -283,7 +284,7 @@ async def _check_length(model: str, text: bytes, out: Output) -> None:
 
 def _context(args: argparse.Namespace) -> dict[str, Any]:
     """The context, the formats of its cache, the budget and the check, as the page's commands take them."""
-    same = {name: getattr(args, name) for name in ("context", "type_k", "type_v", "precision")}
+    same = {name: getattr(args, name) for name in ("context", "type_k", "type_v", "precision", "offload")}
     return {**same, "memory_budget": args.budget, "check": getattr(args, "check", False)}
 
 
@@ -324,6 +325,8 @@ def _inspection(metadata: dict[str, Any], device: str, report: dict[str, Any]) -
     lines = [f"{_short(key)}: {_short(value)}" for key, value in metadata.items()]
     batches = f"in batches of {report['ubatch']}"
     lines += ["", f"On {device}, a context of {report['context']} tokens {batches}: {memory_line(report['memory'])}"]
+    if report["on_host"]:
+        lines.append(f"Outside of GPU memory: {', '.join(report['on_host'])}")
     if report["budget"] is not None:
         left = megabytes(report["budget"] - report["memory"]["peak"])
         lines.append(f"At most {megabytes(report['memory']['peak'])} at any time; {left} of the budget are left")

@@ -133,7 +133,7 @@ class Output:
 
 def memory_line(memory: dict[str, int]) -> str:
     """The memory report in one line; `total` is what the GPU holds."""
-    names = (name for name in ("weights", "kv", "state", "arena", "io") if name in memory)
+    names = (name for name in ("weights", "kv", "state", "tables", "arena", "io") if name in memory)
     parts = ", ".join(f"{name} {megabytes(memory[name])}" for name in names)
     heap = f"; wasm heap {megabytes(memory['wasm_heap'])}" if memory.get("wasm_heap") else ""
     return f"GPU memory {megabytes(memory['total'])} ({parts}){heap}"

@@ -48,6 +48,8 @@ class Shape:
     tied: bool = True
     family: str = "llama"
     more: Mapping[str, Any] = field(default_factory=dict)  # metadata, without the family's prefix
+    optional: tuple[str, ...] = ()  # patterns of tensors that it may have and does
+    types: Mapping[str, T] = field(default_factory=dict)  # by patterns of tensors, whatever the model's format is
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -103,6 +105,30 @@ _RWKV7 = {
 }
 _YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 16.0, "rope.scaling.yarn_log_multiplier": 1.0}
 _MINISTRAL = {**_YARN, "rope.scaling.original_context_length": 16384, "attention.temperature_scale": 0.1}
+_GEMMA4 = {
+    "feed_forward_length": [6144] * 15 + [12288] * 20,
+    "attention.layer_norm_rms_epsilon": 1e-6,
+    "attention.key_length_swa": 256,
+    "attention.value_length_swa": 256,
+    "attention.sliding_window": 512,
+    "attention.sliding_window_pattern": [(i + 1) % 5 != 0 for i in range(35)],
+    "attention.shared_kv_layers": 20,
+    "embedding_length_per_layer_input": 256,
+    "final_logit_softcapping": 30.0,
+    "rope.freq_base_swa": 1e4,
+    "rope.dimension_count_swa": 256,
+}
+_GEMMA4_TENSORS = ("*.attn_v.weight", "*.layer_output_scale.weight")
+_QWEN3_MOE = {"expert_count": 128, "expert_used_count": 8, "expert_feed_forward_length": 768}
+_GPT_OSS = {
+    "expert_count": 32,
+    "expert_used_count": 4,
+    "expert_feed_forward_length": 2880,
+    "attention.sliding_window": 128,
+    **_YARN,
+    "rope.scaling.factor": 32.0,
+    "rope.scaling.original_context_length": 4096,
+}
 SHAPES = {
     "tiny": Shape(2, 192, 512, 3, 1, 49152, 64, 1e4),
     "smollm2-135m": Shape(30, 576, 1536, 9, 3, 49152, 64, 1e5),
@@ -117,6 +143,25 @@ SHAPES = {
     "granite-4.0-h-1b": Shape(40, 1536, 4096, 12, 4, 100352, 128, 1e4, family="granitehybrid", more=_GRANITE_H),
     "qwen3.5-2b": Shape(24, 2048, 6144, 8, 2, 248320, 256, 1e7, family="qwen35", more=_QWEN35),
     "rwkv7-1.5b": Shape(24, 2048, 8192, 32, 32, 65536, 64, 1e4, tied=False, family="rwkv7", more=_RWKV7),
+    "gemma-4-e2b": Shape(
+        35, 1536, 6144, 8, 1, 262144, 512, 1e6, family="gemma4", more=_GEMMA4, optional=_GEMMA4_TENSORS
+    ),
+    "qwen3-30b-a3b": Shape(48, 2048, 6144, 32, 4, 151936, 128, 1e6, tied=False, family="qwen3moe", more=_QWEN3_MOE),
+    "gpt-oss-20b": Shape(
+        24,
+        2880,
+        2880,
+        64,
+        8,
+        201088,
+        64,
+        1.5e5,
+        tied=False,
+        family="gpt-oss",
+        more=_GPT_OSS,
+        optional=("*.bias",),
+        types={"*.attn_*.weight": T.Q8_0},
+    ),
     "ministral-3b": Shape(26, 3072, 9216, 32, 8, 131072, 128, 1e6, family="mistral3", more=_MINISTRAL),
 }
 
@@ -228,11 +273,15 @@ def _tensors(shape: Shape, format: T) -> Iterator[tuple[str, tuple[int, ...], T]
     """Name, shape in ggml's order and format of every tensor."""
     matrix = format if shape.n_embd % GGML_QUANT_SIZES[format][0] == 0 else T.Q4_0
     table = matrix if matrix in _THROUGHOUT else T.Q6_K if shape.n_embd % 256 == 0 else T.Q8_0
-    untied = () if shape.tied else ("output.weight",)
-    for name, size in needed(shape.family, shape.metadata, shape.n_vocab, untied.__contains__).items():
-        vector = len(size) == 1 or size[0] < 32 or math.prod(size[1:]) == 1
-        usual = table if name in ("token_embd.weight", "output.weight") else matrix
-        of_name = next((type for pattern, type in _IN_FLOATS.items() if fnmatch(name, pattern)), usual)
+    optional, types = (*shape.optional, *(() if shape.tied else ("output.weight",))), {**_IN_FLOATS, **shape.types}
+
+    def has(name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in optional)
+
+    for name, size in needed(shape.family, shape.metadata, shape.n_vocab, has).items():
+        vector = len(size) == 1 or size[0] < 32 or math.prod(size[1:]) == 1 or name.endswith(".bias")
+        usual = table if name in ("token_embd.weight", "output.weight", "per_layer_token_embd.weight") else matrix
+        of_name = next((type for pattern, type in types.items() if fnmatch(name, pattern)), usual)
         yield name, size, T.F32 if vector else of_name
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from llamaweb.ggml import GGMLType
 from llamaweb.graph import Graph, Tensor
-from llamaweb.kernels.formats import Format
+from llamaweb.kernels.formats import Format, format_of, whole_blocks
 from llamaweb.kernels.kernel import BATCH, Launch, arena, kernel, weight
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
 from llamaweb.operations.step import Step
@@ -17,6 +18,9 @@ def get_rows(g: Graph, table: Tensor, name: str, *, of_positions: bool = False) 
 
 
 class GetRows(Operation):
+    """With `host`, a table, among its params: the rows of this batch's tokens, which the host has written as float32
+    (planner/tables.py)."""
+
     name = "get_rows"
     templates = ("get_rows",)
     in_lanes = frozenset({"y"})
@@ -25,12 +29,15 @@ class GetRows(Operation):
         low.emit(self.name, node.name, {"y": low.new(node)}, {"w": (node.src[0],)}, **node.params)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
-        m = site.matrix
+        m, p = site.matrix, step.params
+        options = {"scale": p.get("scale", 1.0), "y_lanes": "y" in step.lane_order}
+        if "host" in p:
+            format, pitch = format_of(GGMLType.F32, p["host"].name), whole_blocks(p["host"].row)
+            return get_rows_kernel(format, pitch, site.n_ubatch, step.n_tokens, by="row", **options)
         assert m
+        by = "position" if p["of_positions"] else "token"
         piece = (m.first, m.rows) if m.rows < m.whole else None
-        options = {**step.params, "y_lanes": "y" in step.lane_order, "piece": piece}
-        options.pop("lane_order", None)
-        return get_rows_kernel(m.format, m.pitch, m.whole, step.n_tokens, **options)
+        return get_rows_kernel(m.format, m.pitch, m.whole, step.n_tokens, by=by, piece=piece, **options)
 
     def moved(self, slot: str, use: Use) -> int:
         size = use.sizes[slot]
@@ -43,12 +50,13 @@ def get_rows_kernel(
     rows: int,
     n_tokens: int,
     *,
-    of_positions: bool = False,
+    by: str = "token",
     scale: float = 1.0,
     y_lanes: bool = False,
     piece: tuple[int, int] | None = None,
 ) -> Launch:
-    """piece: the first row and how many there are, where a binding holds only some of the table's `rows`."""
+    """by: what tells the row of the table that a token gets: the "token", its "position" or its "row" in the batch.
+    piece: the first row and how many there are, where a binding holds only some of the table's `rows`."""
     shader = kernel(
         "get_rows",
         [*weight(format), BATCH, arena("y")],
@@ -56,7 +64,7 @@ def get_rows_kernel(
         split=format.split,
         k=k,
         rows=rows,
-        of_positions=of_positions,
+        by=by,
         scale=scale,
         y_lanes=y_lanes,
         piece=piece,

@@ -202,7 +202,7 @@ _COMMANDS = {
 
 
 async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: Any) -> Llama:
-    names = ("type_k", "type_v", "precision", "memory_budget", "check")
+    names = ("type_k", "type_v", "precision", "memory_budget", "check", "offload")
     options |= {name: params[name] for name in names if params.get(name)}
     options |= {"n_ctx": params.get("context"), "cache": params.get("cache", False), "progress": _progress(emit)}
     with warnings.catch_warnings(record=True) as caught:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llamaweb.errors import ContextError, UnsupportedError
+from llamaweb.errors import ContextError, MemoryBudgetError, UnsupportedError
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Launch
 from llamaweb.kernels.mul_mat import PRECISIONS, MulMat
@@ -52,18 +52,24 @@ class Planner:
         unfused: Collection[str] = (),
         precision: str = "high",
         checked: bool = False,
+        offload: str = "auto",
     ) -> None:
-        """n_ctx: tokens the cache holds; None: 2,048, or the model's own where that is less; 0: as many as fit, up to
-        the model's own. n_ubatch: most tokens of a prefill batch; fewer are taken where the device or the budget asks
-        for it. memory_budget: bytes that all GPU buffers together may take at any time. logits_all: add the phase
-        "evaluate", which gives the log-probability of every token. type_k, type_v: formats of the cache
+        """n_ctx: tokens the cache holds; None: 2,048, or the model's own where that is less; 0: as many as fit, up
+        to the model's own. n_ubatch: most tokens of a prefill batch; fewer are taken where the device or the budget
+        asks for it. memory_budget: bytes that all GPU buffers together may take at any time. logits_all: add the
+        phase "evaluate", which gives the log-probability of every token. type_k, type_v: formats of the cache
         (kernels/cache.py). tuned: count what timing kernels takes. unfused: names of FUSIONS that are left out.
-        precision: of a batch's products, one of mul_mat.PRECISIONS. checked: count what the self-check takes. Raises
-        UnsupportedError, ContextError or MemoryBudgetError, which says what would fit."""
+        precision: of a batch's products, one of mul_mat.PRECISIONS. checked: count what the self-check takes.
+        offload: "embeddings" leaves tables of which rows are looked up by token, and nothing else, with the host;
+        "auto" does so where the budget asks for it, "none" never. Raises UnsupportedError, ContextError or
+        MemoryBudgetError, which says what would fit."""
         if unknown := sorted(set(unfused) - set(FUSIONS)):
             raise UnsupportedError(f"There is no fusion {unknown[0]!r} to leave out; there are {', '.join(FUSIONS)}.")
         n_ctx, n_ubatch, memory_budget = asked(n_ctx, n_ubatch, memory_budget)
-        options = Options(memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused), precision, checked)
+        on_host = offload == "embeddings"
+        options = Options(
+            memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused), precision, checked, on_host
+        )
         sizes = Sizes(file, profile, options)
         n_ctx = min(USUAL_CONTEXT, sizes.n_ctx_train) if n_ctx is None else n_ctx
         if n_ctx > sizes.n_ctx_train:
@@ -72,9 +78,10 @@ class Planner:
             )
         n_ubatch = max(n_ubatch, 2) if logits_all else n_ubatch  # "evaluate" takes two tokens or more
         n_ubatch = min(n_ubatch, profile.max_compute_workgroups_per_dimension)
-        self._sizes = sizes
         self._profile = profile
-        self._n_ctx, self._n_ubatch = fit(sizes, n_ctx, n_ubatch)
+        self._sizes, self._n_ctx, self._n_ubatch = _fitted(sizes, n_ctx, n_ubatch, offload)
+        sizes = self._sizes
+        self._tables = {table.name: table for table in sizes.tables(self._n_ubatch)}
         self._weights = sizes.weights
         self._caches = sizes.caches(self._n_ctx, self._n_ubatch)
         self._io = Binding("io", 0, IO.bytes(self._n_ubatch))
@@ -104,6 +111,7 @@ class Planner:
             sizes.rings(*at),
             sizes.options.precision,
             sizes.copies(*at),
+            tuple(self._tables.values()),
         )
 
     def _phase(self, name: str, steps: Steps, variants: Variants) -> Phase:
@@ -136,6 +144,8 @@ class Planner:
         bits = PRECISIONS[self._sizes.options.precision]
         whole = sum(tensor.rows for tensor in step.weights.get("w", ()))
         kept = {"state": self._sizes.states.places[step.state]} if step.state else {}
+        if "host" in step.params:
+            kept = {"w_qs": self._tables[step.params["host"].name].binding}
         pieces: Sequence[CachePiece | None] = (None,)
         cache = None
         if "layer" in step.params:
@@ -169,6 +179,17 @@ def _bound(value: Binding, view: View) -> Binding:
         return value
     size = value.size // view.value.planes
     return replace(value, offset=value.offset + view.plane * size, size=size)
+
+
+def _fitted(sizes: Sizes, n_ctx: int, n_ubatch: int, offload: str) -> tuple[Sizes, int, int]:
+    """With the context and the batch that fit; where none does and it may be, with tables on the host."""
+    try:
+        return sizes, *fit(sizes, n_ctx, n_ubatch)
+    except MemoryBudgetError:
+        smaller = sizes.with_tables_on_host() if offload == "auto" else None
+        if smaller is None:
+            raise
+        return smaller, *fit(smaller, n_ctx, n_ubatch)
 
 
 def _dispatch(label: str, launch: Launch, bindings: tuple[Binding, ...]) -> Dispatch:

@@ -15,7 +15,8 @@ LONG_CONTEXT = 512  # tokens, from which on splitting attention pays for its dis
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A range of a region, in bytes. Regions: weights.0, weights.1, …, kv.0, …, state.0, state.copies, arena, io."""
+    """A range of a region, in bytes. Regions: weights.0, weights.1, …, kv.0, …, state.0, state.copies, tables,
+    arena, io."""
 
     region: str
     offset: int
@@ -105,6 +106,16 @@ class RopeTable:
     binding: Binding
 
 
+@dataclass(frozen=True)
+class HostTable:
+    """A table of the file that stays with the host, of rows of `row` numbers. binding: where those of a batch's tokens
+    are written before it, as float32, each filled up to whole blocks of 32."""
+
+    name: str
+    row: int
+    binding: Binding
+
+
 @dataclass(frozen=True, order=True)
 class Ring:
     """The cache of layers whose tokens see the last `window` ones, where its `rows` are fewer than the context."""
@@ -139,11 +150,12 @@ class ModelPlan:
     rings: tuple[Ring, ...] = ()
     precision: str = "high"
     copies: int = 0  # of the recurrent states; 0: there are none
+    tables: tuple[HostTable, ...] = ()
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes of GPU buffers by use: weights, kv, arena, io, of recurrent models state with its copies, their total,
-        and the most there are at any time."""
+        """Bytes of GPU buffers by use: weights, kv, arena, io, of recurrent models state with its copies, tables' rows
+        where these are on the host, their total, and the most there are at any time."""
         use = {"weights": 0, "kv": 0, "arena": 0, "io": 0}
         for region, size in self.regions.items():
             name = region.split(".")[0]

@@ -8,7 +8,8 @@ from llamaweb.planner.plan import ModelPlan
 
 
 def describe(plan: ModelPlan, *, dispatches: bool = False) -> dict[str, Any]:
-    """Memory in bytes, the arena's lower bound, dispatches a token, and, if asked, every dispatch of every phase."""
+    """Memory in bytes, the arena's lower bound, dispatches a token, the tables that stay with the host, and, if asked,
+    every dispatch of every phase."""
     report: dict[str, Any] = {
         "context": plan.n_ctx,
         "ubatch": plan.n_ubatch,
@@ -16,6 +17,7 @@ def describe(plan: ModelPlan, *, dispatches: bool = False) -> dict[str, Any]:
         "budget": plan.memory_budget,
         "arena_lower_bound": plan.arena_lower_bound,
         "dispatches_per_token": plan.dispatches_per_token,
+        "on_host": [table.name for table in plan.tables],
     }
     if dispatches:
         report["plan"] = {

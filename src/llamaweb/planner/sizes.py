@@ -25,9 +25,11 @@ from llamaweb.planner.fusion import fuse
 from llamaweb.planner.kv import CacheLayout, lay_out_caches
 from llamaweb.planner.layout import Layout, lay_out
 from llamaweb.planner.memory import align
-from llamaweb.planner.plan import LONG_CONTEXT, Ring
+from llamaweb.planner.plan import LONG_CONTEXT, HostTable, Ring
 from llamaweb.planner.quantized import with_quantized
 from llamaweb.planner.states import StateLayout, lay_out_states
+from llamaweb.planner.tables import REGION as TABLES
+from llamaweb.planner.tables import lay_out_tables, on_host
 from llamaweb.planner.weights import Weights
 from llamaweb.profile import DeviceProfile
 
@@ -48,6 +50,7 @@ class Options:
     unfused: frozenset[str] = frozenset()
     precision: str = "high"
     checked: bool = False
+    offload: bool = False
 
 
 class Sizes:
@@ -68,6 +71,16 @@ class Sizes:
     @property
     def n_ctx_train(self) -> int:
         return int(self.hparams.n_ctx_train)
+
+    def with_tables_on_host(self) -> Sizes | None:
+        """The same with those tables on the host that may be; None: there are none that are not."""
+        if self.options.offload:
+            return None
+        other = Sizes(self._file, self.profile, replace(self.options, offload=True))
+        return other if other.tables(1) else None
+
+    def tables(self, n_ubatch: int) -> tuple[HostTable, ...]:
+        return lay_out_tables(self._layout(1, "last", 1).steps.steps, n_ubatch, self.profile)
 
     def with_cache(self, type: str) -> Sizes:
         """The same with keys and values in another format; raises UnsupportedError."""
@@ -147,7 +160,9 @@ class Sizes:
         if self.options.checked:  # which happens in it before it is needed
             arena = max(arena, self._checked(n_ctx, n_ubatch).written)
         io = IO.bytes(n_ubatch) + readback_bytes(n_ubatch)
-        return {**self.caches(n_ctx, n_ubatch).regions, "arena": align(arena, 4), "io": io}
+        ends = [table.binding.offset + table.binding.size for table in self.tables(n_ubatch)]
+        tables = {TABLES: ends[-1]} if ends else {}
+        return {**self.caches(n_ctx, n_ubatch).regions, **tables, "arena": align(arena, 4), "io": io}
 
     def transient(self, n_ctx: int, n_ubatch: int) -> int:
         """Bytes of buffers that are made for a while: those of the self-check, or the timer's and what tuning reads a
@@ -254,6 +269,7 @@ class Sizes:
                     "not have here; use another model."
                 )
             fused = fuse(graph, splits, self.profile.max_storage_buffers_per_shader_stage, self.options.unfused)
+            fused = on_host(fused) if self.options.offload else fused
             steps = with_quantized(fused, self._can_be_packed, PRECISIONS[self.options.precision])
             self._layouts[key] = lay_out(steps, self.profile.min_storage_buffer_offset_alignment)
         return self._layouts[key]

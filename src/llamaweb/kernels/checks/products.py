@@ -131,8 +131,9 @@ def get_rows(kernel: Kernel) -> Case:
     c = dict(kernel.constants)
     first, count = c["piece"] or (0, c["rows"])
     w = weight(_format(c), c["k"], _groups(_format(c), c["k"], min(count, 8), count, False))
-    order = [3, 4, 5, 6] if c["of_positions"] else [3, 0, 6, 1]
-    tokens = np.array(order[:1] if c["y_lanes"] else order, np.uint32) % len(w.dense)
+    order = {"token": [3, 0, 6, 1], "position": [3, 4, 5, 6], "row": [0, 1, 2, 3]}[c["by"]]
+    tokens = np.array(order[:1] if c["y_lanes"] else order, np.uint32)
+    tokens = np.minimum(tokens, len(w.dense) - 1) if c["by"] == "row" else tokens % len(w.dense)
     y = w.dense[tokens] * c["scale"]
     words = batch(len(tokens), n_past=int(tokens[0] + first))
     words.rows[0, -4:][: len(tokens)] = tokens + first
