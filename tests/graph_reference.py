@@ -107,6 +107,10 @@ class GraphReference:
     def _mul_mat(self, node: Tensor, tokens: list[int], w: np.ndarray, x: np.ndarray, *bias: np.ndarray) -> np.ndarray:
         return x @ w.reshape(-1, w.shape[-1]).T + (bias[0] if bias else 0)
 
+    def _mul_mat_heads(self, node: Tensor, tokens: list[int], w: np.ndarray, x: np.ndarray) -> np.ndarray:
+        k, _, n_head = node.src[0].shape
+        return np.einsum("hnk,thk->thn", w.reshape(n_head, -1, k), x.reshape(len(x), n_head, k)).reshape(len(x), -1)
+
     def _top_k(self, node: Tensor, tokens: list[int], logits: np.ndarray, *vectors: np.ndarray) -> np.ndarray:
         p = dict(node.params)
         ids, weights = routed(logits, **dict(zip(p.pop("slots"), vectors, strict=True)), **p)
@@ -155,6 +159,12 @@ class GraphReference:
     def _heads_of(self, node: Tensor, tokens: list[int], x: np.ndarray) -> np.ndarray:
         p = node.params
         return x.reshape(len(x), -1, p["apart"])[:, :, p["first"] :][:, :, : p["each"]].reshape(len(x), -1)
+
+    def _concat(self, node: Tensor, tokens: list[int], *heads: np.ndarray) -> np.ndarray:
+        sizes = node.params["sizes"]
+        each = [x.reshape(len(x), -1, size) for x, size in zip(heads, sizes, strict=True)]
+        n_head = node.row // sum(sizes)
+        return np.concatenate([np.repeat(x, n_head // x.shape[1], 1) for x in each], -1).reshape(len(each[0]), -1)
 
     def _ssm_scan(self, node: Tensor, tokens: list[int], xbc: np.ndarray, dt: np.ndarray, *vectors: Any) -> np.ndarray:
         p = node.params

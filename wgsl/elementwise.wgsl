@@ -5,7 +5,8 @@
 {{ f.functions }}
 {# Where number i of token t of an operand is #}
 {% macro place(o) %}
-{%- set i = "i %% %du" % o.repeats if o.repeats else "i / %du * %du + i %% %du" % (o.each, o.apart, o.each) if o.each else "i" %}
+{%- set i = "(i %% %du)" % o.repeats if o.repeats else "i" %}
+{%- set i = "%s / %du * %du + %s %% %du" % (i, o.each, o.apart, i, o.each) if o.each else i %}
 {%- set at = "(%s + %du)" % (i, o.first) if o.first else "(%s)" % i %}
 {{- "t * %du + " % o.pitch if o.pitch }}{{ order.element(at, o.lanes) if o.lanes else at }}
 {%- endmacro %}

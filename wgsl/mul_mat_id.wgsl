@@ -1,6 +1,7 @@
 // y = W x of each of a token's {{ used }} experts, W quantized: {{ lanes }} lanes share a row of an expert's matrix, {{ rows_per_group }} rows at once.
 //   sums:     what the experts give is added up, each times its weight: a row is all of theirs, one behind the other
 //   own:      each expert has a part of x
+//   routed:   else part i of x is expert i's
 //   stacked:  so many weights give results one behind the other; of a gated linear unit, gate and up
 //   piece:    of all experts' rows, only some are bound
 {% import "common/reduce.wgsl" as r %}
@@ -10,7 +11,7 @@
 {% set glu = epilogue in f.glu %}
 {% set outs = rows_per_group // 2 if glu else rows_per_group %}
 {% set experts_rows = piece[1] if piece else n * n_expert %}{# of one weight, that are bound #}
-{% set x4 = not own or columns % 4 == 0 %}
+{% set x4 = pitches[0] % 4 == x_first % 4 == (apart[0] if own else 0) % 4 == 0 %}
 {% if subgroup %}
 enable subgroups;
 {% endif %}
@@ -30,10 +31,12 @@ const USED = {{ used }}u;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let lane = local % {{ lanes }}u;
   let out0 = (group.x * {{ workgroup // lanes }}u + local / {{ lanes }}u) * {{ outs }}u;
+{% if routed %}
   let route = group.y * {{ pitches[1] }}u;
+{% endif %}
 {% if not sums %}
   let u = group.z % USED;
-  let first = routes[route + u] * N{{ " + group.z / USED * %du" % (n * n_expert) if stacked > 1 and not glu }};
+  let first = {{ "routes[route + u]" if routed else "u" }} * N{{ " + group.z / USED * %du" % (n * n_expert) if stacked > 1 and not glu }};
 {% endif %}
   var acc: array<f32, {{ rows_per_group }}>;
 {# The bound row that gives result `i`, of those of the expert's that begin at `first`; `there`: whether it is bound #}
@@ -61,12 +64,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let w{{ i }} = load32(row{{ i }} * NB + b);
 {% endfor %}
 {% if x4 %}
-    let at = {{ "(group.y * %du + u * %du) / 4u" % (pitches[0], columns) if own else "group.y * %du" % (pitches[0] // 4) }} + 8u * b;
+    let at = {{ "(group.y * %du + %du + u * %du) / 4u" % (pitches[0], x_first, apart[0]) if own else "group.y * %du" % (pitches[0] // 4) }} + 8u * b;
 {% for j in range(8) %}
     let a{{ j }} = {{ end.read(columns, k, "x[at + %du]" % j, "8u * b + %du" % j) }};
 {% endfor %}
 {% else %}
-    let at = group.y * {{ pitches[0] }}u + u * {{ columns }}u + 32u * b;
+    let at = group.y * {{ pitches[0] }}u + {{ x_first }}u + u * {{ apart[0] }}u + 32u * b;
 {% for j in range(8) %}
     let a{{ j }} = {{ end.read(columns, k, "vec4<f32>(x[at + %du], x[at + %du], x[at + %du], x[at + %du])" % (4 * j, 4 * j + 1, 4 * j + 2, 4 * j + 3), "8u * b + %du" % j) }};
 {% endfor %}
@@ -80,7 +83,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (lane == 0u) {
 {% for i in range(outs) %}
     if (out0 + {{ i }}u < N{{ " && " ~ there(i) if piece and not sums }}) {
-      let to = group.y * {{ pitches[2] }}u + {{ y_first }}u + {{ "" if sums else "group.z * N + " }}out0 + {{ i }}u;
+      let to = group.y * {{ pitches[2] }}u + {{ y_first }}u + {{ "" if sums else "group.z * %du + " % apart[1] }}out0 + {{ i }}u;
       var v = acc[{{ i }}];
 {% if bias and sums %}
       for (var u = 0u; u < USED; u++) {

@@ -51,21 +51,26 @@ def rotated(x: np.ndarray, rope: Rope, first: int) -> np.ndarray:
     angle = 2 * np.pi * (first + np.arange(len(x)))[:, None] * turns
     cos, sin = (rope.magnitude * f(angle)[:, None] for f in (np.cos, np.sin))
     a, b = (2 * pair, 2 * pair + 1) if rope.mode == "norm" else (pair, pair + rope.n_dims // 2)
+    a, b = a + rope.offset, b + rope.offset
     y[..., a], y[..., b] = y[..., a] * cos - y[..., b] * sin, y[..., a] * sin + y[..., b] * cos
     return y
 
 
-def attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: int = 0) -> np.ndarray:
-    """Causal attention of q (tokens, heads, dim), the last tokens of k and v (kv heads, positions, dim or more)."""
+def attended(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: int = 0, *, head_dim_v: int = 0
+) -> np.ndarray:
+    """Causal attention of q (tokens, heads, dim), the last tokens of k and v (kv heads, positions, dim or more).
+    head_dim_v: of values; 0: as of keys."""
     tokens, n_head, dim = q.shape
-    k, v = (np.repeat(x[..., :dim].astype(np.float64), n_head // len(x), axis=0) for x in (k, v))
+    k, v = k[..., :dim], v[..., : head_dim_v or dim]
+    k, v = (np.repeat(x.astype(np.float64), n_head // len(x), axis=0) for x in (k, v))
     score = np.einsum("thd,hpd->thp", q.astype(np.float64), k) * scale
     position = k.shape[1] - tokens + np.arange(tokens)
     behind = position[:, None, None] - np.arange(k.shape[1])
     score[np.broadcast_to((behind < 0) | (behind >= (window or k.shape[1])), score.shape)] = -np.inf
     weight = np.exp(score - score.max(axis=-1, keepdims=True))
     weight /= weight.sum(axis=-1, keepdims=True)
-    return np.einsum("thp,hpd->thd", weight, v).reshape(tokens, n_head * dim)
+    return np.einsum("thp,hpd->thd", weight, v).reshape(tokens, -1)
 
 
 def caches(heads: Heads, filled: int) -> tuple[np.ndarray, np.ndarray]:

@@ -253,6 +253,45 @@ def test_split_attention_put_together_is_the_whole(
         np.testing.assert_array_equal(part["v_cache"], one["v_cache"])
 
 
+LENGTHS = {
+    "shorter values": (Heads(26, 4, 2, Rope("norm", 10, offset=16)), 20, False),
+    "longer values": (Heads(40, 3, 1, Rope("neox", 40)), 72, False),
+    "values in keys": (Heads(576, 4, 1, Rope("norm", 64, offset=512)), 512, True),
+}
+
+
+@pytest.mark.parametrize(("heads", "head_dim_v", "in_keys"), LENGTHS.values(), ids=LENGTHS)
+def test_values_may_be_of_another_length_than_keys_and_lie_in_them(
+    bench: Bench, heads: Heads, head_dim_v: int, in_keys: bool
+) -> None:
+    attention = heads.attention(head_dim_v=head_dim_v, **({"type_v": None} if in_keys else {}))
+    n_head, n_head_kv = heads.n_head, heads.n_head_kv
+    row_k = (n_head + n_head_kv) * heads.head_dim
+    for n_past, n_tokens in ((0, 1), (150, 1), (37, 45)):
+        k, _ = caches(heads, n_past)
+        v, _ = caches(replace(heads, head_dim=head_dim_v), n_past)
+        qkv = normal(n_tokens, row_k + (0 if in_keys else n_head_kv * head_dim_v))
+        qk = qkv[:, :row_k].reshape(n_tokens, -1, heads.head_dim)
+        slots = {"qkv": guarded(qkv), "phases": phases(heads.rope), "batch": batch(n_tokens, n_past), "k_cache": k}
+        slots |= {} if in_keys else {"v_cache": v}
+        launches = [library.rope_kv(attention, 64), library.flash_attn(attention, 64, bench.profile)]
+        if n_tokens == 1:
+            launches = [library.flash_attn_vec(attention, bench.profile)]
+        found = slots | {"y": poisoned(n_tokens, whole_blocks(n_head * head_dim_v))}
+        for launch in launches:
+            given = {slot.name: found[slot.name] for slot in launch.kernel.slots}
+            found |= bench.run([Case(launch, given, n_tokens)])[0]
+        turned, seen = rotated(qk, heads.rope, n_past), slice(0, n_past + n_tokens)
+        keys, new = found["k_cache"][:, seen], slice(n_past, n_past + n_tokens)
+        check_cached(keys[:, new], turned[:, n_head:].swapaxes(0, 1))
+        values = keys[..., :head_dim_v] if in_keys else found["v_cache"][:, seen, :head_dim_v]
+        if not in_keys:
+            given_v = qkv[:, row_k:].reshape(n_tokens, -1, head_dim_v)
+            np.testing.assert_array_equal(values[:, new], given_v.swapaxes(0, 1).astype(np.float16))
+        expected = attended(turned[:, :n_head], keys, values, heads.scale, head_dim_v=head_dim_v)
+        assert nmse(result_rows(found["y"], *expected.shape), expected) <= 1e-10
+
+
 @pytest.mark.parametrize("window", [1, 7, 64])
 def test_a_window_hides_what_lies_before_it(bench: Bench, window: int) -> None:
     heads = Heads(64, 2, 1, NORM, n_ctx=200)

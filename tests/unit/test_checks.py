@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,10 @@ def naga(profile: DeviceProfile) -> Naga:
 WKV = {"x": (5, 672), "v": (128, 640), "y": (3, 160)}
 DELTA = {"alpha": (0, 32), "beta": (3, 32)}
 BOTH = ("scale", "shift")
+HEADS: tuple[dict[str, Any], ...] = (
+    {"routed": False},
+    {"routed": False, "columns": 70, "x_first": 16, "y_first": 5, "apart": (90, 83), "piece": (120, 80)},
+)
 
 
 def shapes(profile: DeviceProfile) -> list[Launch]:
@@ -89,6 +94,8 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         glu("geglu", 160, 8),
         elementwise_kernel(("mul", ("tanh", 0), 2.5), 96, 1, {"x0": Operand("x0", lanes=96)}, Operand("y", lanes=96)),
         elementwise_kernel(0, 48, 8, {"x0": Operand("x0", 16, 96, each=16, apart=32)}, Operand("y", 0, 64)),
+        elementwise_kernel(0, 48, 8, {"x0": Operand("x0", 5, 96)}, Operand("y", 3, 128, each=12, apart=20)),
+        elementwise_kernel(0, 48, 1, {"x0": Operand("x0", 5, 96, 12)}, Operand("y", 3, lanes=96, each=12, apart=20)),
         elementwise_kernel(0, 40, 1, {"x0": Operand("x0", 3, 96)}, Operand("y"), last_row=True),
         elementwise_kernel(
             ("add", 0, ("mul", 1, 2)),
@@ -156,6 +163,8 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         mul_mat_id_kernel(q4_0, 96, 40, 6, 3, 8, profile, stacked=2, epilogue="geglu", bias=True, piece=(60, 90)),
         mul_mat_id_kernel(q4_0, 96, 40, 6, 3, 8, profile, own=True, sums=True, bias=True, piece=(60, 90)),
         mul_mat_id_kernel(q4_0, 96, 40, 6, 3, 8, profile, stacked=2, bias=True, y_first=5),
+        *(mul_mat_id_kernel(q4_0, 96, 40, 5, 5, 8, profile, own=True, **heads) for heads in HEADS),
+        *(mul_mat_id_tiles_kernel(q4_0, 96, 70, 5, 5, 80, own=True, **heads) for heads in HEADS),
         sample_kernel(300),
         cross_entropy_kernel(300, 8, 72, 80),
         mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, bias=True, epilogue="swiglu", lane_order=("x", "y")),

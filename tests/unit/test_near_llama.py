@@ -69,7 +69,7 @@ LAYERS = {
     "nemotron_h": {2, 3, 7},
     "falcon-h1": {12},
     "falcon-h1, Q8_0": {13},
-    "qwen35": {9, 11},
+    "qwen35": {8, 11},
     "rwkv7": {15, 17},
     # A norm, the gate, the choice among experts and their two products; beside these, experts that are every token's,
     # whose gate qwen2moe has in one more.
@@ -92,8 +92,8 @@ LAYERS = {
     "gemma4, experts": {6, 16},
     "lfm2moe": {7, 8, 10},
     "lfm2moe, Q4_0": {8, 10},
-    "qwen35moe": {15, 17},
-    "qwen3next": {15, 17},
+    "qwen35moe": {14, 17},
+    "qwen3next": {14, 17},
 }
 
 

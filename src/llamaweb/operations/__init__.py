@@ -14,6 +14,7 @@ from llamaweb.graph import Graph
 from llamaweb.kernels.checks import CASES
 from llamaweb.operations.elementwise import (
     add,
+    concat,
     elementwise,
     geglu,
     heads_of,
@@ -63,6 +64,7 @@ __all__ = [
     "BY_TEMPLATE",
     "OPERATIONS",
     "add",
+    "concat",
     "elementwise",
     "flash_attn",
     "geglu",

@@ -76,6 +76,13 @@ def plane(g: Graph, x: Tensor, i: int, name: str) -> Tensor:
     return g.node("plane", name, x.shape[:2], (x,), plane=i)
 
 
+def concat(g: Graph, heads: tuple[Tensor, ...], sizes: tuple[int, ...], name: str) -> Tensor:
+    """Heads that are one of each of the operands' behind each other, of so many numbers; an operand of one head has it
+    for all."""
+    n_head = max(x.row // size for x, size in zip(heads, sizes, strict=True))
+    return g.node("concat", name, (n_head * sum(sizes), heads[0].rows), heads, sizes=sizes)
+
+
 @dataclass(frozen=True)
 class Operand:
     """Number i of token t is number first + t * pitch + i % repeats of its slot; 0: it does not repeat. lanes: the
@@ -95,7 +102,7 @@ class Elementwise(Operation):
     name = "elementwise"
     templates = ("elementwise",)
     in_lanes = frozenset({"x0", "x1", "x2", "x3", "y"})
-    parts = in_lanes
+    parts = apart = in_lanes
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         values, weights = {}, {}
@@ -103,7 +110,7 @@ class Elementwise(Operation):
             if src.op == "weight":
                 weights[f"x{i}"] = (src,)
             else:
-                values[f"x{i}"] = low.view(src)
+                values[f"x{i}"] = low.groups(src)
         values["y"] = low.new(node)
         low.emit(self.name, node.name, values, weights, expression=node.params["expression"])
 
@@ -118,9 +125,6 @@ class Elementwise(Operation):
             else:
                 x = step.values[slot]
                 operands[slot] = _operand(seen.setdefault(x.value, slot), x, y.row, slot in step.lane_order)
-        if "each" in step.params:
-            p = step.params
-            operands["x0"] = replace(operands["x0"], repeats=0, each=p["each"], apart=p["apart"])
         result = _operand("y", y, y.row, "y" in step.lane_order)
         expression, last = step.params["expression"], step.params.get("last_row", False)
         return elementwise_kernel(expression, y.row, y.n_tokens, operands, result, set(step.weights), last_row=last)
@@ -130,15 +134,24 @@ class Elementwise(Operation):
 
 
 class HeadsOf(Operation):
-    """A copy."""
+    """No step, where what reads it reads groups."""
 
     name = "heads_of"
 
     def lower(self, node: Tensor, low: Lowering) -> None:
-        x, p = low.view(node.src[0]), node.params
-        part = x.part(p["first"], x.row - p["first"])
-        values = {"x0": part, "y": low.new(node)}
-        low.emit("elementwise", node.name, values, expression=0, each=p["each"], apart=p["apart"])
+        p = node.params
+        low.put(node, low.view(node.src[0]).groups(p["first"], p["each"], p["apart"]))
+
+
+class Concat(Operation):
+    """A copy of each operand."""
+
+    name = "concat"
+
+    def lower(self, node: Tensor, low: Lowering) -> None:
+        y, sizes = low.new(node), node.params["sizes"]
+        for i, (x, size) in enumerate(zip(node.src, sizes, strict=True)):
+            low.copy(low.groups(x), y.groups(sum(sizes[:i]), size, sum(sizes)), f"{node.name}.{i}")
 
 
 class PartOfRows(Operation):
@@ -161,7 +174,7 @@ class Plane(Operation):
 
 def _operand(slot: str, x: View, row: int, lanes: bool) -> Operand:
     pitch = x.pitch if x.n_tokens > 1 else 0
-    return Operand(slot, x.first, pitch, x.row if x.row < row else 0, x.value.row if lanes else 0)
+    return Operand(slot, x.first, pitch, x.row if x.row < row else 0, x.value.row if lanes else 0, x.each, x.apart)
 
 
 def elementwise_kernel(

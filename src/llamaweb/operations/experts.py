@@ -186,21 +186,28 @@ def mul_mat_id_kernel(
     factor: float | None = None,
     piece: tuple[int, int] | None = None,
     pitches: tuple[int, int, int] | None = None,
+    x_first: int = 0,
     y_first: int = 0,
+    apart: tuple[int, int] | None = None,
+    routed: bool = True,
 ) -> Launch:
     """The weight has n rows of k numbers for each expert, of which `columns` are there; 0: all. stacked: how many such
     weights there are. own: each expert has a part of a token's row. sums: results are added up by the weights of
     routes. piece: the first of the rows of all experts, and how many there are, of each half of a gated linear unit.
-    pitches: of x, routes and y."""
+    pitches: of x, routes and y. x_first, y_first: where the first token's numbers begin. apart: how far apart parts of
+    x and of y begin that are experts' own. routed: else part i is expert i's."""
     columns, glu = columns or k, epilogue in GLU
     v = default(format, k, n * (1 if sums else used), epilogue, replace(profile, packed_dot=False))
     parts = 1 if sums else used * (1 if glu else stacked)
+    pitches = pitches or (columns * (used if own else 1), 2 * used, n * parts)
+    apart = apart or (columns, n)
+    x4 = not any(at % 4 for at in (pitches[0], x_first, apart[0] if own else 0))
     shader = kernel(
         "mul_mat_id",
         [
             *weight(format),
-            arena("x", "f32" if own and columns % 4 else "vec4<f32>"),
-            arena("routes", "u32"),
+            arena("x", "vec4<f32>" if x4 else "f32"),
+            *([arena("routes", "u32")] if routed else []),
             *([BIAS] if bias else []),
             arena("y", "f32"),
         ],
@@ -218,8 +225,11 @@ def mul_mat_id_kernel(
         epilogue=epilogue,
         factor=factor,
         piece=piece,
-        pitches=pitches or (columns * (used if own else 1), 2 * used, n * parts),
+        pitches=pitches,
+        x_first=x_first,
         y_first=y_first,
+        apart=apart,
+        routed=routed,
         workgroup=v.workgroup,
         lanes=v.lanes,
         subgroup=v.subgroup,
@@ -229,6 +239,7 @@ def mul_mat_id_kernel(
     if v.subgroup:
         options: dict[str, Any] = {"columns": columns, "stacked": stacked, "own": own, "sums": sums, "bias": bias}
         options |= {"epilogue": epilogue, "factor": factor, "piece": piece, "pitches": pitches, "y_first": y_first}
+        options |= {"x_first": x_first, "apart": apart, "routed": routed}
         plain = mul_mat_id_kernel(format, k, n, n_expert, used, n_tokens, DeviceProfile(), **options)
     of_group = v.workgroup // v.lanes * v.rows // (2 if glu else 1)
     return Launch(shader, (-(-n // of_group), n_tokens, parts), 1 if n_tokens > 1 else 0, plain)
@@ -304,18 +315,24 @@ def mul_mat_id_tiles_kernel(
     factor: float | None = None,
     piece: tuple[int, int] | None = None,
     pitches: tuple[int, int] | None = None,
+    x_first: int = 0,
     y_first: int = 0,
+    apart: tuple[int, int] | None = None,
+    routed: bool = True,
 ) -> Launch:
     """As mul_mat_id_kernel. pitches: of x and y."""
     columns, glu = columns or k, epilogue in GLU
     results = 1 if glu else stacked
     tile_n, wx, wy = 64, 16, 8
+    pitches = pitches or (columns * (used if own else 1), n * used * results)
+    apart = apart or (columns, n)
+    x4 = not any(at % 4 for at in (pitches[0], x_first, apart[0] if own else 0))
     shader = kernel(
         "mul_mat_id_tiles",
         [
             *weight(format),
-            arena("x", "f32" if own and columns % 4 else "vec4<f32>"),
-            arena("routes", "u32"),
+            arena("x", "vec4<f32>" if x4 else "f32"),
+            arena("routes", "u32") if routed else BATCH,
             *([BIAS] if bias else []),
             arena("y", "f32"),
         ],
@@ -332,15 +349,21 @@ def mul_mat_id_tiles_kernel(
         epilogue=epilogue,
         factor=factor,
         piece=piece,
-        pitches=pitches or (columns * (used if own else 1), n * used * results),
+        pitches=pitches,
+        x_first=x_first,
         y_first=y_first,
+        apart=apart,
+        routed=routed,
         pairs_at=pairs_at(n_expert, n_tokens * used),
         tile_m=TILE,
         tile_n=tile_n,
         wx=wx,
         wy=wy,
     )
-    return Launch(shader, (-(-n // (tile_n // 2 if glu else tile_n)), n_tokens, results), 1)
+    groups = -(-n // (tile_n // 2 if glu else tile_n))
+    if not routed:
+        return Launch(shader, (groups, -(-n_tokens // TILE), n_expert), TILE)
+    return Launch(shader, (groups, n_tokens, results), 1)
 
 
 class WeightedSum(Operation):

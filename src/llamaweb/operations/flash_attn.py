@@ -156,7 +156,7 @@ class FlashAttn(_OfCache):
         joint = Value(node.name + ".qkv", sum(x.row for x in sources), node.rows, in_blocks=False)
         first = 0
         for letter, part in zip("qkv", sources, strict=False):
-            low.copy(low.view(part), View(joint, part.row, first), f"{node.name}.{letter}")
+            low.copy(low.groups(part), View(joint, part.row, first), f"{node.name}.{letter}")
             first += part.row
         qkv = View.of(joint)
         params = {**p, "n_head": sources[0].row // p["head_dim"]}

@@ -38,12 +38,19 @@ class Lowering:
         self.steps.append(Step(op, name, dict(values), dict(weights or {}), params, self.in_head))
 
     def view(self, node: Tensor) -> View:
-        """Where an operation's result is."""
+        """Where an operation's result is, in one stretch: groups that are apart are copied."""
+        view = self._views[node]
+        if view.apart:
+            self.copy(view, self.new(node), node.name)
+        return self._views[node]
+
+    def groups(self, node: Tensor) -> View:
+        """The same for what reads groups that are apart as well."""
         return self._views[node]
 
     def rows(self, node: Tensor) -> View:
         """The same for what reads whole rows in blocks: a part of a row is copied into one of its own."""
-        view = self._views[node]
+        view = self.view(node)
         if view.whole and view.value.in_blocks:
             return view
         copy = View.of(Value(node.name + ".rows", view.row, view.n_tokens))
@@ -112,13 +119,14 @@ class Use:
 
 class Operation:
     """One operation. `name`: of its nodes or its steps; `templates`: of its kernels; `in_lanes`: slots of one token's
-    values that may be in lane order; `parts`: slots that may be parts of rows; `variants`: what tells its kernel's
-    variants, if it has some."""
+    values that may be in lane order; `parts`: slots that may be parts of rows, and `apart` those that may be groups;
+    `variants`: what tells its kernel's variants, if it has some."""
 
     name: ClassVar[str]
     templates: ClassVar[tuple[str, ...]] = ()
     in_lanes: ClassVar[frozenset[str]] = frozenset()
     parts: ClassVar[frozenset[str]] = frozenset()
+    apart: ClassVar[frozenset[str]] = frozenset()
     variants: ClassVar[type | None] = None
 
     def lower(self, node: Tensor, low: Lowering) -> None:

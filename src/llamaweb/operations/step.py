@@ -49,23 +49,39 @@ class Value:
 
 @dataclass(frozen=True)
 class View:
-    """Of each row of a value, `row` numbers from number `first` on. plane: of which plane; None: of all."""
+    """Of each row of a value, `row` numbers from number `first` on: in one stretch, or with `apart`, in groups of
+    `each`, which begin so many numbers apart. plane: of which plane; None: of all."""
 
     value: Value
     row: int
     first: int = 0
     plane: int | None = None
+    each: int = 0
+    apart: int = 0
 
     @classmethod
     def of(cls, value: Value) -> View:
         return cls(value, value.row)
 
     def part(self, first: int, row: int) -> View:
+        """Of one in one stretch."""
         return replace(self, row=row, first=self.first + first)
+
+    def groups(self, first: int, each: int, apart: int) -> View:
+        """Of one in one stretch: of every `apart` numbers, `each` from number `first` on."""
+        if self.row == apart or each == apart:
+            return self.part(first, self.row // apart * each)
+        return replace(self.part(first, self.row // apart * each), each=each, apart=apart)
+
+    def within(self, view: View) -> View:
+        """The same numbers, where all of the value lie in `view`."""
+        if view.apart:
+            return view
+        return replace(view, row=self.row, first=view.first + self.first, each=self.each, apart=self.apart)
 
     @property
     def whole(self) -> bool:
-        return self.row == self.value.row
+        return self.row == self.value.row and not self.apart
 
     @property
     def n_tokens(self) -> int:

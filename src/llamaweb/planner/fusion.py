@@ -119,22 +119,30 @@ def _copies(program: Program, max_bindings: int) -> None:
         if copy.params != {"expression": 0} or "x0" not in copy.values:
             continue
         source, target = copy.values["x0"], copy.values["y"]
-        while source.whole:
-            at, writer = program.writer(source.value)
-            if writer and writer.op == "rms_norm":
-                writer = _of_any_part(writer)
-            if writer is None or len(program.readers(source.value)) > 1 or "y" not in OPERATIONS[writer.op].parts:
+        while source.whole and source.row == target.row and len(program.readers(source.value)) == 1:
+            writers = [(j, _of_any_part(step)) for j, step in program.writers(source.value)]
+            if not all(_may_write(step, target) for _, step in writers):
                 break
-            program.put(at, writer)
+            for j, step in writers:
+                program.put(j, step)
             program.put(i, None)
             program.substitute(source.value, target)
-            if writer.op not in ("norm", "rope"):
+            (_, first), *others = writers
+            if others or first.op not in ("norm", "rope"):
                 break
-            source = writer.values["x"]  # which these may work on in place
+            source = first.values["x"]  # which these may work on in place
+
+
+def _may_write(step: Step, target: View) -> bool:
+    """Whether what a step gives may lie there instead."""
+    y, operation = step.values["y"], OPERATIONS[step.op]
+    return "y" in (operation.apart if target.apart or y.apart else operation.parts) and (y.whole or not target.apart)
 
 
 def _of_any_part(norm: Step) -> Step:
-    """The norm of whole rows as one that may stand anywhere in a row."""
+    """A norm of whole rows as one that may stand anywhere in a row; any other step as it is."""
+    if norm.op != "rms_norm":
+        return norm
     params = {"kind": "rms", "size": norm.values["y"].row, "eps": norm.params["eps"]}
     return replace(norm, op="norm", weights={"scale": norm.weights["norm_weight"]}, params=params)
 
@@ -249,9 +257,9 @@ def _epilogue(program: Program, max_bindings: int) -> None:
                 if (gate, up) != (y.part(0, half), y.part(half, half)) or len(product.weights["w"]) > 2:
                     continue
                 change = {"epilogue": name}
-            case ("mul", 0, float(factor)):
+            case ("mul", 0, float(factor)) if behind.values.get("x0") == y:
                 change = {"factor": factor}
-            case (str(name), 0) if not product.params.get("sums"):
+            case (str(name), 0) if behind.values.get("x0") == y and not product.params.get("sums"):
                 change = {"epilogue": name}
             case _:
                 continue

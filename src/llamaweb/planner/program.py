@@ -63,5 +63,5 @@ class Program:
     def substitute(self, value: Value, view: View) -> None:
         """Whatever uses a value uses `view` in its stead."""
         for i, step in self.uses(value):
-            moved = {slot: view.part(v.first, v.row) if v.value is value else v for slot, v in step.values.items()}
+            moved = {slot: v.within(view) if v.value is value else v for slot, v in step.values.items()}
             self.put(i, replace(step, values=moved))

@@ -67,7 +67,8 @@ def _softmax(x: np.ndarray) -> np.ndarray:
 
 
 def mul_mat_id(kernel: Kernel) -> Case:
-    """All routes are to the first two experts that are bound; rows of these are there that two workgroups compute."""
+    """All routes are to the first two experts that are bound; rows of these are there that two workgroups compute.
+    Without routes, what these two have and give."""
     c, random = dict(kernel.constants), rng(kernel)
     k, columns, n, used, glu = c["k"], c["columns"], c["n"], c["used"], c["epilogue"] in GLU
     format = next(format for format in FORMATS.values() if format.name == c["format"])
@@ -75,7 +76,11 @@ def mul_mat_id(kernel: Kernel) -> Case:
     tiled, sums = "tile_n" in c, c.get("sums", False)
     each = (c["tile_n"] if tiled else c["workgroup"] // c["lanes"] * c["rows_per_group"]) // (2 if glu else 1)
     outs = min(n, 2 * each) if bound >= 2 * n else n
-    ids = np.minimum(-(-first // n) + np.arange(used)[::-1] % 2, c["n_expert"] - 1)
+    mine = np.arange(used)  # of a token's parts, those that are looked at
+    ids = np.minimum(-(-first // n) + mine[::-1] % 2, c["n_expert"] - 1)
+    if not c["routed"]:
+        mine = ids = np.unique(ids)
+        used = len(mine)
     routes = np.tile(ids.astype(np.uint32), (_TOKENS, 1))
     shares = 1 + random.standard_normal((_TOKENS, used), np.float32)
 
@@ -89,10 +94,10 @@ def mul_mat_id(kernel: Kernel) -> Case:
     there = np.concatenate([np.arange(begin, begin + count) for begin, count in w.groups])
     bias = random.standard_normal(len(there), np.float32) * bool(c["bias"])
 
-    own = used if c["own"] else 1
-    x = random.standard_normal((_TOKENS, own * columns), np.float32)
-    padded = np.pad(x.reshape(_TOKENS, own, columns), ((0, 0), (0, 0), (0, k - columns)))
-    results = np.repeat(padded, used // own, 1) @ w.dense.T + bias  # (tokens, used, rows that are there)
+    own = mine if c["own"] else mine[:1]
+    x = random.standard_normal((_TOKENS, len(own), columns), np.float32)
+    padded = np.pad(x, ((0, 0), (0, 0), (0, k - columns)))
+    results = np.repeat(padded, used // len(own), 1) @ w.dense.T + bias  # (tokens, used, rows that are there)
 
     def of(half: int) -> tuple[np.ndarray, np.ndarray]:
         """(tokens, used, outs) of one of the stacked weights; which of them are bound (used, outs)."""
@@ -113,14 +118,18 @@ def mul_mat_id(kernel: Kernel) -> Case:
         y, known = np.concatenate([part for part, _ in parts], 1) * factor, np.concatenate([k for _, k in parts])
         y = y if c["epilogue"] in ("store", "add") else evaluated((c["epilogue"], 0), [y])
     which, out = np.nonzero(known)
-    to = c["y_first"] + n * which + out + pitch * np.arange(_TOKENS)[:, None]
+    part = which if c["routed"] else mine[which]
+    to = c["y_first"] + c["apart"][1] * part + out + pitch * np.arange(_TOKENS)[:, None]
     expected = y[:, which, out].reshape(-1, 1).astype(np.float32)
-    data = [
-        Data("x", 4 * c["pitches"][0] * np.arange(_TOKENS), x),
-        whole("routes", _sorted(ids, c))
-        if tiled
-        else Data("routes", 4 * c["pitches"][1] * np.arange(_TOKENS), np.hstack([routes, shares.view(np.uint32)])),
-    ]
+    at_x = c["x_first"] + c["pitches"][0] * np.arange(_TOKENS)[:, None] + c["apart"][0] * own
+    data = [Data("x", 4 * at_x.reshape(-1), x.reshape(-1, columns))]
+    if not c["routed"]:
+        data += [batch(_TOKENS)] if tiled else []
+    elif tiled:
+        data.append(whole("routes", _sorted(ids, c)))
+    else:
+        at_routes = 4 * c["pitches"][1] * np.arange(_TOKENS)
+        data.append(Data("routes", at_routes, np.hstack([routes, shares.view(np.uint32)])))
     data += [_at("bias", there, bias)] if c["bias"] else []
     if c["epilogue"] == "add":
         before = random.standard_normal(expected.shape, np.float32)
@@ -128,6 +137,7 @@ def mul_mat_id(kernel: Kernel) -> Case:
         expected = expected + before
     results = 1 if glu else c["stacked"]
     depth = 1 if sums else results if tiled else used * results
+    depth = depth if c["routed"] else int(mine.max()) + 1
     workgroups = (-(-outs // each), 1 if tiled else _TOKENS, depth)  # with tiles, one takes both experts'
     run = Run(kernel, workgroups)
     return Case((run,), tuple(data), (Expected("y", 4 * to.reshape(-1), expected),), w, {"y": 4 * _TOKENS * pitch})

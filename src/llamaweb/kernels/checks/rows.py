@@ -64,20 +64,20 @@ def elementwise(kernel: Kernel) -> Case:
         if name in lanes
     ]
     data += [batch(n_tokens)] if "batch" in slots else []
-    place = np.arange(y.first, y.first + n)
     if y.lanes:
-        place, result = 4 * lane_place(place, y.lanes), result.T
+        place, result = 4 * lane_place(y.first + _numbers(y, n), y.lanes), result.T
     else:
-        place = 4 * (y.first + y.pitch * np.arange(len(result)))
+        place = 4 * (y.first + y.pitch * np.arange(len(result))[:, None] + _numbers(y, n)[:: y.each or n]).reshape(-1)
+        result = result.reshape(len(place), -1)
     expected = Expected("y", place, np.ascontiguousarray(result.astype(np.float32)))
-    workgroups = (-(-n // c["workgroup"]), len(result) if not y.lanes else 1, 1)
+    workgroups = (-(-n // c["workgroup"]), 1 if c["last_row"] else n_tokens, 1)
     return Case((Run(kernel, workgroups),), tuple(data), (expected,))
 
 
 def _numbers(operand: Any, n: int) -> np.ndarray:
     """Which of an operand's are its n numbers, from its first on."""
-    i = np.arange(n)
-    return i // operand.each * operand.apart + i % operand.each if operand.each else i % (operand.repeats or n)
+    i = np.arange(n) % (operand.repeats or n)
+    return i // operand.each * operand.apart + i % operand.each if operand.each else i
 
 
 def norm(kernel: Kernel) -> Case:
