@@ -49,10 +49,11 @@ def of_formats() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
 
 
 def of_experts() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:
-    """Chosen with a bias out of groups; and with nothing fused, in odd sizes."""
-    for name, unfused in (("glm4moe, groups", []), ("olmoe", list(FUSIONS))):
+    """Chosen with a bias out of groups; and with nothing fused, in odd sizes. Beside some, latent attention."""
+    fused = {"glm4moe, groups": True, "olmoe": False, "deepseek2": False, "deepseek2, whole": True}
+    for name, whole in fused.items():
         file = now(read_header(BytesSource(tiny_model(MODELS[name].spec))))
-        yield file, {"n_ctx": 256, "unfused": unfused}
+        yield file, {"n_ctx": 256, "unfused": [] if whole else list(FUSIONS)}
 
 
 def of_heads() -> Iterator[tuple[GGUFFile, dict[str, Any]]]:

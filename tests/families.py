@@ -116,6 +116,16 @@ GEMMA4 = {
     "final_logit_softcapping": 4.0,
 }
 FREQS = [1.0] * 6 + [1e30] * 10
+ROWS = {"attention.kv_lora_rank": 34, "rope.dimension_count": 10, "expert_shared_count": 1}  # attended to
+LATENT = ROWS | {
+    "attention.key_length": 44,
+    "attention.value_length": 34,
+    "attention.key_length_mla": 26,
+    "attention.value_length_mla": 20,
+    "attention.head_count_kv": 1,
+}
+EVEN_ROWS = {"attention.kv_lora_rank": 64, "rope.dimension_count": 16, "expert_feed_forward_length": 64}
+EVEN_ROWS |= {"expert_shared_count": 1, "block_count": 2}  # … in whole blocks
 FACTORS = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0]
 
 ALL = ("blk.*.bias", "output_norm.bias", "output.weight")
@@ -188,6 +198,53 @@ MODELS: dict[str, Model] = {
         "gemma2", RMS | WINDOW | {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0}, limit=GELU
     ),
     "gemma2, Q4_0": of_graph("gemma2", RMS | EVEN | {"attn_logit_softcapping": 2.0}, "Q4_0", limit=GELU),
+    "deepseek2": of_graph(
+        "deepseek2",
+        RMS
+        | LATENT
+        | EXPERTS
+        | {"attention.q_lora_rank": 22, "expert_gating_func": 2, "expert_weights_norm": True}
+        | {"expert_weights_scale": 2.5, "expert_shared_count": 2, "leading_dense_block_count": 1}
+        | {"rope.scaling.type": "yarn", "rope.scaling.factor": 8.0, "rope.scaling.yarn_log_multiplier": 0.1}
+        | {"rope.scaling.original_context_length": 16},
+        optional=("*exp_probs_b.bias", "output.weight"),
+    ),
+    "deepseek2, Q8_0": of_graph(
+        "deepseek2",
+        RMS
+        | LATENT
+        | EVEN
+        | EXPERTS
+        | EVEN_ROWS
+        | {"attention.key_length": 80, "attention.key_length_mla": 48}
+        | {"attention.value_length": 64, "attention.value_length_mla": 32}
+        | {"attention.q_lora_rank": 32, "attention.temperature_scale": 0.3, "attention.temperature_length": 16}
+        | {"rope.scaling.type": "yarn", "rope.scaling.factor": 8.0, "rope.scaling.original_context_length": 16}
+        | {"rope.scaling.attn_factor": 0.8},
+        "Q8_0",
+    ),
+    "deepseek2, whole": of_graph(
+        "deepseek2",
+        RMS
+        | EXPERTS
+        | ROWS
+        | {"attention.key_length": 26, "attention.value_length": 20, "attention.head_count_kv": 4}
+        | {"attention.q_lora_rank": 22, "expert_count": 12, "expert_used_count": 4, "expert_group_count": 4}
+        | {"expert_group_used_count": 2, "rope.scaling.type": "yarn", "rope.scaling.factor": 8.0}
+        | {"rope.scaling.yarn_log_multiplier": 0.0707, "rope.scaling.original_context_length": 16},
+    ),
+    # llama.cpp knows by the 26 layers that queries have no rows.
+    "deepseek2, lite, Q8_0": of_graph(
+        "deepseek2",
+        RMS
+        | EVEN
+        | EXPERTS
+        | EVEN_ROWS
+        | {"attention.key_length": 48, "attention.value_length": 32, "attention.head_count_kv": 4}
+        | {"block_count": 26, "leading_dense_block_count": 25, "rope.scaling.factor": 4.0},
+        "Q8_0",
+        optional=UNTIED,
+    ),
     "gemma4": of_graph(
         "gemma4",
         RMS | GEMMA4 | {"attention.shared_kv_layers": 2, "embedding_length_per_layer_input": 10},

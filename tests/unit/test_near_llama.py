@@ -93,6 +93,11 @@ LAYERS = {
     "lfm2moe": {7, 8, 10},
     "lfm2moe, Q4_0": {8, 10},
     "qwen35moe": {14, 17},
+    # Queries and keys of latent attention have four to six products and copies more.
+    "deepseek2": {12, 17},
+    "deepseek2, Q8_0": {17},
+    "deepseek2, whole": {17},
+    "deepseek2, lite, Q8_0": {11, 16},
     "qwen3next": {14, 17},
 }
 

@@ -38,10 +38,16 @@ class Dense(Decoder):
 
 
 def decoder(
-    file: GGUFFile, meta: Metadata, norm: str = "layer_norm_rms", *, heads: tuple[int, int] | None = None
+    file: GGUFFile,
+    meta: Metadata,
+    norm: str = "layer_norm_rms",
+    *,
+    heads: tuple[int, int] | None = None,
+    head_dim: int = 0,
 ) -> Decoder:
     """Read and checked against each other and the file's tensors; ModelFileError says what contradicts what. norm: what
-    the epsilon of norms is called after. heads: of queries and of keys, in layers that have some, where not all do."""
+    the epsilon of norms is called after. heads: of queries and of keys, in layers that have some, where not all do.
+    head_dim: of a family that tells it otherwise, and whose values may have another."""
     n_layer, n_embd = layers(file, meta), meta.count("embedding_length")
     n_vocab = tokens(file, n_embd)
     if heads:
@@ -49,11 +55,12 @@ def decoder(
     else:
         n_head = meta.count("attention.head_count")
         n_head_kv = meta.count("attention.head_count_kv", n_head)
-    head_dim = meta.count("attention.key_length", max(n_embd // n_head, 1))
     if n_head % n_head_kv:
         raise ModelFileError(f"{n_head} attention heads do not divide into {n_head_kv} key-value heads.")
-    if meta.count("attention.value_length", head_dim) != head_dim:
-        raise ModelFileError(f"The key and value lengths differ, which {file.architecture} does not have.")
+    if not head_dim:
+        head_dim = meta.count("attention.key_length", max(n_embd // n_head, 1))
+        if meta.count("attention.value_length", head_dim) != head_dim:
+            raise ModelFileError(f"The key and value lengths differ, which {file.architecture} does not have.")
     return Decoder(
         n_layer=n_layer,
         n_embd=n_embd,
@@ -136,7 +143,15 @@ class Blocks:
         return ops.rope(g, q, rope, head_dim, p + "q_rope"), ops.rope(g, k, rope, head_dim, p + "k_rope")
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, p: str, rope: Rope | None, *, scale: float | None = None, **options: Any
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor | None,
+        p: str,
+        rope: Rope | None,
+        *,
+        scale: float | None = None,
+        **options: Any,
     ) -> Tensor:
         """What the layer's queries find among its keys and values. rope: of queries and keys. scale: of products of
         these, 1/sqrt(head_dim) unless told. options: of ops.flash_attn."""
