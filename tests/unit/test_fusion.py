@@ -303,9 +303,26 @@ def _attention(order: str = "qkv", eps: tuple[float, ...] = (), behind: bool = F
     return build
 
 
+def _part_of(expression: Any) -> Any:
+    def build(g: Graph, x: Tensor) -> Tensor:
+        wide = ops.mul_mat(g, _weight("w", 32, 64), x, "wide")
+        return ops.elementwise(g, expression, (ops.heads_of(g, wide, 8, 8, 16, "heads"),), "part")
+
+    return build
+
+
+def _put_together(g: Graph, x: Tensor) -> Tensor:
+    """Heads of 8 numbers and 8 that all share, which are written where they are to be but for the latter."""
+    heads, shared = (ops.mul_mat(g, _weight(name, 32, n), x, name) for name, n in (("a", 16), ("b", 8)))
+    return ops.concat(g, (ops.unary(g, "silu", heads, "act"), shared), (8, 8), "together")
+
+
 @pytest.mark.parametrize(
     ("build", "expected"),
     [
+        (_part_of(("silu", 0)), ["mul_mat", "elementwise"]),
+        (_part_of(("mul", 0, 0.5)), ["mul_mat", "elementwise"]),
+        (_put_together, ["mul_mat", "elementwise", "elementwise"]),
         (_attention(), ["mul_mat", "rope_kv", "flash_attn"]),
         (_attention(eps=(1e-5, 1e-5)), ["mul_mat", "rope_kv", "flash_attn"]),
         (_attention(eps=(1e-5, 1e-5), behind=True), ["mul_mat", "rope_kv", "flash_attn"]),
