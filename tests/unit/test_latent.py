@@ -15,10 +15,11 @@ from llamaweb.architectures.metadata import Metadata
 from llamaweb.errors import LlamaWebError, UnsupportedError
 from llamaweb.families import deepseek2
 from llamaweb.graph import Graph
+from llamaweb.kernels.checks import chains
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.model.source import BytesSource
 from llamaweb.operations.step import Step, View
-from llamaweb.planner import plan_model
+from llamaweb.planner import FUSIONS, plan_model
 from llamaweb.planner.cost import costs
 from llamaweb.planner.fusion import fuse
 from llamaweb.planner.plan import ModelPlan
@@ -27,6 +28,7 @@ from llamaweb.rope import Rope
 from tests.families import MODELS
 from tests.tiny import tiny_model
 from tests.tiny_family import TinyFamily
+from tests.unit.test_checks import kernels_of, most
 
 ROWS, WHOLE = "deepseek2", "deepseek2, whole"
 
@@ -185,3 +187,12 @@ def test_a_product_of_heads_costs_the_matrices_of_all() -> None:
         (cost,) = (cost for d, cost in found if d.label == "blk.0.attn_k_b")
         assert cost.flops == 2 * 16 * 34 * 4 * tokens
         assert cost.read >= 4 * 32 * 34 * 4  # rows of whole blocks, in F32
+
+
+@pytest.mark.parametrize("name", [ROWS, WHOLE])
+@pytest.mark.parametrize("unfused", [(), tuple(FUSIONS)], ids=["fused", "unfused"])
+def test_what_a_self_check_takes_is_planned(name: str, unfused: tuple[str, ...]) -> None:
+    plan = plan_model(header(name), DeviceProfile(), n_ctx=256, checked=True, unfused=unfused)
+    read, written, found = most(chains(kernels_of(plan)))
+    assert written <= plan.regions["arena"]
+    assert found + (read if read > plan.regions["kv.0"] else 0) <= plan.transient
