@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -14,7 +15,9 @@ from llamaweb.architectures.latent import Latent, latent
 from llamaweb.architectures.metadata import Metadata
 from llamaweb.errors import LlamaWebError, UnsupportedError
 from llamaweb.families import deepseek2
+from llamaweb.ggml import GGMLType
 from llamaweb.graph import Graph
+from llamaweb.host import synthetic
 from llamaweb.kernels.checks import chains
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.model.source import BytesSource
@@ -189,10 +192,23 @@ def test_a_product_of_heads_costs_the_matrices_of_all() -> None:
         assert cost.read >= 4 * 32 * 34 * 4  # rows of whole blocks, in F32
 
 
+def test_deepseek_v2_lite_caches_576_numbers_a_token_and_layer_on_any_device() -> None:
+    shape = replace(synthetic.SHAPES["deepseek-v2-lite"], n_layer=2, n_vocab=300)
+    source = synthetic.HeaderSource("", shape, GGMLType.Q4_0, made(ROWS).metadata)
+    plan = plan_model(asyncio.run(read_header(source)), DeviceProfile(), n_ctx=8192, checked=True)
+    assert plan.memory["kv"] == 2 * 8192 * 576 * 2
+    layers = Counter(d.label.split(".")[1] for d in plan.phases["decode"].dispatches if d.label.startswith("blk."))
+    assert layers == {"0": 10, "1": 16}
+    assert_self_check_fits(plan)
+
+
 @pytest.mark.parametrize("name", [ROWS, WHOLE])
 @pytest.mark.parametrize("unfused", [(), tuple(FUSIONS)], ids=["fused", "unfused"])
 def test_what_a_self_check_takes_is_planned(name: str, unfused: tuple[str, ...]) -> None:
-    plan = plan_model(header(name), DeviceProfile(), n_ctx=256, checked=True, unfused=unfused)
+    assert_self_check_fits(plan_model(header(name), DeviceProfile(), n_ctx=256, checked=True, unfused=unfused))
+
+
+def assert_self_check_fits(plan: ModelPlan) -> None:
     read, written, found = most(chains(kernels_of(plan)))
     assert written <= plan.regions["arena"]
     assert found + (read if read > plan.regions["kv.0"] else 0) <= plan.transient

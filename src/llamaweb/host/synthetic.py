@@ -129,6 +129,22 @@ _GPT_OSS = {
     "rope.scaling.factor": 32.0,
     "rope.scaling.original_context_length": 4096,
 }
+_DEEPSEEK_V2_LITE = {
+    "attention.kv_lora_rank": 512,
+    "attention.key_length_mla": 192,
+    "attention.value_length_mla": 128,
+    "attention.value_length": 512,
+    "rope.dimension_count": 64,
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 40.0,
+    "rope.scaling.original_context_length": 4096,
+    "rope.scaling.yarn_log_multiplier": 0.0707,
+    "expert_count": 64,
+    "expert_used_count": 6,
+    "expert_feed_forward_length": 1408,
+    "expert_shared_count": 2,
+    "leading_dense_block_count": 1,
+}
 SHAPES = {
     "tiny": Shape(2, 192, 512, 3, 1, 49152, 64, 1e4),
     "smollm2-135m": Shape(30, 576, 1536, 9, 3, 49152, 64, 1e5),
@@ -147,6 +163,20 @@ SHAPES = {
         35, 1536, 6144, 8, 1, 262144, 512, 1e6, family="gemma4", more=_GEMMA4, optional=_GEMMA4_TENSORS
     ),
     "qwen3-30b-a3b": Shape(48, 2048, 6144, 32, 4, 151936, 128, 1e6, tied=False, family="qwen3moe", more=_QWEN3_MOE),
+    "deepseek-v2-lite": Shape(
+        27,
+        2048,
+        10944,
+        16,
+        1,
+        102400,
+        576,
+        1e4,
+        tied=False,
+        family="deepseek2",
+        more=_DEEPSEEK_V2_LITE,
+        types={"*.attn_k_b.weight": T.Q8_0},
+    ),
     "gpt-oss-20b": Shape(
         24,
         2880,
