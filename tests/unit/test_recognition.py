@@ -14,6 +14,7 @@ import pytest
 from llamaweb.errors import KernelError
 from llamaweb.ggml import GGMLType
 from llamaweb.kernels import flash_attn, mul_mat, mul_mat_vec
+from llamaweb.kernels.cache import Widths
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.library import attention_splits
 from llamaweb.profile import DESKTOP, MOST_CORES, DeviceProfile
@@ -148,5 +149,5 @@ def test_defaults_fill_as_many_cores_as_there_are() -> None:
     assert mul_mat.default_tile(q4, n, n, 128, many, bits=16).tile_n == 32
     rows = [mul_mat_vec.default(q4, n, 4096, "store", profile).rows for profile in (few, many)]
     assert rows == [8, 2]
-    queries = [flash_attn.default(64, 9, 128, profile).queries for profile in (few, many)]
+    queries = [flash_attn.default(Widths(64, 64), 9, 128, profile).queries for profile in (few, many)]
     assert queries[0] > queries[1] and -(-128 // queries[0]) * 9 >= 1.5 * 16

@@ -100,7 +100,7 @@ def test_candidates_for_attention_of_a_token_fit_the_device(head_dim: int, invoc
     assert found[0] == candidates(shape, profile, "off")[0] and len(set(found)) == len(found) > 3
     assert set(candidates(shape, profile, "auto")) <= set(found)
     assert max(v.workgroup for v in found) == min(512, invocations)
-    assert all(v.bytes(head_dim, 32) <= profile.max_compute_workgroup_storage_size for v in found)
+    assert all(v.bytes(attention.widths, 32) <= profile.max_compute_workgroup_storage_size for v in found)
     assert {v.heads for v in found} == {1, 2, 4}
     assert from_json(to_json({shape: found[-1]}), [shape], profile) == {shape: found[-1]}
 
@@ -112,9 +112,9 @@ def test_candidates_for_attention_of_a_token_fit_the_device(head_dim: int, invoc
 def test_what_any_device_runs_of_a_batch_is_among_what_is_tried(profile: DeviceProfile, mode: str) -> None:
     product = Shape("mul_mat", "q4_0", 4096, 28672, "swiglu", n_tokens=512)
     assert PLAIN in candidates(product, profile, mode)
-    attention = Shape.of_attention("flash_attn", Attention(Rope("norm", 8), 128, 32, 8, 1024, 1.0), 512)
-    any_device = flash_attn.default(128, 32, 512, DeviceProfile())
-    assert any_device in candidates(attention, profile, mode)
+    attention = Attention(Rope("norm", 8), 128, 32, 8, 1024, 1.0)
+    any_device = flash_attn.default(attention.widths, 32, 512, DeviceProfile())
+    assert any_device in candidates(Shape.of_attention("flash_attn", attention, 512), profile, mode)
 
 
 def test_a_format_that_is_not_in_bytes_has_no_packed_variants() -> None:
