@@ -27,12 +27,19 @@ from tests.tiny_family import IN_FLOATS, TinyFamily
 FOLDER = Path(__file__).parent / "golden" / "families"
 TOKENS: list[int] = np.random.RandomState(7).randint(3, 290, 40).tolist()
 POSITIONS = [4, 21, 39]  # of TOKENS, at which logits are kept
+TEXTS = [TOKENS, TOKENS[5:12], TOKENS[7:8], TOKENS[3:30]]  # whose embeddings are kept, in one batch of the page's
 
 
 class Forward(Protocol):
     def logits(self, tokens: list[int]) -> np.ndarray:
         """Logits after each of the tokens from an empty cache (n_tokens, n_vocab)."""
         ...
+
+
+def embeddings(file: bytes) -> np.ndarray:
+    """Of TEXTS, one below the other: a row of each, or without pooling one of each token; not normalized."""
+    reference = GraphReference(file)
+    return np.vstack([reference.embedding(text) for text in TEXTS])
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ class Model:
 
     @property
     def golden(self) -> Path:
-        """The file with llama.cpp's logits of the family's models by their names, float32 (positions, n_vocab)."""
+        """The file with llama.cpp's logits of the family's models by their names, float32 (positions, n_vocab); of
+        those in EMBEDDERS the embeddings of TEXTS, as `embeddings` gives them."""
         return FOLDER / f"{self.spec.family}.npz"
 
 
@@ -432,4 +440,46 @@ MODELS: dict[str, Model] = {
     ),
     "stablelm, side by side": of_graph("stablelm", MEAN | EVEN, "Q8_0", optional=(*NORMS, "*attn_?_norm.weight")),
     "starcoder2": of_graph("starcoder2", MEAN, optional=ALL, limit=GELU),
+}
+
+BERT = MEAN | {"tokenizer.ggml.token_type_count": 2, "attention.causal": False, "attention.head_count_kv": 4}
+NONE, MEAN_OF, CLS, LAST = ({"pooling_type": number} for number in range(4))
+MODERN = MEAN | {"attention.causal": False, "attention.head_count_kv": 4}
+
+EMBEDDERS: dict[str, Model] = {
+    "bert": of_graph("bert", BERT | CLS, optional=("*.bias", "token_types.weight"), limit=GELU),
+    "bert, Q8_0": of_graph("bert", BERT | EVEN | MEAN_OF, "Q8_0", optional=("*norm.bias",), limit=GELU),
+    "bert, each token": of_graph("bert", BERT | NONE | {"block_count": 1}, optional=("*norm.bias",), limit=GELU),
+    "nomic-bert": of_graph(
+        "nomic-bert",
+        BERT | MEAN_OF | {"rope.freq_base": 1000.0},
+        optional=("*norm.bias", "*attn_?.bias", "*attn_output.bias", "token_types.weight"),
+    ),
+    "nomic-bert, Q4_0": of_graph("nomic-bert", BERT | EVEN | CLS, "Q4_0", optional=("*norm.bias",), fused=True),
+    "modern-bert": of_graph("modern-bert", MODERN | WINDOW | CLS, limit=GELU, fused=True),
+    "modern-bert, SwiGLU": of_graph(
+        "modern-bert",
+        MODERN | EVEN | MEAN_OF | WINDOW | {"attention.sliding_window_pattern": 2, "hidden_activation": "silu"},
+        "Q8_0",
+        optional=("blk.0.attn_norm.weight",),
+        fused=True,
+    ),
+    "gemma-embedding": of_graph(
+        "gemma-embedding",
+        RMS
+        | WINDOW
+        | MEAN_OF
+        | {"block_count": 7, "attention.head_count_kv": 1, "dense_2_feat_out": 100}
+        | {"dense_2_feat_in": 72, "dense_3_feat_in": 100, "dense_3_feat_out": 72},
+        optional=("dense_?.weight",),
+        limit=GELU,
+    ),
+    "gemma-embedding, Q8_0": of_graph(
+        "gemma-embedding", RMS | EVEN | WINDOW | LAST | {"block_count": 6}, "Q8_0", limit=GELU
+    ),
+    "qwen3, embeddings": of_graph("qwen3", RMS | HEADS_OF_16 | LAST, optional=UNTIED),
+    "qwen3, both ways": of_graph("qwen3", RMS | EVEN | HEADS_OF_16 | MEAN_OF | {"attention.causal": False}, "Q8_0"),
+    "lfm2, embeddings": of_graph(
+        "lfm2", RMS | LAST | {"attention.head_count_kv": [0, 2, 0, 0], "block_count": 4, "shortconv.l_cache": 3}
+    ),
 }

@@ -6,12 +6,14 @@ llama.cpp's results.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llamaweb.architectures import architecture
+from llamaweb.architectures.embeddings import pooling_of
 from llamaweb.ggml import dequantize
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.checks.case import evaluated
@@ -20,6 +22,7 @@ from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource, FileSource, Source
 from llamaweb.operations.gated_delta_net import corrected
+from llamaweb.operations.pool import pooled
 from llamaweb.operations.rwkv_wkv7 import time_mixed
 from llamaweb.operations.ssm_scan import scanned
 from llamaweb.rope import Rope, phases
@@ -29,17 +32,18 @@ from tests.reference import now
 class GraphReference:
     """A model of a GGUF file, in float64 between weights as they are stored."""
 
-    def __init__(self, file: bytes | Path, *, kv_f16: bool = True, n_ctx: int = 64) -> None:
+    def __init__(self, file: bytes | Path, *, kv_f16: bool = True, n_ctx: int = 64, pooling: str | None = None) -> None:
         self.n_ctx, self._kv_f16 = n_ctx, kv_f16
         self._source: Source = BytesSource(file) if isinstance(file, bytes) else FileSource(file)
         self.file = unfused(now(read_header(self._source)))
         self.family = architecture(self.file)
         self.hparams = self.family.hyperparameters(self.file)
+        self.pooling = pooling_of(self.file, self.hparams, pooling)
         self._weights: dict[str, np.ndarray] = {}
         self._caches: dict[int, tuple[np.ndarray, ...]] = {}  # keys and values by layer
 
     def graph(self, n_tokens: int) -> Graph:
-        graph = Graph(self.file.tensors, n_tokens, "all")
+        graph = Graph(self.file.tensors, n_tokens, "all", self.pooling)
         self.family.build(graph, self.hparams)
         return graph
 
@@ -54,14 +58,25 @@ class GraphReference:
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         """(n_tokens, n_vocab)"""
+        *_, (last, values) = self._computed(tokens)
+        return values[last.src[0]]
+
+    def embedding(self, tokens: list[int]) -> np.ndarray:
+        """Of one text: (n_embd,), or without pooling (n_tokens, n_embd). Not normalized."""
+        *_, (last, values) = self._computed(tokens)
+        found = values[last]
+        return found if self.pooling and self.pooling.kind == "none" else found[0]
+
+    def _computed(self, tokens: list[int]) -> Iterator[tuple[Tensor, dict[Tensor, np.ndarray]]]:
+        """Node by node, with the values of all so far."""
         values: dict[Tensor, np.ndarray] = {}
-        graph = self.graph(len(tokens))
-        for node in graph.nodes:
+        for node in self.graph(len(tokens)).nodes:
             if node.op == "cross_entropy":
-                return values[node.src[0]]
+                yield node, values
+                return
             src = [self._weight_of(s) if s.op == "weight" else values.get(s) for s in node.src]
             values[node] = getattr(self, "_" + node.op)(node, tokens, *src)
-        raise AssertionError("a graph without logits")
+            yield node, values
 
     def perplexity(self, tokens: list[int], first: int) -> float:
         """Of the tokens behind position `first`, as llama.cpp's perplexity has it."""
@@ -80,6 +95,7 @@ class GraphReference:
         return table[np.arange(len(tokens))] if node.params["of_positions"] else table[tokens]
 
     def _elementwise(self, node: Tensor, tokens: list[int], *src: np.ndarray) -> np.ndarray:
+        src = tuple(x[0] if s.op == "weight" and x.ndim > 1 else x for s, x in zip(node.src, src, strict=True))
         repeated = [np.tile(x, (1,) * (x.ndim - 1) + (node.row // x.shape[-1],)) for x in src]
         return evaluated(node.params["expression"], repeated)
 
@@ -186,6 +202,9 @@ class GraphReference:
         state = np.zeros((node.row // p["size"], p["size"], p["size"]))
         return time_mixed(x, v, np.stack([part.reshape(-1) for part in src[-5:]]), state, p["eps"])[0]
 
+    def _pool(self, node: Tensor, tokens: list[int], x: np.ndarray) -> np.ndarray:
+        return pooled(x, [0, len(x)], node.params["kind"])
+
     def _flash_attn(self, node: Tensor, tokens: list[int], q: np.ndarray, *more: np.ndarray) -> np.ndarray:
         p: Any = node.params
         n, dim = len(q), p["head_dim"]
@@ -194,10 +213,10 @@ class GraphReference:
             k, *more = more
             k = k.reshape(n, -1, dim)
             v, *more = (k[..., : p["head_dim_v"]], *more) if p["in_keys"] else more
-            self._caches[p["layer"]] = k, v.reshape(n, k.shape[1], p["head_dim_v"])
-        k, v = self._caches[p["layer"]]
+            self._caches[p.get("layer", 0)] = k, v.reshape(n, k.shape[1], p["head_dim_v"])
+        k, v = self._caches[p.get("layer", 0)]
         sinks = more
-        if self._kv_f16:
+        if self._kv_f16 and not self.pooling:
             k, v = (x.astype(np.float16).astype(np.float64) for x in (k, v))
         group = q.shape[1] // k.shape[1]
         k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
@@ -208,7 +227,10 @@ class GraphReference:
         if p["softcap"]:
             score = p["softcap"] * np.tanh(score / p["softcap"])
         back = np.arange(n)[:, None] - np.arange(n)
-        seen = (back >= 0) & ((back < p["window"]) | (not p["window"]))
+        if p.get("causal", True):
+            seen = (back >= 0) & ((back < p["window"]) | (not p["window"]))
+        else:
+            seen = (np.abs(back) <= p["window"] // 2) | (not p["window"])
         score = np.where(seen, score, -np.inf)
         weight = np.exp(score - score.max(-1, keepdims=True))
         sink = np.exp(sinks[0][:, None] - score.max(-1))[..., None] if sinks else 0

@@ -13,7 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from llamaweb.architectures.needed import needed
+from llamaweb.architectures.needed import key_of, needed
 
 SIZES = {
     "block_count": 3,
@@ -25,7 +25,7 @@ SIZES = {
 }
 # What is in F32 in every file
 IN_FLOATS = (
-    *("*norm.weight", "*.bias", "*ffn_gate_inp*", "position_embd*"),
+    *("*norm.weight", "*.bias", "*ffn_gate_inp*", "position_embd*", "token_types*"),
     *("*conv.weight", "*conv1d.weight", "*ssm_a", "*ssm_d", "*lerp_*"),
 )
 
@@ -53,7 +53,7 @@ class TinyFamily:
 
     def add_hyperparameters(self, writer: gguf.GGUFWriter) -> None:
         for key, value in self.sizes.items():
-            _add(writer, f"{self.family}.{key}", value)
+            _add(writer, key_of(self.family, key), value)
 
     def tensors(self, n_vocab: int) -> Iterator[tuple[str, np.ndarray]]:
         made = {name: self._values(name, shape) for name, shape in self._shapes(n_vocab).items()}

@@ -4,8 +4,8 @@
 {% set some = {1: "f32", 2: "vec2<f32>"}.get(tq, "vec4<f32>") %}
 {% set k_loads = (keys * depth // 8 + wq * wk - 1) // (wq * wk) %}
 {% set v_loads = (rows * width_v // 8 + wq * wk - 1) // (wq * wk) %}
-// Attention of a batch, one workgroup for {{ queries }} tokens of one head: walks the cache in tiles of {{ keys }} positions up to
-// the last token's{{ ", from the first that any of them sees on" if window }}, with an online softmax for each token. An invocation
+// Attention of a batch, one workgroup for {{ queries }} tokens of one head: walks {{ "the batch" if texts else "the cache" }} in tiles of {{ keys }} positions up to
+// the last that they see{{ ", from the first on" if window or texts }}, with an online softmax for each token. An invocation
 // holds {{ tq }} x {{ tk }} scores of a tile and {{ tq }} x {{ parts }} vec4 of the output in registers; K comes through workgroup memory
 // {{ depth }} values of each row at a time, V {{ rows }} rows at a time.
 {% import "common/lanes.wgsl" as order %}
@@ -41,23 +41,39 @@ var<workgroup> values: array<array<array<vec4<f32>, {{ wk }}>, {{ parts }}>, {{ 
 var<workgroup> weights: array<WeightRow, {{ keys }}>;  // [position][i / 4][r], of up to four i
 var<workgroup> of_lanes: array<WeightRow, {{ wk }}>;  // [c][i / 4][r], what each lane found in its positions
 
+{% if texts %}
+{% import "common/texts.wgsl" as of_texts %}
+{% import "common/batch_heads.wgsl" as of_batch %}
+{{ of_texts.declare(texts) }}
+{{ of_batch.load("k", head_dim, eights) }}
+{% if type_v %}
+{{ of_batch.load("v", head_dim_v, eights) }}
+{% endif %}
+{{ of_batch.rows(qkv_row) }}
+{% set back = window - 1 if causal else window // 2 %}
+// The first token that token t sees, and one past the last
+fn seen_from(t: u32) -> u32 { return {{ "max(text_begin(t), max(t, %du) - %du)" % (back, back) if window else "text_begin(t)" }}; }
+fn seen_to(t: u32) -> u32 { return {{ "t + 1u" if causal else "min(text_end(t), t + %du)" % (back + 1) if window else "text_end(t)" }}; }
+{% else %}
 {{ cache.helpers(ring) }}
 {{ k.load("k", width, k_unit, k_scales) }}
 {% if type_v %}
 {{ v.load("v", width_v, v_unit, v_scales) }}
 {% endif %}
+{% endif %}
 {% set v_eight = "v_eight" if type_v else "k_eight" %}{# else values are the first numbers of keys #}
 {# Rows behind the last are read as the last: their weights are 0, and what is in the cache there need not be a number #}
 {% macro fetch_k(first, chunk) %}
 {% for n in range(k_loads) %}
-      k{{ n }} = k_eight(head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / DEPTH8, last - 1u)), {{ chunk }} * DEPTH8 + (local + {{ n }}u * WG) % DEPTH8);
+      k{{ n }} = k_eight(k_head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / DEPTH8, last - 1u)), {{ chunk }} * DEPTH8 + (local + {{ n }}u * WG) % DEPTH8);
 {% endfor %}
 {% endmacro %}
 {% macro fetch_v(first) %}
 {% for n in range(v_loads) %}
-      v{{ n }} = {{ v_eight }}(head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / V8, last - 1u)), (local + {{ n }}u * WG) % V8);
+      v{{ n }} = {{ v_eight }}(v_head + cache_row(min({{ first }} + (local + {{ n }}u * WG) / V8, last - 1u)), (local + {{ n }}u * WG) % V8);
 {% endfor %}
 {% endmacro %}
+{% set position = "t0 + t - text_begin(t0 + t)" if texts else "n_past + t0 + t" %}
 {% macro of(name, i) %}{{ name }}{{ i // 4 }}{{ "." ~ "xyzw"[i % 4] if tq > 1 }}{% endmacro %}
 {# What an expression is for each token of a group #}
 {% macro each(g, before, after) %}{{ some }}({% for i in range(4 * g, [4 * g + 4, tq] | min) %}{{ ", " if not loop.first }}{{ before }}{{ i }}{{ after }}{% endfor %}){% endmacro %}
@@ -76,27 +92,42 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let n_tokens = batch[{{ io.n_tokens }}u];
   let n_past = batch[{{ io.n_past }}u];
   let t0 = ((n_tokens - 1u) / BQ - group.y) * BQ;  // the last tokens first: they have the most to do
-  let head = (group.x / {{ n_head // n_head_kv }}u) * {{ n_ctx }}u;  // rows before this head's
+{% if texts %}
+  let k_head = ({{ n_head }}u + h / {{ n_head // n_head_kv }}u) * {{ head_dim }}u;  // what is before this head's
+  let v_head = {{ "%du + h / %du * %du" % ((n_head + n_head_kv) * head_dim, n_head // n_head_kv, head_dim_v) if type_v else "k_head" }};
+{% else %}
+  let k_head = (group.x / {{ n_head // n_head_kv }}u) * {{ n_ctx }}u;
+  let v_head = k_head;
+{% endif %}
   for (var i = local; i < BQ * W4; i += WG) {
     let t = i / W4;
     var q = vec4<f32>(0.0);
     if (t0 + t < n_tokens) {
 {% if eights %}
-      q = qkv[(t0 + t) * {{ qkv_row // 4 }}u + h * W4 + i % W4] * {{ scale * 1.4426950408889634 }}{{ score.warm(temperature, "n_past + t0 + t") }};  // for exp2
+      q = qkv[(t0 + t) * {{ qkv_row // 4 }}u + h * W4 + i % W4] * {{ scale * 1.4426950408889634 }}{{ score.warm(temperature, position) }};  // for exp2
 {% else %}
       let at = (t0 + t) * {{ qkv_row }}u + h * {{ head_dim }}u;
       let from4 = 4u * (i % W4);
-      for (var d = from4; d < min(from4 + 4u, {{ head_dim }}u); d++) { q[d % 4u] = qkv[at + d] * {{ scale * 1.4426950408889634 }}{{ score.warm(temperature, "n_past + t0 + t") }}; }
+      for (var d = from4; d < min(from4 + 4u, {{ head_dim }}u); d++) { q[d % 4u] = qkv[at + d] * {{ scale * 1.4426950408889634 }}{{ score.warm(temperature, position) }}; }
 {% endif %}
     }
     queries[i % W4].at[t / WQ][t % WQ] = q;
   }
-  let last = n_past + min(t0 + BQ, n_tokens);  // one past the last position any of these tokens sees
+{% if texts %}
+{% for i in range(tq) %}
+  let from{{ i }} = seen_from(min(t0 + r + {{ wq * i }}u, n_tokens - 1u));
+  let to{{ i }} = seen_to(min(t0 + r + {{ wq * i }}u, n_tokens - 1u));
+{% endfor %}
+  let last = seen_to(min(t0 + BQ, n_tokens) - 1u);  // one past the last position any of these tokens sees
+  let oldest = seen_from(t0);
+{% else %}
+  let last = n_past + min(t0 + BQ, n_tokens);
   let own = n_past + t0 + r;  // the position of token r
 {% if window %}
   let oldest = max(n_past + t0 + 1u, {{ window }}u) - {{ window }}u;  // that the first of these tokens sees
 {% else %}
   let oldest = 0u;
+{% endif %}
 {% endif %}
 {% for g in range(groups) %}
   var top{{ g }} = {{ some }}({{ "sinks[h] * 1.4426950408889634" if sinks else "LOWEST" }});
@@ -174,6 +205,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
 {% endfor %}
 {% endif %}
+{% if texts %}
+{% for i in range(tq) %}
+{% for j in range(tk) %}
+    {
+      let position = first + c + {{ wk * j }}u;
+      s{{ i }}_{{ j }} = select(HIDDEN, s{{ i }}_{{ j }}, position >= from{{ i }} && position < to{{ i }});
+    }
+{% endfor %}
+{% endfor %}
+{% else %}
     if (first + BK > n_past + t0 + 1u{{ " || n_past + t0 + BQ > first + " ~ window ~ "u" if window }}) {
 {% for i in range(tq) %}
 {% for j in range(tk) %}
@@ -185,6 +226,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
 {% endfor %}
     }
+{% endif %}
 {% for g in range(groups) %}
     var high{{ g }} = {{ each(g, "s", "_0") }};
 {% for j in range(1, tk) %}

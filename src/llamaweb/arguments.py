@@ -149,6 +149,13 @@ def prompt(name: str, value: Any, n_vocab: int) -> str | bytes | list[int]:
     return token_ids(name, value, n_vocab, "a text, its bytes, or a list of token ids")
 
 
+def prompts(name: str, value: Any, n_vocab: int) -> list[str | bytes | list[int]]:
+    """Several of these, or one text."""
+    if isinstance(value, str | bytes | bytearray | memoryview):
+        return [text(name, value)]
+    return [prompt(name, each, n_vocab) for each in _listed(name, value, "a text or a list of texts")]
+
+
 def wrong(name: str, value: Any, told: str) -> LlamaWebError:
     """What is said of an argument."""
     return LlamaWebError(f"{name} is {short(value)}; it must be {told}.")

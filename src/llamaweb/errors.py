@@ -22,6 +22,8 @@ WORDS = {
     "top_k": ("--top-k", "top-k"),
     "top_p": ("--top-p", "top-p"),
     "min_p": ("--min-p", "min-p"),
+    'pooling="mean"': ("--pooling mean", "the command line's --pooling mean"),
+    "embed(texts)": ("llamaweb embed", "the command line's embed"),
     "logits_all=True": ("perplexity", "the command line's perplexity"),
     "check=True": ("--check", "the command line's --check"),
     'cache="only"': ("the file itself", "a file of this computer"),

@@ -14,6 +14,7 @@ from typing import Any
 from llamaweb.errors import ModelFileError
 from llamaweb.ggml import GGMLType
 from llamaweb.model.gguf_file import TensorInfo, plain_shape
+from llamaweb.pooling import Pooling
 
 VECTORS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)  # what norms, biases and factors of a rotation may be in
 
@@ -43,13 +44,21 @@ class Tensor:
 
 
 class Graph:
-    """Builds a graph for `n_tokens` tokens of one sequence, `outputs` being "last" or "all" of their logits."""
+    """Builds a graph for `n_tokens` tokens of one sequence, `outputs` being "last" or "all" of their logits; or, with a
+    pooling, of several whole texts, whose embeddings are wanted."""
 
-    def __init__(self, tensors: Mapping[str, TensorInfo], n_tokens: int, outputs: str = "last") -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorInfo],
+        n_tokens: int,
+        outputs: str = "last",
+        pooling: Pooling | None = None,
+    ) -> None:
         self.n_tokens = n_tokens
         self.outputs = outputs
+        self.pooling = pooling
         self.nodes: list[Tensor] = []
-        self.output_index = 0  # of the first node that serves the logits alone
+        self.output_index = 0  # of the first node that serves the logits, or pooled rows, alone
         self._tensors = tensors
         self._weights: dict[str, Tensor] = {}
         self.tokens = Tensor("tokens", "input", (n_tokens,))

@@ -7,14 +7,17 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
 from llamaweb import arguments
 from llamaweb.answer import Answer, Pieces
+from llamaweb.architectures.embeddings import no_text
 from llamaweb.chat import render_chat
 from llamaweb.chat.messages import plain_messages
+from llamaweb.embedding import check_texts, embed, normalized
 from llamaweb.errors import GPUError, LlamaWebError, NotANumberError
 from llamaweb.evaluation import Perplexity, perplexity
 from llamaweb.files.hub import hub_source
@@ -31,6 +34,7 @@ from llamaweb.loading import load as load_model
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.model.hub import ENDPOINT, Repository
 from llamaweb.planner import FUSIONS, ModelPlan
+from llamaweb.pooling import POOLINGS
 from llamaweb.profiling import Profile
 from llamaweb.progress import Progress
 from llamaweb.sampling import Sampling
@@ -110,6 +114,7 @@ class Llama:
         check: bool = False,
         self_check: bool = True,
         offload: str = "auto",
+        pooling: str | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Llama:
         """Loads a GGUF model onto the GPU.
@@ -135,9 +140,10 @@ class Llama:
         the plain variant of one that this GPU computes wrongly; what was found is kept, by device, so that it happens
         once. offload: "embeddings" leaves tables of which rows are looked up by token, and nothing else, in
         JavaScript's memory, which takes less of the GPU's and waits for each token; "auto" does so where the memory
-        budget asks for it, "none" never. A load that is cancelled gives all GPU memory back. Raises ModelFileError,
-        CacheError, UnsupportedError, NotANumberError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError, and
-        LlamaWebError for what cannot be meant.
+        budget asks for it, "none" never. pooling: "mean", "cls", "last" or "none", to load any model for `embed`, with
+        the memory for whole texts in place of a cache; None: the file's, if the model is for that. A load that is
+        cancelled gives all GPU memory back. Raises ModelFileError, CacheError, UnsupportedError, NotANumberError,
+        ContextError, MemoryBudgetError, NoWebGPUError or GPUError, and LlamaWebError for what cannot be meant.
         """
         options = LoadOptions(
             n_ctx,
@@ -154,6 +160,7 @@ class Llama:
             arguments.flag("check", check),
             arguments.flag("self_check", self_check),
             arguments.one_of("offload", offload, "auto", arguments.OFFLOADS),
+            None if pooling is None else arguments.one_of("pooling", pooling, "none", POOLINGS),
         )
         recover = arguments.one_of("recover", recover, "off", RECOVERS)
         sha256 = arguments.word("sha256", sha256, None, "64 digits in hex, or None")
@@ -280,6 +287,7 @@ class Llama:
         stops = arguments.texts("stop", stop)
         special, ignore_eos = arguments.flag("special", special), arguments.flag("ignore_eos", ignore_eos)
         given = arguments.prompt("prompt", prompt, self.tokenizer.n_vocab)
+        self._check_generates()
         ids = given if isinstance(given, list) else self.tokenizer.encode_prompt(given, parse_special=special)
         self._generator.check_prompt(ids)
         end = frozenset[int]() if ignore_eos else self.tokenizer.eog
@@ -307,6 +315,7 @@ class Llama:
     def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> Pieces:
         """The assistant's answer to `messages` ({"role", "content"}), in the model's own chat template, piece by piece;
         options as in `stream`. A content may be a list of OpenAI's text parts."""
+        self._check_generates()
         tok = self.tokenizer
         bos, eos = tok.written(tok.bos), tok.written(tok.eos)
         prompt = render_chat(self.file.metadata, plain_messages(messages), bos_token=bos, eos_token=eos)
@@ -316,6 +325,34 @@ class Llama:
     async def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
         """The assistant's whole answer to `messages`; options as in `stream`."""
         return await self.chat_stream(messages, **options).joined()
+
+    async def embed(
+        self,
+        texts: str | bytes | Iterable[str | bytes | Iterable[int]],
+        *,
+        normalize: bool = True,
+        special: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Any:
+        """Embeddings of texts (text, bytes or token ids), by the model's own pooling, several in one batch: float32
+        (texts, n_embd), of a single text (n_embd,); without pooling those of tokens, a list with (n_tokens, n_embd) of
+        each. normalize: to length 1. special: reads special tokens that are written in the texts. Raises LlamaWebError
+        for what cannot be meant, ContextError for a text that is empty or longer than the context."""
+        normalize, special = arguments.flag("normalize", normalize, True), arguments.flag("special", special)
+        arguments.callback("progress", progress)
+        given = arguments.prompts("texts", texts, self.tokenizer.n_vocab)
+        encode = partial(self.tokenizer.encode, parse_special=special)
+        ids = [text if isinstance(text, list) else encode(text) if text else [] for text in given]
+        plan = self.plan
+        if not plan.embeddings:
+            raise LlamaWebError('This model was loaded for text; load it with pooling="mean" to embed texts.')
+        check_texts(ids, plan)
+        async with self._call(), self._generator.alone():
+            found = await embed(self._executor, ids, progress)
+        found = [normalized(each) for each in found] if normalize else found
+        if isinstance(texts, str | bytes | bytearray | memoryview):
+            return found[0]
+        return found if plan.embeddings.pooling == "none" else np.array(found).reshape(-1, plan.embeddings.length)
 
     async def log_probabilities(self, tokens: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
         """Log-probability of each token but the first given those before it, and the most likely token at each
@@ -352,7 +389,12 @@ class Llama:
         self._check_evaluates()
         return await perplexity(self.log_probabilities, ids, chunk, progress)
 
+    def _check_generates(self) -> None:
+        if self.plan.embeddings:
+            raise no_text()
+
     def _check_evaluates(self) -> None:
+        self._check_generates()
         if "evaluate" not in self.plan.phases:
             raise LlamaWebError("This model was loaded for generation only; load it with logits_all=True.")
 
@@ -366,6 +408,7 @@ class Llama:
         n_generate = arguments.whole("n_generate", n_generate, 32, 0, most, told)
         depth = arguments.whole("depth", depth, 0, 0, most, told)
         repetitions = arguments.whole("repetitions", repetitions, 3, 1, 10_000, "a whole number from 1 to 10000")
+        self._check_generates()
         async with self._call(), self._generator.alone():
             await self._executor.prepare()
             return await Profiler(self._executor, repetitions).profile(n_prompt, n_generate, depth)

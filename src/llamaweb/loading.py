@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
+from llamaweb.architectures.embeddings import check_generates
 from llamaweb.chat import check_chat
 from llamaweb.errors import BrokenCopyError, CacheWarning, DeviceLostError, ModelChangedError, megabytes
 from llamaweb.files.sources import StreamingSource
@@ -47,12 +48,13 @@ class LoadOptions:
     check: bool = False
     self_check: bool = True
     offload: str = "auto"
+    pooling: str | None = None
 
     def __post_init__(self) -> None:
         asked(self.n_ctx, self.n_ubatch, self.memory_budget)  # before anything is fetched
 
 
-FIRST = ("decode", "prefill", "evaluate")  # phases that are compiled before a load ends, if the plan has them
+FIRST = ("decode", "prefill", "evaluate", "embed")  # phases that are compiled before a load ends, if the plan has them
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ async def _load(source: StreamingSource, options: LoadOptions, before: GGUFFile 
                 "load it anew with Llama.load."
             )
         if options.chat:
+            check_generates(file, options.pooling)
             check_chat(file.metadata)
         device = await Device.open()
         pipelines = Pipelines(device)
@@ -154,6 +157,7 @@ async def _load(source: StreamingSource, options: LoadOptions, before: GGUFFile 
             precision=options.precision,
             checked=options.self_check,
             offload=options.offload,
+            pooling=options.pooling,
         )
         plan = planner.plan({})
         choices = await kept_choices(plan, device.profile) if options.tune == "auto" else {}

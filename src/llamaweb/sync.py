@@ -60,6 +60,10 @@ class Llama:
         """As `llamaweb.Llama.chat`."""
         return wait(self._llm.chat(messages, **options))
 
+    def embed(self, texts: Any, **options: Any) -> Any:
+        """As `llamaweb.Llama.embed`."""
+        return wait(self._llm.embed(texts, **options))
+
     def log_probabilities(self, tokens: Iterable[int]) -> Any:
         """As `llamaweb.Llama.log_probabilities`."""
         return wait(self._llm.log_probabilities(tokens))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from llamaweb.kernels.cache import CACHE_FORMATS, CacheFormat, width
 from llamaweb.kernels.flash_attn import FlashAttn, default
 from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.formats import whole_blocks
+from llamaweb.kernels.io import IO
 from llamaweb.profile import DeviceProfile
 from llamaweb.rope import Rope, Yarn, phases
 from tests.reference import nmse
@@ -117,6 +119,40 @@ def check_batches(bench: Bench, heads: Heads, variant: FlashAttn, window: int = 
         expected.append(attended(qkv[:, : heads.n_head], k[:, seen], v[:, seen], heads.scale, window))
     for found, y in zip(bench.run(cases), expected, strict=True):
         assert nmse(result_rows(found["y"], *y.shape), y) <= 1e-10
+
+
+TEXTS = ((0, 2), (0, 1, 70), (0, 33, 34, 40, 97), (0, 16, 32, 48))  # where those of a batch begin
+
+
+@pytest.mark.parametrize("heads", [SHAPES[name] for name in ("2", "6 neox", "64", "100", "256 neox")], ids=str)
+@pytest.mark.parametrize(("causal", "window"), [(False, 0), (False, 9), (True, 7)])
+def test_flash_attn_of_texts_needs_no_cache(bench: Bench, heads: Heads, causal: bool, window: int) -> None:
+    cases, expected, f32 = [], [], CACHE_FORMATS["f32"]
+    places = IO.texts(128)
+    attention = heads.attention(texts=places, causal=causal, window=window, type_k=f32, type_v=f32)
+    for begins in TEXTS:
+        n_tokens = begins[-1]
+        qkv = normal(n_tokens, heads.rows, heads.head_dim)
+        words = batch(n_tokens, extra=4 * 128)
+        words[places[0] :][:n_tokens] = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
+        words[places[1] :][: len(begins)] = begins
+        y = poisoned(n_tokens, whole_blocks(heads.n_head * heads.head_dim))
+        launch = library.flash_attn(attention, 128, bench.profile)
+        cases.append(Case(launch, {"qkv": guarded(qkv), "batch": words, "y": y}, n_tokens))
+        expected.append(np.vstack([of_text(qkv[a:b], heads, causal, window) for a, b in pairwise(begins)]))
+    for found, y in zip(bench.run(cases), expected, strict=True):
+        assert nmse(result_rows(found["y"], *y.shape), y) <= 1e-10
+
+
+def of_text(qkv: np.ndarray, heads: Heads, causal: bool, window: int) -> np.ndarray:
+    q, k, v = np.split(qkv, [heads.n_head, heads.n_head + heads.n_head_kv], axis=1)
+    k, v = k.swapaxes(0, 1), v.swapaxes(0, 1)
+    if causal:
+        return attended(q, k, v, heads.scale, window)
+    n, half = len(qkv), window // 2 if window else len(qkv)
+    seen = [slice(max(t - half, 0), t + half + 1) for t in range(n)]
+    # The last token of what it sees, for which causal attention is all of it.
+    return np.vstack([attended(q[t : t + 1], k[:, seen[t]], v[:, seen[t]], heads.scale) for t in range(n)])
 
 
 @BY_SHAPE

@@ -7,7 +7,7 @@ CPUs the plainest is taken, so that every machine computes the same.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
@@ -107,6 +107,10 @@ _FUNCTIONS: Functions = {
     "llama_batch_free": (None, (Batch,)),
     "llama_decode": (c_int32, (c_void_p, Batch)),
     "llama_get_logits": (POINTER(c_float), (c_void_p,)),
+    "llama_model_n_embd": (c_int32, (c_void_p,)),
+    "llama_pooling_type": (c_int32, (c_void_p,)),
+    "llama_get_embeddings": (POINTER(c_float), (c_void_p,)),
+    "llama_get_embeddings_seq": (POINTER(c_float), (c_void_p, c_int32)),
 }
 
 
@@ -159,16 +163,40 @@ def logits(path: Path, tokens: Sequence[int]) -> np.ndarray:
     """What follows each of the tokens, float32 (n_tokens, n_vocab): in one batch, with keys and values in float32.
 
     Raises ValueError for a file that llama.cpp refuses."""
+
+    def found(llama: Any, model: Any, context: Any) -> np.ndarray:
+        n_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
+        return np.ctypeslib.as_array(llama.llama_get_logits(context), (len(tokens), n_vocab))
+
+    return _computed(path, tokens, found, embeddings=False)
+
+
+def embedding(path: Path, tokens: Sequence[int]) -> np.ndarray:
+    """That of a text by the file's own pooling, float32 (1, n_embd), or without any those of its tokens, (n_tokens,
+    n_embd); not normalized. Raises ValueError for a file that llama.cpp refuses."""
+
+    def found(llama: Any, model: Any, context: Any) -> np.ndarray:
+        n_embd = llama.llama_model_n_embd(model)
+        if llama.llama_pooling_type(context):
+            return np.ctypeslib.as_array(llama.llama_get_embeddings_seq(context, 0), (1, n_embd))
+        return np.ctypeslib.as_array(llama.llama_get_embeddings(context), (len(tokens), n_embd))
+
+    return _computed(path, tokens, found, embeddings=True)
+
+
+def _computed(path: Path, tokens: Sequence[int], found: Callable[..., np.ndarray], *, embeddings: bool) -> np.ndarray:
+    """A copy of what is found of a model behind one batch."""
     llama = library()
     model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
     if not model:
         raise ValueError(f"llama.cpp does not load {path}")
-    n, n_vocab = len(tokens), llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
+    n = len(tokens)
     params = llama.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = n
     params.n_threads = params.n_threads_batch = 1
     params.type_k = params.type_v = GGMLType.F32
     params.flash_attn_type = 0  # never: it rounds queries to f16
+    params.embeddings = embeddings
     context = llama.llama_init_from_model(model, params)
     batch = llama.llama_batch_init(n, 0, 1)
     batch.n_tokens = n
@@ -177,8 +205,8 @@ def logits(path: Path, tokens: Sequence[int]) -> np.ndarray:
         batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
     if llama.llama_decode(context, batch):
         raise ValueError(f"llama.cpp does not compute {path}")
-    found = np.ctypeslib.as_array(llama.llama_get_logits(context), (n, n_vocab)).copy()
+    values = found(llama, model, context).copy()
     llama.llama_batch_free(batch)
     llama.llama_free(context)
     llama.llama_model_free(model)
-    return found
+    return values

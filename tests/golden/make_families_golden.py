@@ -1,4 +1,4 @@
-"""Write tests/golden/families/FAMILY.npz: llama.cpp's logits of the tiny models in tests/families.py.
+"""Write tests/golden/families/FAMILY.npz: llama.cpp's logits, or embeddings, of the tiny models in tests/families.py.
 
 From the repository's top, for all or some families:
 
@@ -16,23 +16,26 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.families import FOLDER, MODELS, POSITIONS, TOKENS, Model
+from tests.families import EMBEDDERS, FOLDER, MODELS, POSITIONS, TEXTS, TOKENS, Model
 from tests.golden import llamacpp
 from tests.tiny import tiny_model
 
 
-def logits(model: Model) -> np.ndarray:
+def computed(name: str, model: Model) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tiny.gguf"
         path.write_bytes(tiny_model(model.spec, dequantized=True))
+        if name in EMBEDDERS:
+            return np.vstack([llamacpp.embedding(path, text) for text in TEXTS])
         return llamacpp.logits(path, TOKENS)[POSITIONS]
 
 
 def main(families: list[str]) -> None:
     FOLDER.mkdir(exist_ok=True)
-    for family in families or dict.fromkeys(model.spec.family for model in MODELS.values()):
-        models = {name: model for name, model in MODELS.items() if model.spec.family == family}
-        np.savez_compressed(FOLDER / f"{family}.npz", **{name: logits(model) for name, model in models.items()})
+    known = MODELS | EMBEDDERS
+    for family in families or dict.fromkeys(model.spec.family for model in known.values()):
+        models = {name: model for name, model in known.items() if model.spec.family == family}
+        np.savez_compressed(FOLDER / f"{family}.npz", **{name: computed(name, model) for name, model in models.items()})
 
 
 if __name__ == "__main__":

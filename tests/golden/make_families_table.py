@@ -18,7 +18,7 @@ from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource
 from llamaweb.planner import plan_model
-from tests.families import MODELS, POSITIONS, TOKENS, Model
+from tests.families import EMBEDDERS, MODELS, POSITIONS, TOKENS, Model, embeddings
 from tests.reference import nmse
 from tests.tiny import tiny_model
 
@@ -27,21 +27,25 @@ _MARKS = re.compile(r"(?<=<!-- families -->\n).*?(?=<!-- /families -->)", re.DOT
 
 
 def dispatches(model: Model) -> int:
-    """Of one token, in a layer that takes most."""
+    """Of one token, or of a batch of texts, in a layer that takes most; but for what makes integers of a batch."""
     plan = plan_model(unfused(asyncio.run(read_header(BytesSource(tiny_model(model.spec))))))
-    labels = (d.label.split(".") for d in plan.phases["decode"].dispatches)
+    found = plan.phases["embed" if plan.embeddings else "decode"].dispatches
+    labels = (d.label.split(".") for d in found if d.kernel.template != "quantize")
     return max(Counter(label[1] for label in labels if label[0] == "blk").values())
 
 
 def error(name: str, model: Model) -> float:
-    found = model.reference(tiny_model(model.spec), kv_f16=False).logits(TOKENS)[POSITIONS]
+    file = tiny_model(model.spec)
+    of_texts = name in EMBEDDERS
+    found = embeddings(file) if of_texts else model.reference(file, kv_f16=False).logits(TOKENS)[POSITIONS]
     return nmse(found, np.load(model.golden)[name])
 
 
 def table() -> str:
     rows = ["| `general.architecture` | | dispatches a layer | from llama.cpp |", "| --- | --- | ---: | ---: |"]
     for family in supported():
-        models = {name: m for name, m in MODELS.items() if m.spec.family.replace("_", "-") == family}
+        known = {name: m for name, m in (MODELS | EMBEDDERS).items() if m.spec.family.replace("_", "-") == family}
+        models = {name: m for name, m in known.items() if name in MODELS} or known
         module = import_module(f"llamaweb.families.{family.replace('-', '_')}")
         told = " ".join((module.__doc__ or "").split()).split(": ", 1)[1]
         counts = sorted({dispatches(model) for model in models.values()})

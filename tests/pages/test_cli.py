@@ -26,7 +26,8 @@ from yarl import URL
 from llamaweb.errors import megabytes
 from llamaweb.host.distribution import ensure_distribution
 from llamaweb.host.kept import STAMPS, cache_root
-from tests.tiny import TinyLlama, tiny_llama
+from tests.families import EMBEDDERS
+from tests.tiny import TinyLlama, tiny_llama, tiny_model
 
 TEXT = "the other king is on the hill and it is raining\n" * 12
 SECONDS = 300
@@ -135,6 +136,20 @@ def test_perplexity_averages_over_all_but_each_chunks_first_token(model: Path, t
     assert len(ids) > 100
     assert result["tokens"] == len(ids) - -(-len(ids) // 50)
     assert result["perplexity"] > 1
+
+
+def test_embed_gives_each_lines_vector_and_tokens(tmp_path: Path) -> None:
+    model, text = tmp_path / "bert.gguf", tmp_path / "texts.txt"
+    model.write_bytes(tiny_model(EMBEDDERS["bert"].spec))
+    lines = ["the other king", "is on the hill and it is raining", "the other king"]
+    text.write_text("\n".join(lines) + "\n")
+    result = in_json("embed", model, "--file", text)
+    assert [len(row) for row in result["embeddings"]] == [72] * 3 and result["tokens"][0] == result["tokens"][2]
+    first, second, third = result["embeddings"]
+    assert first == pytest.approx(third, abs=1e-5) != pytest.approx(second, abs=1e-2)
+    assert sum(x * x for x in first) == pytest.approx(1)
+    ids = in_json("tokenize", model, "--file", text)["ids"]
+    assert sum(result["tokens"]) < len(ids) and result["memory"]["kv"] == 0
 
 
 def test_tokenize_parses_special_tokens_only_when_asked(model: Path, tmp_path: Path) -> None:

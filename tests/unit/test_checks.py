@@ -24,7 +24,9 @@ from llamaweb.kernels.library import Attention
 from llamaweb.kernels.mul_mat import MulMat, mul_mat, quantize
 from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec
 from llamaweb.kernels.template import wgsl
+from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import read_header
+from llamaweb.model.source import BytesSource
 from llamaweb.operations.elementwise import Operand, elementwise_kernel
 from llamaweb.operations.experts import (
     mul_mat_id_kernel,
@@ -38,6 +40,7 @@ from llamaweb.operations.gated_delta_net import gated_delta_net_kernel
 from llamaweb.operations.get_rows import get_rows_kernel
 from llamaweb.operations.norm import Groups, norm_kernel, rms_norm_kernel
 from llamaweb.operations.output import cross_entropy_kernel, sample_kernel
+from llamaweb.operations.pool import pool_kernel
 from llamaweb.operations.rwkv_wkv7 import rwkv_wkv7_kernel
 from llamaweb.operations.ssm_conv import ssm_conv_kernel
 from llamaweb.operations.ssm_scan import ssm_scan_kernel
@@ -45,11 +48,15 @@ from llamaweb.operations.token_shift import token_shift_kernel
 from llamaweb.planner import DESKTOP, DeviceProfile, ModelPlan, plan_model
 from llamaweb.rope import Rope
 from tests.checked import wrong
+from tests.families import EMBEDDERS
 from tests.headers import TINY, llama_header
 from tests.naga import Naga
 from tests.plain_kernels import add, glu
+from tests.reference import now
+from tests.tiny import tiny_model
 from tests.unit.test_budget import MODELS
 
+F32 = CACHE_FORMATS["f32"]
 LEAST = DeviceProfile()
 LAVAPIPE = DeviceProfile(
     max_storage_buffers_per_shader_stage=10,
@@ -83,7 +90,13 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
     """One of each template, or two."""
     q4_0, q6_k = FORMATS[GGMLType.Q4_0], FORMATS[GGMLType.Q6_K]
     attention = library.Attention(Rope("norm", 64), 64, 6, 2, 300, 0.125)
+    texts = replace(attention, rope=None, texts=(70, 500), causal=False, type_k=F32, type_v=F32)
     found = [
+        library.flash_attn(texts, 8, profile),
+        library.flash_attn(replace(texts, head_dim=18, window=4), 8, profile),
+        library.flash_attn(replace(texts, causal=True, window=3, temperature=(0.4, 2), sinks=True), 8, profile),
+        *(pool_kernel(kind, 70, 3, (96, 80), 90, x_first=5) for kind in ("mean", "cls", "last")),
+        get_rows_kernel(q4_0, 96, 40, 8, by="position", texts=(70, 500)),
         library.vector(GGMLType.F16, 40, lane_order=True),
         library.vector(GGMLType.BF16, 40),
         library.pad_rows(FORMATS[GGMLType.F16], 64),
@@ -288,6 +301,7 @@ BREAKS = {  # template: a text of its shader, and what makes it wrong
     "mul_mat_packed": ("let scale = scales_x[", "let scale = 1.01 * scales_x["),
     "mul_mat_vec": ("dot(w0_0.q[3], a3)", "dot(w0_0.q[3], a2)"),
     "mul_mat_vec_packed": ("<< 8u", "<< 7u"),
+    "pool": ("+ id.x] = ", "+ id.x] = 1.01 * "),
     "pad_rows": ("at + column + 1u", "at + column + 2u"),
     "quantize": ("round(v1 * inverse)", "round(v2 * inverse)"),
     "elementwise": ("y[", "y[1u + "),
@@ -330,6 +344,20 @@ def test_a_kernel_that_is_broken_is_found_whatever_its_template() -> None:
         assert found == [k for k in mine if k.template != "quantize"], template
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [("position < to", "position <= to"), ("position >= from", "position > from"), ("text_begin(t0 + t)", "0u")],
+    ids=str,
+)
+def test_attention_to_another_text_or_too_far_is_found(causal: bool, change: tuple[str, str]) -> None:
+    plain = library.Attention(None, 64, 6, 2, 300, 0.125, type_k=F32, type_v=F32)
+    texts = replace(plain, texts=(70, 500), causal=causal, window=5, temperature=(0.4, 2))
+    kernel = library.flash_attn(texts, 300, LAVAPIPE).kernel
+    assert wrong(Naga(LAVAPIPE), [kernel]) == []
+    assert wrong(Naga(LAVAPIPE), [kernel], lambda kernel: broken({"flash_attn": change}, kernel)) == [kernel]
+
+
 REPACKED = {
     "scales": ("Q8_0", ("raw_halves(at,", "raw_halves(at + 2u,")),
     "codes": ("Q4_K", (">> vec4<u32>(4u * j)", ">> vec4<u32>(3u * j)")),
@@ -364,14 +392,25 @@ def test_every_kernel_of_a_plan_is_asked_and_the_plan_counts_its_memory(
 ) -> None:
     if name == "tiny" and "type_k" in options:
         options = {"type_k": "f32"}
-    plan = plan_model(MODELS[name], device, checked=True, **options)
+    check_count(plan_model(MODELS[name], device, checked=True, **options))
+
+
+@pytest.mark.parametrize("name", ["bert", "gemma-embedding, Q8_0"])
+@pytest.mark.parametrize("device", [DESKTOP, LEAST], ids=["desktop", "least"])
+@pytest.mark.parametrize("n_ctx", [1, 256])
+def test_so_it_is_of_what_texts_are_embedded_with(name: str, device: DeviceProfile, n_ctx: int) -> None:
+    file = unfused(now(read_header(BytesSource(tiny_model(EMBEDDERS[name].spec)))))
+    check_count(plan_model(file, device, checked=True, n_ctx=n_ctx))
+
+
+def check_count(plan: ModelPlan) -> None:
     kernels = kernels_of(plan)
     asked = chains(kernels)
     assert {k for chain in asked for k in chain} == set(kernels)
     read, written, found = most(asked)
     first = kernels_of(plan, [name for name in plan.phases if name != "decode_long"])
     later = sum(most(chains([k for k in kernels if k not in first]))) if "decode_long" in plan.phases else 0
-    own = max(found + (read if read > plan.regions["kv.0"] else 0), later)
+    own = max(found + (read if read > plan.regions.get("kv.0", 0) else 0), later)
     assert written <= plan.regions["arena"]
     assert own <= plan.transient <= 4 * own + 500_000
 

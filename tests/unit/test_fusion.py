@@ -371,7 +371,8 @@ def test_which_layers_have_a_window_may_be_told_layer_by_layer() -> None:
 # What a token takes beyond its five steps a layer and three without each fusion, with two layers: llama, gemma3
 UNFUSED = {
     "norms": (0, 0),
-    "attention": (6, 8),
+    "rotations": (0, 0),
+    "attention": (4, 6),
     "copies": (6, 6),
     "siblings": (8, 8),
     "experts": (0, 0),  # of which these have none

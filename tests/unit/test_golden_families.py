@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llamaweb.architectures import supported
-from tests.families import FOLDER, MODELS, POSITIONS, TOKENS
+from tests.families import EMBEDDERS, FOLDER, MODELS, POSITIONS, TOKENS, embeddings
 from tests.reference import nmse
 from tests.tiny import tiny_model
 
@@ -21,10 +21,17 @@ def test_logits_in_numpy_are_llama_cpps(name: str) -> None:
     assert nmse(found, np.load(model.golden)[name]) <= model.limit
 
 
+@pytest.mark.parametrize("name", EMBEDDERS)
+def test_embeddings_in_numpy_are_llama_cpps(name: str) -> None:
+    model = EMBEDDERS[name]
+    assert nmse(embeddings(tiny_model(model.spec)), np.load(model.golden)[name]) <= model.limit
+
+
 def test_every_family_has_a_model_and_no_others_are_kept() -> None:
-    assert {model.spec.family.replace("_", "-") for model in MODELS.values()} == set(supported())
+    known = MODELS | EMBEDDERS
+    assert {model.spec.family.replace("_", "-") for model in known.values()} == set(supported())
     kept = [(path.stem, name) for path in FOLDER.iterdir() for name in np.load(path)]
-    assert sorted(kept) == sorted((model.spec.family, name) for name, model in MODELS.items())
+    assert sorted(kept) == sorted((model.spec.family, name) for name, model in known.items())
 
 
 def test_the_readme_tells_every_family() -> None:

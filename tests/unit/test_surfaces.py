@@ -21,7 +21,7 @@ PACKAGE = Path(llamaweb.__file__).parent
 PYTHONS = {"answer.py", "arguments.py", "sync.py", "javascript.py"}
 OPTIONS = {"n_ctx", "n_ubatch", "memory_budget", "logits_all", "type_k", "type_v", "max_tokens", "top_k", "top_p"}
 OPTIONS |= {"min_p", "ignore_eos", "add_bos", "n_prompt", "n_generate", "repo_id", "recover()", "Llama.load"}
-OPTIONS |= {"unfused", "check=True", "logits_all=True", "cache=False", 'cache="only"'}
+OPTIONS |= {"unfused", "check=True", "embed(texts)", 'pooling="mean"', "logits_all=True", "cache=False", 'cache="only"'}
 PYTHON = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, sorted(OPTIONS, key=len, reverse=True)))})(?![\w])|Llama\.")
 
 

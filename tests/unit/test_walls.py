@@ -15,6 +15,7 @@ PURE = (
         "architectures",
         "arguments",
         "chat",
+        "embedding",
         "errors",
         "evaluation",
         "families",
@@ -24,7 +25,7 @@ PURE = (
         "kernels",
         "model",
     ),
-    *("operations", "planner", "rope", "sampling", "strings", "tokenizer", "writing"),
+    *("operations", "planner", "pooling", "rope", "sampling", "strings", "tokenizer", "writing"),
 )
 
 

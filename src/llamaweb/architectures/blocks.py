@@ -30,6 +30,11 @@ class Decoder:
 
 
 @dataclass(frozen=True)
+class Encoder(Decoder):
+    """The same of an encoder, whose tokens see those behind them, too: it gives embeddings, and no next token."""
+
+
+@dataclass(frozen=True)
 class Dense(Decoder):
     """A decoder whose layers are alike: `n_ff` values wide in their feed forward, and of one rotation."""
 
@@ -103,6 +108,11 @@ class Blocks:
         """The tensor's rows at the tokens' positions."""
         g, s = self._graph, self._sizes
         return ops.get_rows(g, g.weight(name + ".weight", s.n_embd, s.n_ctx_train), "positions", of_positions=True)
+
+    def typed(self, x: Tensor, n_types: int) -> Tensor:
+        """Embeddings plus that of token type 0, the first of `n_types` rows, if the file has these."""
+        types = self._graph.optional_weight("token_types.weight", self._sizes.n_embd, n_types)
+        return ops.add(self._graph, x, types, "embd_typed") if types else x
 
     def norm(self, x: Tensor, name: str, size: int | None = None) -> Tensor:
         """The tensor's rms_norm of x along each row, or along each head of `size` values."""
@@ -255,11 +265,17 @@ class Blocks:
         cap: float = 0.0,
     ) -> None:
         """The next token out of the last layer's result, by the output's rows, or the embeddings' if it has none.
-        norm: `norm` unless told. scale, cap: of the logits, c * tanh(logit / c)."""
+        norm: `norm` unless told. scale, cap: of the logits, c * tanh(logit / c). Where embeddings are wanted, these in
+        place of it."""
         g, s = self._graph, self._sizes
-        x = (norm or self.norm)(ops.output_rows(g, x), "output_norm")
+        norm = norm or self.norm
         output = g.weight("output.weight", s.n_embd, s.n_vocab) if g.has("output.weight") else self._table
-        logits = ops.mul_mat(g, output, x, "logits", g.optional_weight("output.bias", s.n_vocab))
+        bias = g.optional_weight("output.bias", s.n_vocab)
+        if g.pooling:
+            ops.pool(g, norm(x, "output_norm"))
+            return
+        x = norm(ops.output_rows(g, x), "output_norm")
+        logits = ops.mul_mat(g, output, x, "logits", bias)
         if scale != 1:
             logits = ops.scale(g, logits, scale, "logits_scaled")
         ops.sample(g, ops.softcap(g, logits, cap, "logits_capped") if cap else logits)

@@ -192,15 +192,24 @@ def of_text(rotary: Rope, meta: Metadata) -> Rope:
     return rotary
 
 
-def windows(meta: Metadata, n_layer: int, pattern: int) -> tuple[int, ...]:
+def token_types(file: GGUFFile) -> int:
+    """How many types of tokens an encoder tells apart (sentences of a pair, say)."""
+    key, most = "tokenizer.ggml.token_type_count", 1 << 20
+    count = file.metadata.get(key)
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= most:
+        raise ModelFileError(f"{key} is {short(count)}, not a whole number from 1 to {most}.")
+    return count
+
+
+def windows(meta: Metadata, n_layer: int, pattern: int, *, whole: int = -1) -> tuple[int, ...]:
     """Of each layer, how many of the last tokens it sees; 0: all. pattern, unless the file tells: of so many layers all
-    but the last have the window, or 0: all of them."""
+    but one have the window, the last or, with 0 for `whole`, the first; or 0: all of them."""
     window = int(meta.number("attention.sliding_window", 0))
     if not window:
         return (0,) * n_layer
     told = meta.value("attention.sliding_window_pattern", pattern)
     if isinstance(told, int) and not isinstance(told, bool) and told >= 0:
-        within = [told == 0 or i % told < told - 1 for i in range(n_layer)]
+        within = [told == 0 or i % told != whole % told for i in range(n_layer)]
     elif isinstance(told, np.ndarray) and told.dtype.kind in "biu":
         within = [i < len(told) and bool(told[i]) for i in range(n_layer)]  # the last ones may be left out
     else:

@@ -17,7 +17,7 @@ from llamaweb.gpu.selfcheck import checked
 from llamaweb.gpu.tables import HostTable
 from llamaweb.javascript import js_file
 from llamaweb.kernels import library
-from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, readback_bytes
+from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.planner.plan import Binding, ModelPlan, Phase
@@ -51,9 +51,9 @@ class Executor:
             self._token_slots = [
                 self.device.buffer("token", 4 * SUBMITTED, "MAP_READ", "COPY_DST") for _ in range(IN_FLIGHT)
             ]
-            self._result_slot = self.device.buffer("results", 8 * self.plan.n_ubatch, "MAP_READ", "COPY_DST")
+            self._result_slot = self.device.buffer("results", self.plan.results_bytes, "MAP_READ", "COPY_DST")
             for region, size in self.plan.regions.items():
-                size -= readback_bytes(self.plan.n_ubatch) if region == "io" else 0
+                size -= self.plan.readback_bytes if region == "io" else 0
                 self.buffers[region] = self.device.buffer(region, size, "STORAGE", "COPY_DST", "COPY_SRC")
 
     async def prepare(
@@ -163,6 +163,18 @@ class Executor:
         self._next_slot = (self._next_slot + 1) % IN_FLIGHT
         io, at = self.buffers["io"], 4 * IO.tokens
         return self._reading(self._replay.sample(self._steps[phase], n_tokens, repeat, io, at, slot))
+
+    async def embed(self, n_tokens: int, rows: int) -> bytes:
+        """Submits a batch of texts whose words are written; gives the first `rows` embeddings. One at a time."""
+        plan, steps, at = self.plan, self._steps["embed"], self.plan.logits["embed"]
+        assert plan.embeddings
+        phase, size = plan.phases["embed"], rows * plan.embeddings.row_bytes
+        self.run("embed", n_tokens, head=False)
+        self.write_io(IO.n_tokens, np.array([rows], np.uint32))  # from here on, tokens are what was pooled of them
+        self._replay.run(steps, phase.head, len(phase.dispatches), rows)
+        data = await self._reading(self._replay.readBytes(self.buffers[at.region], at.offset, size, self._result_slot))
+        self.device.check()
+        return data.to_bytes()
 
     def keep_state(self, copy: int) -> None:
         """Copies the recurrent states as they will be behind what was submitted; copy: where, of the plan's."""

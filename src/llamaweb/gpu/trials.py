@@ -63,7 +63,8 @@ def places(plan: ModelPlan) -> dict[Shape, list[Place]]:
     for name, ops in TUNED.items():
         phase = plan.phases.get(name)
         before: dict[Any, Dispatch] = {}
-        for d in phase.dispatches if phase else ():
+        tuned = () if phase is None else phase.dispatches[: phase.head if plan.embeddings else None]
+        for d in tuned:  # what is behind a pooling is of few texts
             slots = _slots(d)
             if d.kernel.template == "quantize":
                 before[slots["y"]] = d
@@ -315,6 +316,11 @@ class Trials:
 
     def _write_batch(self, n_past: int, n_tokens: int) -> None:
         self._executor.write_io(IO.n_past, np.array([n_past, n_tokens], np.uint32))
+        plan = self._executor.plan
+        if plan.embeddings:  # one text
+            text_of, begins = IO.texts(plan.n_ubatch)
+            self._executor.write_io(text_of, np.zeros(n_tokens, np.uint32))
+            self._executor.write_io(begins, np.array([0, n_tokens], np.uint32))
 
     def _steps(self, dispatches: Sequence[Dispatch]) -> Any:
         return js.Array.of(*map(self._step, dispatches))

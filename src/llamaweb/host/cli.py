@@ -28,6 +28,7 @@ from llamaweb.host.output import Output
 from llamaweb.host.terminal import Logged, to_nobody, write
 from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.mul_mat import PRECISIONS
+from llamaweb.pooling import POOLINGS
 from llamaweb.profile import PROFILES
 
 _JSON = "one JSON object on standard output and nothing else"
@@ -172,8 +173,16 @@ def build_parser() -> argparse.ArgumentParser:
     _context(perplexity, 512, least=2)
     _check(perplexity)
 
+    embed = _command(commands, "embed", "embeddings of the texts in a file, one a line", browser=True)
+    _file(embed, "the texts, one a line")
+    _pooling(embed)
+    embed.add_argument("--raw", action="store_true", help="as the model gives them, not normalized to length 1")
+    _context(embed, cached=False)
+    _check(embed)
+
     inspect = _command(commands, "inspect", "metadata, memory and plan, from the header alone")
     _context(inspect)
+    _pooling(inspect)
     inspect.add_argument(
         "--device", choices=PROFILES, default="desktop", help="whose limits to plan for; any: what WebGPU promises"
     )
@@ -228,7 +237,10 @@ def _pyodide(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pyodide", choices=RELEASES, default=DEFAULT_RELEASE, help=told)
 
 
-def _context(parser: argparse.ArgumentParser, default: int | None = None, least: int = 0) -> None:
+def _context(
+    parser: argparse.ArgumentParser, default: int | None = None, least: int = 0, *, cached: bool = True
+) -> None:
+    """cached: there is a cache, whose format can be chosen."""
     told = str(default) if default else "up to 2048; 0: as many as fit"
     kind = _whole(least)
     parser.add_argument("--context", type=kind, default=default, metavar="N", help=f"tokens of context ({told})")
@@ -239,10 +251,9 @@ def _context(parser: argparse.ArgumentParser, default: int | None = None, least:
         default="auto",
         help="tables of embeddings outside of GPU memory: where the budget asks for it, always, or never (auto)",
     )
-    for which, name in (("k", "keys"), ("v", "values")):
-        parser.add_argument(
-            f"--type-{which}", choices=CACHE_FORMATS, default="f16", help=f"format of cached {name} (f16)"
-        )
+    parser.set_defaults(type_k="f16", type_v="f16")
+    for which, name in (("k", "keys"), ("v", "values")) if cached else ():
+        parser.add_argument(f"--type-{which}", choices=CACHE_FORMATS, help=f"format of cached {name} (f16)")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="high", help="of prompts; fast: activations in 8 bits (high)"
     )
@@ -259,8 +270,13 @@ def _sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--depth", type=_whole(0), default=0, metavar="N", help="tokens in the context before them (0)")
 
 
-def _file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--file", type=_text_file, dest="text", required=True, metavar="F", help="the text")
+def _pooling(parser: argparse.ArgumentParser) -> None:
+    told = "how an embedding is made of those of tokens, which none leaves as they are (the file's)"
+    parser.add_argument("--pooling", choices=POOLINGS, help=told)
+
+
+def _file(parser: argparse.ArgumentParser, told: str = "the text") -> None:
+    parser.add_argument("--file", type=_text_file, dest="text", required=True, metavar="F", help=told)
 
 
 def _text_file(name: str) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llamaweb.architectures.embeddings import check_generates
 from llamaweb.chat import check_chat
 from llamaweb.errors import HostError, NoWebGPUError
 from llamaweb.host import kept, models
@@ -47,8 +48,11 @@ async def run(args: argparse.Namespace, out: Output) -> None:
         "seed": args.seed,
         **_context(args),
     }
-    if params["chat"] and not is_address(args.model):  # an address' header is read by the page, once
-        check_chat((await _header(args.model, out)).metadata)
+    if not is_address(args.model):  # an address' header is read by the page, once
+        header = await _header(args.model, out)
+        check_generates(header)
+        if params["chat"]:
+            check_chat(header.metadata)
     if question:
         out.note(f"No -p TEXT was given; asking: {DEFAULT_QUESTION}")
     result = await _in_page("run", args, params, out)
@@ -62,6 +66,17 @@ async def perplexity(args: argparse.Namespace, out: Output) -> None:
     await _check_length(args.model, args.text, out)
     result = await _in_page("perplexity", args, _context(args), out, args.text)
     out.result(result, f"perplexity {result['perplexity']:.4f} over {result['tokens']} tokens")
+
+
+async def embed(args: argparse.Namespace, out: Output) -> None:
+    """Embeddings of texts; for a person, one a line."""
+    from llamaweb.embedding import lines
+
+    lines(args.text)  # what the page would refuse is refused before a browser starts
+    params = {**_context(args), "pooling": args.pooling, "normalize": not args.raw}
+    result = await _in_page("embed", args, params, out, args.text)
+    out.result(result, "\n".join(map(_numbers, result["embeddings"])))
+    out.note(f"{memory_line(result['memory'])}; {result['dispatches_per_token']} dispatches a batch of texts")
 
 
 async def tune(args: argparse.Namespace, out: Output) -> None:
@@ -97,7 +112,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
     names = ("prompt_tokens", "gen_tokens", "reps", "depth", "profile", "floor")
     params = {name: getattr(args, name) for name in names} | _context(args)
     if not is_address(args.model):
-        models.header_source(args.model, out.report)  # what is wrong with it is told before a peer is fetched
+        check_generates(await _header(args.model, out))  # what is wrong with it is told before a peer is fetched
     folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
         result = await _call(page, "bench", {**params, "model": model}, out)
@@ -145,10 +160,12 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
         precision=args.precision,
         tuned=worth_tuning(profile, "auto"),
         checked=True,
+        pooling=args.pooling,
     )
     report = describe(plan, dispatches=args.plan)
     if args.svg:
         options = Options(type_k=args.type_k, type_v=args.type_v, precision=args.precision, offload=bool(plan.tables))
+        options = replace(options, pooling=args.pooling)
         layouts = Sizes(header, profile, options).layouts(plan.n_ctx, plan.n_ubatch)
         name = header.metadata.get("general.name") or _name(args.model)
         _write(args.svg, picture(plan, layouts, _short(_plain(name))))
@@ -278,6 +295,8 @@ async def _check_length(model: str, text: bytes, out: Output) -> None:
 
     if not text:
         raise HostError("The text is empty; give one of at least two tokens with --file.")
+    if not is_address(model):
+        check_generates(await _header(model, out))
     if len(text) <= SHORT_TEXT:
         load_tokenizer((await _header(model, out)).metadata).encode_to_evaluate(text)
 
@@ -310,6 +329,13 @@ def _name(model: str) -> str:
     return file_name(model) if is_address(model) else Path(model).name
 
 
+def _numbers(embedding: list[Any]) -> str:
+    """A vector in one line, those of tokens in one each."""
+    if isinstance(embedding[0], list):
+        return "\n".join(map(_numbers, embedding))
+    return " ".join(f"{number:.6g}" for number in embedding)
+
+
 def _plain(value: Any) -> Any:
     """Metadata as JSON has it: text for bytes, lists for arrays, only the length of a long one."""
     if isinstance(value, bytes):
@@ -331,7 +357,8 @@ def _inspection(metadata: dict[str, Any], device: str, report: dict[str, Any]) -
         left = megabytes(report["budget"] - report["memory"]["peak"])
         lines.append(f"At most {megabytes(report['memory']['peak'])} at any time; {left} of the budget are left")
     bound = megabytes(report["arena_lower_bound"])
-    lines.append(f"Arena lower bound {bound}; {report['dispatches_per_token']} dispatches a token")
+    of = "batch of texts" if report["pooling"] else "token"
+    lines.append(f"Arena lower bound {bound}; {report['dispatches_per_token']} dispatches a {of}")
     for phase, dispatches in report.get("plan", {}).items():
         lines += ["", f"{phase}:"]
         lines += [f"  {one_line(d['label'])}: {d['kernel']} {'×'.join(map(str, d['workgroups']))}" for d in dispatches]
@@ -352,6 +379,7 @@ COMMANDS: dict[str, Command] = {
     "tune": tune,
     "tokenize": tokenize,
     "perplexity": perplexity,
+    "embed": embed,
     "inspect": inspect,
     "serve": serve,
     "cache": cache,

@@ -50,7 +50,7 @@ def foretell(args: argparse.Namespace, header: GGUFFile, out: Output) -> None:
     architecture(header)  # what is not supported is named before anything else
     load_tokenizer(header.metadata)
     options = {"n_ctx": args.context, "type_k": args.type_k, "type_v": args.type_v, "checked": True}
-    options["offload"] = args.offload
+    options |= {"offload": args.offload, "pooling": getattr(args, "pooling", None)}
     try:
         plan = plan_model(header, DESKTOP, **options)
     except MemoryBudgetError:

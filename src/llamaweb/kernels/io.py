@@ -29,6 +29,11 @@ class IOLayout:
         """First word of a cross-entropy's results: log-probability (f32) and most likely token, for each row."""
         return self.tokens + 2 * n_ubatch
 
+    def texts(self, n_ubatch: int) -> tuple[int, int]:
+        """First words of what a batch of several texts has: of each token, which text it is of; and the first token of
+        each text, with one past the last token behind them."""
+        return self.tokens + n_ubatch, self.tokens + 2 * n_ubatch
+
     def bytes(self, n_ubatch: int) -> int:
         return 4 * (self.tokens + 4 * n_ubatch)
 
@@ -41,6 +46,11 @@ SUBMITTED = 4  # tokens a submit at most
 TIMER_BYTES = 32  # of the buffers through which timestamps are read, while something is timed
 
 
-def readback_bytes(n_ubatch: int) -> int:
-    """Mappable buffers that belong to the I/O region: the ring of tokens, and the results of a cross-entropy."""
-    return 4 * SUBMITTED * IN_FLIGHT + 8 * n_ubatch
+def results_bytes(n_ubatch: int, embeddings: int = 0) -> int:
+    """The buffer through which the results of a cross-entropy, or so many bytes of embeddings, are read."""
+    return embeddings or 8 * n_ubatch
+
+
+def readback_bytes(n_ubatch: int, embeddings: int = 0) -> int:
+    """Mappable buffers that belong to the I/O region: the ring of tokens, and that of results."""
+    return 4 * SUBMITTED * IN_FLIGHT + results_bytes(n_ubatch, embeddings)

@@ -66,7 +66,9 @@ class Attention:
     work for these alone. None: all. softcap: of scores, c * tanh(score / c); 0: none. temperature (s, n): scores of the
     query at position p are multiplied by 1 + s * log(p // n + 1). sinks: each head has a score that is no position's
     and only takes weight. head_dim_v: of values, and so of results; 0: as of keys. shared: keys and values are an
-    earlier layer's, so that rows are queries alone."""
+    earlier layer's, so that rows are queries alone. texts: words of the I/O region (`IOLayout.texts`) where there is no
+    cache, and a batch is of whole texts. causal: a token sees those before it alone; else a window is half before it
+    and half behind."""
 
     rope: Rope | None
     head_dim: int
@@ -86,6 +88,8 @@ class Attention:
     sinks: bool = False
     head_dim_v: int = 0
     shared: bool = False
+    texts: tuple[int, int] | None = None
+    causal: bool = True
 
     @property
     def of_value(self) -> int:
@@ -236,14 +240,16 @@ def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool 
 def flash_attn(
     attention: Attention, n_tokens: int, profile: DeviceProfile, *, variant: FlashAttn | None = None
 ) -> Launch:
-    """The attention of a batch, behind rope_kv."""
+    """The attention of a batch, behind rope_kv; or of a batch of texts."""
     widths, n_head = attention.widths, attention.n_head
     numbers = "vec4<f32>" if attention.whole_eights else "f32"
     v = variant or tiles.default(widths, n_head, n_tokens, profile)
-    cache = attention.cache("vec4<u32>", "read")
+    cached = [] if attention.texts else attention.cache("vec4<u32>", "read")
     shader = kernel(
         "flash_attn",
-        [arena("qkv", numbers), BATCH, *attention.of_heads, *cache, arena("y", numbers)],
+        [arena("qkv", numbers), BATCH, *attention.of_heads, *cached, arena("y", numbers)],
+        texts=attention.texts,
+        causal=attention.causal,
         queries=v.queries,
         keys=v.keys,
         depth=v.depth,

@@ -31,6 +31,7 @@ TUNED = {
     "decode": ("mul_mat_vec", "flash_attn_vec"),
     "decode_long": ("flash_attn_vec",),
     "prefill": ("mul_mat", "flash_attn"),
+    "embed": ("mul_mat", "flash_attn"),
 }
 
 Variant = MulMatVec | MulMat | FlashAttnVec | FlashAttn

@@ -33,6 +33,7 @@ from llamaweb.operations.mul_mat import mul_mat
 from llamaweb.operations.norm import l2_norm, layer_norm, rms_norm
 from llamaweb.operations.operation import Lowering, Operation
 from llamaweb.operations.output import output_rows, sample
+from llamaweb.operations.pool import pool
 from llamaweb.operations.step import Step
 
 for _module in pkgutil.iter_modules(__path__):
@@ -77,6 +78,7 @@ __all__ = [
     "mul_mat",
     "mul_mat_id",
     "output_rows",
+    "pool",
     "rms_norm",
     "rope",
     "sample",

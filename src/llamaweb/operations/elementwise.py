@@ -18,8 +18,8 @@ Expression = int | float | tuple[Any, ...]
 
 
 def elementwise(g: Graph, expression: Expression, src: tuple[Tensor, ...], name: str) -> Tensor:
-    """An expression over operands, as long as the first; a shorter one repeats along each row, and the row of a weight
-    is every token's."""
+    """An expression over operands, as long as the first; a shorter one repeats along each row, and the first row of
+    a weight is every token's."""
     return g.node("elementwise", name, src[0].shape, src, expression=expression)
 
 

@@ -9,7 +9,8 @@ from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels import flash_attn as tiles
 from llamaweb.kernels import flash_attn_vec as vec
 from llamaweb.kernels import library
-from llamaweb.kernels.cache import width
+from llamaweb.kernels.cache import cache_format, width
+from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import BATCH, PHASES, Launch, arena, kernel
 from llamaweb.kernels.library import Attention
 from llamaweb.kernels.tuner import Shape
@@ -40,19 +41,25 @@ def flash_attn(
     temperature: tuple[float, int] | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """Appends k and v to the layer's cache, and attends causally to it: (n_head * head_dim_v, T).
+    """Appends k and v to the layer's cache, and attends causally to it; or attends within each text of the batch, as
+    the graph's pooling says: (n_head * head_dim_v, T).
 
     head_dim: of q and k. head_dim_v: of v, and of what it gives; 0: as of k. v: None: the first head_dim_v numbers of
     each head of k are its value, too. k: None: keys and values are those of the earlier layer `layer`, of n_head_kv
-    heads. window: how many of the last tokens, itself included, a token sees; 0: all. softcap: of scores,
-    c * tanh(score / c); 0: none. temperature (s, n): scores of the query at position p are multiplied by
-    1 + s * log(p // n + 1). sinks: of each head, a score beside those of the tokens, which has no value and only takes
-    weight.
+    heads. window: how many of the last tokens, itself included, a token sees, or, where it sees those behind it, too,
+    twice how many on each side; 0: all. softcap: of scores, c * tanh(score / c); 0: none. temperature (s, n): scores of
+    the query at position p are multiplied by 1 + s * log(p // n + 1). sinks: of each head, a score beside those of the
+    tokens, which has no value and only takes weight.
     """
     params: dict[str, Any] = {"layer": layer, "head_dim": head_dim, "head_dim_v": head_dim_v or head_dim}
     n_head_kv = k.row // head_dim if k else n_head_kv
     params |= {"n_head_kv": n_head_kv, "scale": scale, "window": window, "softcap": softcap, "temperature": temperature}
     params |= {"shared": k is None, "in_keys": k is not None and v is None}
+    if g.pooling:
+        if k is None:
+            raise UnsupportedError("Embeddings of a model whose layers share keys and values are not supported yet.")
+        del params["layer"]  # which only its cache has
+        params["causal"] = g.pooling.causal
     shape = (q.row // head_dim * (head_dim_v or head_dim), q.rows)
     return g.node("flash_attn", name, shape, tuple(x for x in (q, k, v, sinks) if x), **params)
 
@@ -117,7 +124,10 @@ class _OfCache(Operation):
         """A product with K and one with V, of heads whose cache is bound."""
         c = use.constants
         window = c.get("window") or use.n_past + use.tokens
-        seen = sum(min(use.n_past + i + 1, window) for i in range(use.tokens))
+        if c.get("causal", True):
+            seen = sum(min(use.n_past + i + 1, window) for i in range(use.tokens))
+        else:
+            seen = use.tokens * min(use.tokens, window)
         dims = int(c["head_dim"]) + int(c["head_dim_v"])
         return 2 * dims * int(c["kv_heads"]) * int(c["n_head"]) // int(c["n_head_kv"]) * seen
 
@@ -142,7 +152,8 @@ class RopeKV(_OfCache):
 
 
 class FlashAttn(_OfCache):
-    """Of a batch, and what the graph's attention becomes: q, k and v side by side, the cache written, the attention."""
+    """Of a batch, and what the graph's attention becomes: q, k and v side by side, the cache written, the attention. Of
+    texts there is no cache: it reads q, k and v of the batch."""
 
     name = "flash_attn"
     templates = ("flash_attn",)
@@ -160,10 +171,10 @@ class FlashAttn(_OfCache):
             first += part.row
         qkv = View.of(joint)
         params = {**p, "n_head": sources[0].row // p["head_dim"]}
-        if not p["shared"]:
+        if not p["shared"] and not low.graph.pooling:
             low.emit("rope_kv", node.name.replace("attn", "rope"), {"qkv": qkv}, **params)
         y = low.new(node)
-        if node.rows > 1:
+        if node.rows > 1 or low.graph.pooling:
             low.emit("flash_attn", node.name, {"qkv": qkv, "y": y}, weights, **params)
         elif low.splits == 1:
             low.emit("flash_attn_vec", node.name, {"qkv": qkv, "y": y}, weights, **params)
@@ -218,25 +229,27 @@ class FlashAttnReduce(Operation):
 
 def _attention(step: Step, site: Site) -> Attention:
     p, cache = step.params, site.cache
-    if cache is None:
-        raise UnsupportedError(f"{step.name} has no cache.")
+    places: dict[str, Any]
+    if cache:
+        places = {"n_ctx": cache.rows, "ring": cache.ring, "type_k": cache.k, "type_v": cache.v}
+    else:
+        places = {"n_ctx": step.n_tokens, "texts": IO.texts(site.n_ubatch), "causal": p["causal"]}
+        places |= {"type_k": cache_format("f32", p["head_dim"])}
+        places["type_v"] = None if p["in_keys"] else cache_format("f32", p["head_dim_v"])
     return Attention(
         rope=p.get("rope"),
         head_dim=p["head_dim"],
         n_head=p["n_head"],
         n_head_kv=p["n_head_kv"],
-        n_ctx=cache.rows,
         scale=p["scale"],
         window=p["window"],
-        ring=cache.ring,
         head_eps=p.get("head_eps"),
         norm_behind=p.get("norm_behind", False),
-        type_k=cache.k,
-        type_v=cache.v,
         bound=site.heads,
         softcap=p["softcap"],
         temperature=p["temperature"],
         sinks="sinks" in step.weights,
         head_dim_v=p["head_dim_v"],
         shared=p["shared"],
+        **places,
     )

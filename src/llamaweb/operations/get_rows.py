@@ -7,6 +7,7 @@ from typing import Any
 from llamaweb.ggml import GGMLType
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.formats import Format, format_of, whole_blocks
+from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import BATCH, Launch, arena, kernel, weight
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
 from llamaweb.operations.step import Step
@@ -14,7 +15,9 @@ from llamaweb.operations.step import Step
 
 def get_rows(g: Graph, table: Tensor, name: str, *, of_positions: bool = False) -> Tensor:
     """Rows of `table` (row, N) at the input tokens, or at their positions: (row, n_tokens)."""
-    return g.node("get_rows", name, (table.row, g.n_tokens), (table, g.tokens), of_positions=of_positions)
+    of_texts = of_positions and g.pooling is not None
+    shape = (table.row, g.n_tokens)
+    return g.node("get_rows", name, shape, (table, g.tokens), of_positions=of_positions, of_texts=of_texts)
 
 
 class GetRows(Operation):
@@ -37,7 +40,8 @@ class GetRows(Operation):
         assert m
         by = "position" if p["of_positions"] else "token"
         piece = (m.first, m.rows) if m.rows < m.whole else None
-        return get_rows_kernel(m.format, m.pitch, m.whole, step.n_tokens, by=by, piece=piece, **options)
+        texts = IO.texts(site.n_ubatch) if p["of_texts"] else None
+        return get_rows_kernel(m.format, m.pitch, m.whole, step.n_tokens, by=by, texts=texts, piece=piece, **options)
 
     def moved(self, slot: str, use: Use) -> int:
         size = use.sizes[slot]
@@ -51,12 +55,14 @@ def get_rows_kernel(
     n_tokens: int,
     *,
     by: str = "token",
+    texts: tuple[int, int] | None = None,
     scale: float = 1.0,
     y_lanes: bool = False,
     piece: tuple[int, int] | None = None,
 ) -> Launch:
     """by: what tells the row of the table that a token gets: the "token", its "position" or its "row" in the batch.
-    piece: the first row and how many there are, where a binding holds only some of the table's `rows`."""
+    texts: words of the I/O region (`IOLayout.texts`), where positions are those in each of a batch's texts. piece: the
+    first row and how many there are, where a binding holds only some of the table's `rows`."""
     shader = kernel(
         "get_rows",
         [*weight(format), BATCH, arena("y")],
@@ -65,6 +71,7 @@ def get_rows_kernel(
         k=k,
         rows=rows,
         by=by,
+        texts=texts,
         scale=scale,
         y_lanes=y_lanes,
         piece=piece,

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llamaweb import cache
+from llamaweb.embedding import lines
 from llamaweb.errors import CacheWarning, KernelWarning, LlamaWebError, ModelWarning, said
 from llamaweb.files.storage import load_json, save_json
 from llamaweb.files.url_source import UrlSource
@@ -76,6 +77,15 @@ async def _perplexity(params: dict[str, Any], emit: Emit, file: Any) -> dict[str
         if not math.isfinite(found.perplexity):  # which JSON does not have
             raise LlamaWebError("The perplexity is infinite: the model takes a part of the text for impossible.")
         return {"perplexity": found.perplexity, "tokens": found.tokens}
+
+
+async def _embed(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
+    source = UrlSource(params["file"])
+    texts = lines(await source.read(0, await source.size()))
+    async with await _load_model(params, emit, file) as llm:
+        ids = [llm.tokenize(text) for text in texts]
+        found = await llm.embed(ids, normalize=params["normalize"], progress=_progress(emit))
+        return {"embeddings": [each.tolist() for each in found], "tokens": [*map(len, ids)], **_facts(llm)}
 
 
 async def _bench(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any]:
@@ -191,6 +201,7 @@ _TOLD = (CacheWarning, KernelWarning, ModelWarning)
 _COMMANDS = {
     "run": _run,
     "perplexity": _perplexity,
+    "embed": _embed,
     "bench": _bench,
     "bench_fusions": _bench_fusions,
     "bench_loading": _bench_loading,
@@ -202,7 +213,7 @@ _COMMANDS = {
 
 
 async def _load_model(params: dict[str, Any], emit: Emit, file: Any, **options: Any) -> Llama:
-    names = ("type_k", "type_v", "precision", "memory_budget", "check", "offload")
+    names = ("type_k", "type_v", "precision", "memory_budget", "check", "offload", "pooling")
     options |= {name: params[name] for name in names if params.get(name)}
     options |= {"n_ctx": params.get("context"), "cache": params.get("cache", False), "progress": _progress(emit)}
     with warnings.catch_warnings(record=True) as caught:

@@ -40,7 +40,7 @@ def fit(sizes: Sizes, n_ctx: int, n_ubatch: int) -> tuple[int, int]:
             raise _does_not_fit(sizes, min(LEAST_CONTEXT, sizes.n_ctx_train), least)
     elif sizes.refusal(n_ctx, least):
         raise _does_not_fit(sizes, n_ctx, least)
-    return n_ctx, _largest_batch(sizes, n_ctx, least, min(n_ubatch, n_ctx))
+    return n_ctx, sizes.batch(n_ctx, _largest_batch(sizes, n_ctx, least, min(n_ubatch, n_ctx)))
 
 
 def longest_context(sizes: Sizes, n_ubatch: int) -> int:

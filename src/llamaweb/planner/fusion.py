@@ -26,14 +26,14 @@ _STACKED = (*_PRODUCTS, "mul_mat_id", "mul_mat_id_tiles")  # products of weights
 @dataclass(frozen=True)
 class Steps:
     steps: list[Step]
-    head: int  # the first step that belongs to the logits
-    logits: Value
+    head: int  # the first step that belongs to the logits, or to pooled rows
+    logits: Value  # or embeddings
 
     @classmethod
     def of(cls, steps: list[Step]) -> Steps:
-        head = next(i for i, step in enumerate(steps) if step.head)
-        logits = next(step.values["logits"].value for step in steps if "logits" in step.values)
-        return cls(steps, head, logits)
+        head = next((i for i, step in enumerate(steps) if step.head), len(steps))
+        last = next((step.values["logits"] for step in steps if "logits" in step.values), None)
+        return cls(steps, head, (last or steps[-1].values["y"]).value)
 
 
 def fuse(graph: Graph, attention_splits: int = 1, max_bindings: int = 8, unfused: Set[str] = frozenset()) -> Steps:
@@ -171,6 +171,20 @@ def _alike(norm: Step, other: Step) -> bool:
     same = all(norm.params[name] == other.params[name] for name in ("kind", "eps"))
     scaled = list(norm.weights) == list(other.weights) == ["scale"]
     return len(values) == 1 and same and scaled and "groups" not in other.params
+
+
+def _rotations(program: Program, max_bindings: int) -> None:
+    """rotations of neighbouring parts of one row as one step"""
+    for i, first in program.of("rope"):
+        x = first.values["y"]
+        j, other = next(((at, step) for at, step in program.uses(x.value) if at > i), (i, first))
+        if j == i or other.op != "rope" or other.params != first.params:
+            continue
+        y = other.values["y"]
+        if first.values["x"] == x and other.values["x"] == y and y.first == x.first + x.row:
+            both = View(x.value, x.row + y.row, x.first)
+            program.put(i, None)
+            program.put(j, replace(other, name=f"{first.name}+{other.name}", values={"x": both, "y": both}))
 
 
 def _siblings(program: Program, max_bindings: int) -> None:
@@ -397,6 +411,7 @@ _RULES: dict[str, Rule] = {
     "copies": _copies,
     "siblings": _siblings,
     "norms": _norms,
+    "rotations": _rotations,
     "experts": _experts,
     "epilogue": _epilogue,
     "scale": _scale,

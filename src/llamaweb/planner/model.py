@@ -53,6 +53,7 @@ class Planner:
         precision: str = "high",
         checked: bool = False,
         offload: str = "auto",
+        pooling: str | None = None,
     ) -> None:
         """n_ctx: tokens the cache holds; None: 2,048, or the model's own where that is less; 0: as many as fit, up
         to the model's own. n_ubatch: most tokens of a prefill batch; fewer are taken where the device or the budget
@@ -61,15 +62,14 @@ class Planner:
         (kernels/cache.py). tuned: count what timing kernels takes. unfused: names of FUSIONS that are left out.
         precision: of a batch's products, one of mul_mat.PRECISIONS. checked: count what the self-check takes.
         offload: "embeddings" leaves tables of which rows are looked up by token, and nothing else, with the host;
-        "auto" does so where the budget asks for it, "none" never. Raises UnsupportedError, ContextError or
-        MemoryBudgetError, which says what would fit."""
+        "auto" does so where the budget asks for it, "none" never. pooling: one of POOLINGS, for embeddings; None: the
+        file's. A model that is for these has the phase "embed" alone, whose batch is the context: a text is read at
+        once. Raises UnsupportedError, ContextError or MemoryBudgetError, which says what would fit."""
         if unknown := sorted(set(unfused) - set(FUSIONS)):
             raise UnsupportedError(f"There is no fusion {unknown[0]!r} to leave out; there are {', '.join(FUSIONS)}.")
         n_ctx, n_ubatch, memory_budget = asked(n_ctx, n_ubatch, memory_budget)
-        on_host = offload == "embeddings"
-        options = Options(
-            memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused), precision, checked, on_host
-        )
+        options = Options(memory_budget, logits_all, type_k, type_v, tuned, frozenset(unfused), precision, checked)
+        options = replace(options, offload=offload == "embeddings", pooling=pooling)
         sizes = Sizes(file, profile, options)
         n_ctx = min(USUAL_CONTEXT, sizes.n_ctx_train) if n_ctx is None else n_ctx
         if n_ctx > sizes.n_ctx_train:
@@ -112,6 +112,7 @@ class Planner:
             sizes.options.precision,
             sizes.copies(*at),
             tuple(self._tables.values()),
+            sizes.embeddings(*at),
         )
 
     def _phase(self, name: str, steps: Steps, variants: Variants) -> Phase:

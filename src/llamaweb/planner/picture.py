@@ -53,7 +53,7 @@ def picture(plan: ModelPlan, layouts: dict[str, Layout], name: str = "") -> str:
     _text(svg, _MARGIN, y, f"{told}; point at a part for its name, bytes and steps", "quiet")
     y = _legend(svg, y + 26)
     y = _bars(svg, plan, y + 30)
-    for phase in ("prefill", "evaluate", "decode", "decode_long"):
+    for phase in ("prefill", "evaluate", "decode", "decode_long", "embed"):
         if phase in layouts:
             y = _arena(svg, phase, layouts[phase], plan, y + 34)
     height = y + _MARGIN
@@ -101,7 +101,7 @@ def _parts(plan: ModelPlan) -> dict[str, list[_Part]]:
             label = f"{name}, {weight.format.name} {plane.name}"
             found.setdefault(binding.region, []).append(_Part(label, binding.offset, binding.size))
     caches: dict[tuple[str, int], _Part] = {}
-    for dispatch in plan.phases["decode"].dispatches:
+    for dispatch in plan.phases["decode"].dispatches if "decode" in plan.phases else ():
         for slot, binding in zip(dispatch.kernel.slots, dispatch.bindings, strict=True):
             if slot.name in ("k_cache", "v_cache"):
                 part = _Part(f"{dispatch.label}, {slot.name[0]}", binding.offset, binding.size)

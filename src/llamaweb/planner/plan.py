@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from llamaweb.kernels.formats import Codebook, Format, whole_blocks
-from llamaweb.kernels.io import IN_FLIGHT, SUBMITTED, readback_bytes
+from llamaweb.kernels.io import IN_FLIGHT, SUBMITTED, readback_bytes, results_bytes
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.rope import Rope
 
@@ -129,11 +129,31 @@ class Ring:
 
 
 @dataclass(frozen=True)
+class Embeddings:
+    """What a batch of texts leaves: at most so many rows of `length` numbers, float32, with `pitch` numbers from the
+    beginning of one to that of the next; a text's, or without pooling ("none") a token's. pooling: of POOLINGS."""
+
+    pooling: str
+    length: int
+    pitch: int
+    rows: int
+
+    @property
+    def row_bytes(self) -> int:
+        return 4 * self.pitch
+
+    @property
+    def bytes(self) -> int:
+        return self.row_bytes * self.rows
+
+
+@dataclass(frozen=True)
 class ModelPlan:
     """Everything the executor needs. `regions` are the buffers, in bytes; `arena_lower_bound` is in bytes too.
 
     transient: bytes of buffers that are made for a while beside the regions. memory_budget: bytes that all may take.
     rings: of layers that do not keep the whole context. precision: of a batch's products, of mul_mat.PRECISIONS.
+    embeddings: of a model that gives these and no text: it has the one phase "embed".
     """
 
     n_ctx: int
@@ -144,13 +164,14 @@ class ModelPlan:
     rope_tables: tuple[RopeTable, ...]
     codebooks: Mapping[Codebook, Binding]  # where each is written at load
     arena_lower_bound: int
-    logits: Mapping[str, Binding]  # by phase: where its logits are, float32
+    logits: Mapping[str, Binding]  # by phase: where its logits, or embeddings, are, float32
     transient: int = 0
     memory_budget: int | None = None
     rings: tuple[Ring, ...] = ()
     precision: str = "high"
     copies: int = 0  # of the recurrent states; 0: there are none
     tables: tuple[HostTable, ...] = ()
+    embeddings: Embeddings | None = None
 
     @property
     def memory(self) -> dict[str, int]:
@@ -166,9 +187,19 @@ class ModelPlan:
     @property
     def buffers(self) -> list[tuple[str, int]]:
         """Label and bytes of every buffer: the regions, and apart from "io" what it counts for reading results back."""
-        io = self.regions["io"] - readback_bytes(self.n_ubatch)
         tokens = [("token", 4 * SUBMITTED)] * IN_FLIGHT
-        return [*{**self.regions, "io": io}.items(), *tokens, ("results", 8 * self.n_ubatch)]
+        io = self.regions["io"] - self.readback_bytes
+        return [*{**self.regions, "io": io}.items(), *tokens, ("results", self.results_bytes)]
+
+    @property
+    def results_bytes(self) -> int:
+        """Of the buffer through which results are read."""
+        return results_bytes(self.n_ubatch, self.embeddings.bytes if self.embeddings else 0)
+
+    @property
+    def readback_bytes(self) -> int:
+        """What the I/O region counts for buffers of their own, through which anything is read."""
+        return readback_bytes(self.n_ubatch, self.embeddings.bytes if self.embeddings else 0)
 
     @property
     def kernels(self) -> Iterator[Kernel]:
@@ -185,4 +216,5 @@ class ModelPlan:
 
     @property
     def dispatches_per_token(self) -> int:
-        return len(self.phases["decode"].dispatches)
+        """Or of a batch of texts, where these are embedded."""
+        return len(self.phases["embed" if self.embeddings else "decode"].dispatches)

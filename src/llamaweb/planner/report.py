@@ -15,6 +15,7 @@ def describe(plan: ModelPlan, *, dispatches: bool = False) -> dict[str, Any]:
         "ubatch": plan.n_ubatch,
         "memory": plan.memory,
         "budget": plan.memory_budget,
+        "pooling": plan.embeddings.pooling if plan.embeddings else None,
         "arena_lower_bound": plan.arena_lower_bound,
         "dispatches_per_token": plan.dispatches_per_token,
         "on_host": [table.name for table in plan.tables],

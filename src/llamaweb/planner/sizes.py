@@ -8,6 +8,7 @@ from math import ceil, floor
 from typing import Any
 
 from llamaweb.architectures import architecture
+from llamaweb.architectures.embeddings import pooling_of
 from llamaweb.architectures.metadata import layer_of
 from llamaweb.errors import UnsupportedError, megabytes, short
 from llamaweb.graph import Graph
@@ -25,7 +26,7 @@ from llamaweb.planner.fusion import fuse
 from llamaweb.planner.kv import CacheLayout, lay_out_caches
 from llamaweb.planner.layout import Layout, lay_out
 from llamaweb.planner.memory import align
-from llamaweb.planner.plan import LONG_CONTEXT, HostTable, Ring
+from llamaweb.planner.plan import LONG_CONTEXT, Embeddings, HostTable, Ring
 from llamaweb.planner.quantized import with_quantized
 from llamaweb.planner.states import StateLayout, lay_out_states
 from llamaweb.planner.tables import REGION as TABLES
@@ -51,6 +52,7 @@ class Options:
     precision: str = "high"
     checked: bool = False
     offload: bool = False
+    pooling: str | None = None
 
 
 class Sizes:
@@ -62,6 +64,7 @@ class Sizes:
         self._file = file
         self._family = architecture(file)
         self.hparams = hp = self._family.hyperparameters(file)
+        self.pooling = pooling_of(file, hp, options.pooling)
         self._splits = attention_splits(hp.n_head, profile)
         self._layouts: dict[tuple[int, str, int], Layout] = {}
         for name in (options.type_k, options.type_v):  # known ones, even where there is no attention
@@ -80,7 +83,7 @@ class Sizes:
         return other if other.tables(1) else None
 
     def tables(self, n_ubatch: int) -> tuple[HostTable, ...]:
-        return lay_out_tables(self._layout(1, "last", 1).steps.steps, n_ubatch, self.profile)
+        return lay_out_tables(self._shortest.steps.steps, n_ubatch, self.profile)
 
     def with_cache(self, type: str) -> Sizes:
         """The same with keys and values in another format; raises UnsupportedError."""
@@ -90,14 +93,25 @@ class Sizes:
     def weights(self) -> Weights:
         """All weights: the phases of a model read the same ones."""
         weights = Weights(self.profile)
-        for n_tokens in (1, 2):
-            for step in self._layout(n_tokens, "last", 1).steps.steps:
+        for layout in (self._shortest, self._layout(2, "last", 1)):
+            for step in layout.steps.steps:
                 weights.place(step)
         return weights
 
+    @property
+    def _shortest(self) -> Layout:
+        """Of a single token, from which others differ by its count alone; of texts, which are batches, of two."""
+        return self._layout(2 if self.pooling else 1, "last", 1)
+
+    def batch(self, n_ctx: int, n_ubatch: int) -> int:
+        """Most tokens of a batch: a text whose embedding is wanted is read at once."""
+        return max(n_ctx, 2) if self.pooling else min(n_ubatch, n_ctx)
+
     def layouts(self, n_ctx: int, n_ubatch: int) -> dict[str, Layout]:
         """By phase."""
-        n_ubatch = min(n_ubatch, n_ctx)
+        n_ubatch = self.batch(n_ctx, n_ubatch)
+        if self.pooling:
+            return {"embed": self._layout(n_ubatch, "last", 1)}
         found = {"decode": self._layout(1, "last", 1)}
         if n_ctx > LONG_CONTEXT and self._splits > 1:
             found["decode_long"] = self._layout(1, "last", self._splits)
@@ -110,7 +124,7 @@ class Sizes:
 
     def caches(self, n_ctx: int, n_ubatch: int) -> CacheLayout:
         """A layer with a window keeps that and what a batch, or what is in flight, may run ahead of it."""
-        ahead = max(min(n_ubatch, n_ctx), IN_FLIGHT * SUBMITTED)
+        ahead = max(self.batch(n_ctx, n_ubatch), IN_FLIGHT * SUBMITTED)
         caches = {}
         for layer, cache in self._caches.items():
             window = self._attentions[layer]["window"]
@@ -127,10 +141,12 @@ class Sizes:
 
     @cached_property
     def states(self) -> StateLayout:
-        return lay_out_states(self._layout(1, "last", 1).steps.steps, self.profile)
+        return lay_out_states(self._shortest.steps.steps, self.profile)
 
     def copies(self, n_ctx: int, n_ubatch: int) -> int:
-        """Of the states, as many as the budget leaves room for."""
+        """Of the states, as many as the budget leaves room for; texts whose embeddings are wanted are read but once."""
+        if self.pooling:
+            return 0
         budget = self.options.memory_budget
         if budget is None or not self.states.size:
             return self.states.copies(None)
@@ -143,8 +159,8 @@ class Sizes:
 
     @cached_property
     def _attentions(self) -> dict[int, dict[str, Any]]:
-        """What the attention of each layer that has one is told."""
-        params = (step.params for step in self._layout(1, "last", 1).steps.steps if "layer" in step.params)
+        """What the attention of each layer that has a cache is told."""
+        params = (step.params for step in self._shortest.steps.steps if "layer" in step.params)
         found = {p["layer"]: p for p in params}  # a layer has two such steps where attention is unfused
         return dict(sorted(found.items()))
 
@@ -155,14 +171,22 @@ class Sizes:
 
     def _regions(self, n_ctx: int, n_ubatch: int) -> dict[str, int]:
         """Of those that the context and the batch decide about."""
-        n_ubatch = min(n_ubatch, n_ctx)
+        n_ubatch = self.batch(n_ctx, n_ubatch)
         arena = max(layout.size for layout in self.layouts(n_ctx, n_ubatch).values())
         if self.options.checked:  # which happens in it before it is needed
             arena = max(arena, self._checked(n_ctx, n_ubatch).written)
-        io = IO.bytes(n_ubatch) + readback_bytes(n_ubatch)
+        embeddings = self.embeddings(n_ctx, n_ubatch)
+        io = IO.bytes(n_ubatch) + readback_bytes(n_ubatch, embeddings.bytes if embeddings else 0)
         ends = [table.binding.offset + table.binding.size for table in self.tables(n_ubatch)]
         tables = {TABLES: ends[-1]} if ends else {}
         return {**self.caches(n_ctx, n_ubatch).regions, **tables, "arena": align(arena, 4), "io": io}
+
+    def embeddings(self, n_ctx: int, n_ubatch: int) -> Embeddings | None:
+        """What a batch of texts leaves."""
+        if not self.pooling:
+            return None
+        found = self.layouts(n_ctx, n_ubatch)["embed"].steps.logits
+        return Embeddings(self.pooling.kind, found.row, found.pitch, found.n_tokens)
 
     def transient(self, n_ctx: int, n_ubatch: int) -> int:
         """Bytes of buffers that are made for a while: those of the self-check, or the timer's and what tuning reads a
@@ -186,7 +210,8 @@ class Sizes:
         """What the self-check takes at most in a load."""
         read, written, found = self._checked_kernels
         cached = self._cached(n_ctx, n_ubatch)
-        batch = self.layouts(n_ctx, n_ubatch).get("prefill")
+        layouts = self.layouts(n_ctx, n_ubatch)
+        batch = layouts.get("embed") or layouts.get("prefill")
         quantized = (
             [step.values["y"].value.bytes for step in batch.steps.steps if step.op == "quantize"] if batch else []
         )
@@ -200,7 +225,7 @@ class Sizes:
     def _checked_kernels(self) -> Checked:
         """What does not depend on the context and the batch."""
         batch = self._layout(2, "all" if self.options.logits_all else "last", 1)
-        layouts = [self._layout(1, "last", 1), batch]
+        layouts = [self._shortest, batch]
         return checking.of_kernels([step for layout in layouts for step in layout.steps.steps], self.weights)
 
     @cached_property
@@ -216,7 +241,7 @@ class Sizes:
         for name, ops in TUNED.items():
             if layout := self.layouts(n_ctx, n_ubatch).get(name):
                 results += [step.values["y"] for step in layout.steps.steps if step.op in ops]
-        return TIMER_BYTES + max(4 * y.pitch * min(y.n_tokens, CHECKED_AT_ONCE) for y in results)
+        return TIMER_BYTES + max((4 * y.pitch * min(y.n_tokens, CHECKED_AT_ONCE) for y in results), default=0)
 
     def need(self, n_ctx: int, n_ubatch: int) -> int:
         """Bytes of all buffers together, when they are most."""
@@ -230,7 +255,10 @@ class Sizes:
 
     def refusal(self, n_ctx: int, n_ubatch: int) -> str | None:
         """Why this context with this batch cannot be: the limit that it breaks, with the figures."""
-        name, most = self.profile.name, self.profile.max_buffer_size
+        name, most = self.profile.name, self.profile.max_compute_workgroups_per_dimension
+        if self.pooling and n_ctx > most:
+            return f"A text of {n_ctx} tokens is read at once, but {name} allows batches of {most}"
+        most = self.profile.max_buffer_size
         regions = self.regions(n_ctx, n_ubatch)
         region = max(regions, key=lambda region: regions[region])
         if regions[region] > most:
@@ -247,7 +275,7 @@ class Sizes:
         budget, need = self.options.memory_budget, self.need(n_ctx, n_ubatch)
         if budget is not None and need > budget:
             return (
-                f"A context of {n_ctx} tokens in batches of {min(n_ubatch, n_ctx)} needs {_needed(need)} of GPU "
+                f"A context of {n_ctx} tokens in batches of {self.batch(n_ctx, n_ubatch)} needs {_needed(need)} of GPU "
                 f"memory, but the budget is {_there(budget)}"
             )
         return None
@@ -260,7 +288,7 @@ class Sizes:
     def _layout(self, n_tokens: int, outputs: str, splits: int) -> Layout:
         key = (n_tokens, outputs, splits)
         if key not in self._layouts:
-            graph = Graph(self._file.tensors, n_tokens, outputs)
+            graph = Graph(self._file.tensors, n_tokens, outputs, self.pooling)
             self._family.build(graph, self.hparams)
             if unread := [name for name in graph.unread if layer_of(name) < self.hparams.n_layer]:
                 more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""

@@ -31,7 +31,8 @@ class StateLayout:
         return max(1, most if room is None else min(most, room // self.size))
 
     def regions(self, copies: int) -> dict[str, int]:
-        return {REGION: self.size, COPIES: copies * self.size} if self.size else {}
+        sizes = {REGION: self.size, COPIES: copies * self.size}
+        return {region: size for region, size in sizes.items() if size}
 
 
 def lay_out_states(steps: Iterable[Step], profile: DeviceProfile) -> StateLayout:

@@ -112,6 +112,8 @@ def flash_attn_reduce(kernel: Kernel) -> Case:
 
 def flash_attn(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
+    if c["texts"]:
+        return _of_texts(kernel)
     dim, n_head, first, queries = c["head_dim"], c["n_head"], c["first_kv"], c["queries"]
     group = n_head // c["n_head_kv"]
     seen, h0 = min(2, group), first * group
@@ -137,6 +139,34 @@ def flash_attn(kernel: Kernel) -> Case:
     expected = Expected("y", at, y.reshape(len(tokens), -1).astype(np.float32))
     reach = {"y": 4 * n_tokens * c["y_row"]}
     workgroups = (seen, -(-n_tokens // queries), 1)
+    return Case((Run(kernel, workgroups),), tuple(data), (expected,), reach=reach)
+
+
+def _of_texts(kernel: Kernel) -> Case:
+    """Three texts, one of which goes on in the next tile of queries, and another of one token."""
+    c, random = dict(kernel.constants), rng(kernel)
+    dim, dim_v, n_head, kv_heads = c["head_dim"], c["head_dim_v"], c["n_head"], c["n_head_kv"]
+    seen = min(2, n_head // kv_heads)
+    n_tokens = min(c["queries"] + 3, MOST_TOKENS, c["n_ctx"])
+    begins = np.unique([0, n_tokens // 3, n_tokens // 3 + 1, n_tokens]).astype(np.uint32)
+    text_of = np.repeat(np.arange(len(begins) - 1), np.diff(begins)).astype(np.uint32)
+    q = random.standard_normal((n_tokens, seen, dim), np.float32)
+    k, v = (random.standard_normal((n_tokens, size), np.float32) for size in (dim, dim_v))
+    v = v if c["type_v"] else k[:, :dim_v]
+    places = ((0, q), (n_head * dim, k), *([((n_head + kv_heads) * dim, v)] if c["type_v"] else []))
+    at = 4 * c["qkv_row"] * np.arange(n_tokens)
+    data = [Data("qkv", at + 4 * first, x.reshape(n_tokens, -1)) for first, x in places]
+    data += [batch(n_tokens), *(whole("batch", x, 4 * at) for x, at in zip((text_of, begins), c["texts"], strict=True))]
+    sinks = _sinks(c, random, data)[:seen]
+    y = np.empty((n_tokens, seen, dim_v))
+    for t in range(n_tokens):
+        first, end = begins[text_of[t]], begins[text_of[t] + 1]
+        back = (c["window"] - 1 if c["causal"] else c["window"] // 2) if c["window"] else n_tokens
+        seen_by = slice(max(first, t - back), t + 1 if c["causal"] else min(end, t + back + 1))
+        y[t] = _attended(q[t], k[seen_by], v[seen_by], c, t - int(first), sinks)
+    expected = Expected("y", 4 * c["y_row"] * np.arange(n_tokens), y.reshape(n_tokens, -1).astype(np.float32))
+    workgroups = (seen, -(-n_tokens // c["queries"]), 1)
+    reach = {"qkv": 4 * c["qkv_row"] * n_tokens, "y": 4 * c["y_row"] * n_tokens}
     return Case((Run(kernel, workgroups),), tuple(data), (expected,), reach=reach)
 
 

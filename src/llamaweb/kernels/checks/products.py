@@ -137,9 +137,14 @@ def get_rows(kernel: Kernel) -> Case:
     y = w.dense[tokens] * c["scale"]
     words = batch(len(tokens), n_past=int(tokens[0] + first))
     words.rows[0, -4:][: len(tokens)] = tokens + first
+    data = [words]
+    if c["texts"]:  # of one token each, which begin so far before it that its position is the row, modulo 2**32
+        each = np.arange(len(tokens), dtype=np.uint32)
+        words_of = (each, each - np.uint32(first) - tokens)
+        data += [whole("batch", x, 4 * at) for x, at in zip(words_of, c["texts"], strict=True)]
     expected = whole("y", in_lane_order(y[0]) if c["y_lanes"] else y)
     expected = Expected("y", expected.at, expected.rows.astype(np.float32))
-    return Case((Run(kernel, (1, len(tokens), 1)),), (words,), (expected,), w)
+    return Case((Run(kernel, (1, len(tokens), 1)),), tuple(data), (expected,), w)
 
 
 def _format(constants: dict[str, Any]) -> Format:

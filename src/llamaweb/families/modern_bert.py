@@ -1,0 +1,58 @@
+"""modern-bert: ModernBERT, Granite Embedding R2. An encoder for embeddings with norms before each branch, a rotation of
+halves, windows on both sides in two of three layers, and gate and up in one tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamaweb import operations as ops
+from llamaweb.architectures.blocks import Blocks, Encoder, decoder
+from llamaweb.architectures.metadata import Metadata, rope, windows
+from llamaweb.errors import UnsupportedError, short
+from llamaweb.graph import Graph
+from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.rope import Rope
+
+_UNITS = {"gelu": ops.geglu, "silu": ops.swiglu}
+
+
+@dataclass(frozen=True)
+class ModernBertHyperparameters(Encoder):
+    """windows: of each layer, how many tokens one sees, half of them on each side; 0: all. activation: of _UNITS."""
+
+    n_ff: int
+    activation: str
+    windows: tuple[int, ...]
+    rope: Rope
+    rope_in_window: Rope
+
+
+def hyperparameters(file: GGUFFile) -> ModernBertHyperparameters:
+    meta = Metadata(file)
+    sizes = decoder(file, meta, "layer_norm")
+    activation = meta.text("hidden_activation", "gelu")
+    if activation not in _UNITS:
+        raise UnsupportedError(f"The activation {short(activation)} is not supported; {' and '.join(_UNITS)} are.")
+    all_tokens = rope(meta, "neox", sizes.head_dim)
+    return ModernBertHyperparameters(
+        **vars(sizes),
+        n_ff=meta.count("feed_forward_length"),
+        activation=activation,
+        windows=windows(meta, sizes.n_layer, 3, whole=0),
+        rope=all_tokens,
+        rope_in_window=Rope("neox", all_tokens.n_dims, meta.number("rope.freq_base_swa", 10000.0)),
+    )
+
+
+def build(graph: Graph, hparams: ModernBertHyperparameters) -> None:
+    g, hp, b = graph, hparams, Blocks(graph, hparams)
+    x = b.layer_norm(b.embeddings(), "token_embd_norm")
+    for i, window in enumerate(hp.windows):
+        p = f"blk.{i}."
+        first = i == 0 and not g.has(p + "attn_norm.weight")  # which was just normed
+        h = x if first else b.layer_norm(x, p + "attn_norm")
+        a = b.attention(*b.qkv(h, p), p, hp.rope_in_window if window else hp.rope, window=window)
+        x = ops.add(g, x, a, p + "attn_residual")
+        f = b.wide_feed_forward(b.layer_norm(x, p + "ffn_norm"), p, hp.n_ff, _UNITS[hp.activation])
+        x = ops.add(g, x, f, p + "ffn_residual")
+    ops.pool(g, b.layer_norm(x, "output_norm"))
