@@ -2,6 +2,7 @@
 //   norm:     x is multiplied by norm_weight / rms(x) on the way; the rms is summed along with the products
 //   post_eps: the input is x + post / rms(post) * post_norm_weight, which is kept in `sum` if something else needs it
 //   x_lanes, y_lanes, …: x and y are in lane order (common/lanes.wgsl); weights of norms always are
+//   by:       where another value's numbers begin, of which the epilogue "by_swiglu" or "by_geglu" takes one with each result
 //   epilogue: "store", "add" (y += W x, the residual), "swiglu" or "geglu" (y = silu(gate) * up, or gelu; W is gate above up)
 {% import "common/reduce.wgsl" as r %}
 {% import "common/vec_product.wgsl" as product with context %}

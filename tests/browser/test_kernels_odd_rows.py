@@ -51,6 +51,7 @@ def test_mul_mat_vec(bench: Bench, format: Format, subgroups: bool) -> None:
         (37, 50, {}),
         (2 * 33, 172, {"epilogue": "swiglu", "eps": EPS}),
         (5, 2, {"eps": EPS, "post_eps": 1e-6, "keeps_sum": True}),
+        (11, 70, {"eps": EPS, "post_eps": 1e-6, "sum_scale": True, "epilogue": "by_geglu", "by": 3}),
         (7, 334, {"eps": EPS, "last_row": True}),
     ]
     cases, expected = [], []
@@ -63,9 +64,15 @@ def test_mul_mat_vec(bench: Bench, format: Format, subgroups: bool) -> None:
             post, post_norm = 3 * normal(1, columns), 1 + 0.1 * normal(columns)
             slots |= {"post": guarded(in_rows(post)), "post_norm_weight": in_lane_order(post_norm), "sum": poisoned(k)}
             total = total + rms_normed(post, post_norm, options["post_eps"])
+        if "sum_scale" in options:
+            total = total * np.float32(0.7)
+            slots["sum_scale"] = np.array([0.7], np.float32)
         h = rms_normed(total, norm, EPS) if "eps" in options else total
         y = (h.astype(np.float64) @ weight.dense[:, :columns].astype(np.float64).T)[0]
-        if "epilogue" in options:
+        if "by" in options:
+            slots["by"] = normal(options["by"] + n)
+            y = GLU[options["epilogue"].removeprefix("by_")](y) * slots["by"][options["by"] :]
+        elif "epilogue" in options:
             y = GLU[options["epilogue"]](y[: n // 2]) * y[n // 2 :]
         launch = mul_mat_vec(format, k, n, profile, columns=columns, **options)
         slots["y"] = poisoned(len(y))

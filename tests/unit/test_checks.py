@@ -150,6 +150,8 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         library.flash_attn_vec(replace(attention, head_eps=1e-5, norm_behind=True), profile),
         library.flash_attn_vec(replace(attention, rope=None, head_eps=1e-5), profile),
         mul_mat_vec(q4_0, 96, 80, profile, center_eps=1e-5, norm_bias=True, lane_order=("x",)),
+        mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, epilogue="by_geglu", by=7, factor=0.5),
+        mul_mat_vec(q4_0, 96, 80, profile, post_eps=1e-5, sum_scale=True, keeps_sum=True),
         mul_mat_vec(FORMATS[GGMLType.F16], 96, 80, profile, center_eps=1e-5, columns=70, last_row=True),
         mul_mat_vec(q4_0, 96, 80, profile, epilogue="relu_sqr", factor=0.5, bias=True),
         mul_mat(q4_0, 96, 80, 20, profile, epilogue="gelu", factor=0.5, bias=True, variant=MulMat(32, 32, 16, 16)),

@@ -86,8 +86,8 @@ LAYERS = {
     "granitemoe": {10},
     "qwen2moe": {11},
     "glm4moe": {5, 10},
-    # A norm of values, the embeddings of each layer in five; with another's keys, queries are normed and rotated alone.
-    "gemma4": {11, 12},
+    # A norm of values, the embeddings of each layer in two; with another's keys, queries are normed and rotated alone.
+    "gemma4": {8, 9},
     "gemma4, Q8_0": {8},
     "gemma4, experts": {6, 16},
     "lfm2moe": {7, 8, 10},

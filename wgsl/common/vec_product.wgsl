@@ -46,7 +46,7 @@ fn over_lanes(local: u32, value: f32) -> f32 {
 {# vec4 j of block b of a vector, in lane order or not #}
 {% macro at(j, lanes) %}{{ j ~ "u * NB + b" if lanes else "b * 8u + " ~ j ~ "u" }}{% endmacro %}
 {% macro read(v, j) %}{{ end.read(columns, k, v, "b * 8u + %du" % j) }}{% endmacro %}
-{# Before the input is read: with `post_eps`, it is x + post / rms(post) * post_norm_weight; with `center_eps`, normed to a
+{# Before the input is read: with `post_eps`, it is x + post / rms(post) * post_norm_weight, times sum_scale if there is one; with `center_eps`, normed to a
    mean and a variance #}
 {% macro begin() %}
 {% if post_eps is not none %}
@@ -89,6 +89,9 @@ fn over_lanes(local: u32, value: f32) -> f32 {
 {% if post_eps is not none %}
 {% for j in range(8) %}
     a{{ j }} += {{ read("post[%s]" % at(j, post_lanes), j) }} * post_norm_weight[{{ j }}u * NB + b] * post_scale;
+{% if sum_scale %}
+    a{{ j }} *= sum_scale[0];
+{% endif %}
 {% endfor %}
 {% if keeps_sum %}
     if ({{ first }}) {
@@ -128,6 +131,8 @@ fn over_lanes(local: u32, value: f32) -> f32 {
 {% if glu %}
       let up = acc[{{ i + out_per_group }}] * scale{{ " + bias[OUT + o]" if bias }};
       v = op_{{ epilogue }}(v, up);
+{% elif by is not none %}
+      v = op_{{ epilogue[3:] }}(v, by[{{ by }}u + o]);
 {% elif epilogue not in ("store", "add") %}
       v = op_{{ epilogue }}(v);
 {% endif %}

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from llamaweb.kernels.formats import BLOCK, Format
-from llamaweb.kernels.kernel import BATCH, BIAS, GLU, NORM, Launch, arena, kernel, spread, weight
+from llamaweb.kernels.kernel import BATCH, BIAS, GLU, NORM, Launch, Slot, arena, kernel, spread, weight
 from llamaweb.profile import DeviceProfile
 
 _PACKED_CHUNK = 192  # blocks of activations in workgroup memory …
@@ -98,19 +98,24 @@ def mul_mat_vec(
     center_eps: float | None = None,
     norm_bias: bool = False,
     keeps_sum: bool = False,
+    sum_scale: bool = False,
+    by: int | None = None,
     lane_order: Container[str] = (),
     columns: int = 0,
     variant: MulMatVec | None = None,
 ) -> Launch:
     """y[offset + row] = W x, one token; `eps` asks for the fused rms_norm. W is (k, n) in ggml's order.
 
-    center_eps: the input is layer_norm(x), of this epsilon, with a bias if there is norm_bias. post_eps: it is
-    x + rms_norm(post), of this one; keeps_sum writes it to slot sum. lane_order: slots of
+    center_eps: the input is layer_norm(x), of this epsilon, with a bias if there is norm_bias. post_eps: it is x +
+    rms_norm(post), of this one, times sum_scale if there is one; keeps_sum writes it to slot sum. by: where the
+    numbers begin, in slot by, that an epilogue by_… of a gated linear unit takes as up. lane_order: slots of
     vectors in lane order (wgsl/common/lanes.wgsl), where y is a vector of y_row, or of the rows of W. columns:
     those of the k that come before zeros; 0: all. factor: of what W x and the bias give, before the epilogue."""
     v = variant or default(format, k, n, epilogue, profile)
     slots = [*weight(format), arena("x")]
     slots += [arena("post"), replace(NORM, name="post_norm_weight")] if post_eps is not None else []
+    slots += [Slot("sum_scale", "f32", "read")] if sum_scale else []
+    slots += [arena("by", "f32")] if by is not None else []
     slots += [NORM] if eps is not None or center_eps is not None else []
     slots += [replace(NORM, name="norm_bias")] if norm_bias else []
     slots += [BIAS] if bias else []
@@ -136,6 +141,8 @@ def mul_mat_vec(
         center_eps=center_eps,
         norm_bias=norm_bias,
         keeps_sum=keeps_sum,
+        sum_scale=sum_scale,
+        by=by,
         **{f"{slot}_lanes": slot in lane_order for slot in ("x", "post", "sum", "y")},
         norm=eps is not None,
         eps=eps,
@@ -157,6 +164,8 @@ def mul_mat_vec(
             "center_eps": center_eps,
             "norm_bias": norm_bias,
             "keeps_sum": keeps_sum,
+            "sum_scale": sum_scale,
+            "by": by,
             "lane_order": lane_order,
             "columns": columns,
         }

@@ -37,7 +37,8 @@ class _Product(Operation):
 
     def shape(self, step: Step, site: Site) -> Shape:
         m, p = _matrix(site), step.params
-        epilogue, norms = p.get("epilogue", "store"), ("eps" in p or "center_eps" in p, "post_eps" in p)
+        epilogue = "store" if "by" in step.values else p.get("epilogue", "store")
+        norms = ("eps" in p or "center_eps" in p, "post_eps" in p)
         return Shape(self.name, m.format.name, m.pitch, m.rows, epilogue, *norms, step.n_tokens)
 
     def flops(self, use: Use) -> int:
@@ -54,7 +55,7 @@ class MulMatVec(_Product):
     templates = ("mul_mat_vec", "mul_mat_vec_packed")
     variants = vec.MulMatVec
     in_lanes = frozenset({"x", "post", "sum", "y"})
-    parts = frozenset({"y"})
+    parts = frozenset({"y", "by"})
 
     def _kernel(self, step: Step, site: Site, m: Matrix, common: dict[str, Any]) -> Launch:
         p = step.params
@@ -70,6 +71,8 @@ class MulMatVec(_Product):
             center_eps=p.get("center_eps"),
             norm_bias="norm_bias" in step.weights,
             keeps_sum="sum" in step.values,
+            sum_scale="sum_scale" in step.weights,
+            by=step.values["by"].first + m.first if "by" in step.values else None,
             lane_order=step.lane_order,
             **common,
         )

@@ -257,7 +257,8 @@ def _experts(program: Program, max_bindings: int) -> None:
 
 
 def _epilogue(program: Program, max_bindings: int) -> None:
-    """a gated linear unit within the product of gate and up, a factor or a function behind any product within that"""
+    """a gated linear unit within the product of gate and up, or of the gate alone; a factor or a function behind any
+    product within that"""
     for i, product in program.of(*_STACKED):
         y = product.values["y"]
         j, behind = program.reader(y.value)
@@ -268,9 +269,13 @@ def _epilogue(program: Program, max_bindings: int) -> None:
             case (str(name), 0, 1) if name in GLU:
                 gate, up = behind.values.get("x0"), behind.values.get("x1")
                 half = y.row // 2
-                if (gate, up) != (y.part(0, half), y.part(half, half)) or len(product.weights["w"]) > 2:
+                if (gate, up) == (y.part(0, half), y.part(half, half)) and len(product.weights["w"]) <= 2:
+                    change = {"epilogue": name}
+                elif gate == y and up and _there(program, up, i) and _may_have(product, 1, max_bindings):
+                    product = replace(product, values={**product.values, "by": up})
+                    change = {"epilogue": "by_" + name}
+                else:
                     continue
-                change = {"epilogue": name}
             case ("mul", 0, float(factor)) if behind.values.get("x0") == y:
                 change = {"factor": factor}
             case (str(name), 0) if behind.values.get("x0") == y and not product.params.get("sums"):
@@ -279,6 +284,20 @@ def _epilogue(program: Program, max_bindings: int) -> None:
                 continue
         program.put(j, None)
         program.put(i, replace(product, values={**product.values, "y": behind.values["y"]}).but(**change))
+
+
+def _there(program: Program, view: View, i: int) -> bool:
+    """Whether all of a value is written before step i."""
+    return all(at < i for at, _ in program.writers(view.value))
+
+
+def _may_have(product: Step, more: int, max_bindings: int) -> bool:
+    """Whether a token's product may have so many bindings more."""
+    weight = product.weights["w"][0]
+    format = format_of(weight.type, weight.name)
+    planes = len(format.planes) - 1 + bool(format.codebook)  # beside the first
+    have = len(product.values) + len(product.weights) + planes
+    return product.op == "mul_mat_vec" and have + more <= max_bindings
 
 
 def _scale(program: Program, max_bindings: int) -> None:
@@ -333,12 +352,13 @@ def _last_row(program: Program, max_bindings: int) -> None:
 
 
 def _post_norm(program: Program, max_bindings: int) -> None:
-    """the addition of a normed branch within the product behind it"""
+    """the addition of a normed branch, and a weight that scales it all, within the product behind it"""
     for i, add in program.of("elementwise"):
         if (sides := _normed_sum(program, add)) is None:
             continue
         x, (j, norm) = sides
-        y = add.values["y"]
+        y, scaled = add.values["y"], _scaled_by_weight(program, add)
+        y = scaled[1].values["y"] if scaled else y
         readers = program.readers(y.value)
         at, first = readers[0]
         if y.n_tokens > 1 or first.op != "mul_mat_vec" or first.values["x"] != y:
@@ -347,23 +367,28 @@ def _post_norm(program: Program, max_bindings: int) -> None:
             continue
         if not all(step.op in (*_PRODUCTS, "elementwise") for _, step in readers):
             continue
-        bindings = len(first.values) + len(first.weights) + 2 + _more_planes(first)  # with post and its weight
-        if bindings + 1 > max_bindings:  # and the sum
+        if not _may_have(first, 4 if scaled else 3, max_bindings):  # post and its weight, the sum, and its scale
             continue
-        values = {"x": x, "post": norm.values["x"], "y": first.values["y"]}
-        if len(readers) > 1:
-            values = {"x": x, "post": norm.values["x"], "sum": y, "y": first.values["y"]}
+        values = {**first.values, "x": x, "post": norm.values["x"]} | ({"sum": y} if len(readers) > 1 else {})
         weights = {**first.weights, "post_norm_weight": norm.weights["norm_weight"]}
+        if scaled:
+            weights |= {"sum_scale": next(iter(scaled[1].weights.values()))}
+            program.put(scaled[0], None)
         program.put(i, None)
         program.put(j, None)
         program.put(at, replace(first, values=values, weights=weights).but(post_eps=norm.params["eps"]))
 
 
-def _more_planes(product: Step) -> int:
-    """Bindings of a weight beside its first."""
-    weight = product.weights["w"][0]
-    format = format_of(weight.type, weight.name)
-    return len(format.planes) - 1 + bool(format.codebook)
+def _scaled_by_weight(program: Program, add: Step) -> tuple[int, Step] | None:
+    """The product with a single number of the file that is all that reads a sum."""
+    i, scaled = program.reader(add.values["y"].value)
+    if (
+        scaled is None
+        or scaled.op != "elementwise"
+        or scaled.params["expression"] not in (("mul", 0, 1), ("mul", 1, 0))
+    ):
+        return None
+    return (i, scaled) if [vector.size for (vector,) in scaled.weights.values()] == [1] else None
 
 
 def _sums(add: Step) -> tuple[View, View] | None:

@@ -51,6 +51,9 @@ def mul_mat_vec(kernel: Kernel) -> Case:
         data += [whole("post", in_lane_order(post) if c["post_lanes"] else _in_rows(post[None], k))]
         data += [whole("post_norm_weight", in_lane_order(norm))]
         h = h + rms_normed(post, norm, c["post_eps"])
+    if c["sum_scale"]:
+        h = h * np.float32(1.5)
+        data.append(whole("sum_scale", np.array([1.5], np.float32)))
     if c["keeps_sum"]:
         kept = whole("sum", in_lane_order(h) if c["sum_lanes"] else h)
         expected.append(Expected("sum", kept.at, kept.rows))
@@ -71,7 +74,12 @@ def mul_mat_vec(kernel: Kernel) -> Case:
     if c["bias"]:
         y, bias = _with_bias(y, w, random)
         data.append(bias)
-    y = _results(y[None], rows, c)[0]
+    if c["by"] is None:
+        y = _results(y[None], rows, c)[0]
+    else:
+        up = random.standard_normal(rows, np.float32)
+        data.append(Data("by", np.array([4 * c["by"]]), up[None]))
+        y = evaluated((c["epilogue"].removeprefix("by_"), 0, 1), [y[:rows] * (c["factor"] or 1), up])
     place = np.arange(c["offset"], c["offset"] + rows)
     place = lane_place(place, c["y_row"]) if c["y_lanes"] else place
     if c["epilogue"] == "add":
