@@ -1,5 +1,6 @@
-// Attention of one token, one workgroup for {{ heads }} query heads of one key-value head:{% if not rotated %} norms and rotates q and k, appends
-// k and v to the layer's cache, and{% endif %} attends to all positions{{ " of the window" if window }} with an online softmax. A step has a position for
+// Attention of one token, one workgroup for {{ heads }} query heads of one key-value head:{% if not rotated %}{% if shared %} norms and
+// rotates q, and{% else %} norms and rotates q and k, appends
+// k and v to the layer's cache, and{% endif %}{% endif %} attends to all positions{{ " of the window" if window }} with an online softmax. A step has a position for
 // each invocation: first it asks for values, so that they come while it scores its key for every head; then lanes become
 // columns of V, and groups of them share the positions. Each of the workgroups that share a key-value head rounds the new
 // k and v for itself; the first of them writes the cache. With splits, the positions are shared out among as many
@@ -37,13 +38,14 @@ const PARTS = {{ parts }}u;  // sums that are left when neighbours have added up
 {% set q_at = width + (width_v if type_v else 0) %}
 {% set subgroups = workgroup // subgroup if subgroup else 0 %}
 
+{% set appends = not rotated and not shared %}{# this token's key and value, which are not in the cache yet #}
 {% if not rotated %}
 var<workgroup> head: array<f32, {{ q_at + heads * width }}>;  // k, v and q of this token; k and v as the cache rounds them
 fn head4(at: u32) -> vec4<f32> { return vec4<f32>(head[at], head[at + 1u], head[at + 2u], head[at + 3u]); }
 {% endif %}
 var<workgroup> query: array<vec4<f32>, {{ heads * width // 4 }}>;
 var<workgroup> weight: array<f32, {{ heads * each * groups }}>;
-var<workgroup> partial: array<f32, {{ (heads + 1) * subgroups if subgroup else workgroup }}>;
+var<workgroup> partial: array<f32, {{ (heads + 2) * subgroups if subgroup else workgroup }}>;
 var<workgroup> of_head: array<f32, {{ heads + 1 }}>;
 var<workgroup> norms: array<f32, {{ heads }}>;
 var<workgroup> sums: array<vec4<f32>, {{ parts * heads * width_v // 4 }}>;
@@ -55,7 +57,7 @@ var<workgroup> scales: array<u32, {{ units }}>;
 {% if type_v %}
 {{ v.load("v", width_v, v_unit, v_scales) }}
 {% endif %}
-{% if not rotated %}
+{% if appends %}
 {{ k.store("k", width, k_unit, k_scales, false) }}
 {% if type_v %}
 {{ v.store("v", width_v, v_unit, v_scales, false) }}
@@ -132,7 +134,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% macro at(r) %}select(h * D + {{ r }} * D, k_at, {{ r }} == HEADS){% endmacro %}
 {% macro norm(r, i, behind=false) %}{% if head_eps is not none and behind == norm_behind %} * of_head[{{ r }}] * head_norm[select({{ i }}, D + {{ i }}, {{ r }} == HEADS)]{% endif %}{% endmacro %}
 {% if head_eps is not none %}
-{% for r in range(heads + 1) %}
+{% for r in range(heads + 1 if appends else heads) %}
   var square{{ r }} = 0.0;
   for (var i = lane; i < D; i += WG) {
     let x = qkv[{{ at(r ~ "u") }} + i]{{ " * select(1.0, %s, i - %du < %du)" % (magnitude, offset, n_dims) if norm_behind and magnitude != 1.0 }};
@@ -144,7 +146,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   workgroupBarrier();
 {% endif %}
 {% if mode %}
-  for (var i = lane; i < (HEADS + 1u) * {{ n_dims // 2 }}u; i += WG) {
+  for (var i = lane; i < {{ "(HEADS + 1u)" if appends else "HEADS" }} * {{ n_dims // 2 }}u; i += WG) {
     let row = i / {{ n_dims // 2 }}u;
     let pair = i % {{ n_dims // 2 }}u;
     let p = rope_pair(pair);
@@ -157,16 +159,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
 {% endif %}
 {% if n_dims < head_dim %}
-  for (var i = lane; i < (HEADS + 1u) * {{ head_dim - n_dims }}u; i += WG) {
+  for (var i = lane; i < {{ "(HEADS + 1u)" if appends else "HEADS" }} * {{ head_dim - n_dims }}u; i += WG) {
     let row = i / {{ head_dim - n_dims }}u;
     let j = {{ "rope_rest(i %% %du)" % (head_dim - n_dims) if mode else "i % D" }};
     head[select({{ q_at }}u + row * W, 0u, row == HEADS) + j] = qkv[{{ at("row") }} + j]{{ norm("row", "j", norm_behind) }};
   }
 {% endif %}
-{% if type_v %}
-  for (var i = lane; i < {{ head_dim_v }}u; i += WG) { head[W + i] = qkv[{{ (n_head + n_head_kv) * head_dim }}u + kv * {{ head_dim_v }}u + i]; }
+{% if type_v and appends %}
+  let v_from = {{ (n_head + n_head_kv) * head_dim }}u + kv * {{ head_dim_v }}u;
+{% if v_eps is not none %}
+  var square_v = 0.0;
+  for (var i = lane; i < {{ head_dim_v }}u; i += WG) { square_v += qkv[v_from + i] * qkv[v_from + i]; }
+  let rms_v = inverseSqrt(sum_of(lane, square_v, {{ heads + 1 }}u) / {{ head_dim_v }}.0 + {{ v_eps }});
+{% endif %}
+  for (var i = lane; i < {{ head_dim_v }}u; i += WG) { head[W + i] = qkv[v_from + i]{{ " * rms_v" if v_eps is not none }}; }
 {% endif %}
   workgroupBarrier();
+{% if appends %}
   let writes = h % {{ n_head // n_head_kv }}u == 0u{{ " && end == position + 1u && begin < end" if splits > 1 }};
   for (var i = lane; i < {{ units }}u; i += WG) {
 {% set store = "scales[i] = " if k_unit > 8 or v_unit > 8 else "_ = " %}
@@ -181,9 +190,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 {% endif %}
   }
+{% endif %}
   for (var i = lane; i < HEADS * W4; i += WG) { query[i] = head4({{ q_at }}u + 4u * i) * {{ scale }}{{ score.warm(temperature, "position") }}; }
   workgroupBarrier();
-{% if k_unit > 8 or v_unit > 8 %}
+{% if appends and (k_unit > 8 or v_unit > 8) %}
   if (writes && lane == 0u) {
 {% if k_unit > 8 %}
     for (var i = 0u; i < {{ width // k_unit }}u; i++) { k_scales(rows + cache_row(position), i, scales[i]); }
@@ -232,7 +242,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endmacro %}
   for (var first = begin; first < end; first += WG) {
     let count = min(WG, end - first);
-    let cached = {{ "count" if rotated else "min(count, position - first)" }};  // all, or all but this token itself
+    let cached = {{ "min(count, position - first)" if appends else "count" }};  // all, or all but this token itself
     let last = max(cached, 1u) - 1u;
 {{ ask(0) }}
 {% for j in range(heads) %}
@@ -253,7 +263,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
       }
 {% endfor %}
-{% if not rotated %}
+{% if appends %}
     } else if (lane < count) {
       for (var c = 0u; c < W4; c++) {
         let four = head4(4u * c);
@@ -268,7 +278,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let most{{ j }} = max(top{{ j }}, max_of(lane, score{{ j }}, {{ j }}u));
     let w{{ j }} = select(0.0, exp(score{{ j }} - most{{ j }}), lane < count);
     weight[{{ j }}u * SPAN + lane] = select(0.0, w{{ j }}, lane < cached);
-{% if not rotated %}
+{% if appends %}
     if (lane == cached) { of_head[{{ j }}] = w{{ j }}; }
 {% endif %}
     let fade{{ j }} = exp(top{{ j }} - most{{ j }});
@@ -287,7 +297,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       }
 {% endfor %}
     }
-{% if not rotated %}
+{% if appends %}
     if (cached < count && share == 0u) {
       let v_low = head4({{ v_at }}u + 8u * column);
       let v_high = head4({{ v_at }}u + 8u * column + 4u);

@@ -12,7 +12,7 @@
 const D = {{ head_dim }}u;
 const DV = {{ head_dim_v }}u;
 var<workgroup> head: array<f32, {{ [width, width_v] | max }}>;  // zeros behind the head's values
-{% if head_eps is not none %}
+{% if head_eps is not none or v_eps is not none %}
 var<workgroup> partial: array<f32, {{ workgroup }}>;
 {% endif %}
 {{ cache.helpers(ring) }}
@@ -21,19 +21,17 @@ var<workgroup> partial: array<f32, {{ workgroup }}>;
 {{ v.store("v", width_v, v_unit, v_scales, true) }}
 {% endif %}
 
-{# Norms the head, if there is a norm #}
-{% macro normed() %}
-{% if head_eps is not none %}
+{# Norms the head, if there is a norm; of `size` numbers, times `weight` #}
+{% macro normed(eps=head_eps, size=head_dim, weight=" * head_norm[i + select(0u, D, h >= %du)]" % n_head) %}
+{% if eps is not none %}
     var square = 0.0;
-    for (var i = lane; i < D; i += {{ workgroup }}u) { square += head[i] * head[i]; }
+    for (var i = lane; i < {{ size }}u; i += {{ workgroup }}u) { square += head[i] * head[i]; }
     partial[lane] = square;
     workgroupBarrier();
     var sum = 0.0;
     for (var i = 0u; i < {{ workgroup }}u; i++) { sum += partial[i]; }
-    let norm = inverseSqrt(sum / {{ head_dim }}.0 + {{ head_eps }});
-    for (var i = lane; i < D; i += {{ workgroup }}u) {
-      head[i] *= norm * head_norm[i + select(0u, D, h >= {{ n_head }}u)];
-    }
+    let norm = inverseSqrt(sum / {{ size }}.0 + {{ eps }});
+    for (var i = lane; i < {{ size }}u; i += {{ workgroup }}u) { head[i] *= norm{{ weight }}; }
     workgroupBarrier();
 {% endif %}
 {% endmacro %}
@@ -73,6 +71,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% if norm_behind %}
     workgroupBarrier();
 {{ normed() }}{% endif %}
+{% if v_eps is not none %}
+  } else {
+{{ normed(v_eps, head_dim_v, "") }}{% endif %}
   }
   workgroupBarrier();
   if (h < {{ n_head }}u) {

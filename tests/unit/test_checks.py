@@ -155,6 +155,14 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         mul_mat_vec(FORMATS[GGMLType.F16], 96, 80, profile, center_eps=1e-5, columns=70, last_row=True),
         mul_mat_vec(q4_0, 96, 80, profile, epilogue="relu_sqr", factor=0.5, bias=True),
         mul_mat(q4_0, 96, 80, 20, profile, epilogue="gelu", factor=0.5, bias=True, variant=MulMat(32, 32, 16, 16)),
+        *(
+            library.flash_attn_vec(replace(a, shared=True), profile)
+            for a in (attention, replace(attention, head_eps=1e-5))
+        ),
+        library.flash_attn(replace(attention, shared=True), 8, profile),
+        *(library.flash_attn_vec(replace(attention, head_eps=eps, v_eps=1e-3), profile) for eps in (1e-5, None)),
+        library.rope_kv(replace(attention, head_eps=1e-5, v_eps=1e-3), 8),
+        library.rope_kv(replace(attention, v_eps=1e-3), 8),
         library.rope_kv(attention, 8),
         library.flash_attn(attention, 8, profile),
         library.flash_attn_vec(attention, profile, y_lanes=True),

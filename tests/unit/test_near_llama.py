@@ -86,10 +86,10 @@ LAYERS = {
     "granitemoe": {10},
     "qwen2moe": {11},
     "glm4moe": {5, 10},
-    # A norm of values, the embeddings of each layer in two; with another's keys, queries are normed and rotated alone.
-    "gemma4": {8, 9},
+    # The embeddings of each layer take two; keys that are values, too, two copies.
+    "gemma4": {7},
     "gemma4, Q8_0": {8},
-    "gemma4, experts": {6, 16},
+    "gemma4, experts": {5, 15},
     "lfm2moe": {7, 8, 10},
     "lfm2moe, Q4_0": {8, 10},
     "qwen35moe": {14, 17},

@@ -66,9 +66,9 @@ class Attention:
     work for these alone. None: all. softcap: of scores, c * tanh(score / c); 0: none. temperature (s, n): scores of the
     query at position p are multiplied by 1 + s * log(p // n + 1). sinks: each head has a score that is no position's
     and only takes weight. head_dim_v: of values, and so of results; 0: as of keys. shared: keys and values are an
-    earlier layer's, so that rows are queries alone. texts: words of the I/O region (`IOLayout.texts`) where there is no
-    cache, and a batch is of whole texts. causal: a token sees those before it alone; else a window is half before it
-    and half behind."""
+    earlier layer's, so that rows are queries alone. v_eps: of a norm of each head of values, without a weight; None:
+    there is none. texts: words of the I/O region (`IOLayout.texts`) where there is no cache, and a batch is of whole
+    texts. causal: a token sees those before it alone; else a window is half before it and half behind."""
 
     rope: Rope | None
     head_dim: int
@@ -88,6 +88,7 @@ class Attention:
     sinks: bool = False
     head_dim_v: int = 0
     shared: bool = False
+    v_eps: float | None = None
     texts: tuple[int, int] | None = None
     causal: bool = True
 
@@ -144,6 +145,8 @@ class Attention:
             "ring": self.n_ctx if self.ring else 0,
             "head_eps": self.head_eps,
             "norm_behind": self.norm_behind,
+            "v_eps": self.v_eps,
+            "shared": self.shared,
             "type_k": self.type_k.name,
             "type_v": self.type_v.name if self.type_v else None,
             "k_unit": self.type_k.unit(self.head_dim),

@@ -245,6 +245,7 @@ def _attention(step: Step, site: Site) -> Attention:
         window=p["window"],
         head_eps=p.get("head_eps"),
         norm_behind=p.get("norm_behind", False),
+        v_eps=p.get("v_eps"),
         bound=site.heads,
         softcap=p["softcap"],
         temperature=p["temperature"],

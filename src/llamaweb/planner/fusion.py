@@ -49,27 +49,33 @@ def fuse(graph: Graph, attention_splits: int = 1, max_bindings: int = 8, unfused
 
 def _attention(program: Program, max_bindings: int) -> None:
     """norms of heads, rope and the writing of the cache within a token's attention"""
-    for i, cache in program.of("rope_kv"):
-        _take_in_heads(program, i, cache)
+    for i, _ in program.of("rope_kv"):
+        _take_in_heads(program, i, "qk")
+        _take_in_norm_of_values(program, i)
     for i, attention in program.of("flash_attn_vec"):
+        if attention.params["shared"]:
+            _take_in_heads(program, i, "q")
+            taken = program.at(i)
+            program.put(i, taken.but(writes="rope" in taken.params))
         before = [(j, s) for j, s in program.uses(attention.values["qkv"].value) if s.op == "rope_kv"]
         for j, cache in before:
             program.put(j, None)
-            taken = {**attention.params, **cache.params, "writes": True}
-            program.put(i, replace(attention, weights={**attention.weights, **cache.weights}, params=taken))
+            params = {**attention.params, **cache.params, "writes": True}
+            program.put(i, replace(attention, weights={**attention.weights, **cache.weights}, params=params))
 
 
-def _take_in_heads(program: Program, i: int, cache: Step) -> None:
-    """Into the writing of the cache, what q and k alike went through before they were laid side by side: copies of
-    rotated heads, normed before or behind that or not at all."""
-    copies = [(j, s) for j, s in program.writers(cache.values["qkv"].value) if s.op == "elementwise"][:2]
-    if len(copies) < 2 or any(s.params["expression"] != 0 for _, s in copies):
+def _take_in_heads(program: Program, i: int, parts: str) -> None:
+    """Into the writing of the cache, or into attention to an earlier layer's, what q and k, or q alone, went through
+    alike before they were laid side by side: copies of rotated heads, normed before or behind that or not at all."""
+    step = program.at(i)
+    copies = [(j, s) for j, s in program.writers(step.values["qkv"].value) if s.op == "elementwise"][: len(parts)]
+    if len(copies) < len(parts) or any(s.params["expression"] != 0 for _, s in copies):
         return
-    head_dim = cache.params["head_dim"]
+    head_dim = step.params["head_dim"]
     chains = [_chain_before(program, copy) for _, copy in copies]
     kinds = [[_rotation_or_eps(step, head_dim) for _, step in chain] for chain in chains]
-    alike = 0  # steps at the end of both
-    while alike < min(map(len, kinds)) and kinds[0][-alike - 1] == kinds[1][-alike - 1] is not None:
+    alike = 0  # steps at the end of all
+    while alike < min(map(len, kinds)) and kinds[0][-alike - 1] == kinds[-1][-alike - 1] is not None:
         alike += 1
     chains = [chain[len(chain) - alike :] for chain in chains]
     kinds = [kind[len(kind) - alike :] for kind in kinds]
@@ -84,8 +90,23 @@ def _take_in_heads(program: Program, i: int, cache: Step) -> None:
         program.put(j, replace(copy, values={**copy.values, "x0": chain[0][1].values["x"]}))
         for at, _ in chain:
             program.put(at, None)
-    fused = replace(cache, weights=weights)
+    fused = replace(step, weights={**step.weights, **weights})
     program.put(i, fused.but(rope=rotations[0], head_eps=eps, norm_behind=behind))
+
+
+def _take_in_norm_of_values(program: Program, i: int) -> None:
+    """The same of values, each head of which may be normed without a weight."""
+    step = program.at(i)
+    copies = [(j, s) for j, s in program.writers(step.values["qkv"].value) if s.op == "elementwise"]
+    j, copy = copies[-1]
+    at, norm = program.writer(copy.values["x0"].value)
+    if len(copies) < 3 or norm is None or norm.op != "norm" or norm.weights or norm.params["kind"] != "rms":
+        return
+    alone = copy.values["x0"].whole and len(program.readers(copy.values["x0"].value)) == 1
+    if alone and copy.params["expression"] == 0 and norm.params["size"] == step.params["head_dim_v"]:
+        program.put(at, None)
+        program.put(j, replace(copy, values={**copy.values, "x0": norm.values["x"]}))
+        program.put(i, step.but(v_eps=norm.params["eps"]))
 
 
 def _rotation_or_eps(step: Step, head_dim: int) -> Rope | float | None:

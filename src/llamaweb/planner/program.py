@@ -30,6 +30,12 @@ class Program:
             if step and step.op in ops:
                 yield i, step
 
+    def at(self, i: int) -> Step:
+        """The step at a place that has one."""
+        step = self._steps[i]
+        assert step
+        return step
+
     def uses(self, value: Value) -> list[tuple[int, Step]]:
         found = ((i, self._steps[i]) for i in sorted(self._uses.get(value, ())))
         return [(i, step) for i, step in found if step]

@@ -35,6 +35,7 @@ def rope_kv(kernel: Kernel) -> Case:
     k = _rotated(c, qkv[:, heads + first : heads + first + 1], norms[1], turns, positions)[:, 0]
     at = 4 * (np.arange(n_tokens) * c["qkv_row"] + dim * bound.start)
     expected = [Expected("qkv", at, q.reshape(n_tokens, -1).astype(np.float32)), *_new_rows(c, "k", positions, k)]
+    values = _normed(values, c["v_eps"])
     expected += _new_rows(c, "v", positions, values[:, first]) if c["type_v"] else []
     workgroups = (c["kv_heads"] * (group + (2 if c["type_v"] else 1)), n_tokens, 1)
     return Case((Run(kernel, workgroups),), (*data, *given), tuple(expected))
@@ -67,20 +68,23 @@ def flash_attn_vec(kernel: Kernel) -> Case:
     data = [Data("qkv", 4 * dim * np.array([h0]), q.reshape(1, -1)), batch(1, position)]
     turned, expected = q, []
     filled = position + 1  # behind rope_kv, the token's own row is there already
+    appends = not c["rotated"] and not c["shared"]
     if not c["rotated"]:
-        filled = position
-        data += [Data("qkv", 4 * dim * np.array([n_head + first]), k)]
-        at_v = (n_head + c["n_head_kv"]) * dim + first * c["head_dim_v"]
-        data += [Data("qkv", 4 * np.array([at_v]), v)] if c["type_v"] else []
         given, turns, norms = _rotation(c, random)
         data += given
         at = np.array([position])
         turned = _rotated(c, q[None], norms[0], turns, at)[0]
+    if appends:
+        filled = position
+        data += [Data("qkv", 4 * dim * np.array([n_head + first]), k)]
+        at_v = (n_head + c["n_head_kv"]) * dim + first * c["head_dim_v"]
+        data += [Data("qkv", 4 * np.array([at_v]), v)] if c["type_v"] else []
         k = _rotated(c, k[None], norms[1], turns, at)[0]
+        v = _normed(v, c["v_eps"])
         expected += _new_rows(c, "k", at, k) + (_new_rows(c, "v", at, v) if c["type_v"] else [])
     positions = np.arange(max(position + 1 - (c["window"] or position + 1), 0), filled)
     keys, values = _cached_both(c, positions, random, data)
-    if not c["rotated"]:
+    if appends:
         keys = np.vstack([keys, _as_cached(c, "k", k)])
         values = np.vstack([values, _as_cached(c, "v", v)]) if c["type_v"] else keys[:, : c["head_dim_v"]]
     sinks = _sinks(c, random, data)
@@ -99,6 +103,13 @@ def flash_attn_vec(kernel: Kernel) -> Case:
     else:
         expected.append(_output(c, c["head_dim_v"], heads, y, limit))
     return Case((Run(kernel, (seen // c["heads"], splits, 1)),), tuple(data), tuple(expected))
+
+
+def _normed(values: np.ndarray, eps: float | None) -> np.ndarray:
+    """Each head by its root of the mean square, if there is an epsilon."""
+    if eps is None:
+        return values
+    return np.asarray(values / np.sqrt(np.square(values.astype(np.float64)).mean(-1, keepdims=True) + eps))
 
 
 def flash_attn_reduce(kernel: Kernel) -> Case:
