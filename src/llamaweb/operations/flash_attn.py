@@ -20,7 +20,8 @@ from llamaweb.rope import Rope
 
 
 def rope(g: Graph, x: Tensor, rotation: Rope, head_dim: int, name: str) -> Tensor:
-    """Each head of `head_dim` numbers of x, rotated by its token's position."""
+    """Each head of `head_dim` numbers of x, rotated by its token's position, or in a batch of texts by its place there:
+    only how far tokens of a text are apart counts."""
     return g.node("rope", name, x.shape, (x,), rope=rotation, head_dim=head_dim)
 
 

@@ -159,22 +159,23 @@ def _of_texts(kernel: Kernel) -> Case:
     dim, dim_v, n_head, kv_heads = c["head_dim"], c["head_dim_v"], c["n_head"], c["n_head_kv"]
     seen = min(2, n_head // kv_heads)
     n_tokens = min(c["queries"] + 3, MOST_TOKENS, c["n_ctx"])
-    begins = np.unique([0, n_tokens // 3, n_tokens // 3 + 1, n_tokens]).astype(np.uint32)
-    text_of = np.repeat(np.arange(len(begins) - 1), np.diff(begins)).astype(np.uint32)
+    begins = np.unique([0, n_tokens // 3, n_tokens // 3 + 1, n_tokens])
+    text_of = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
     q = random.standard_normal((n_tokens, seen, dim), np.float32)
     k, v = (random.standard_normal((n_tokens, size), np.float32) for size in (dim, dim_v))
     v = v if c["type_v"] else k[:, :dim_v]
     places = ((0, q), (n_head * dim, k), *([((n_head + kv_heads) * dim, v)] if c["type_v"] else []))
     at = 4 * c["qkv_row"] * np.arange(n_tokens)
     data = [Data("qkv", at + 4 * first, x.reshape(n_tokens, -1)) for first, x in places]
-    data += [batch(n_tokens), *(whole("batch", x, 4 * at) for x, at in zip((text_of, begins), c["texts"], strict=True))]
+    words = zip((text_of, begins), c["texts"], strict=True)
+    data += [batch(n_tokens), *(whole("batch", x.astype(np.uint32), 4 * at) for x, at in words)]
     sinks = _sinks(c, random, data)[:seen]
     y = np.empty((n_tokens, seen, dim_v))
     for t in range(n_tokens):
         first, end = begins[text_of[t]], begins[text_of[t] + 1]
         back = (c["window"] - 1 if c["causal"] else c["window"] // 2) if c["window"] else n_tokens
         seen_by = slice(max(first, t - back), t + 1 if c["causal"] else min(end, t + back + 1))
-        y[t] = _attended(q[t], k[seen_by], v[seen_by], c, t - int(first), sinks)
+        y[t] = _attended(q[t], k[seen_by], v[seen_by], c, t - first, sinks)
     expected = Expected("y", 4 * c["y_row"] * np.arange(n_tokens), y.reshape(n_tokens, -1).astype(np.float32))
     workgroups = (seen, -(-n_tokens // c["queries"]), 1)
     reach = {"qkv": 4 * c["qkv_row"] * n_tokens, "y": 4 * c["y_row"] * n_tokens}
