@@ -87,8 +87,8 @@ DELTA |= {"rope.dimension_sections": [3, 3, 2, 0]}
 RWKV = MEAN | {"embedding_length": 128, "wkv.head_size": 64, "attention.head_count": 0}
 RWKV |= {
     "attention.decay_lora_rank": 20,
-    "attention.iclr_lora_rank": 13,
-    "attention.value_residual_mix_lora_rank": 7,
+    "attention.iclr_lora_rank": 20,
+    "attention.value_residual_mix_lora_rank": 20,
     "attention.gate_lora_rank": 33,
     "attention.head_count_kv": 0,
 }
@@ -425,7 +425,7 @@ MODELS: dict[str, Model] = {
         optional=("*ffn_gate_up_exps.weight", "output.weight"),
     ),
     "qwen3vlmoe": of_graph("qwen3vlmoe", RMS | EXPERTS | {"rope.dimension_sections": [3, 3, 3, 0]}),
-    "rwkv7": of_graph("rwkv7", RWKV | {"feed_forward_length": 150}, optional=UNUSED),
+    "rwkv7": of_graph("rwkv7", RWKV | {"feed_forward_length": 150, "block_count": 2}, optional=UNUSED),
     "rwkv7, Q8_0": of_graph(
         "rwkv7",
         RWKV | {"embedding_length": 192, "feed_forward_length": 96},

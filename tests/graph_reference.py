@@ -197,10 +197,10 @@ class GraphReference:
 
     def _rwkv_wkv7(self, node: Tensor, tokens: list[int], *src: Any) -> np.ndarray:
         p = node.params
-        r, w, k, a, gate, v, *residual = src[:-5]
-        x = np.stack([r, w, k, a, gate, *residual], axis=1)
+        *beside, v = src[: -p["n_vectors"]]
+        of_heads = np.stack([vector.reshape(-1) for vector in src[-p["n_vectors"] :]])
         state = np.zeros((node.row // p["size"], p["size"], p["size"]))
-        return time_mixed(x, v, np.stack([part.reshape(-1) for part in src[-5:]]), state, p["eps"])[0]
+        return time_mixed(np.stack(beside, axis=1), v, of_heads, state, p["eps"])[0]
 
     def _pool(self, node: Tensor, tokens: list[int], x: np.ndarray) -> np.ndarray:
         return pooled(x, [0, len(x)], node.params["kind"])

@@ -8,34 +8,43 @@
 {% set of_x = place if "x" in lanes else "i" %}
 {% set x0 = "%du + " % x[0] if x[0] %}
 {% if norm %}
+{% set each = (n + workgroup - 1) // workgroup %}
 var<workgroup> partial: array<f32, {{ workgroup }}>;
+var<workgroup> sixteenths: array<f32, 16>;
 fn sum_of(lane: u32, value: f32) -> f32 {
   workgroupBarrier();
   partial[lane] = value;
-  for (var half = {{ workgroup // 2 }}u; half > 0u; half >>= 1u) {
-    workgroupBarrier();
-    if (lane < half) { partial[lane] += partial[lane + half]; }
+  workgroupBarrier();
+  if (lane < 16u) {
+    var sum = 0.0;
+    for (var i = 0u; i < {{ workgroup // 16 }}u; i++) { sum += partial[16u * i + lane]; }
+    sixteenths[lane] = sum;
   }
   workgroupBarrier();
-  return partial[0];
+  var sum = 0.0;
+  for (var i = 0u; i < 16u; i++) { sum += sixteenths[i]; }
+  return sum;
 }
 {% endif %}
 
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   const N = {{ n }}u;
-{% if norm == "layer" %}
-  var total = 0.0;
-  for (var i = lane; i < N; i += {{ workgroup }}u) { total += x[{{ x0 }}{{ of_x }}]; }
-  let mean = sum_of(lane, total) / f32(N);
-{% endif %}
 {% if norm %}
-  var square = 0.0;
-  for (var i = lane; i < N; i += {{ workgroup }}u) {
-    let v = x[{{ x0 }}{{ of_x }}]{{ " - mean" if norm == "layer" }};
-    square += v * v;
-  }
-  let factor = inverseSqrt(sum_of(lane, square) / f32(N) + {{ eps }});
+{% for part in range(each) %}
+{% set at = "(lane + %du)" % (part * workgroup) %}
+{% set there = n >= (part + 1) * workgroup %}
+{% set value = "x[%s%s]" % (x0, order.element(at, row) if "x" in lanes else at) %}
+  var v{{ part }} = {{ value if there else "select(0.0, %s, %s < N)" % (value, at) }};
+{% endfor %}
+{% if norm == "layer" %}
+  let mean = sum_of(lane, {% for part in range(each) %}v{{ part }}{{ " + " if not loop.last }}{% endfor %}) / f32(N);
+{% for part in range(each) %}
+  v{{ part }} {{ "-= mean" if n >= (part + 1) * workgroup else "= select(0.0, v%d - mean, lane + %du < N)" % (part, part * workgroup) }};
+{% endfor %}
+{% endif %}
+  let square = sum_of(lane, {% for part in range(each) %}v{{ part }} * v{{ part }}{{ " + " if not loop.last }}{% endfor %});
+  let factor = inverseSqrt(square / f32(N) + {{ eps }});
 {% endif %}
   let i = id.x;
   if (i >= N) { return; }

@@ -38,6 +38,7 @@ from llamaweb.operations.experts import (
 from llamaweb.operations.flash_attn import rope_kernel
 from llamaweb.operations.gated_delta_net import gated_delta_net_kernel
 from llamaweb.operations.get_rows import get_rows_kernel
+from llamaweb.operations.mul_mat_vecs import Product, mul_mat_vecs_kernel
 from llamaweb.operations.norm import Groups, norm_kernel, rms_norm_kernel
 from llamaweb.operations.output import cross_entropy_kernel, sample_kernel
 from llamaweb.operations.pool import pool_kernel
@@ -77,18 +78,24 @@ def naga(profile: DeviceProfile) -> Naga:
     return Naga(profile)
 
 
-WKV = {"x": (5, 672), "v": (128, 640), "y": (3, 160)}
 DELTA = {"alpha": (0, 32), "beta": (3, 32)}
 BOTH = ("scale", "shift")
 HEADS: tuple[dict[str, Any], ...] = (
     {"routed": False},
     {"routed": False, "columns": 70, "x_first": 16, "y_first": 5, "apart": (90, 83), "piece": (120, 80)},
 )
+JOINED = (Product(70, 512, 0, 3), Product(3, 512, 1024, 80, "tanh"), Product(64, 512, 0, 128))
+FLOATS = (
+    Product(40, 70, 0, 0),
+    Product(7, 33, 96, 192, "sigmoid"),
+    Product(50, 300, 192, 64),
+    Product(1, 20, 512, 512),
+)
 
 
 def shapes(profile: DeviceProfile) -> list[Launch]:
     """One of each template, or two."""
-    q4_0, q6_k = FORMATS[GGMLType.Q4_0], FORMATS[GGMLType.Q6_K]
+    q4_0, q4_k, q6_k = (FORMATS[type] for type in (GGMLType.Q4_0, GGMLType.Q4_K, GGMLType.Q6_K))
     attention = library.Attention(Rope("norm", 64), 64, 6, 2, 300, 0.125)
     texts = replace(attention, rope=None, texts=(70, 500), causal=False, type_k=F32, type_v=F32)
     found = [
@@ -136,9 +143,12 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         token_shift_kernel(70, 6, 3, (5, 96), (96, 320)),
         token_shift_kernel(96, 1, 1, (0, 96), (96, 128), center_eps=1e-5, norm_bias=True, lanes=("x", "y")),
         token_shift_kernel(300, 2, 1, (3, 320), (320, 320), eps=1e-5),
-        rwkv_wkv7_kernel(64, 2, 64e-5, WKV),
-        rwkv_wkv7_kernel(20, 3, 64e-5, WKV | {"x": (0, 448), "y": (0, 64)}, mixed=True),
-        rwkv_wkv7_kernel(32, 3, 64e-5, dict.fromkeys("xvy", (0, 0)), mixed=True, lanes=True),
+        *(mul_mat_vecs_kernel(JOINED, (format,) * 3, profile, x_lanes=True) for format in (q4_0, q4_k)),
+        mul_mat_vecs_kernel(FLOATS, tuple(FORMATS[GGMLType[t]] for t in ("F32", "F16", "BF16", "F16")), profile),
+        rwkv_wkv7_kernel(64, 2, 64e-5, 2048, 128),
+        rwkv_wkv7_kernel(20, 3, 64e-5, 960, 64, mixed=True),
+        rwkv_wkv7_kernel(4, 3, 64e-5, 960, 32, alone=True),
+        rwkv_wkv7_kernel(32, 3, 64e-5, 128, 0, mixed=True, lanes=True),
         library.rope_kv(replace(attention, rope=None), 8),
         library.flash_attn(replace(attention, softcap=1.5, temperature=(0.4, 16)), 8, profile),
         library.flash_attn(replace(attention, sinks=True), 8, profile),
@@ -320,6 +330,7 @@ BREAKS = {  # template: a text of its shader, and what makes it wrong
     "gated_delta_net": ("let fade = ", "let fade = 1.01 * "),
     "ssm_scan": ("let fade = ", "let fade = 1.01 * "),
     "ssm_conv": ("= x1;", "= x0;"),
+    "mul_mat_vecs": ("dot(w0.q[3], a3)", "dot(w0.q[3], a2)"),
     "token_shift": ("(before - now)", "(now - before)"),
     "rwkv_wkv7": ("let back = ", "let back = 1.1 * "),
     "rope": ("rope_turn(batch[0u]", "rope_turn(1u + batch[0u]"),

@@ -382,6 +382,7 @@ UNFUSED = {
     "last_row": (0, 0),
     "post_norm": (0, 4),
     "residual": (4, 0),
+    "apart": (0, 0),
 }
 
 

@@ -54,8 +54,8 @@ def nodes(family: str, op: str) -> list[Tensor]:
 
 # Dispatches of layers, where they are not five: a sum where branches are side by side, norms of queries and keys, and
 # scales of products are computed by themselves; a convolution between two gates takes seven, Mamba 2's mixer seven with
-# all that is around it, a delta net with its feed forward eleven, RWKV's two mixers, whose first has eleven products of
-# inputs of their own, 17.
+# all that is around it, a delta net with its feed forward eleven, RWKV's two mixers nine, of which three are the first
+# eleven products.
 LAYERS = {
     "cohere2": {6},
     "olmo2": {6},
@@ -70,7 +70,7 @@ LAYERS = {
     "falcon-h1": {12},
     "falcon-h1, Q8_0": {13},
     "qwen35": {8, 11},
-    "rwkv7": {15, 17},
+    "rwkv7": {9, 10},
     # A norm, the gate, the choice among experts and their two products; beside these, experts that are every token's,
     # whose gate qwen2moe has in one more.
     "llama, experts": {8},

@@ -21,17 +21,24 @@ from tests.families import MODELS
 from tests.tiny import tiny_model
 
 SPEC: Any = MODELS["rwkv7"].spec
+QUANTIZED: Any = MODELS["rwkv7, Q8_0"].spec
 
 
-def header(**changes: Any) -> GGUFFile:
-    return asyncio.run(read_header(BytesSource(tiny_model(replace(SPEC, **changes)))))
+def header(spec: Any = SPEC, **changes: Any) -> GGUFFile:
+    return asyncio.run(read_header(BytesSource(tiny_model(replace(spec, **changes)))))
 
 
-def fused(n_tokens: int) -> list[Step]:
-    file = header()
+def fused(n_tokens: int, file: GGUFFile | None = None, **options: Any) -> list[Step]:
+    file = file or header()
     graph = Graph(file.tensors, n_tokens)
     architecture(file).build(graph, architecture(file).hyperparameters(file))
-    return fuse(graph).steps
+    return fuse(graph, **options).steps
+
+
+def joined(file: GGUFFile, **options: Any) -> list[str]:
+    """The second layer's products that are one dispatch with others, with a + between them."""
+    names = [step.name for step in fused(1, file, **options) if step.op == "mul_mat_vecs"]
+    return [name.replace("blk.1.time_mix_", "") for name in names if name.startswith("blk.1.")]
 
 
 def bound(plan: ModelPlan, phase: str, label: str, slot: str) -> tuple[int, int]:
@@ -43,7 +50,7 @@ def bound(plan: ModelPlan, phase: str, label: str, slot: str) -> tuple[int, int]
 
 @pytest.mark.parametrize(("phase", "row"), [("decode", 512), ("prefill", 12 * 512)])
 def test_products_read_their_part_of_a_token_shift(phase: str, row: int) -> None:
-    plan = plan_model(header(), n_ubatch=12)
+    plan = plan_model(header(), n_ubatch=12, unfused=["apart"])
     begin, size = bound(plan, phase, "blk.1.time_mix_shift", "y")
     assert size == 6 * row
     for i, part in enumerate(("receptance", "w1", "key", "value", "a1", "g1")):
@@ -69,12 +76,46 @@ def test_norms_go_into_the_token_shifts_of_one_token() -> None:
     ]
 
 
+FIRST, SECOND, OTHERS = "v1+w1+a1+g1", "v2+w2+a2+g2", "receptance+key+value"
+
+
+@pytest.mark.parametrize("spec", [SPEC, QUANTIZED], ids=["F32", "Q8_0"])
+def test_products_of_inputs_of_their_own_are_joined(spec: Any) -> None:
+    assert joined(header(spec)) == [FIRST, SECOND, OTHERS]
+    assert joined(header(spec), unfused={"apart"}) == []
+
+
+@pytest.mark.parametrize(
+    ("max_bindings", "expected"), [(8, [FIRST, SECOND, OTHERS]), (5, ["v1+w1+a1", "v2+w2+a2", OTHERS]), (3, [])]
+)
+def test_no_more_are_joined_than_can_be_bound(max_bindings: int, expected: list[str]) -> None:
+    assert joined(header(), max_bindings=max_bindings) == expected
+
+
+def test_quantized_weights_are_joined_in_one_format_alone() -> None:
+    types = {"*mix_key*": "Q4_0", **QUANTIZED.types}
+    assert joined(header(QUANTIZED, types=types)) == [FIRST, SECOND, "receptance+value"]
+
+
 @pytest.mark.parametrize("n_tokens", [1, 5])
 def test_the_values_of_the_first_layer_are_those_of_all(n_tokens: int) -> None:
     steps = fused(n_tokens)
     found = {step.values["v"] for step in steps if step.op == "rwkv_wkv7"}
-    assert found == {next(step.values["y"] for step in steps if step.name == "blk.0.time_mix_value")}
+    (value,) = found
+    assert any(step.name.startswith("blk.0.time_mix_value") and step.writes(value.value) for step in steps)
     assert not any(step.op == "elementwise" for step in steps if step.name.startswith("blk."))
+
+
+@pytest.mark.parametrize("spec", [SPEC, QUANTIZED], ids=["F32", "Q8_0"])
+@pytest.mark.parametrize("left_out", [(), ("apart",), ("copies", "apart")], ids=str)
+def test_each_plane_of_what_the_recurrence_reads_is_written_once(spec: Any, left_out: tuple[str, ...]) -> None:
+    steps = fused(1, header(spec), unfused=set(left_out))
+    for layer, wkv in enumerate(step for step in steps if step.op == "rwkv_wkv7"):
+        value = wkv.values["x"].value
+        writers = [step for step in steps if step.writes(value)]
+        places = [p.y for step in writers for p in step.params.get("products", ())]
+        places += [step.values["y"].at for step in writers if step.op != "mul_mat_vecs"]
+        assert sorted(places) == [i * value.plane_bytes // 4 for i in range(7 if layer else 5)]
 
 
 def test_the_first_layer_may_lack_what_it_does_not_use() -> None:

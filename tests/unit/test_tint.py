@@ -1,4 +1,5 @@
-"""Kernels with subgroup matrices in Chromium's compiler, Tint: software adapters and naga have none."""
+"""Kernels in Chromium's compiler, Tint: with subgroup matrices, which software adapters and naga lack, and with
+functions of formats under other names."""
 
 from __future__ import annotations
 
@@ -6,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.template import wgsl
+from llamaweb.operations.mul_mat_vecs import Product, mul_mat_vecs_kernel
 from llamaweb.profile import DESKTOP, DeviceProfile, SubgroupMatrix
 from tests.dawn import wrong
 from tests.every_kernel import kind, models, tried
@@ -31,6 +34,12 @@ def test_kernels_of_matrix_units_compile(profile: DeviceProfile, every: int) -> 
     assert {dict(kernel.constants)["epilogue"] for kernel in kernels} >= {"store", "add"}
     for kernel, said in zip(kernels, wrong([wgsl(kernel) for kernel in kernels]), strict=True):
         assert said is None, (kernel, said)
+
+
+def test_products_in_one_dispatch_compile_in_every_format() -> None:
+    products = (Product(40, 512, 0, 0), Product(7, 512, 512, 64, "tanh"))
+    kernels = [mul_mat_vecs_kernel(products, (format,) * 2, DESKTOP).kernel for format in FORMATS.values()]
+    assert wrong([wgsl(kernel) for kernel in kernels]) == [None] * len(FORMATS)
 
 
 def test_tint_sees_a_matrix_of_another_type_and_one_that_is_not_a_subgroups() -> None:

@@ -47,11 +47,10 @@ def build(graph: Graph, hparams: RWKV7Hyperparameters) -> None:
     def vector(name: str) -> Tensor:
         return g.weight(name + ".weight", n)
 
-    def low_rank(x: Tensor, name: str, rank: int, function: str = "", *, bias: bool = True) -> Tensor:
+    def low_rank(x: Tensor, name: str, rank: int, function: str = "") -> Tensor:
         x = b.product(x, name + "1", rank)
         x = ops.unary(g, function, x, name + "1_act") if function else x
-        weight = g.weight(name + "2.weight", rank, n)
-        return ops.mul_mat(g, weight, x, name + "2", vector(name + "0") if bias else None)
+        return b.product(x, name + "2", n)
 
     def time_mix(x: Tensor, p: str, first: Tensor | None) -> tuple[Tensor, Tensor]:
         """And the first layer's values."""
@@ -59,9 +58,9 @@ def build(graph: Graph, hparams: RWKV7Hyperparameters) -> None:
         mix = low_rank(v, p + "v", hp.value) if first else None
         r, k, v = (b.product(x, p + part, n) for x, part in ((r, "receptance"), (k, "key"), (v, "value")))
         w, a = low_rank(w, p + "w", hp.decay, "tanh"), low_rank(a, p + "a", hp.iclr)
-        gate = low_rank(gate, p + "g", hp.gate, "sigmoid", bias=False)
-        of_heads = (*(vector(p + name) for name in ("k_k", "k_a", "r_k", "ln")), g.weight(p + "ln.bias", n))
-        residual = (v, mix) if mix else None
+        gate = low_rank(gate, p + "g", hp.gate, "sigmoid")
+        of_heads = (*(vector(p + name) for name in ("w0", "a0", "k_k", "k_a", "r_k", "ln")), g.weight(p + "ln.bias", n))
+        residual = (v, mix, vector(p + "v0")) if mix else None
         first = first or v
         y = rwkv_wkv7(g, (r, w, k, a, gate), first, of_heads, hp.size, _EPS, p + "wkv", residual=residual)
         return b.product(y, p + "output", n), first

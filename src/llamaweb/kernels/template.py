@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from zlib import crc32
@@ -13,9 +14,15 @@ from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Kernel
 
 
+def _of_one(text: str, i: int) -> str:
+    """Functions over the planes of a weight as those of weight `i` of several, which is told in all their names."""
+    names = "|".join(re.findall(r"\bfn (\w+)", text))
+    return re.sub(r"\bw_(?!codes\b)", f"w{i}_", re.sub(rf"\b({names})\b", rf"\1_{i}", text))
+
+
 @cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(asset_dir("wgsl")),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -24,6 +31,8 @@ def _environment() -> jinja2.Environment:
         autoescape=False,
         auto_reload=False,  # else each text asks for the time of each file that it includes
     )
+    environment.filters["of_one"] = _of_one
+    return environment
 
 
 @cache

@@ -107,6 +107,7 @@ def norm_kernel(
 ) -> Launch:
     """kind: "rms", "layer" or "l2". pitches: of x and of y. vectors: slots of weights and biases, if there are; those
     of IN_LANES are, of whole rows, in lane order."""
+    count = sum(group.count for group in groups)
     scale, shift = (next((name for name in vectors if name in names), None) for names in SLOTS)
     slots = [*([] if in_place else [arena("x", "f32")]), *(Slot(name, "f32", "read") for name in vectors)]
     shader = kernel(
@@ -121,9 +122,9 @@ def norm_kernel(
         scale=scale,
         shift=shift,
         lanes=whole_blocks(groups[0].size) if set(vectors) & set(IN_LANES) else 0,
-        workgroup=64,
+        workgroup=256 if count == n_tokens == 1 else 64,  # alone, it has the GPU for itself
     )
-    return Launch(shader, (sum(g.count for g in groups), n_tokens, 1), 1 if n_tokens > 1 else 0)
+    return Launch(shader, (count, n_tokens, 1), 1 if n_tokens > 1 else 0)
 
 
 class RmsNorm(Operation):

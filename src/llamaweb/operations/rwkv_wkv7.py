@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from llamaweb.graph import Graph, Tensor
-from llamaweb.kernels.checks.case import Case, Data, Expected, Run, batch, rng, whole
+from llamaweb.kernels.checks.case import Case, Data, Expected, Run, batch, in_lane_order, rng, whole
 from llamaweb.kernels.kernel import BATCH, Kernel, Launch, Slot, arena, kernel
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
 from llamaweb.operations.step import State, Step, Value, View
 
 _LEAST = 1e-12  # of what a key's length is divided by
 MOST_CHUNK = 8  # tokens at a time, …
-_CHUNK_BYTES = 14 << 10  # … whose numbers workgroup memory holds; it has 16 KiB on any device
+_CHUNK_BYTES = 16 << 10  # … whose numbers workgroup memory holds, as it is on any device
 
 
 def rwkv_wkv7(
@@ -26,43 +26,52 @@ def rwkv_wkv7(
     eps: float,
     name: str,
     *,
-    residual: tuple[Tensor, Tensor] | None = None,
+    residual: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
     """For each token and head of `size` numbers, as v (n, T):
 
-    fade = exp(-exp(-1/2) sigmoid(w)); a = sigmoid(a); kk = k k_k, of length 1; k = k (1 + (a - 1) k_a);
+    fade = exp(-exp(-1/2) sigmoid(w + w_0)); a = sigmoid(a + a_0); kk = k k_k, of length 1; k = k (1 + (a - 1) k_a);
     S = S fade - (S kk) (x) (a kk) + v (x) k; y = (layer_norm(S r) scale + shift + sum(r k r_k) v) gate.
 
-    of_tokens: r, w, k, a and the gate, as v; of_heads: k_k, k_a, r_k, scale and shift (n). eps: of the norm, which is
-    each head's. residual: values of this layer and their mix, as v, which is the first layer's then: in v's place is
-    own + (v - own) sigmoid(mix). S is zero before the first token."""
-    src = (*of_tokens, v, *(residual or ()), *of_heads)
-    return g.node("rwkv_wkv7", name, v.shape, src, size=size, eps=eps, mixed=residual is not None)
+    of_tokens: r, w, k, a and the gate, as v; of_heads: w_0, a_0, k_k, k_a, r_k, scale and shift (n). eps: of the norm,
+    which is each head's. residual: values of this layer and their mix, as v, and v_0 (n); v is the first layer's then,
+    in whose place is own + (v - own) sigmoid(mix + v_0). S is zero before the first token."""
+    own, v_0 = (residual[:2], residual[2:]) if residual else ((), ())
+    of_heads = (*of_heads, *v_0)
+    src = (*of_tokens, *own, v, *of_heads)
+    return g.node("rwkv_wkv7", name, v.shape, src, size=size, eps=eps, n_vectors=len(of_heads))
 
 
 class RwkvWkv7(Operation):
     name = "rwkv_wkv7"
     templates = ("rwkv_wkv7",)
     in_lanes = frozenset({"y"})
-    parts = frozenset({"x", "v", "y"})
 
     def lower(self, node: Tensor, low: Lowering) -> None:
-        """What each token has lies side by side in one value x, but for v, or the first layer's."""
-        p, n = node.params, node.row
-        r, w, k, a, gate, v, *residual = node.src[:-5]
-        beside = (r, w, k, a, gate, *residual)
-        x = View.of(Value(node.name + ".x", len(beside) * n, v.rows, in_blocks=False))
+        """What each token has are planes of one value x, but for v, or the first layer's."""
+        p = node.params
+        *beside, v = node.src[: -p["n_vectors"]]
+        x = Value(node.name + ".x", node.row, v.rows, planes=len(beside))
         for i, part in enumerate(beside):
-            low.copy(low.view(part), x.part(i * n, n), f"{part.name}.beside")
-        values = {"x": x, "v": low.view(v), "y": low.new(node)}
-        state = State(node.name, 4 * n * p["size"])
-        low.emit(self.name, node.name, values, {"of_heads": node.src[-5:]}, state=state, **p)
+            low.copy(low.view(part), View(x, x.row, plane=i), f"{part.name}.beside")
+        values = {"x": View.of(x), "v": low.rows(v), "y": low.new(node)}
+        state = State(node.name, 4 * node.row * p["size"])
+        of_heads = node.src[-p["n_vectors"] :]
+        low.emit(self.name, node.name, values, {"of_heads": of_heads}, state=state, mixed=len(beside) > 5, **p)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
-        p, y = step.params, step.values["y"]
-        places = {slot: (view.first, view.pitch if y.n_tokens > 1 else 0) for slot, view in step.values.items()}
-        lanes = "y" in step.lane_order
-        return rwkv_wkv7_kernel(p["size"], y.row // p["size"], p["eps"], places, mixed=p["mixed"], lanes=lanes)
+        p, x, y = step.params, step.values["x"], step.values["y"]
+        several = y.n_tokens > 1
+        return rwkv_wkv7_kernel(
+            p["size"],
+            y.row // p["size"],
+            p["eps"],
+            x.value.plane_bytes // 4,
+            y.pitch if several else 0,
+            mixed=p["mixed"],
+            lanes="y" in step.lane_order,
+            alone=site.profile.software,
+        )
 
     def flops(self, use: Use) -> int:
         c = use.constants
@@ -77,23 +86,23 @@ class RwkvWkv7(Operation):
     def case(self, kernel: Kernel) -> Case:
         """More tokens than a chunk has, behind others, or one."""
         c, random, n_past = dict(kernel.constants), rng(kernel), 5
-        places = dict(c["places"])
-        n_tokens = c["chunk"] + 1 if c["chunk"] > 1 else 1
+        n_tokens = c["chunk"] + 1 if c["pitch"] else 1
         size, n = c["size"], c["size"] * c["n_head"]
         x = random.standard_normal((n_tokens, 7 if c["mixed"] else 5, n), np.float32)
         v = random.standard_normal((n_tokens, n), np.float32)
-        of_heads = random.standard_normal((5, n), np.float32)
+        of_heads = random.standard_normal((8 if c["mixed"] else 7, n), np.float32)
         state = random.standard_normal((c["n_head"], size, size), np.float32)
         y, after = time_mixed(x, v, of_heads, state.astype(np.float64), c["eps"])
-        at = {slot: 4 * (first + pitch * np.arange(n_tokens)) for slot, (first, pitch) in places.items()}
+        at = 4 * c["pitch"] * np.arange(n_tokens)
+        planes = 4 * c["apart"] * np.arange(x.shape[1])[:, None]
         data = (
-            *(Data("x", at["x"], x.reshape(n_tokens, -1)), Data("v", at["v"], v)),
+            *(Data("x", (planes + at).reshape(-1), np.concatenate(x.swapaxes(0, 1))), Data("v", at, v)),
             *(whole("of_heads", of_heads), batch(n_tokens, n_past), whole("state", state)),
         )
         if c["lanes"]:
-            y = y.reshape(-1, 8, 4).swapaxes(0, 1).reshape(1, -1)
+            y = in_lane_order(y[0])[None]
         expected = (
-            Expected("y", at["y"], y.astype(np.float32)),
+            Expected("y", at, y.astype(np.float32)),
             Expected("state", np.array([0]), after.astype(np.float32).reshape(1, -1)),
         )
         return Case((Run(kernel, (c["n_head"], 1, 1)),), data, expected)
@@ -104,14 +113,14 @@ def time_mixed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """In numpy: y (tokens, n), and the state (n_head, keys, values) behind it. x: (tokens, 5 or 7, n)."""
     n_head, size = state.shape[:2]
-    k_k, k_a, r_k, scale, shift = of_heads.astype(np.float64).reshape(5, n_head, size)
+    w_0, a_0, k_k, k_a, r_k, scale, shift, *v_0 = of_heads.astype(np.float64).reshape(-1, n_head, size)
     each = []
     for row, first in zip(x.astype(np.float64), v.astype(np.float64), strict=True):
         r, w, k, a, gate, *residual = row.reshape(-1, n_head, size)
-        a, fade = _sigmoid(a), np.exp(-np.exp(-0.5) * _sigmoid(w))
+        a, fade = _sigmoid(a + a_0), np.exp(-np.exp(-0.5) * _sigmoid(w + w_0))
         own = first.reshape(n_head, size)
         if residual:
-            own = residual[0] + (own - residual[0]) * _sigmoid(residual[1])
+            own = residual[0] + (own - residual[0]) * _sigmoid(residual[1] + v_0[0])
         kk = k * k_k
         kk /= np.maximum(np.sqrt(np.square(kk).sum(-1, keepdims=True)), _LEAST)
         k = k * (1 + (a - 1) * k_a)
@@ -132,26 +141,30 @@ def rwkv_wkv7_kernel(
     size: int,
     n_head: int,
     eps: float,
-    places: dict[str, tuple[int, int]],
+    apart: int,
+    pitch: int,
     *,
     mixed: bool = False,
     lanes: bool = False,
+    alone: bool = False,
 ) -> Launch:
-    """places: of x, v and y, where the first token's numbers begin, and how far from there the next token's are; 0: it
-    is alone. mixed: x has v of this layer and its mix, and v is the first layer's. lanes: y is in lane order."""
-    slots = [arena("x", "f32"), arena("v", "f32"), Slot("of_heads", "f32", "read"), BATCH]
-    of_token = 4 * 7 * size  # bytes: r, fade, k, kk, a kk, v and y
+    """apart: from a plane of x to the next. pitch: from a token's numbers to the next token's; 0: there is one token.
+    mixed: x has v of this layer and its mix, and v is the first layer's. lanes: y is in lane order. alone: there are no
+    more invocations than columns of a head, as a CPU would have to lay the others aside."""
+    slots = [arena("x"), arena("v"), Slot("of_heads", "vec4<f32>", "read"), BATCH]
+    of_token = 4 * (8 * size + size // 2)  # bytes: r, fade, k, kk, a kk, v, gate, y and sums
     shader = kernel(
         "rwkv_wkv7",
-        [*slots, Slot("state", "f32", "read_write"), arena("y", "f32")],
+        [*slots, Slot("state", "f32", "read_write"), arena("y")],
         size=size,
         n_head=n_head,
         eps=eps,
         least=_LEAST,
+        apart=apart,
+        pitch=pitch,
         mixed=mixed,
         lanes=lanes,
-        places=tuple(sorted(places.items())),
-        chunk=min(max(_CHUNK_BYTES // of_token, 1), MOST_CHUNK) if places["y"][1] else 1,
-        workgroup=size,
+        chunk=min(max(_CHUNK_BYTES // of_token, 1), MOST_CHUNK) if pitch else 1,
+        workgroup=size if alone else 256 // size * size,
     )
     return Launch(shader, (n_head, 1, 1))

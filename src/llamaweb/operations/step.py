@@ -80,6 +80,11 @@ class View:
         return replace(view, row=self.row, first=view.first + self.first, each=self.each, apart=self.apart)
 
     @property
+    def at(self) -> int:
+        """Which number of the value is the first token's first."""
+        return (self.plane or 0) * self.value.plane_bytes // 4 + self.first
+
+    @property
     def whole(self) -> bool:
         return self.row == self.value.row and not self.apart
 

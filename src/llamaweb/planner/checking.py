@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from llamaweb.graph import Tensor
 from llamaweb.kernels.cache import Cache
 from llamaweb.kernels.checks import FOUND
 from llamaweb.kernels.checks.layout import slack
 from llamaweb.kernels.checks.products import FEW, MOST_BYTES, MOST_TOKENS
+from llamaweb.kernels.formats import whole_blocks
 from llamaweb.kernels.kernel import GLU
+from llamaweb.operations.mul_mat_vecs import MOST_ROWS
 from llamaweb.operations.rwkv_wkv7 import MOST_CHUNK
 from llamaweb.operations.step import Step
 from llamaweb.planner.weights import Weights
@@ -48,7 +51,7 @@ def of_kernels(steps: Iterable[Step], weights: Weights) -> Checked:
             found = max(found, state + 4 * tokens * max(rows))
         for weight, _ in weights.place(step):
             if weight is None:
-                vectors = sum(4 * tensor.size for stack in step.weights.values() for tensor in stack)
+                vectors = sum(_bytes(tensor) for stack in step.weights.values() for tensor in stack)
                 read, written = max(read, 8 * max(rows), vectors), max(written, 4 * tokens * sum(rows) + state)
                 continue
             halves = 2 if step.params.get("epilogue") in GLU else 1
@@ -65,6 +68,11 @@ def of_kernels(steps: Iterable[Step], weights: Weights) -> Checked:
             x = min(tokens * x, max(MOST_BYTES, FEW * x))
             written = max(written, made + x + y)
     return Checked(read + slack(12), written + slack(12), max(found, FOUND))
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Of those rows that are there of vectors and of one of several matrices."""
+    return 4 * min(tensor.rows, MOST_ROWS) * whole_blocks(tensor.row)
 
 
 def of_cache(cache: Cache) -> int:

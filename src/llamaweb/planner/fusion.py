@@ -16,7 +16,8 @@ from llamaweb.kernels.kernel import GLU
 from llamaweb.operations import OPERATIONS, lower
 from llamaweb.operations.norm import groups_of
 from llamaweb.operations.step import Step, Value, View
-from llamaweb.planner.program import Program
+from llamaweb.planner.apart import apart
+from llamaweb.planner.program import Program, reads_parts
 from llamaweb.rope import Rope
 
 _PRODUCTS = ("mul_mat_vec", "mul_mat")
@@ -235,17 +236,7 @@ def _stackable(program: Program, product: Step, other: Step) -> bool:
     y, z = product.values["y"], other.values["y"]
     if not y.whole or not z.whole:
         return y.value is z.value and y.first + y.row == z.first
-    return all(_reads_parts(program, view.value) for view in (y, z))
-
-
-def _reads_parts(program: Program, value: Value) -> bool:
-    """Whether all that reads a value could as well read a part of a row."""
-    return all(
-        slot in OPERATIONS[step.op].parts
-        for _, step in program.readers(value)
-        for slot, view in step.values.items()
-        if view.value is value
-    )
+    return all(reads_parts(program, view.value) for view in (y, z))
 
 
 def _stack(program: Program, products: list[tuple[int, Step]]) -> None:
@@ -465,13 +456,15 @@ _RULES: dict[str, Rule] = {
     "last_row": _last_row,
     "post_norm": _post_norm,
     "residual": _residual,
+    "apart": apart,
 }
 FUSIONS = {name: rule.__doc__ or "" for name, rule in _RULES.items()}
 
 
 def _in_lane_order(steps: list[Step]) -> list[Step]:
     """Marks in params["lane_order"] the slots of values that products of one token read, where all kernels can."""
-    inputs = [v for s in steps if s.op == "mul_mat_vec" for slot, v in s.values.items() if slot in ("x", "post")]
+    products = [step for step in steps if step.op in ("mul_mat_vec", "mul_mat_vecs")]
+    inputs = [view for step in products for slot, view in step.values.items() if slot in ("x", "post")]
     read = {view.value for view in inputs if view.n_tokens == 1}
     uses = [(s, slot, view.value) for s in steps for slot, view in s.values.items()]
     plain = {value for s, slot, value in uses if slot not in OPERATIONS[s.op].in_lanes}

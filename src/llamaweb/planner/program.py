@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from llamaweb.operations import OPERATIONS
 from llamaweb.operations.step import Step, Value, View
 
 
@@ -71,3 +72,13 @@ class Program:
         for i, step in self.uses(value):
             moved = {slot: v.within(view) if v.value is value else v for slot, v in step.values.items()}
             self.put(i, replace(step, values=moved))
+
+
+def reads_parts(program: Program, value: Value) -> bool:
+    """Whether all that reads a value could as well read a part of a row."""
+    return all(
+        slot in OPERATIONS[step.op].parts
+        for _, step in program.readers(value)
+        for slot, view in step.values.items()
+        if view.value is value
+    )

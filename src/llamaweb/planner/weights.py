@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from math import gcd
 
@@ -16,6 +17,7 @@ from llamaweb.planner.plan import Binding, RopeTable, Slice, WeightPlan
 from llamaweb.profile import DeviceProfile
 from llamaweb.rope import Rope
 
+_ONE_OF_MANY = re.compile(r"w\d+")  # slots of matrices that one dispatch reads
 _LANE_ORDER = ("norm_weight", "norm_bias", "post_norm_weight")  # wgsl/common/lanes.wgsl
 
 
@@ -37,9 +39,12 @@ class Weights:
         """What a step reads besides values and caches, by the kernel's slot: once, or piece by piece where a binding
         does not hold its weight. The weight is the matrix or the table, if the step has one."""
         shared: dict[str, Binding] = {}
-        for slot, vectors in step.weights.items():
-            if slot not in ("w", "bias"):
-                shared[slot] = self._vector(vectors, lane_order=slot in _LANE_ORDER)
+        for slot, tensors in step.weights.items():
+            if _ONE_OF_MANY.fullmatch(slot):
+                (whole,) = self._matrix(tensors, halves=1)
+                shared |= self._planes(slot, whole)
+            elif slot not in ("w", "bias"):
+                shared[slot] = self._vector(tensors, lane_order=slot in _LANE_ORDER)
         if step.params.get("rope"):
             shared["phases"] = self.rope(step.params["rope"])
         if "w" not in step.weights:
@@ -47,11 +52,14 @@ class Weights:
         pieces = self._matrix(step.weights["w"], halves=2 if step.params.get("epilogue") in GLU else 1)
         placed: list[tuple[WeightPlan | None, dict[str, Binding]]] = []
         for piece, bias in zip(pieces, self._biases(step, pieces), strict=True):
-            bound = {f"w_{p.name}": b for p, b in zip(piece.format.planes, piece.planes, strict=True)}
-            if piece.format.codebook:
-                bound["w_codes"] = self.codebook(piece.format.codebook)
-            placed.append((piece, {**shared, **bound, **bias}))
+            placed.append((piece, {**shared, **self._planes("w", piece), **bias}))
         return placed
+
+    def _planes(self, slot: str, weight: WeightPlan) -> dict[str, Binding]:
+        """And the codes of its format."""
+        bound = {f"{slot}_{p.name}": b for p, b in zip(weight.format.planes, weight.planes, strict=True)}
+        codes = weight.format.codebook
+        return bound | ({"w_codes": self.codebook(codes)} if codes else {})
 
     def _matrix(self, tensors: tuple[Tensor, ...], halves: int) -> list[WeightPlan]:
         """Tensors that are stacked along their rows, in as many pieces as bindings ask for. halves: 2 where a result
