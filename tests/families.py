@@ -6,6 +6,7 @@ llama.cpp's logits (`tests/unit/test_golden_families.py`), which `tests/golden/m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,12 @@ GEMMA4 = {
     "feed_forward_length": [90, 90, 90, 90, 90, 180, 180],
     "embedding_length_per_layer_input": 0,
     "final_logit_softcapping": 4.0,
+}
+GEMMA3N = HEADS_OF_16 | {"attention.sliding_window": 9, "attention.layer_norm_rms_epsilon": 1e-5}
+GEMMA3N |= {"rope.freq_base": 1e5}
+# … whose 22 layers are many for rounding to stay small, unless each one's part is
+SMALL_BRANCHES = {
+    f"blk.{i}.{name}_norm.weight": [0.25] * 64 for i in range(22) for name in ("post", "post_attention", "post_ffw")
 }
 FREQS = [1.0] * 6 + [1e30] * 10
 ROWS = {"attention.kv_lora_rank": 34, "rope.dimension_count": 10, "expert_shared_count": 1}  # attended to
@@ -252,6 +259,26 @@ MODELS: dict[str, Model] = {
         | {"block_count": 26, "leading_dense_block_count": 25, "rope.scaling.factor": 4.0},
         "Q8_0",
         optional=UNTIED,
+    ),
+    # llama.cpp has ten layers with few open gates and twenty with keys of their own, whatever the file tells.
+    "gemma3n": of_graph(
+        "gemma3n",
+        GEMMA3N
+        | {"attention.sliding_window_pattern": [True, False, True], "feed_forward_length": 91}
+        | {"embedding_length": 40, "attention.head_count": 3, "attention.head_count_kv": 1},
+        limit=GELU,
+    ),
+    "gemma3n, with shared keys": of_graph(
+        "gemma3n",
+        GEMMA3N
+        | EVEN
+        | {"block_count": 22, "attention.sliding_window_pattern": [i % 5 < 4 and i < 21 for i in range(22)]}
+        | {"attention.shared_kv_layers": 2, "activation_sparsity_scale": [1.6448536] * 10 + [-math.inf] * 12},
+        "Q8_0",
+        types=dict.fromkeys(IN_FLOATS, "F32") | {"*altup_*": "F32", "*altup_*proj.weight": "F16", "*laurel_*": "F16"},
+        optional=("blk.2?.attn_[kv].weight", "blk.2?.attn_k_norm.weight"),
+        more=SMALL_BRANCHES,
+        limit=GELU,
     ),
     "gemma4": of_graph(
         "gemma4",

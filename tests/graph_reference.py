@@ -21,7 +21,10 @@ from llamaweb.kernels.checks.experts import routed
 from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource, FileSource, Source
+from llamaweb.operations.altup import corrected as corrected_streams
+from llamaweb.operations.altup import predicted, stacked
 from llamaweb.operations.gated_delta_net import corrected
+from llamaweb.operations.gaussian_geglu import gated
 from llamaweb.operations.pool import pooled
 from llamaweb.operations.rwkv_wkv7 import time_mixed
 from llamaweb.operations.ssm_scan import scanned
@@ -191,6 +194,20 @@ class GraphReference:
     def _token_shift(self, node: Tensor, tokens: list[int], x: np.ndarray, lerp: np.ndarray) -> np.ndarray:
         before = np.concatenate([np.zeros((1, x.shape[1])), x[:-1]])
         return x + (before - x) * lerp.reshape(-1, 1, x.shape[1])
+
+    def _altup_stack(self, node: Tensor, tokens: list[int], x: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return stacked(x, others)
+
+    def _altup_predict(self, node: Tensor, tokens: list[int], x: np.ndarray, *src: Any) -> np.ndarray:
+        norm, route, coef, *branch = src
+        return predicted(x, (norm, route, coef), node.params["eps"], *branch)
+
+    def _altup_correct(self, node: Tensor, tokens: list[int], x: np.ndarray, *src: Any) -> np.ndarray:
+        y, *router, scale = src
+        return corrected_streams(x, y, router, scale, node.params["eps"])
+
+    def _gaussian_geglu(self, node: Tensor, tokens: list[int], gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+        return gated(gate, up, node.params["deviations"])
 
     def _plane(self, node: Tensor, tokens: list[int], x: np.ndarray) -> np.ndarray:
         return x[node.params["plane"]]

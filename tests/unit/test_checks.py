@@ -27,6 +27,7 @@ from llamaweb.kernels.template import wgsl
 from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource
+from llamaweb.operations.altup import altup_kernel, altup_stack_kernel
 from llamaweb.operations.elementwise import Operand, elementwise_kernel
 from llamaweb.operations.experts import (
     mul_mat_id_kernel,
@@ -37,6 +38,7 @@ from llamaweb.operations.experts import (
 )
 from llamaweb.operations.flash_attn import rope_kernel
 from llamaweb.operations.gated_delta_net import gated_delta_net_kernel
+from llamaweb.operations.gaussian_geglu import gaussian_geglu_kernel
 from llamaweb.operations.get_rows import get_rows_kernel
 from llamaweb.operations.mul_mat_vecs import Product, mul_mat_vecs_kernel
 from llamaweb.operations.norm import Groups, norm_kernel, rms_norm_kernel
@@ -149,6 +151,14 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         rwkv_wkv7_kernel(20, 3, 64e-5, 960, 64, mixed=True),
         rwkv_wkv7_kernel(4, 3, 64e-5, 960, 32, alone=True),
         rwkv_wkv7_kernel(32, 3, 64e-5, 128, 0, mixed=True, lanes=True),
+        altup_stack_kernel(70, 4, 8, {"x": (5, 96), "others": (3, 224), "y": (96, 320)}),
+        altup_stack_kernel(300, 2, 1, {"x": (0, 320), "others": (0, 320), "y": (0, 320)}),
+        altup_kernel(70, 4, 8, {"x": (96, 320), "y": (96, 320)}, 1e-5),
+        altup_kernel(300, 3, 1, {"x": (0, 320), "branch": (5, 320), "y": (0, 320)}, 1e-5),
+        altup_kernel(70, 2, 8, {"x": (96, 320), "activated": (3, 96), "y": (96, 320)}, 1e-5),
+        altup_kernel(300, 4, 1, {"x": (0, 320), "activated": (0, 320), "y": (0, 320)}, 0.5),
+        gaussian_geglu_kernel(91, 8, 1.65, {"gate": (3, 192), "up": (96, 192), "y": (0, 96)}, beside=True),
+        gaussian_geglu_kernel(320, 1, 0.5, {"gate": (0, 320), "up": (5, 352), "y": (0, 320)}, lanes=True),
         library.rope_kv(replace(attention, rope=None), 8),
         library.flash_attn(replace(attention, softcap=1.5, temperature=(0.4, 16)), 8, profile),
         library.flash_attn(replace(attention, sinks=True), 8, profile),
@@ -333,6 +343,9 @@ BREAKS = {  # template: a text of its shader, and what makes it wrong
     "mul_mat_vecs": ("dot(w0.q[3], a3)", "dot(w0.q[3], a2)"),
     "token_shift": ("(before - now)", "(now - before)"),
     "rwkv_wkv7": ("let back = ", "let back = 1.1 * "),
+    "altup": ("op_tanh(partial", "1.01 * op_tanh(partial"),
+    "altup_stack": ("* lengths.x", "* lengths.y"),
+    "gaussian_geglu": ("let cutoff = ", "let cutoff = 0.1 + "),
     "rope": ("rope_turn(batch[0u]", "rope_turn(1u + batch[0u]"),
     "rope_kv": ("rope_turn(position,", "rope_turn(position + 1u,"),
     "sample": ("747796405u", "747796407u"),

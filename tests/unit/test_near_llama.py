@@ -90,6 +90,9 @@ LAYERS = {
     "gemma4": {7},
     "gemma4, Q8_0": {8},
     "gemma4, experts": {5, 15},
+    # Streams, predicted and corrected, a branch of low rank, a sum of four, and the same; few open gates take one more.
+    "gemma3n": {18},
+    "gemma3n, with shared keys": {17, 18},
     "lfm2moe": {7, 8, 10},
     "lfm2moe, Q4_0": {8, 10},
     "qwen35moe": {14, 17},

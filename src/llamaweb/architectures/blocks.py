@@ -182,6 +182,23 @@ class Blocks:
         """The layer's attention and the product behind it; options of `attend`."""
         return self.product(self.attend(q, k, v, p, rope, **options), p + "attn_output", self._sizes.n_embd)
 
+    def normed_attention(
+        self, x: Tensor, p: str, rope: Rope, *, cache: int, keyed: bool = False, **options: Any
+    ) -> Tensor:
+        """The layer's attention over x and the product behind it, with heads of queries, keys and values normed. cache:
+        the layer whose keys and values these are, itself or an earlier one. keyed: values are the keys before their
+        norm. options: of ops.flash_attn."""
+        s = self._sizes
+        q = self.product(x, p + "attn_q", s.n_head * s.head_dim)
+        if cache != layer_of(p):
+            a = self.attend_to(cache, self.norm(q, p + "attn_q_norm", s.head_dim), p, rope, **options)
+        else:
+            k = self.product(x, p + "attn_k", s.n_head_kv * s.head_dim)
+            v = k if keyed else self.product(x, p + "attn_v", s.n_head_kv * s.head_dim)
+            v = ops.rms_norm(self._graph, v, None, s.eps, p + "attn_v_norm", size=s.head_dim)
+            a = self.attend(*self.head_norms(q, k, p), v, p, rope, **options)
+        return self.product(a, p + "attn_output", s.n_embd)
+
     def gated(self, x: Tensor, p: str, n_ff: int, unit: Gated, of: str = "") -> Tensor:
         """unit(gate(x), up(x)), `n_ff` values wide; unit: ops.swiglu or ops.geglu. of: what names end in."""
         gate, up = (self.product(x, f"{p}ffn_{part}{of}", n_ff) for part in ("gate", "up"))

@@ -215,3 +215,20 @@ def windows(meta: Metadata, n_layer: int, pattern: int, *, whole: int = -1) -> t
     else:
         raise ModelFileError(f"{meta.prefix}.attention.sliding_window_pattern is no number, nor one for each layer.")
     return tuple(window if inside else 0 for inside in within)
+
+
+def caches(meta: Metadata, windows: tuple[int, ...], shared: int = 0) -> tuple[int, ...]:
+    """Of each layer, the one whose keys and values it reads: its own, or, of the last `attention.shared_kv_layers`,
+    those of the last one before them that has a window, or none, as it has. shared: how many, unless the file tells."""
+    n_layer = len(windows)
+    n_own = n_layer - int(meta.number("attention.shared_kv_layers", shared))
+    if n_own < min(n_layer, 2):
+        raise ModelFileError(f"Of {n_layer} layers, {n_own} have keys of their own; convert the model again.")
+    found = tuple(i if i < n_own else n_own - (2 if window else 1) for i, window in enumerate(windows))
+    for i, cache in enumerate(found):
+        if windows[i] != windows[cache]:
+            raise ModelFileError(
+                f"Layer {i} is to read the keys and values of layer {cache}, whose window differs; convert the model "
+                "again."
+            )
+    return found

@@ -4,12 +4,12 @@ token for each layer, last layers that read the keys and values of earlier ones,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
 from llamaweb.architectures.experts import Experts, experts, optional_count
-from llamaweb.architectures.metadata import Metadata, rope, windows, with_factors
+from llamaweb.architectures.metadata import Metadata, caches, rope, windows, with_factors
+from llamaweb.architectures.per_layer import own_branch, own_embeddings
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor
 from llamaweb.model.gguf_file import GGUFFile
@@ -52,12 +52,8 @@ def hyperparameters(file: GGUFFile) -> Gemma4Hyperparameters:
     in_window = meta.count("attention.key_length_swa", sizes.head_dim)
     n_dims = meta.count("rope.dimension_count_swa", in_window, largest=in_window)
     of_window = Rope("neox", n_dims, meta.number("rope.freq_base_swa", of_all.base, least=1))
-    n_cached = sizes.n_layer - optional_count(meta, "attention.shared_kv_layers")
-    if n_cached < sizes.n_layer and n_cached < 2:
-        raise ModelFileError(f"Of {sizes.n_layer} layers, {n_cached} have keys of their own; convert the model again.")
-    found = []
-    for i, window in enumerate(windows(meta, sizes.n_layer, 6)):
-        cache = i if i < n_cached else n_cached - (2 if window else 1)
+    found, each = [], windows(meta, sizes.n_layer, 6)
+    for i, (window, cache) in enumerate(zip(each, caches(meta, each), strict=True)):
         head_dim, rotation = (in_window, of_window) if window else (sizes.head_dim, of_all)
         found.append(Layer(cache, head_dim, heads_kv[i], n_ffs[i], window, rotation))
     for i, layer in enumerate(found):
@@ -78,11 +74,12 @@ def hyperparameters(file: GGUFFile) -> Gemma4Hyperparameters:
 def build(graph: Graph, hparams: Gemma4Hyperparameters) -> None:
     g, hp, whole = graph, hparams, Blocks(graph, hparams)
     x = ops.scale(g, whole.embeddings(), hp.n_embd**0.5, "embd_scaled")
-    own = _own_embeddings(g, x, whole, hp) if hp.n_own else None
+    own = own_embeddings(g, x, whole, hp, hp.n_own) if hp.n_own else None
     for i, layer in enumerate(hp.layers):
         p = f"blk.{i}."
         b = Blocks(g, replace(hp, head_dim=layer.head_dim, n_head_kv=layer.n_head_kv))
-        a = _attention(g, b, b.norm(x, p + "attn_norm"), p, hp, layer)
+        h, keyed = b.norm(x, p + "attn_norm"), not g.has(p + "attn_v.weight")
+        a = b.normed_attention(h, p, layer.rope, cache=layer.cache, keyed=keyed, scale=1.0, window=layer.window)
         x = ops.add(g, x, b.norm(a, p + "post_attention_norm"), p + "attn_residual")
         f = b.feed_forward(b.norm(x, p + "ffn_norm"), p, layer.n_ff, ops.geglu)
         if hp.experts and g.has(p + "ffn_gate_inp.weight"):
@@ -91,37 +88,10 @@ def build(graph: Graph, hparams: Gemma4Hyperparameters) -> None:
             )
         x = ops.add(g, x, b.norm(f, p + "post_ffw_norm"), p + "ffn_residual")
         if own:
-            gate = b.product(x, p + "inp_gate", hp.n_own)
-            of_layer = ops.view(g, own, i * hp.n_own, hp.n_own, p + "inp_own")
-            y = b.product(ops.geglu(g, gate, of_layer, p + "inp_glu"), p + "proj", hp.n_embd)
-            x = ops.add(g, x, b.norm(y, p + "post_norm"), p + "inp_residual")
+            x = ops.add(g, x, own_branch(g, x, own, b, p, hp.n_own), p + "inp_residual")
         if scale := g.optional_weight(p + "layer_output_scale.weight", 1):
             x = ops.mul(g, x, scale, p + "out_scaled")
     whole.logits(x, cap=hp.cap)
-
-
-def _own_embeddings(g: Graph, x: Tensor, b: Blocks, hp: Gemma4Hyperparameters) -> Tensor:
-    """Of each token, an embedding for each layer: a table's and what x is projected to."""
-    width = hp.n_layer * hp.n_own
-    table = g.weight("per_layer_token_embd.weight", width, hp.n_vocab)
-    rows = ops.scale(g, ops.get_rows(g, table, "own_embd"), hp.n_own**0.5, "own_embd_scaled")
-    projected = ops.scale(g, b.product(x, "per_layer_model_proj", width), hp.n_embd**-0.5, "own_proj_scaled")
-    projected = b.norm(projected, "per_layer_proj_norm", hp.n_own)
-    return ops.elementwise(g, ("mul", ("add", 0, 1), 0.5**0.5), (projected, rows), "own")
-
-
-def _attention(g: Graph, b: Blocks, x: Tensor, p: str, hp: Gemma4Hyperparameters, layer: Layer) -> Tensor:
-    d = layer.head_dim
-    options: dict[str, Any] = {"scale": 1.0, "window": layer.window}
-    q = b.product(x, p + "attn_q", hp.n_head * d)
-    if p != f"blk.{layer.cache}.":
-        a = b.attend_to(layer.cache, b.norm(q, p + "attn_q_norm", d), p, layer.rope, **options)
-    else:
-        k = b.product(x, p + "attn_k", layer.n_head_kv * d)
-        v = b.product(x, p + "attn_v", layer.n_head_kv * d) if g.has(p + "attn_v.weight") else k
-        v = ops.rms_norm(g, v, None, hp.eps, p + "attn_v_norm", size=d)
-        a = b.attend(*b.head_norms(q, k, p), v, p, layer.rope, **options)
-    return b.product(a, p + "attn_output", hp.n_embd)
 
 
 def _experts(g: Graph, b: Blocks, x: Tensor, p: str, e: Experts, eps: float) -> Tensor:

@@ -116,7 +116,7 @@ class Elementwise(Operation):
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         y = step.values["y"]
-        seen = {y.value: "y"}
+        seen = {(y.value, y.plane): "y"}
         operands = {}
         for slot in sorted({*step.values, *step.weights} - {"y"}):
             if slot in step.weights:
@@ -124,7 +124,8 @@ class Elementwise(Operation):
                 operands[slot] = Operand(slot, repeats=row if row < y.row else 0)
             else:
                 x = step.values[slot]
-                operands[slot] = _operand(seen.setdefault(x.value, slot), x, y.row, slot in step.lane_order)
+                bound = seen.setdefault((x.value, x.plane), slot)
+                operands[slot] = _operand(bound, x, y.row, slot in step.lane_order)
         result = _operand("y", y, y.row, "y" in step.lane_order)
         expression, last = step.params["expression"], step.params.get("last_row", False)
         return elementwise_kernel(expression, y.row, y.n_tokens, operands, result, set(step.weights), last_row=last)
