@@ -10,6 +10,7 @@ from test_llama_tiny import LIMIT, N_UBATCH, PROMPT, TOKENS, forward
 
 from llamaweb.planner import FUSIONS
 from tests.families import MODELS
+from tests.forced import FORCED, LEAST, TINY
 from tests.reference import nmse
 from tests.tiny import tiny_model
 
@@ -40,6 +41,25 @@ def test_logits_are_the_same_where_tables_are_on_the_host(page: Page, name: str)
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.spec.type == "F32"])
 def test_logits_are_the_same_where_nothing_is_fused(page: Page, name: str) -> None:
     check(page, name, unfused=list(FUSIONS))
+
+
+async def likeliest(data, ids):
+    """Behind each of the tokens."""
+    from llamaweb.llama import Llama
+
+    llm = await Llama.load(data, n_ctx=256, n_ubatch=64, logits_all=True, tune="off")
+    try:
+        return (await llm.log_probabilities(ids))[1]
+    finally:
+        await llm.close()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tokens_that_llama_cpp_chose_are_the_likeliest(page: Page, name: str) -> None:
+    forced = FORCED[name]
+    assert len(forced.chosen) == 128
+    likely = page.run(likeliest, data=tiny_model(MODELS[name].spec), ids=forced.ids)
+    assert forced.agreement(likely) >= LEAST
 
 
 async def turns(data, prompt, stop_after):

@@ -16,6 +16,7 @@ import pytest
 from browser_page import Page
 from packed_path import close_packed, load_packed
 
+from tests.forced import FORCED, LEAST
 from tests.models import gemma3_path
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -132,3 +133,13 @@ def test_the_packed_dots_16_bits_are_as_good_as_float32(page: Page, evaluated: d
     assert np.exp(np.mean(exact_p) - np.mean(log_p)) == pytest.approx(1, abs=1e-3)  # the ratio of perplexities
     np.testing.assert_allclose(log_p, exact_p, atol=0.02)
     assert np.mean(top == exact_top) >= 0.99
+
+
+def test_tokens_that_llama_cpp_chose_are_the_likeliest(page: Page, loaded: dict) -> None:
+    forced = FORCED["the gemma3 of the tests"]
+
+    async def evaluate(ids):
+        return (await llm.log_probabilities(ids))[1]  # noqa: F821
+
+    assert len(forced.chosen) == 128
+    assert forced.agreement(page.run(evaluate, ids=forced.ids)) >= LEAST

@@ -15,6 +15,7 @@ import pytest
 from browser_page import Page
 from packed_path import close_packed, load_packed
 
+from tests.forced import FORCED, LEAST
 from tests.models import smollm2_path
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -211,3 +212,13 @@ def test_a_prompt_longer_than_the_context_is_refused_in_a_sentence(page: Page, l
 
     with pytest.raises(ContextError, match="513 tokens, but the context holds 512"):
         page.run(too_long)
+
+
+def test_tokens_that_llama_cpp_chose_are_the_likeliest(page: Page, loaded: dict) -> None:
+    forced = FORCED["the smollm2 of the tests"]
+
+    async def evaluate(ids):
+        return (await llm.log_probabilities(ids))[1]  # noqa: F821
+
+    assert len(forced.chosen) == 128
+    assert forced.agreement(page.run(evaluate, ids=forced.ids)) >= LEAST

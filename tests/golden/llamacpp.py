@@ -184,29 +184,54 @@ def embedding(path: Path, tokens: Sequence[int]) -> np.ndarray:
     return _computed(path, tokens, found, embeddings=True)
 
 
-def _computed(path: Path, tokens: Sequence[int], found: Callable[..., np.ndarray], *, embeddings: bool) -> np.ndarray:
-    """A copy of what is found of a model behind one batch."""
+def greedy(path: Path, prompt: Sequence[int], count: int) -> list[int]:
+    """The tokens that follow a prompt, each the likeliest behind those before it; of the file as it is, whose products
+    round activations to 8 bits."""
+
+    def found(llama: Any, model: Any, context: Any) -> np.ndarray:
+        n_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
+        tokens, of_last = [], len(prompt)
+        for at in range(len(prompt), len(prompt) + count):
+            rows = np.ctypeslib.as_array(llama.llama_get_logits(context), (of_last, n_vocab))
+            tokens.append(int(rows[-1].argmax()))
+            of_last = 1
+            _decode(llama, context, tokens[-1:], at)
+        return np.array(tokens)
+
+    return list(map(int, _computed(path, prompt, found, embeddings=False, n_ctx=len(prompt) + count)))
+
+
+def _computed(
+    path: Path, tokens: Sequence[int], found: Callable[..., np.ndarray], *, embeddings: bool, n_ctx: int = 0
+) -> np.ndarray:
+    """A copy of what is found of a model behind one batch. n_ctx: that its context holds; 0: the batch."""
     llama = library()
     model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
     if not model:
         raise ValueError(f"llama.cpp does not load {path}")
-    n = len(tokens)
     params = llama.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = n
+    params.n_ctx = params.n_batch = params.n_ubatch = n_ctx or len(tokens)
     params.n_threads = params.n_threads_batch = 1
     params.type_k = params.type_v = GGMLType.F32
     params.flash_attn_type = 0  # never: it rounds queries to f16
     params.embeddings = embeddings
     context = llama.llama_init_from_model(model, params)
-    batch = llama.llama_batch_init(n, 0, 1)
-    batch.n_tokens = n
-    for i, token in enumerate(tokens):
-        batch.token[i], batch.pos[i], batch.logits[i] = token, i, 1
-        batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-    if llama.llama_decode(context, batch):
+    if not _decode(llama, context, tokens, 0):
         raise ValueError(f"llama.cpp does not compute {path}")
     values = found(llama, model, context).copy()
-    llama.llama_batch_free(batch)
     llama.llama_free(context)
     llama.llama_model_free(model)
     return values
+
+
+def _decode(llama: Any, context: Any, tokens: Sequence[int], first: int) -> bool:
+    """One batch, from a position on, with the logits of all its tokens."""
+    n = len(tokens)
+    batch = llama.llama_batch_init(n, 0, 1)
+    batch.n_tokens = n
+    for i, token in enumerate(tokens):
+        batch.token[i], batch.pos[i], batch.logits[i] = token, first + i, 1
+        batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+    failed = llama.llama_decode(context, batch)
+    llama.llama_batch_free(batch)
+    return not failed
