@@ -9,7 +9,8 @@ import numpy as np
 import wgpu
 
 from llamaweb.kernels.checks import cases, chains
-from llamaweb.kernels.checks.layout import Laid, lay_out
+from llamaweb.kernels.checks.case import Case
+from llamaweb.kernels.checks.layout import lay_out
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.kernels.template import wgsl
 from tests.naga import Naga
@@ -19,13 +20,12 @@ _USAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage
 
 def wrong(naga: Naga, kernels: Sequence[Kernel], text: Callable[[Kernel], str] = wgsl) -> list[Kernel]:
     """The last kernels of the chains that compute something else than they should; `text` gives a kernel's shader."""
-    return [
-        chain[-1] for chain in chains(kernels) if not all(_holds(naga, lay_out(case), text) for case in cases(chain))
-    ]
+    return [chain[-1] for chain in chains(kernels) if not all(holds(naga, case, text) for case in cases(chain))]
 
 
-def _holds(naga: Naga, laid: Laid, text: Callable[[Kernel], str]) -> bool:
-    device = naga.device
+def holds(naga: Naga, case: Case, text: Callable[[Kernel], str] = wgsl) -> bool:
+    """Whether the kernels of a case leave what they must."""
+    device, laid = naga.device, lay_out(case)
     buffers = [device.create_buffer(size=max(size, 256), usage=_USAGE) for size in laid.bytes]
     for where, part in laid.writes:
         for at, row in zip(part.at, part.rows, strict=True):

@@ -188,7 +188,7 @@ class GraphReference:
     def _ssm_scan(self, node: Tensor, tokens: list[int], xbc: np.ndarray, dt: np.ndarray, *vectors: Any) -> np.ndarray:
         p = node.params
         dt_bias, a, d = (vector.reshape(-1) for vector in vectors)
-        state = np.zeros((p["n_head"], p["d_state"], p["head_dim"]))
+        state = np.zeros((p["n_head"], p["head_dim"], p["d_state"]))
         return scanned(xbc, dt, dt_bias, a, d, state, p["head_dim"], p["d_state"], p["n_group"])[0]
 
     def _token_shift(self, node: Tensor, tokens: list[int], x: np.ndarray, lerp: np.ndarray) -> np.ndarray:

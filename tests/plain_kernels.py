@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from llamaweb.kernels.formats import whole_blocks
 from llamaweb.kernels.kernel import Launch
-from llamaweb.operations.elementwise import Operand, elementwise_kernel
+from llamaweb.operations.elementwise import elementwise_kernel
+from llamaweb.operations.operand import Operand
 
 
 def glu(kind: str, n: int, n_tokens: int) -> Launch:

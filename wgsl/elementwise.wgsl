@@ -1,15 +1,8 @@
 // An expression, number by number: y = {{ expression }}
-{% import "common/lanes.wgsl" as order %}
 {% import "common/functions.wgsl" as f %}
+{% import "common/operand.wgsl" as operand %}
 {% include "common/bindings.wgsl" %}
 {{ f.functions }}
-{# Where number i of token t of an operand is #}
-{% macro place(o) %}
-{%- set i = "(i %% %du)" % o.repeats if o.repeats else "i" %}
-{%- set i = "%s / %du * %du + %s %% %du" % (i, o.each, o.apart, i, o.each) if o.each else i %}
-{%- set at = "(%s + %du)" % (i, o.first) if o.first else "(%s)" % i %}
-{{- "t * %du + " % o.pitch if o.pitch }}{{ order.element(at, o.lanes) if o.lanes else at }}
-{%- endmacro %}
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.x;
@@ -20,7 +13,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let t = id.y;
 {% endif %}
 {% for name, o in operands %}
-  let v{{ loop.index0 }} = {{ o.slot }}[{{ place(o) }}];
+  let v{{ loop.index0 }} = {{ operand.number(o) }};
 {% endfor %}
-  y[{{ place(y) }}] = {{ f.of(expression) }};
+  {{ operand.number(y) }} = {{ f.of(expression) }};
 }

@@ -1,61 +1,91 @@
-// The gated delta rule: one workgroup a head, an invocation for each column of its matrix, which it holds in registers while
-// it goes through the tokens; keys and queries come through workgroup memory
+// The gated delta rule: one workgroup for a head and {{ columns }} columns of its matrix, of which {{ parts }} invocations share each and hold it
+// in registers; it goes through the tokens, {{ chunk }} at a time: first what all columns need of these is made, at last the sums
+{% import "common/four.wgsl" as four %}
+{% import "common/operand.wgsl" as operand %}
 {% include "common/bindings.wgsl" %}
-{% set at = dict(places) %}
-const S = {{ size }}u;
-const WG = {{ workgroup }}u;
-var<workgroup> key: array<f32, {{ size }}>;
-var<workgroup> query: array<f32, {{ size }}>;
-var<workgroup> squares: array<vec2<f32>, {{ workgroup }}>;
-
+{% set at = dict(operands) %}
+{% set workgroup = columns * parts %}
+{% set S4 = (size + 3) // 4 %}
+{% set held = fours * parts %}
+var<workgroup> key: array<vec4<f32>, {{ chunk * held }}>;  // of any length, as queries are
+var<workgroup> query: array<vec4<f32>, {{ chunk * held }}>;
+var<workgroup> squares: array<vec2<f32>, {{ chunk * held }}>;
+var<workgroup> value: array<f32, {{ chunk * columns }}>;
+var<workgroup> scales: array<vec4<f32>, {{ chunk }}>;  // fade, trust, and what makes key and query as long as they are to be
+var<workgroup> told: array<f32, {{ 2 * workgroup }}>;  // of a token, and of the next
+var<workgroup> sums: array<f32, {{ chunk * workgroup }}>;
+{{ four.declare("qkv", size, 4 * held) }}
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let h = group.x;
   let pair = {{ "h / %du" % (n_head // n_key) if grouped else "h %% %du" % n_key }};
   let n_tokens = batch[{{ io.n_tokens }}u];
   let begins = batch[{{ io.n_past }}u] == 0u;
-  let column = min(lane, S - 1u);
-  let of_head = h * S * S + column;  // neighbours hold neighbours
-  var s: array<f32, {{ size }}>;
-  for (var i = 0u; i < S; i++) { s[i] = select(state[of_head + i * S], 0.0, begins); }
-  for (var t = 0u; t < n_tokens; t++) {
-    let row = t * {{ at["qkv"][1] }}u + {{ at["qkv"][0] }}u;
-    var q = 0.0;
-    var k = 0.0;
-    if (lane < S) {
-      q = qkv[row + pair * S + lane];
-      k = qkv[row + ({{ n_key }}u + pair) * S + lane];
+  let first_column = group.y * {{ columns }}u;
+  let column = lane / {{ parts }}u;
+  let part = lane % {{ parts }}u;
+  let mine = first_column + column < {{ size }}u;
+  let kept = (h * {{ size }}u + first_column + column) * {{ S4 }}u + part;
+{% for j in range(fours) %}
+  var s{{ j }} = vec4<f32>();
+  if (mine && !begins{{ " && part < %du" % (S4 - j * parts) if (j + 1) * parts > S4 }}) { s{{ j }} = state[kept + {{ j * parts }}u]; }
+{% endfor %}
+  for (var first = 0u; first < n_tokens; first += {{ chunk }}u) {
+    let count = min({{ chunk }}u, n_tokens - first);
+    for (var u = lane; u < count * {{ held }}u; u += {{ workgroup }}u) {
+      let here = (first + u / {{ held }}u) * {{ at["qkv"].pitch }}u + {{ at["qkv"].first }}u + pair * {{ size }}u;
+      let q = four(here, u % {{ held }}u * 4u);
+      let k = four(here + {{ n_key * size }}u, u % {{ held }}u * 4u);
+      query[u] = q;
+      key[u] = k;
+      squares[u] = vec2<f32>(dot(q, q), dot(k, k));
     }
-    squares[lane] = vec2<f32>(q * q, k * k);
-    for (var half = WG / 2u; half > 0u; half >>= 1u) {
+    for (var u = lane; u < count * {{ columns }}u; u += {{ workgroup }}u) {
+      let t = first + u / {{ columns }}u;
+      let i = {{ 2 * n_key * size }}u + h * {{ size }}u + min(first_column + u % {{ columns }}u, {{ size - 1 }}u);
+      value[u] = {{ operand.number(at["qkv"]) }};
+    }
+    workgroupBarrier();
+    if (lane < count) {
+      let t = first + lane;
+      let raw = {{ operand.number(at["alpha"], "h") }} + of_heads[h];
+      let fade = exp(of_heads[{{ n_head }}u + h] * (max(raw, 0.0) + log(1.0 + exp(-abs(raw)))));
+      let trust = 1.0 / (1.0 + exp(-{{ operand.number(at["beta"], "h") }}));
+      var square = vec2<f32>({{ eps }});
+      for (var k = 0u; k < {{ held }}u; k++) { square += squares[lane * {{ held }}u + (k + lane) % {{ held }}u]; }  // neighbours read other banks
+      scales[lane] = vec4<f32>(fade, trust, inverseSqrt(square.y), inverseSqrt(square.x) * {{ size ** -0.5 }});
+    }
+    workgroupBarrier();
+    for (var t = 0u; t < count; t++) {
+      let scale = scales[t];
+      let here = t * {{ held }}u + part;
+      let of_token = t % 2u * {{ workgroup }}u;
+{% for j in range(fours) %}
+      let k{{ j }} = key[here + {{ j * parts }}u];
+{% endfor %}
+      told[of_token + lane] = {% for j in range(fours) %}dot(s{{ j }}, k{{ j }}){{ " + " if not loop.last }}{% endfor %};
       workgroupBarrier();
-      if (lane < half) { squares[lane] += squares[lane + half]; }
+      var sum = 0.0;
+      for (var k = 0u; k < {{ parts }}u; k++) { sum += told[of_token + column * {{ parts }}u + k]; }
+      let delta = scale.y * (value[t * {{ columns }}u + column] - scale.x * scale.z * sum);
+      var found = 0.0;
+{% for j in range(fours) %}
+      s{{ j }} = s{{ j }} * scale.x + delta * scale.z * k{{ j }};
+      found += dot(s{{ j }}, query[here + {{ j * parts }}u]);
+{% endfor %}
+      sums[t * {{ workgroup }}u + lane] = found;
     }
     workgroupBarrier();
-    let length = sqrt(squares[0] + {{ eps }});
-    if (lane < S) {
-      query[lane] = q / length.x * {{ size ** -0.5 }};
-      key[lane] = k / length.y;
+    for (var u = lane; u < count * {{ columns }}u; u += {{ workgroup }}u) {
+      if (first_column + u % {{ columns }}u >= {{ size }}u) { continue; }
+      let t = first + u / {{ columns }}u;
+      let i = h * {{ size }}u + first_column + u % {{ columns }}u;
+      var sum = 0.0;
+      for (var k = 0u; k < {{ parts }}u; k++) { sum += sums[u * {{ parts }}u + (k + u) % {{ parts }}u]; }
+      {{ operand.number(at["y"]) }} = sum * scales[u / {{ columns }}u].w;
     }
-    workgroupBarrier();
-    let raw = alpha[t * {{ at["alpha"][1] }}u + {{ at["alpha"][0] }}u + h] + dt_bias[h];
-    let fade = exp(a[h] * (max(raw, 0.0) + log(1.0 + exp(-abs(raw)))));
-    let trust = 1.0 / (1.0 + exp(-beta[t * {{ at["beta"][1] }}u + {{ at["beta"][0] }}u + h]));
-    var told = 0.0;
-    for (var i = 0u; i < S; i++) {
-      s[i] *= fade;
-      told += s[i] * key[i];
-    }
-    let delta = trust * (qkv[row + ({{ 2 * n_key }}u + h) * S + column] - told);
-    var sum = 0.0;
-    for (var i = 0u; i < S; i++) {
-      s[i] += key[i] * delta;
-      sum += s[i] * query[i];
-    }
-    if (lane < S) { y[t * {{ at["y"][1] }}u + {{ at["y"][0] }}u + h * S + lane] = sum; }
-    workgroupBarrier();
   }
-  if (lane < S) {
-    for (var i = 0u; i < S; i++) { state[of_head + i * S] = s[i]; }
-  }
+{% for j in range(fours) %}
+  if (mine{{ " && part < %du" % (S4 - j * parts) if (j + 1) * parts > S4 }}) { state[kept + {{ j * parts }}u] = s{{ j }}; }
+{% endfor %}
 }

@@ -1,6 +1,10 @@
 // Norms of groups of numbers of each row, {{ {"rms": "by their root mean square", "layer": "to mean 0 and variance 1", "l2": "to length 1"}[kind] }}: one workgroup a group
+//   epilogue: what is written, of the result and `gate`
+{% import "common/functions.wgsl" as f %}
 {% import "common/lanes.wgsl" as order %}
+{% import "common/operand.wgsl" as operand %}
 {% include "common/bindings.wgsl" %}
+{{ f.functions }}
 var<workgroup> partial: array<f32, {{ workgroup }}>;
 fn sum_of(lane: u32, value: f32) -> f32 {
   workgroupBarrier();
@@ -22,6 +26,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     y0 = group.y * {{ y_pitch }}u + {{ i }} * {{ g.size }}u + {{ g.to }}u;
     w0 = {{ i }} * {{ g.step }}u + {{ g.weight }}u;
 {% endmacro %}
+  let t = group.y;
   var size = 0u;
   var x0 = 0u;
   var y0 = 0u;
@@ -46,6 +51,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let factor = inverseSqrt(sum_of(lane, square) / f32(size) + {{ eps }});
 {% endif %}
   for (var i = lane; i < size; i += {{ workgroup }}u) {
-    y[y0 + i] = {{ value }} * factor{{ " * %s[%s]" % (scale, at) if scale }}{{ " + %s[%s]" % (shift, at) if shift }};
+    let v0 = {{ value }} * factor{{ " * %s[%s]" % (scale, at) if scale }}{{ " + %s[%s]" % (shift, at) if shift }};
+{% if gate %}
+    let v1 = {{ operand.number(gate, "(group.x * size + i)") }};
+{% endif %}
+    y[{{ order.element("(y0 + i)", y_lanes) if y_lanes else "y0 + i" }}] = {{ f.of(epilogue) }};
   }
 }

@@ -1,27 +1,59 @@
-// A causal convolution of {{ taps }} taps along the tokens: one invocation a channel, which goes through them with the last inputs
-// in registers, and keeps these in `state` for the next batch
+// A causal convolution of {{ taps }} taps along the tokens: an invocation goes through {{ run }} tokens of a channel with the last inputs
+// in registers; that of the first ones leaves the batch's last inputs in `state` for the next
+//   prologue: what an input is, of x and x1; epilogue: what is written, of the result and `gate`
+{% import "common/functions.wgsl" as f %}
+{% import "common/operand.wgsl" as operand %}
 {% include "common/bindings.wgsl" %}
+{% set at = dict(operands) %}
 {% set kept = taps - 1 %}
+{{ f.functions }}
+fn number(t: u32, i: u32) -> f32 {
+  let v0 = {{ operand.number(at["x"]) }};
+{% if "x1" in at %}
+  let v1 = {{ operand.number(at["x1"]) }};
+{% endif %}
+  return {{ f.of(prologue) }};
+}
+
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-  let c = id.x;
-  if (c >= {{ channels }}u) { return; }
+  let i = id.x;
+  let first = id.y * {{ run }}u;
   let n_tokens = batch[{{ io.n_tokens }}u];
+  if (i >= {{ channels }}u || first >= n_tokens) { return; }
   let begins = batch[{{ io.n_past }}u] == 0u;
 {% for j in range(taps) %}
-  let w{{ j }} = taps[c * {{ taps }}u + {{ j }}u];
+  let w{{ j }} = taps[i * {{ taps }}u + {{ j }}u];
 {% endfor %}
 {% for j in range(kept) %}
-  var x{{ j }} = select(state[c * {{ kept }}u + {{ j }}u], 0.0, begins);
+  var x{{ j }} = 0.0;
 {% endfor %}
-  for (var t = 0u; t < n_tokens; t++) {
-    let x{{ kept }} = {{ x }}[t * {{ x_pitch }}u + {{ x_first }}u + c];
-    y[t * {{ y_pitch }}u + {{ y_first }}u + c] = {% for j in range(taps) %}w{{ j }} * x{{ j }}{{ " + " if not loop.last }}{% endfor %}{{ " + shift[c]" if bias }};
+  if (first > 0u) {
+{% for j in range(kept) %}
+    x{{ j }} = number(first - {{ kept - j }}u, i);
+{% endfor %}
+  } else if (!begins) {
+{% for j in range(kept) %}
+    x{{ j }} = state[{{ j * channels }}u + i];
+{% endfor %}
+  }
+  if (first == 0u) {
+    for (var j = 0u; j < {{ kept }}u; j++) {
+      var last = 0.0;
+      if (n_tokens + j >= {{ kept }}u) { last = number(n_tokens + j - {{ kept }}u, i); }
+      else if (!begins) { last = state[(n_tokens + j) * {{ channels }}u + i]; }
+      state[j * {{ channels }}u + i] = last;
+    }
+  }
+  for (var t = first; t < min(first + {{ run }}u, n_tokens); t++) {
+    let x{{ kept }} = number(t, i);
+    let v0 = {% for j in range(taps) %}w{{ j }} * x{{ j }}{{ " + " if not loop.last }}{% endfor %}{{ " + shift[i]" if bias }};
+{% if "gate" in at %}
+    let v1 = {{ operand.number(at["gate"]) }};
+{% endif %}
+    {{ operand.number(at["y"]) }} = {{ f.of(epilogue) }};
 {% for j in range(kept) %}
     x{{ j }} = x{{ j + 1 }};
 {% endfor %}
   }
-{% for j in range(kept) %}
-  state[c * {{ kept }}u + {{ j }}u] = x{{ j }};
-{% endfor %}
 }

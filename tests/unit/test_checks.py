@@ -28,7 +28,7 @@ from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource
 from llamaweb.operations.altup import altup_kernel, altup_stack_kernel
-from llamaweb.operations.elementwise import Operand, elementwise_kernel
+from llamaweb.operations.elementwise import elementwise_kernel
 from llamaweb.operations.experts import (
     mul_mat_id_kernel,
     mul_mat_id_tiles_kernel,
@@ -42,6 +42,7 @@ from llamaweb.operations.gaussian_geglu import gaussian_geglu_kernel
 from llamaweb.operations.get_rows import get_rows_kernel
 from llamaweb.operations.mul_mat_vecs import Product, mul_mat_vecs_kernel
 from llamaweb.operations.norm import Groups, norm_kernel, rms_norm_kernel
+from llamaweb.operations.operand import Operand
 from llamaweb.operations.output import cross_entropy_kernel, sample_kernel
 from llamaweb.operations.pool import pool_kernel
 from llamaweb.operations.rwkv_wkv7 import rwkv_wkv7_kernel
@@ -80,7 +81,6 @@ def naga(profile: DeviceProfile) -> Naga:
     return Naga(profile)
 
 
-DELTA = {"alpha": (0, 32), "beta": (3, 32)}
 BOTH = ("scale", "shift")
 HEADS: tuple[dict[str, Any], ...] = (
     {"routed": False},
@@ -93,6 +93,11 @@ FLOATS = (
     Product(50, 300, 192, 64),
     Product(1, 20, 512, 512),
 )
+
+
+def places(**of: tuple[int, int]) -> dict[str, Operand]:
+    """By slot, where the first token's numbers are, and how far from there the next token's."""
+    return {slot: Operand(slot, *place) for slot, place in of.items()}
 
 
 def shapes(profile: DeviceProfile) -> list[Launch]:
@@ -136,12 +141,35 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         *(rope_kernel(Rope(mode, 12), 16, 3, (3, 96), (0, 64), 8) for mode in ("norm", "neox")),
         rope_kernel(Rope("neox", 16), 16, 3, (8, 96), (8, 96), 8, in_place=True),
         rope_kernel(Rope("norm", 6, offset=8), 16, 3, (8, 96), (8, 64), 8),
-        gated_delta_net_kernel(16, 2, 4, False, 1e-6, DELTA | {"qkv": (5, 160), "y": (0, 64)}),
-        gated_delta_net_kernel(40, 2, 4, True, 1e-6, {"qkv": (0, 320), "alpha": (0, 4), "beta": (0, 4), "y": (0, 0)}),
-        ssm_scan_kernel(6, 16, 20, 2, {"xbc": (5, 192), "dt": (3, 64), "y": (0, 96)}),
-        ssm_scan_kernel(2, 40, 128, 1, {"xbc": (0, 336), "dt": (0, 2), "y": (0, 0)}),
-        ssm_conv_kernel(3, 70, (5, 96), (0, 96), bias=True),
-        ssm_conv_kernel(4, 64, (0, 64), (0, 64), in_place=True),
+        norm_kernel(
+            *("rms", (Groups(16, 2, 8, 0),), (96, 0), 1e-5, 1, ("scale",), Operand("x", 48)),
+            epilogue=("mul", 0, ("silu", 1)),
+            y_lanes=32,
+        ),
+        norm_kernel(
+            *("l2", (Groups(16, 4, 0, 0),), (96, 96), 1e-5, 8, (), Operand("gate", 5, 128)), epilogue=("add", 1, 0)
+        ),
+        gated_delta_net_kernel(16, 2, 4, False, 1e-6, places(qkv=(5, 160), alpha=(0, 32), beta=(3, 32), y=(0, 64))),
+        gated_delta_net_kernel(
+            *(38, 2, 4, True, 1e-6, places(qkv=(0, 320), alpha=(0, 0), y=(0, 0)) | {"beta": Operand("alpha", 4)})
+        ),
+        gated_delta_net_kernel(128, 1, 2, True, 1e-6, places(qkv=(0, 512), alpha=(0, 32), beta=(0, 32), y=(5, 288))),
+        ssm_scan_kernel(6, 16, 20, 2, places(xbc=(5, 192), dt=(3, 64), y=(0, 96))),
+        ssm_scan_kernel(
+            2, 40, 128, 1, places(xbc=(0, 336), dt=(0, 32), gate=(7, 96), y=(3, 96)), ("mul", 0, ("silu", 1))
+        ),
+        ssm_scan_kernel(
+            *(2, 48, 90, 1, places(xbc=(0, 0), dt=(96, 0)) | {"gate": Operand("dt"), "y": Operand("y", lanes=96)}),
+            epilogue=("mul", 1, 0),
+        ),
+        ssm_conv_kernel(3, 70, 8, places(x=(5, 96), y=(0, 96)), bias=True),
+        ssm_conv_kernel(
+            *(4, 64, 8),
+            places(x=(64, 192), y=(0, 64)) | {"x1": Operand("x", 0, 192), "gate": Operand("x", 128, 192)},
+            prologue=("mul", 0, 1),
+            epilogue=("add", ("silu", 0), 1),
+        ),
+        ssm_conv_kernel(2, 64, 1, places(x=(0, 0)) | {"y": Operand("y", lanes=64)}, epilogue=("silu", 0)),
         token_shift_kernel(70, 6, 3, (5, 96), (96, 320)),
         token_shift_kernel(96, 1, 1, (0, 96), (96, 128), center_eps=1e-5, norm_bias=True, lanes=("x", "y")),
         token_shift_kernel(300, 2, 1, (3, 320), (320, 320), eps=1e-5),
@@ -339,7 +367,7 @@ BREAKS = {  # template: a text of its shader, and what makes it wrong
     "rms_norm": ("inverseSqrt(", "1.01 * inverseSqrt("),
     "gated_delta_net": ("let fade = ", "let fade = 1.01 * "),
     "ssm_scan": ("let fade = ", "let fade = 1.01 * "),
-    "ssm_conv": ("= x1;", "= x0;"),
+    "ssm_conv": ("let v0 = w0 * x0", "let v0 = w0 + x0"),
     "mul_mat_vecs": ("dot(w0.q[3], a3)", "dot(w0.q[3], a2)"),
     "token_shift": ("(before - now)", "(now - before)"),
     "rwkv_wkv7": ("let back = ", "let back = 1.1 * "),
@@ -449,7 +477,7 @@ def check_count(plan: ModelPlan) -> None:
     assert own <= plan.transient <= 4 * own + 500_000
 
 
-@pytest.mark.parametrize("name", ["rwkv7-1.5b", "granite-4.0-h-1b"])
+@pytest.mark.parametrize("name", ["rwkv7-1.5b", "granite-4.0-h-1b", "qwen3.5-2b", "lfm2.5-350m"])
 def test_the_plan_of_a_recurrent_model_counts_what_checking_its_states_takes(name: str) -> None:
     shape, tokenizer = replace(synthetic.SHAPES[name], n_vocab=300), llama_header(**TINY).metadata
     file = asyncio.run(read_header(synthetic.HeaderSource("", shape, GGMLType.Q4_0, tokenizer)))

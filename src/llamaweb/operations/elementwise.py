@@ -1,20 +1,16 @@
-"""Operations number by number: one kernel for each expression of them (wgsl/common/functions.wgsl has the functions).
-
-An expression is a number, an operand's index, or a function's name with expressions: ("add", 0, ("mul", 1, 0.5)).
-"""
+"""Operations number by number: a kernel for each expression of them (wgsl/common/functions.wgsl has the functions)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.kernel import BATCH, Launch, Slot, arena, kernel
+from llamaweb.operations.operand import Expression, Operand, operands
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
-from llamaweb.operations.step import Step, View
-
-Expression = int | float | tuple[Any, ...]
+from llamaweb.operations.step import Step
 
 
 def elementwise(g: Graph, expression: Expression, src: tuple[Tensor, ...], name: str) -> Tensor:
@@ -83,21 +79,6 @@ def concat(g: Graph, heads: tuple[Tensor, ...], sizes: tuple[int, ...], name: st
     return g.node("concat", name, (n_head * sum(sizes), heads[0].rows), heads, sizes=sizes)
 
 
-@dataclass(frozen=True)
-class Operand:
-    """Number i of token t is number first + t * pitch + i % repeats of its slot; 0: it does not repeat. lanes: the
-    length of a row that is in lane order, or 0. each, apart: where they are in groups of `each`, how far apart these
-    begin."""
-
-    slot: str
-    first: int = 0
-    pitch: int = 0
-    repeats: int = 0
-    lanes: int = 0
-    each: int = 0
-    apart: int = 0
-
-
 class Elementwise(Operation):
     name = "elementwise"
     templates = ("elementwise",)
@@ -115,20 +96,13 @@ class Elementwise(Operation):
         low.emit(self.name, node.name, values, weights, expression=node.params["expression"])
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
-        y = step.values["y"]
-        seen = {(y.value, y.plane): "y"}
-        operands = {}
-        for slot in sorted({*step.values, *step.weights} - {"y"}):
-            if slot in step.weights:
-                row = step.weights[slot][0].row
-                operands[slot] = Operand(slot, repeats=row if row < y.row else 0)
-            else:
-                x = step.values[slot]
-                bound = seen.setdefault((x.value, x.plane), slot)
-                operands[slot] = _operand(bound, x, y.row, slot in step.lane_order)
-        result = _operand("y", y, y.row, "y" in step.lane_order)
-        expression, last = step.params["expression"], step.params.get("last_row", False)
-        return elementwise_kernel(expression, y.row, y.n_tokens, operands, result, set(step.weights), last_row=last)
+        p, y = step.params, step.values["y"]
+        rows = {slot: view.row for slot, view in step.values.items()}
+        rows |= {slot: weight.row for slot, (weight,) in step.weights.items()}
+        found = operands(step) | {slot: Operand(slot) for slot in step.weights}
+        found = {slot: replace(o, repeats=rows[slot] if rows[slot] < y.row else 0) for slot, o in sorted(found.items())}
+        result, last = found.pop("y"), p.get("last_row", False)
+        return elementwise_kernel(p["expression"], y.row, y.n_tokens, found, result, set(step.weights), last_row=last)
 
     def moved(self, slot: str, use: Use) -> int:
         return 4 * int(use.constants["n"]) * use.tokens if slot in use.values else use.sizes[slot]
@@ -173,23 +147,18 @@ class Plane(Operation):
         low.put(node, replace(low.view(node.src[0]), plane=node.params["plane"]))
 
 
-def _operand(slot: str, x: View, row: int, lanes: bool) -> Operand:
-    pitch = x.pitch if x.n_tokens > 1 else 0
-    return Operand(slot, x.first, pitch, x.row if x.row < row else 0, x.value.row if lanes else 0, x.each, x.apart)
-
-
 def elementwise_kernel(
     expression: Expression,
     n: int,
     n_tokens: int,
-    operands: dict[str, Operand],
+    of: dict[str, Operand],
     y: Operand,
     weights: Collection[str] = (),
     *,
     last_row: bool = False,
 ) -> Launch:
     """n numbers of each token. weights: slots of operands that are weights. last_row: of the batch's last token."""
-    bound = dict.fromkeys(o.slot for o in operands.values() if o.slot != "y")
+    bound = dict.fromkeys(o.slot for o in of.values() if o.slot != "y")
     slots = [Slot(name, "f32", "read" if name in weights else "read_write") for name in bound]
     slots = [*slots, *([BATCH] if last_row else []), arena("y", "f32")]
     shader = kernel(
@@ -197,7 +166,7 @@ def elementwise_kernel(
         slots,
         n=n,
         expression=expression,
-        operands=tuple(operands.items()),
+        operands=tuple(of.items()),
         y=y,
         last_row=last_row,
         workgroup=64,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from llamaweb.graph import Graph, Tensor
-from llamaweb.kernels.checks.case import Case, Data, Expected, Run, batch, rng, whole
+from llamaweb.kernels.checks.case import Case, Run, batch, rng, whole
 from llamaweb.kernels.kernel import BATCH, Kernel, Launch, Slot, arena, kernel
+from llamaweb.operations.operand import Operand, bound, operands
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
+from llamaweb.operations.recurrence import Spread, chunk, expected_state, in_fours, padded
 from llamaweb.operations.step import State, Step
+
+_WORKGROUP = 64
+_PARTS = 8  # of a column, whose sums each waits for
 
 
 def gated_delta_net(
@@ -43,18 +49,15 @@ class GatedDeltaNet(Operation):
     parts = frozenset({"qkv", "y"})
 
     def lower(self, node: Tensor, low: Lowering) -> None:
-        qkv, alpha, beta, dt_bias, a = node.src
+        qkv, alpha, beta, *of_heads = node.src
         p = node.params
         values = {"qkv": low.view(qkv), "alpha": low.view(alpha), "beta": low.view(beta), "y": low.new(node)}
-        if values["alpha"].value is values["beta"].value:
-            values["beta"] = low.rows(beta)  # no value can be bound twice
-        state = State(node.name, 4 * p["n_head"] * p["size"] ** 2)
-        low.emit(self.name, node.name, values, {"dt_bias": (dt_bias,), "a": (a,)}, state=state, **p)
+        state = State(node.name, 4 * p["n_head"] * p["size"] * in_fours(p["size"]))
+        low.emit(self.name, node.name, values, {"of_heads": tuple(of_heads)}, state=state, **p)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         p = step.params
-        places = {slot: (view.first, view.pitch) for slot, view in step.values.items()}
-        return gated_delta_net_kernel(p["size"], p["n_key"], p["n_head"], p["grouped"], p["eps"], places)
+        return gated_delta_net_kernel(p["size"], p["n_key"], p["n_head"], p["grouped"], p["eps"], operands(step))
 
     def flops(self, use: Use) -> int:
         c = use.constants
@@ -66,28 +69,24 @@ class GatedDeltaNet(Operation):
     def written(self, slot: str) -> bool:
         return slot in ("y", "state")
 
-    def case(self, kernel: Kernel) -> Case:
-        """Two tokens behind others, or one."""
-        c, random, n_past = dict(kernel.constants), rng(kernel), 5
-        places = dict(c["places"])
-        n_tokens = 2 if places["y"][1] else 1
+    def case(self, kernel: Kernel, n_tokens: int = 0, n_past: int = 5) -> Case:
+        """Unless told, one token more than it takes at a time, or one, behind others."""
+        c, random = dict(kernel.constants), rng(kernel)
+        of: dict[str, Operand] = dict(c["operands"])
+        n_tokens = n_tokens or (c["chunk"] + 1 if of["y"].pitch else 1)
         size, n_key, n_head = c["size"], c["n_key"], c["n_head"]
         qkv = random.standard_normal((n_tokens, (2 * n_key + n_head) * size), np.float32)
         alpha, beta = (random.standard_normal((n_tokens, n_head), np.float32) for _ in range(2))
         bias, a = random.standard_normal(n_head, np.float32), -np.exp(random.standard_normal(n_head, np.float32))
         state = random.standard_normal((n_head, size, size), np.float32)
-        y, after = corrected(qkv, alpha, beta, bias, a, state.astype(np.float64), n_key, c["grouped"], c["eps"])
-        rows = np.arange(n_tokens)
-        inputs = (("qkv", qkv), ("alpha", alpha), ("beta", beta))
+        before = state.astype(np.float64) * (n_past > 0)
+        y, after = corrected(qkv, alpha, beta, bias, a, before, n_key, c["grouped"], c["eps"])
         data = [
-            *(Data(s, 4 * (places[s][0] + places[s][1] * rows), values) for s, values in inputs),
-            *(whole("dt_bias", bias), whole("a", a), batch(n_tokens, n_past), whole("state", state)),
+            *(of[slot].data(values) for slot, values in (("qkv", qkv), ("alpha", alpha), ("beta", beta))),
+            *(whole("of_heads", np.stack([bias, a])), batch(n_tokens, n_past), whole("state", padded(state))),
         ]
-        expected = (
-            Expected("y", 4 * (places["y"][0] + places["y"][1] * rows), y.astype(np.float32)),
-            Expected("state", np.array([0]), after.astype(np.float32).reshape(1, -1)),
-        )
-        return Case((Run(kernel, (n_head, 1, 1)),), tuple(data), expected)
+        workgroups = (n_head, -(-size // c["columns"]), 1)
+        return Case((Run(kernel, workgroups),), tuple(data), (of["y"].expected(y), expected_state(padded(after))))
 
 
 def corrected(
@@ -101,7 +100,7 @@ def corrected(
     grouped: bool,
     eps: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """In numpy: y (tokens, n_head * size), and the state (n_head, keys, values) behind it."""
+    """In numpy: y (tokens, n_head * size), and the state (n_head, values, keys) behind it."""
     n_head, size = state.shape[:2]
     of = np.arange(n_head) // (n_head // n_key) if grouped else np.arange(n_head) % n_key
     each = []
@@ -111,27 +110,37 @@ def corrected(
         q, k = (x[of] / np.sqrt(np.square(x[of]).sum(-1, keepdims=True) + eps) for x in (q, k))
         v = row[2 * n_key * size :].reshape(n_head, size)
         state = state * fade[:, None, None]
-        delta = b[:, None] * (v - np.einsum("hkv,hk->hv", state, k))
-        state = state + k[:, :, None] * delta[:, None]
-        each.append((np.einsum("hkv,hk->hv", state, q) / np.sqrt(size)).reshape(-1))
+        delta = b[:, None] * (v - np.einsum("hvk,hk->hv", state, k))
+        state = state + delta[:, :, None] * k[:, None]
+        each.append((np.einsum("hvk,hk->hv", state, q) / np.sqrt(size)).reshape(-1))
     return np.stack(each), state
 
 
 def gated_delta_net_kernel(
-    size: int, n_key: int, n_head: int, grouped: bool, eps: float, places: dict[str, tuple[int, int]]
+    size: int, n_key: int, n_head: int, grouped: bool, eps: float, of: Mapping[str, Operand]
 ) -> Launch:
-    """places: of values, where the first token's numbers begin, and how far from there the next token's are."""
-    slots = [*(arena(name, "f32") for name in ("qkv", "alpha", "beta")), Slot("dt_bias", "f32", "read")]
-    slots += [Slot("a", "f32", "read"), BATCH, Slot("state", "f32", "read_write"), arena("y", "f32")]
+    """of: where qkv, alpha, beta and y are."""
+    spread = Spread.of(size, _WORKGROUP, _PARTS)
+    # Bytes of a token: k, q and the squares of both, what scales it, its values, and sums; `told` takes 512 once.
+    of_token = 4 * (2 * 4 * spread.held + 2 * spread.held + 4 + spread.rows + _WORKGROUP)
     shader = kernel(
         "gated_delta_net",
-        slots,
+        [
+            *bound(of),
+            Slot("of_heads", "f32", "read"),
+            BATCH,
+            Slot("state", "vec4<f32>", "read_write"),
+            arena("y", "f32"),
+        ],
         size=size,
         n_key=n_key,
         n_head=n_head,
         grouped=grouped,
         eps=eps,
-        places=tuple(sorted(places.items())),
-        workgroup=max(32, 1 << (size - 1).bit_length()),
+        operands=tuple(sorted(of.items())),
+        fours=spread.fours,
+        parts=spread.parts,
+        columns=spread.rows,
+        chunk=chunk(of_token) if of["y"].pitch else 1,
     )
-    return Launch(shader, (n_head, 1, 1))
+    return Launch(shader, (n_head, -(-size // spread.rows), 1))

@@ -8,6 +8,7 @@ from typing import Any
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.formats import whole_blocks
 from llamaweb.kernels.kernel import NORM, Launch, Slot, arena, kernel
+from llamaweb.operations.operand import Expression, Operand, operands
 from llamaweb.operations.operation import Lowering, Operation, Site
 from llamaweb.operations.step import Step
 
@@ -54,11 +55,13 @@ class Groups:
 
 
 class Norm(Operation):
-    """Of any part of a row; step "rms_norm" is the common case."""
+    """Of any part of a row; step "rms_norm" is the common case. y may be an expression over the result and "gate"."""
 
     name = "norm"
     templates = ("norm",)
-    parts = frozenset({"x", "y"})
+    in_lanes = frozenset({"y"})
+    parts = frozenset({"x", "gate", "y"})
+    epilogue = True
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         p, x = node.params, low.view(node.src[0])
@@ -73,13 +76,16 @@ class Norm(Operation):
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         p, x, y = step.params, step.values["x"], step.values["y"]
-        pitches, in_place = (x.pitch, y.pitch), x.value is y.value
+        pitches, of = (x.pitch, y.pitch), operands(step)
         groups, behind = [], 0
         for part, vector in zip(groups_of(step), next(iter(step.weights.values()), ()) or (None,), strict=False):
             groups.append(replace(part, weight=behind))
             behind += vector.size if vector else 0
         return norm_kernel(
-            p["kind"], tuple(groups), pitches, p["eps"], y.n_tokens, tuple(step.weights), in_place=in_place
+            *(p["kind"], tuple(groups), pitches, p["eps"], y.n_tokens, tuple(step.weights), of.get("gate")),
+            epilogue=p.get("epilogue", 0),
+            in_place=of["x"].slot == "y",
+            y_lanes=of["y"].lanes,
         )
 
 
@@ -102,14 +108,19 @@ def norm_kernel(
     eps: float,
     n_tokens: int,
     vectors: tuple[str, ...] = (),
+    gate: Operand | None = None,
     *,
+    epilogue: Expression = 0,
     in_place: bool = False,
+    y_lanes: int = 0,
 ) -> Launch:
     """kind: "rms", "layer" or "l2". pitches: of x and of y. vectors: slots of weights and biases, if there are; those
-    of IN_LANES are, of whole rows, in lane order."""
+    of IN_LANES are, of whole rows, in lane order. epilogue: what is written, of the result and, of one kind of groups,
+    the gate. y_lanes: the length of the row of y that is in lane order, or 0."""
     count = sum(group.count for group in groups)
     scale, shift = (next((name for name in vectors if name in names), None) for names in SLOTS)
-    slots = [*([] if in_place else [arena("x", "f32")]), *(Slot(name, "f32", "read") for name in vectors)]
+    slots = [arena("gate", "f32")] if gate and gate.slot == "gate" else []
+    slots += [*([] if in_place else [arena("x", "f32")]), *(Slot(name, "f32", "read") for name in vectors)]
     shader = kernel(
         "norm",
         [*slots, arena("y", "f32")],
@@ -121,6 +132,9 @@ def norm_kernel(
         eps=eps,
         scale=scale,
         shift=shift,
+        gate=gate,
+        epilogue=epilogue,
+        y_lanes=y_lanes,
         lanes=whole_blocks(groups[0].size) if set(vectors) & set(IN_LANES) else 0,
         workgroup=256 if count == n_tokens == 1 else 64,  # alone, it has the GPU for itself
     )

@@ -120,7 +120,8 @@ class Use:
 class Operation:
     """One operation. `name`: of its nodes or its steps; `templates`: of its kernels; `in_lanes`: slots of one token's
     values that may be in lane order; `parts`: slots that may be parts of rows, and `apart` those that may be groups;
-    `variants`: what tells its kernel's variants, if it has some."""
+    `variants`: what tells its kernel's variants, if it has some; `prologue`, `epilogue`: whether its kernel takes an
+    expression in the place of x, and over its result."""
 
     name: ClassVar[str]
     templates: ClassVar[tuple[str, ...]] = ()
@@ -128,6 +129,8 @@ class Operation:
     parts: ClassVar[frozenset[str]] = frozenset()
     apart: ClassVar[frozenset[str]] = frozenset()
     variants: ClassVar[type | None] = None
+    prologue: ClassVar[bool] = False
+    epilogue: ClassVar[bool] = False
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         """Adds the plain steps of a node."""

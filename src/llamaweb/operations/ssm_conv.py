@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from llamaweb.graph import Graph, Tensor
-from llamaweb.kernels.checks.case import Case, Data, Expected, Run, batch, rng, whole
+from llamaweb.kernels.checks.case import Case, Run, batch, evaluated, rng, whole
 from llamaweb.kernels.kernel import BATCH, Kernel, Launch, Slot, arena, kernel
+from llamaweb.operations.operand import Expression, Operand, bound, operands
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
+from llamaweb.operations.recurrence import expected_state
 from llamaweb.operations.step import State, Step
+
+RUN = 16  # tokens that an invocation goes through, or as many as a window has
 
 
 def ssm_conv(g: Graph, x: Tensor, weight: Tensor, name: str, bias: Tensor | None = None) -> Tensor:
@@ -21,9 +26,14 @@ def ssm_conv(g: Graph, x: Tensor, weight: Tensor, name: str, bias: Tensor | None
 
 
 class SsmConv(Operation):
+    """Step: x may be an expression over x and x1, params["prologue"], and y one over the result and "gate"."""
+
     name = "ssm_conv"
     templates = ("ssm_conv",)
-    parts = frozenset({"x", "y"})
+    in_lanes = frozenset({"y"})
+    parts = frozenset({"x", "x1", "gate", "y"})
+    prologue = True
+    epilogue = True
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         x, weight, *bias = node.src
@@ -32,10 +42,10 @@ class SsmConv(Operation):
         low.emit(self.name, node.name, {"x": low.view(x), "y": low.new(node)}, weights, state=state)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
-        x, y = step.values["x"], step.values["y"]
-        (weight,) = step.weights["taps"]
-        places = ((x.first, x.pitch), (y.first, y.pitch))
-        return ssm_conv_kernel(weight.row, x.row, *places, bias="shift" in step.weights, in_place=x.value is y.value)
+        p, y = step.params, step.values["y"]
+        taps, bias = step.weights["taps"][0].row, "shift" in step.weights
+        expressions = p.get("prologue", 0), p.get("epilogue", 0)
+        return ssm_conv_kernel(taps, y.row, y.n_tokens, operands(step), *expressions, bias=bias)
 
     def flops(self, use: Use) -> int:
         return 2 * int(use.constants["taps"]) * int(use.constants["channels"]) * use.tokens
@@ -43,55 +53,53 @@ class SsmConv(Operation):
     def written(self, slot: str) -> bool:
         return slot in ("y", "state")
 
-    def case(self, kernel: Kernel) -> Case:
-        """Three tokens behind others."""
-        c, random, n_tokens, n_past = dict(kernel.constants), rng(kernel), 3, 5
+    def case(self, kernel: Kernel, n_tokens: int = 0, n_past: int = 5) -> Case:
+        """Unless told, one token more than it takes at a time, or one, behind others."""
+        c, random = dict(kernel.constants), rng(kernel)
+        of: dict[str, Operand] = dict(c["operands"])
         taps, channels = c["taps"], c["channels"]
-        n_tokens = n_tokens if c["x_pitch"] and c["y_pitch"] else 1
-        x = random.standard_normal((n_tokens, channels), np.float32)
-        state = random.standard_normal((channels, taps - 1), np.float32)
+        n_tokens = n_tokens or (c["run"] + 1 if of["y"].pitch else 1)
+        inputs = {slot: random.standard_normal((n_tokens, channels), np.float32) for slot in of if slot != "y"}
+        state = random.standard_normal((taps - 1, channels), np.float32)
         weight = random.standard_normal((channels, taps), np.float32)
         shift = random.standard_normal(channels, np.float32) * c["bias"]
-        seen = np.concatenate([state.T, x])
+        x = evaluated(c["prologue"], [inputs[slot] for slot in ("x", "x1") if slot in inputs])
+        seen = np.concatenate([state * (n_past > 0), x])
         y = sum(seen[j : j + n_tokens] * weight[:, j] for j in range(taps)) + shift
-        rows = np.arange(n_tokens)
+        y = evaluated(c["epilogue"], [y, *([inputs["gate"]] if "gate" in inputs else [])])
         data = [
-            Data(c["x"], 4 * (c["x_first"] + c["x_pitch"] * rows), x),
-            whole("taps", weight),
-            batch(n_tokens, n_past),
-            whole("state", state),
+            *(of[slot].data(values) for slot, values in inputs.items()),
+            *(whole("taps", weight), batch(n_tokens, n_past), whole("state", state)),
             *([whole("shift", shift)] if c["bias"] else []),
         ]
-        expected = (
-            Expected("y", 4 * (c["y_first"] + c["y_pitch"] * rows), y.astype(np.float32)),
-            Expected("state", np.array([0]), seen[n_tokens:].T.reshape(1, -1).astype(np.float32)),
-        )
-        return Case((Run(kernel, (-(-channels // c["workgroup"]), 1, 1)),), tuple(data), expected)
+        workgroups = (-(-channels // c["workgroup"]), -(-n_tokens // c["run"]), 1)
+        expected = (of["y"].expected(y), expected_state(seen[n_tokens:]))
+        return Case((Run(kernel, workgroups),), tuple(data), expected)
 
 
 def ssm_conv_kernel(
     taps: int,
     channels: int,
-    x: tuple[int, int],
-    y: tuple[int, int],
+    n_tokens: int,
+    of: Mapping[str, Operand],
+    prologue: Expression = 0,
+    epilogue: Expression = 0,
     *,
     bias: bool = False,
-    in_place: bool = False,
 ) -> Launch:
-    """x, y: where the first token's channels begin, and how far from there the next token's are."""
-    slots = [*([] if in_place else [arena("x", "f32")]), Slot("taps", "f32", "read")]
-    slots += [Slot("shift", "f32", "read")] if bias else []
+    """of: where x, x1, gate and y are. prologue: of x and x1, if there is one; epilogue: of the result and gate."""
+    slots = [*bound(of), Slot("taps", "f32", "read"), *([Slot("shift", "f32", "read")] if bias else [])]
+    run = max(RUN, taps - 1)  # so that the first run alone reads what is kept
     shader = kernel(
         "ssm_conv",
         [*slots, BATCH, Slot("state", "f32", "read_write"), arena("y", "f32")],
         taps=taps,
         channels=channels,
         bias=bias,
-        x="y" if in_place else "x",
-        x_first=x[0],
-        x_pitch=x[1],
-        y_first=y[0],
-        y_pitch=y[1],
+        operands=tuple(sorted(of.items())),
+        prologue=prologue,
+        epilogue=epilogue,
+        run=run,
         workgroup=64,
     )
-    return Launch(shader, (-(-channels // 64), 1, 1))
+    return Launch(shader, (-(-channels // 64), -(-n_tokens // run), 1), run)

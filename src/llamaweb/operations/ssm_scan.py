@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from llamaweb.graph import Graph, Tensor
-from llamaweb.kernels.checks.case import Case, Data, Expected, Run, batch, rng, whole
+from llamaweb.kernels.checks.case import Case, Run, batch, evaluated, rng, whole
 from llamaweb.kernels.kernel import BATCH, Kernel, Launch, Slot, arena, kernel
+from llamaweb.operations.operand import Expression, Operand, bound, operands
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
+from llamaweb.operations.recurrence import Spread, chunk, expected_state, in_fours, padded
 from llamaweb.operations.step import State, Step
+
+_WORKGROUP = 128
+_PARTS = 16  # of a row
 
 
 def ssm_scan(
@@ -34,22 +40,25 @@ def ssm_scan(
 
 
 class SsmScan(Operation):
+    """Step: y may be an expression over the result and "gate"."""
+
     name = "ssm_scan"
     templates = ("ssm_scan",)
-    parts = frozenset({"xbc", "dt", "y"})
+    in_lanes = frozenset({"y"})
+    parts = frozenset({"xbc", "dt", "gate", "y"})
+    epilogue = True
 
     def lower(self, node: Tensor, low: Lowering) -> None:
-        xbc, dt, *vectors = node.src
+        xbc, dt, *of_heads = node.src
         p = node.params
-        weights = {slot: (vector,) for slot, vector in zip(("dt_bias", "a", "d"), vectors, strict=True)}
         values = {"xbc": low.view(xbc), "dt": low.view(dt), "y": low.new(node)}
-        state = State(node.name, 4 * p["n_head"] * p["head_dim"] * p["d_state"])
-        low.emit(self.name, node.name, values, weights, state=state, **p)
+        state = State(node.name, 4 * p["n_head"] * p["head_dim"] * in_fours(p["d_state"]))
+        low.emit(self.name, node.name, values, {"of_heads": tuple(of_heads)}, state=state, **p)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         p = step.params
-        places = {slot: (view.first, view.pitch) for slot, view in step.values.items()}
-        return ssm_scan_kernel(p["n_head"], p["head_dim"], p["d_state"], p["n_group"], places)
+        sizes = p["n_head"], p["head_dim"], p["d_state"], p["n_group"]
+        return ssm_scan_kernel(*sizes, operands(step), p.get("epilogue", 0))
 
     def flops(self, use: Use) -> int:
         c = use.constants
@@ -61,33 +70,26 @@ class SsmScan(Operation):
     def written(self, slot: str) -> bool:
         return slot in ("y", "state")
 
-    def case(self, kernel: Kernel) -> Case:
-        """Two tokens behind others, or one."""
-        c, random, n_past = dict(kernel.constants), rng(kernel), 5
-        places = dict(c["places"])
-        n_tokens = 2 if places["y"][1] else 1
+    def case(self, kernel: Kernel, n_tokens: int = 0, n_past: int = 5) -> Case:
+        """Unless told, one token more than it takes at a time, or one, behind others."""
+        c, random = dict(kernel.constants), rng(kernel)
+        of: dict[str, Operand] = dict(c["operands"])
+        n_tokens = n_tokens or (c["chunk"] + 1 if of["y"].pitch else 1)
         n_head, dim, n, groups = c["n_head"], c["head_dim"], c["d_state"], c["n_group"]
-        xbc = random.standard_normal((n_tokens, n_head * dim + 2 * groups * n), np.float32)
-        dt = random.standard_normal((n_tokens, n_head), np.float32)
+        rows = {"xbc": n_head * dim + 2 * groups * n, "dt": n_head, "gate": n_head * dim}
+        values = {slot: random.standard_normal((n_tokens, row), np.float32) for slot, row in rows.items() if slot in of}
         bias, skip = (random.standard_normal(n_head, np.float32) for _ in range(2))
         fade = -np.exp(random.standard_normal(n_head, np.float32))
-        state = random.standard_normal((n_head, n, dim), np.float32)
-        y, after = scanned(xbc, dt, bias, fade, skip, state.astype(np.float64), dim, n, groups)
-        rows = np.arange(n_tokens)
+        state = random.standard_normal((n_head, dim, n), np.float32)
+        before = state.astype(np.float64) * (n_past > 0)
+        y, after = scanned(values["xbc"], values["dt"], bias, fade, skip, before, dim, n, groups)
+        y = evaluated(c["epilogue"], [y, *([values["gate"]] if "gate" in of else [])])
         data = [
-            *(Data(s, 4 * (places[s][0] + places[s][1] * rows), v) for s, v in (("xbc", xbc), ("dt", dt))),
-            *(whole(slot, vector) for slot, vector in (("dt_bias", bias), ("a", fade), ("d", skip))),
-            *(batch(n_tokens, n_past), whole("state", state)),
+            *(of[slot].data(each) for slot, each in values.items()),
+            *(whole("of_heads", np.stack([bias, fade, skip])), batch(n_tokens, n_past), whole("state", padded(state))),
         ]
-        expected = (
-            Expected("y", 4 * (places["y"][0] + places["y"][1] * rows), y.astype(np.float32)),
-            whole_expected("state", after),
-        )
-        return Case((Run(kernel, (n_head, -(-dim // c["workgroup"]), 1)),), tuple(data), expected)
-
-
-def whole_expected(slot: str, values: np.ndarray) -> Expected:
-    return Expected(slot, np.array([0]), values.astype(np.float32).reshape(1, -1))
+        workgroups = (n_head, -(-dim // c["rows"]), 1)
+        return Case((Run(kernel, workgroups),), tuple(data), (of["y"].expected(y), expected_state(padded(after))))
 
 
 def scanned(
@@ -101,32 +103,47 @@ def scanned(
     d_state: int,
     n_group: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """In numpy: y (tokens, n_head * head_dim), and the state (n_head, d_state, head_dim) behind it."""
+    """In numpy: y (tokens, n_head * head_dim), and the state (n_head, head_dim, d_state) behind it."""
     n_head = len(a)
     inner = n_head * head_dim
     each = []
     for row, step in zip(xbc.astype(np.float64), np.logaddexp(0, dt.astype(np.float64) + dt_bias), strict=True):
         x = row[:inner].reshape(n_head, head_dim)
         b, c = row[inner:].reshape(2, n_group, d_state).repeat(n_head // n_group, axis=1)
-        state = state * np.exp(step * a)[:, None, None] + (step[:, None] * b)[:, :, None] * x[:, None]
-        each.append((np.einsum("hnp,hn->hp", state, c) + d[:, None] * x).reshape(-1))
+        state = state * np.exp(step * a)[:, None, None] + (step[:, None] * x)[:, :, None] * b[:, None]
+        each.append((np.einsum("hpn,hn->hp", state, c) + d[:, None] * x).reshape(-1))
     return np.stack(each), state
 
 
 def ssm_scan_kernel(
-    n_head: int, head_dim: int, d_state: int, n_group: int, places: dict[str, tuple[int, int]]
+    n_head: int,
+    head_dim: int,
+    d_state: int,
+    n_group: int,
+    of: Mapping[str, Operand],
+    epilogue: Expression = 0,
 ) -> Launch:
-    """places: of xbc, dt and y, where the first token's numbers begin, and how far from there the next token's are."""
-    vectors = [Slot(name, "f32", "read") for name in ("dt_bias", "a", "d")]
-    slots = [arena("xbc", "f32"), arena("dt", "f32"), *vectors, BATCH, Slot("state", "f32", "read_write")]
+    """of: where xbc, dt, gate and y are. epilogue: of the result and gate, if there is one."""
+    spread = Spread.of(d_state, _WORKGROUP, _PARTS)
+    of_token = 4 * (2 * 4 * spread.held + spread.rows + 1 + _WORKGROUP)  # bytes: B, C, dt x, fade and sums
     shader = kernel(
         "ssm_scan",
-        [*slots, arena("y", "f32")],
+        [
+            *bound(of),
+            Slot("of_heads", "f32", "read"),
+            BATCH,
+            Slot("state", "vec4<f32>", "read_write"),
+            arena("y", "f32"),
+        ],
         n_head=n_head,
         head_dim=head_dim,
         d_state=d_state,
         n_group=n_group,
-        places=tuple(sorted(places.items())),
-        workgroup=32,
+        operands=tuple(sorted(of.items())),
+        epilogue=epilogue,
+        fours=spread.fours,
+        parts=spread.parts,
+        rows=spread.rows,
+        chunk=chunk(of_token) if of["y"].pitch else 1,
     )
-    return Launch(shader, (n_head, -(-head_dim // 32), 1))
+    return Launch(shader, (n_head, -(-head_dim // spread.rows), 1))

@@ -12,8 +12,8 @@ from llamaweb.kernels.checks.layout import slack
 from llamaweb.kernels.checks.products import FEW, MOST_BYTES, MOST_TOKENS
 from llamaweb.kernels.formats import whole_blocks
 from llamaweb.kernels.kernel import GLU
+from llamaweb.operations import recurrence, rwkv_wkv7, ssm_conv
 from llamaweb.operations.mul_mat_vecs import MOST_ROWS
-from llamaweb.operations.rwkv_wkv7 import MOST_CHUNK
 from llamaweb.operations.step import Step
 from llamaweb.planner.weights import Weights
 
@@ -23,7 +23,10 @@ _TOKENS = {  # by operation, …
     "flash_attn": MOST_TOKENS,
     "sample": 1,
     "cross_entropy": 2,
-    "rwkv_wkv7": MOST_CHUNK + 1,
+    "rwkv_wkv7": rwkv_wkv7.MOST_CHUNK + 1,
+    "gated_delta_net": recurrence.MOST_CHUNK + 1,
+    "ssm_conv": ssm_conv.RUN + 1,
+    "ssm_scan": recurrence.MOST_CHUNK + 1,
 }
 _POSITIONS = 740  # of a cache, where it is no ring
 
@@ -42,7 +45,7 @@ def of_kernels(steps: Iterable[Step], weights: Weights) -> Checked:
     for step in steps:
         one = all(value.n_tokens == 1 for value in step.values.values())
         tokens = 1 if one else _TOKENS.get(step.op, FEW)
-        rows = [view.row * view.value.planes for view in step.values.values()]
+        rows = [value.row * value.planes for value in {view.value for view in step.values.values()}]
         state = step.state.bytes if step.state else 0
         whole = [value.row for slot, value in step.values.items() if slot not in ("logits", "y")]
         whole += [step.values["y"].row] if step.op in ("get_rows", "rms_norm", "add", "glu") else []

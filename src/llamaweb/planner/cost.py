@@ -41,7 +41,7 @@ def shape(kernel: Kernel) -> str:
         return f"{heads} heads of {c['head_dim']}"
     epilogue = c.get("epilogue", "store")
     size = f"{c['k']}×{c['n']}" if "k" in c and "n" in c else str(c.get("k", c.get("n", "")))
-    return size if epilogue == "store" else f"{size} {epilogue}"
+    return f"{size} {epilogue}" if isinstance(epilogue, str) and epilogue != "store" else size
 
 
 def _cost(d: Dispatch, n_tokens: int, n_past: int, batch: int) -> Cost:

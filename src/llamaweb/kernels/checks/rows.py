@@ -85,7 +85,7 @@ def norm(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
     first, *others = c["groups"]
     count = first.count if others else min(first.count, 2)
-    x = random.standard_normal((_TOKENS if c["x_pitch"] else 1, first.first + count * first.size), np.float32)
+    x = random.standard_normal((1 if c["y_lanes"] else _TOKENS, first.first + count * first.size), np.float32)
     groups = x[:, first.first :].reshape(len(x), count, first.size).astype(np.float64)
     if c["kind"] == "layer":
         groups = groups - groups.mean(-1, keepdims=True)
@@ -99,8 +99,15 @@ def norm(kernel: Kernel) -> Case:
             vector = 1 + np.float32(0.1) * random.standard_normal(int(own.max()) + 1, np.float32)
             data.append(whole(name, in_lane_order(vector) if c["lanes"] else vector))
             y = apply(y, vector[own])
-    at = 4 * (first.to + c["y_pitch"] * np.arange(len(x)))
-    expected = Expected("y", at, y.reshape(len(x), -1).astype(np.float32))
+    y = y.reshape(len(x), -1)
+    gate = random.standard_normal(y.shape, np.float32)
+    if c["gate"]:
+        data.append(Data(c["gate"].slot, 4 * (c["gate"].first + c["gate"].pitch * np.arange(len(x))), gate))
+    y = np.ascontiguousarray(evaluated(c["epilogue"], [y, gate]).astype(np.float32))
+    if c["y_lanes"]:
+        expected = Expected("y", 4 * lane_place(first.to + np.arange(y.size), c["y_lanes"]), y.T)
+    else:
+        expected = Expected("y", 4 * (first.to + c["y_pitch"] * np.arange(len(x))), y)
     return Case((Run(kernel, (count, len(x), 1)),), tuple(data), (expected,))
 
 
