@@ -162,6 +162,11 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
             *(2, 48, 90, 1, places(xbc=(0, 0), dt=(96, 0)) | {"gate": Operand("dt"), "y": Operand("y", lanes=96)}),
             epilogue=("mul", 1, 0),
         ),
+        gated_delta_net_kernel(
+            *(16, 2, 4, False, 1e-6),
+            places(qkv=(0, 128), y=(0, 64))
+            | {"alpha": Operand("alpha", 2, 8, each=2, apart=4), "beta": Operand("alpha", 0, 8, each=2, apart=4)},
+        ),
         ssm_conv_kernel(3, 70, 8, places(x=(5, 96), y=(0, 96)), bias=True),
         ssm_conv_kernel(
             *(4, 64, 8),

@@ -377,11 +377,14 @@ UNFUSED = {
     "siblings": (8, 8),
     "experts": (0, 0),  # of which these have none
     "epilogue": (2, 2),
+    "results": (0, 0),
+    "inputs": (0, 0),
     "scale": (0, 1),
     "norm": (5, 9),
     "last_row": (0, 0),
     "post_norm": (0, 4),
     "residual": (4, 0),
+    "chains": (0, 0),
     "apart": (0, 0),
 }
 
@@ -409,5 +412,5 @@ def test_nothing_is_fused_where_everything_is_left_out() -> None:
 
 
 def test_an_unknown_fusion_is_named_with_those_there_are() -> None:
-    with pytest.raises(UnsupportedError, match=r"'rope'.*norm, last_row, post_norm, residual"):
+    with pytest.raises(UnsupportedError, match=r"'rope'.*norm, last_row, post_norm, residual, chains"):
         plan_model(llama_header(**TINY), unfused=["rope"])

@@ -46,12 +46,13 @@ def gated_delta_net(
 class GatedDeltaNet(Operation):
     name = "gated_delta_net"
     templates = ("gated_delta_net",)
-    parts = frozenset({"qkv", "y"})
+    parts = frozenset({"qkv", "alpha", "beta", "y"})
+    apart = frozenset({"alpha", "beta", "y"})
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         qkv, alpha, beta, *of_heads = node.src
         p = node.params
-        values = {"qkv": low.view(qkv), "alpha": low.view(alpha), "beta": low.view(beta), "y": low.new(node)}
+        values = {"qkv": low.view(qkv), "alpha": low.groups(alpha), "beta": low.groups(beta), "y": low.new(node)}
         state = State(node.name, 4 * p["n_head"] * p["size"] * in_fours(p["size"]))
         low.emit(self.name, node.name, values, {"of_heads": tuple(of_heads)}, state=state, **p)
 

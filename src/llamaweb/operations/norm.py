@@ -61,6 +61,7 @@ class Norm(Operation):
     templates = ("norm",)
     in_lanes = frozenset({"y"})
     parts = frozenset({"x", "gate", "y"})
+    apart = frozenset({"gate"})
     epilogue = True
 
     def lower(self, node: Tensor, low: Lowering) -> None:

@@ -31,7 +31,7 @@ class SsmConv(Operation):
     name = "ssm_conv"
     templates = ("ssm_conv",)
     in_lanes = frozenset({"y"})
-    parts = frozenset({"x", "x1", "gate", "y"})
+    parts = apart = frozenset({"x", "x1", "gate", "y"})
     prologue = True
     epilogue = True
 
@@ -39,7 +39,7 @@ class SsmConv(Operation):
         x, weight, *bias = node.src
         weights = {"taps": (weight,)} | ({"shift": (bias[0],)} if bias else {})
         state = State(node.name, 4 * (weight.row - 1) * x.row)
-        low.emit(self.name, node.name, {"x": low.view(x), "y": low.new(node)}, weights, state=state)
+        low.emit(self.name, node.name, {"x": low.groups(x), "y": low.new(node)}, weights, state=state)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         p, y = step.params, step.values["y"]

@@ -46,12 +46,13 @@ class SsmScan(Operation):
     templates = ("ssm_scan",)
     in_lanes = frozenset({"y"})
     parts = frozenset({"xbc", "dt", "gate", "y"})
+    apart = frozenset({"dt", "gate", "y"})
     epilogue = True
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         xbc, dt, *of_heads = node.src
         p = node.params
-        values = {"xbc": low.view(xbc), "dt": low.view(dt), "y": low.new(node)}
+        values = {"xbc": low.view(xbc), "dt": low.groups(dt), "y": low.new(node)}
         state = State(node.name, 4 * p["n_head"] * p["head_dim"] * in_fours(p["d_state"]))
         low.emit(self.name, node.name, values, {"of_heads": tuple(of_heads)}, state=state, **p)
 

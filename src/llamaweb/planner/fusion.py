@@ -17,6 +17,7 @@ from llamaweb.operations import OPERATIONS, lower
 from llamaweb.operations.norm import groups_of
 from llamaweb.operations.step import Step, Value, View
 from llamaweb.planner.apart import apart
+from llamaweb.planner.expressions import chains, inputs, results
 from llamaweb.planner.program import Program, reads_parts
 from llamaweb.rope import Rope
 
@@ -451,11 +452,14 @@ _RULES: dict[str, Rule] = {
     "rotations": _rotations,
     "experts": _experts,
     "epilogue": _epilogue,
+    "results": results,
+    "inputs": inputs,
     "scale": _scale,
     "norm": _norm,
     "last_row": _last_row,
     "post_norm": _post_norm,
     "residual": _residual,
+    "chains": chains,
     "apart": apart,
 }
 FUSIONS = {name: rule.__doc__ or "" for name, rule in _RULES.items()}
