@@ -1,20 +1,26 @@
 // The gated delta rule: one workgroup for a head and {{ columns }} columns of its matrix, of which {{ parts }} invocations share each and hold it
 // in registers; it goes through the tokens, {{ chunk }} at a time: first what all columns need of these is made, at last the sums
+//   conv: of the convolution that makes qkv of what is there
 {% import "common/four.wgsl" as four %}
+{% import "common/functions.wgsl" as f %}
 {% import "common/operand.wgsl" as operand %}
 {% include "common/bindings.wgsl" %}
 {% set at = dict(operands) %}
 {% set workgroup = columns * parts %}
 {% set S4 = (size + 3) // 4 %}
 {% set held = fours * parts %}
-var<workgroup> key: array<vec4<f32>, {{ chunk * held }}>;  // of any length, as queries are
-var<workgroup> query: array<vec4<f32>, {{ chunk * held }}>;
-var<workgroup> squares: array<vec2<f32>, {{ chunk * held }}>;
+var<workgroup> qk: array<vec4<f32>, {{ chunk * 2 * held }}>;  // of each token the query, then the key, both of any length
+var<workgroup> squares: array<f32, {{ chunk * 2 * held }}>;
 var<workgroup> value: array<f32, {{ chunk * columns }}>;
 var<workgroup> scales: array<vec4<f32>, {{ chunk }}>;  // fade, trust, and what makes key and query as long as they are to be
 var<workgroup> told: array<f32, {{ 2 * workgroup }}>;  // of a token, and of the next
 var<workgroup> sums: array<f32, {{ chunk * workgroup }}>;
-{{ four.declare("qkv", size, 4 * held) }}
+{% if conv %}
+{{ f.functions }}
+{% endif %}
+{% set x = at["qkv"] %}
+{% include "common/conv.wgsl" %}
+{{ four.declare(size, 4 * held) }}
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let h = group.x;
@@ -32,18 +38,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
   for (var first = 0u; first < n_tokens; first += {{ chunk }}u) {
     let count = min({{ chunk }}u, n_tokens - first);
-    for (var u = lane; u < count * {{ held }}u; u += {{ workgroup }}u) {
-      let here = (first + u / {{ held }}u) * {{ at["qkv"].pitch }}u + {{ at["qkv"].first }}u + pair * {{ size }}u;
-      let q = four(here, u % {{ held }}u * 4u);
-      let k = four(here + {{ n_key * size }}u, u % {{ held }}u * 4u);
-      query[u] = q;
-      key[u] = k;
-      squares[u] = vec2<f32>(dot(q, q), dot(k, k));
+    for (var u = lane; u < count * {{ 2 * held }}u; u += {{ workgroup }}u) {
+      let t = first + u / {{ 2 * held }}u;
+      let at = (u / {{ held }}u % 2u * {{ n_key }}u + pair) * {{ size }}u;
+      let i = u % {{ held }}u * 4u;
+      let numbers = four(t, at, i);
+      qk[u] = numbers;
+      squares[u] = dot(numbers, numbers);
+{% if conv %}
+      if ({{ "h %% %du == 0u" % (n_head // n_key) if grouped else "h < %du" % n_key }} && group.y == 0u) {
+        for (var n = i; n < min(i + 4u, {{ size }}u); n++) { keep(t, at + n); }
+      }
+{% endif %}
     }
     for (var u = lane; u < count * {{ columns }}u; u += {{ workgroup }}u) {
       let t = first + u / {{ columns }}u;
       let i = {{ 2 * n_key * size }}u + h * {{ size }}u + min(first_column + u % {{ columns }}u, {{ size - 1 }}u);
-      value[u] = {{ operand.number(at["qkv"]) }};
+      value[u] = number(t, i);
+{% if conv %}
+      if (first_column + u % {{ columns }}u < {{ size }}u) { keep(t, i); }
+{% endif %}
     }
     workgroupBarrier();
     if (lane < count) {
@@ -52,16 +66,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let fade = exp(of_heads[{{ n_head }}u + h] * (max(raw, 0.0) + log(1.0 + exp(-abs(raw)))));
       let trust = 1.0 / (1.0 + exp(-{{ operand.number(at["beta"], "h") }}));
       var square = vec2<f32>({{ eps }});
-      for (var k = 0u; k < {{ held }}u; k++) { square += squares[lane * {{ held }}u + (k + lane) % {{ held }}u]; }  // neighbours read other banks
+      for (var k = 0u; k < {{ held }}u; k++) {
+        let here = lane * {{ 2 * held }}u + (k + lane) % {{ held }}u;  // neighbours read other banks
+        square += vec2<f32>(squares[here], squares[here + {{ held }}u]);
+      }
       scales[lane] = vec4<f32>(fade, trust, inverseSqrt(square.y), inverseSqrt(square.x) * {{ size ** -0.5 }});
     }
     workgroupBarrier();
     for (var t = 0u; t < count; t++) {
       let scale = scales[t];
-      let here = t * {{ held }}u + part;
+      let here = t * {{ 2 * held }}u + part;
       let of_token = t % 2u * {{ workgroup }}u;
 {% for j in range(fours) %}
-      let k{{ j }} = key[here + {{ j * parts }}u];
+      let k{{ j }} = qk[here + {{ held + j * parts }}u];
 {% endfor %}
       told[of_token + lane] = {% for j in range(fours) %}dot(s{{ j }}, k{{ j }}){{ " + " if not loop.last }}{% endfor %};
       workgroupBarrier();
@@ -71,7 +88,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       var found = 0.0;
 {% for j in range(fours) %}
       s{{ j }} = s{{ j }} * scale.x + delta * scale.z * k{{ j }};
-      found += dot(s{{ j }}, query[here + {{ j * parts }}u]);
+      found += dot(s{{ j }}, qk[here + {{ j * parts }}u]);
 {% endfor %}
       sums[t * {{ workgroup }}u + lane] = found;
     }

@@ -1,5 +1,5 @@
 // A causal convolution of {{ taps }} taps along the tokens: an invocation goes through {{ run }} tokens of a channel with the last inputs
-// in registers; that of the first ones leaves the batch's last inputs in `state` for the next
+// in registers; that of the first ones leaves the batch's last inputs in `state`, where that at position p is row p % {{ taps }}
 //   prologue: what an input is, of x and x1; epilogue: what is written, of the result and `gate`
 {% import "common/functions.wgsl" as f %}
 {% import "common/operand.wgsl" as operand %}
@@ -21,28 +21,21 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let first = id.y * {{ run }}u;
   let n_tokens = batch[{{ io.n_tokens }}u];
   if (i >= {{ channels }}u || first >= n_tokens) { return; }
-  let begins = batch[{{ io.n_past }}u] == 0u;
+  let n_past = batch[{{ io.n_past }}u];
 {% for j in range(taps) %}
   let w{{ j }} = taps[i * {{ taps }}u + {{ j }}u];
 {% endfor %}
 {% for j in range(kept) %}
   var x{{ j }} = 0.0;
 {% endfor %}
-  if (first > 0u) {
 {% for j in range(kept) %}
-    x{{ j }} = number(first - {{ kept - j }}u, i);
+{% set back = kept - j %}
+  if (first > 0u) { x{{ j }} = number(first - {{ back }}u, i); }
+  else if (n_past >= {{ back }}u) { x{{ j }} = state[(n_past - {{ back }}u) % {{ taps }}u * {{ channels }}u + i]; }
 {% endfor %}
-  } else if (!begins) {
-{% for j in range(kept) %}
-    x{{ j }} = state[{{ j * channels }}u + i];
-{% endfor %}
-  }
   if (first == 0u) {
-    for (var j = 0u; j < {{ kept }}u; j++) {
-      var last = 0.0;
-      if (n_tokens + j >= {{ kept }}u) { last = number(n_tokens + j - {{ kept }}u, i); }
-      else if (!begins) { last = state[(n_tokens + j) * {{ channels }}u + i]; }
-      state[j * {{ channels }}u + i] = last;
+    for (var t = max(n_tokens, {{ kept }}u) - {{ kept }}u; t < n_tokens; t++) {
+      state[(n_past + t) % {{ taps }}u * {{ channels }}u + i] = number(t, i);
     }
   }
   for (var t = first; t < min(first + {{ run }}u, n_tokens); t++) {

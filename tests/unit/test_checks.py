@@ -46,7 +46,7 @@ from llamaweb.operations.operand import Operand
 from llamaweb.operations.output import cross_entropy_kernel, sample_kernel
 from llamaweb.operations.pool import pool_kernel
 from llamaweb.operations.rwkv_wkv7 import rwkv_wkv7_kernel
-from llamaweb.operations.ssm_conv import ssm_conv_kernel
+from llamaweb.operations.ssm_conv import Convolution, ssm_conv_kernel
 from llamaweb.operations.ssm_scan import ssm_scan_kernel
 from llamaweb.operations.token_shift import token_shift_kernel
 from llamaweb.planner import DESKTOP, DeviceProfile, ModelPlan, plan_model
@@ -149,6 +149,7 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         norm_kernel(
             *("l2", (Groups(16, 4, 0, 0),), (96, 96), 1e-5, 8, (), Operand("gate", 5, 128)), epilogue=("add", 1, 0)
         ),
+        norm_kernel("rms", (Groups(10, 7, 0, 0),), (96, 96), 1e-5, 1, (), Operand("gate"), epilogue=("add", 0, 1)),
         gated_delta_net_kernel(16, 2, 4, False, 1e-6, places(qkv=(5, 160), alpha=(0, 32), beta=(3, 32), y=(0, 64))),
         gated_delta_net_kernel(
             *(38, 2, 4, True, 1e-6, places(qkv=(0, 320), alpha=(0, 0), y=(0, 0)) | {"beta": Operand("alpha", 4)})
@@ -166,6 +167,15 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
             *(16, 2, 4, False, 1e-6),
             places(qkv=(0, 128), y=(0, 64))
             | {"alpha": Operand("alpha", 2, 8, each=2, apart=4), "beta": Operand("alpha", 0, 8, each=2, apart=4)},
+        ),
+        ssm_scan_kernel(
+            *(4, 16, 20, 2, places(xbc=(5, 0), y=(0, 0)) | {"dt": Operand("xbc", 150)}),
+            conv=Convolution(4, 144, True, ("silu", 0)),
+        ),
+        gated_delta_net_kernel(
+            *(18, 2, 4, True, 1e-6),
+            places(qkv=(0, 0), y=(0, 0)) | {"alpha": Operand("qkv", 144), "beta": Operand("qkv", 148)},
+            Convolution(3, 144, False, 0),
         ),
         ssm_conv_kernel(3, 70, 8, places(x=(5, 96), y=(0, 96)), bias=True),
         ssm_conv_kernel(

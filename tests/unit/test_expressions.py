@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llamaweb.graph import Tensor
-from llamaweb.operations.step import Step, Value, View
-from llamaweb.planner.expressions import chains, inputs, results
+from llamaweb.operations.step import State, Step, Value, View
+from llamaweb.planner.expressions import chains, convolutions, inputs, results
 from llamaweb.planner.program import Program
 
 GATED = ("mul", 0, ("silu", 1))
@@ -93,16 +94,16 @@ def test_a_second_gate_stays() -> None:
 
 def test_more_bindings_than_a_device_has_are_not_asked_for() -> None:
     gate = each(GATED, OUT, Y, Z)
-    assert [len(fused(results, step("ssm_conv"), gate, max_bindings=n)) for n in (5, 6)] == [2, 1]  # x, z, y, 3 more
+    assert [len(fused(results, step("ssm_conv"), gate, max_bindings=n)) for n in (4, 5)] == [2, 1]  # x, z, y, 2 more
     inner = each(("mul", 0, 1), X, Z, MORE)
-    assert [len(fused(inputs, inner, step("ssm_conv"), max_bindings=n)) for n in (5, 6)] == [2, 1]
+    assert [len(fused(inputs, inner, step("ssm_conv"), max_bindings=n)) for n in (4, 5)] == [2, 1]
 
 
 def test_parts_of_one_value_are_bound_once() -> None:
     joint = Value("joint", 192, 8)
     parts = [View(joint, 64, first) for first in (0, 64, 128)]
     steps = each(("mul", 0, 1), X, *parts[:2]), step("ssm_conv"), each(("mul", 1, 0), OUT, Y, parts[2])
-    (found,) = fused(results, *fused(inputs, *steps, max_bindings=5), max_bindings=5)
+    (found,) = fused(results, *fused(inputs, *steps, max_bindings=4), max_bindings=4)
     assert found.values == {"x": parts[0], "x1": parts[1], "gate": parts[2], "y": OUT}
     assert (found.params["prologue"], found.params["epilogue"]) == (("mul", 0, 1), ("mul", 1, 0))
 
@@ -115,6 +116,34 @@ def test_a_convolution_computes_its_input() -> None:
     assert len(fused(inputs, three, step("ssm_conv"))) == 2
     assert len(fused(inputs, each(("silu", 0), X, Z), step("ssm_conv"), again)) == 3  # which reads it, too
     assert len(fused(inputs, each(("add", 0, 1), X, Z, BIAS), step("ssm_conv"))) == 2
+
+
+ONE = {name: value(name, 64, 1) for name in ("x", "y", "z", "out")}
+KEPT = {"conv_state": State("conv", 8), "state": State("state", 8)}
+
+
+def pair(of: View, seen: View, **params: Any) -> tuple[Step, Step]:
+    """A convolution, and a scan of what it sees."""
+    conv = Step("ssm_conv", "conv", {"x": of, "y": seen}, {"taps": (BIAS,)}, {"state": KEPT["conv_state"], **params})
+    values = {"xbc": seen, "dt": ONE["z"], "y": ONE["out"]}
+    return conv, Step("ssm_scan", "scan", values, {"of_heads": (BIAS,)}, {"state": KEPT["state"]})
+
+
+def test_a_token_s_convolution_goes_into_its_recurrence_with_both_states() -> None:
+    (found,) = fused(convolutions, *pair(ONE["x"], ONE["y"], epilogue=("silu", 0)))
+    assert (found.op, found.values["xbc"], list(found.weights)) == ("ssm_scan", ONE["x"], ["of_heads", "taps"])
+    assert (found.params["convolved"], found.states) == (("silu", 0), KEPT)
+
+
+def test_a_convolution_of_a_batch_or_with_gates_or_of_others_is_one_of_its_own() -> None:
+    x, y = ONE["x"], ONE["y"]
+    assert len(fused(convolutions, *pair(X, Y))) == 2
+    assert len(fused(convolutions, *pair(x, y, prologue=("mul", 0, 0)))) == 2
+    conv, scan = pair(x, y)
+    assert len(fused(convolutions, replace(conv, values={**conv.values, "gate": ONE["z"]}), scan)) == 2
+    assert len(fused(convolutions, conv, each(("silu", 0), ONE["z"], y), scan)) == 3
+    assert len(fused(convolutions, conv, replace(scan, op="mul_mat_vec"))) == 2
+    assert len(fused(convolutions, conv, scan, max_bindings=7)) == 2  # x, dt, y, of_heads, taps, both states, the batch
 
 
 def test_a_chain_is_one_expression_over_each_operand_once() -> None:

@@ -379,6 +379,7 @@ UNFUSED = {
     "epilogue": (2, 2),
     "results": (0, 0),
     "inputs": (0, 0),
+    "convolutions": (0, 0),
     "scale": (0, 1),
     "norm": (5, 9),
     "last_row": (0, 0),

@@ -53,8 +53,8 @@ def nodes(family: str, op: str) -> list[Tensor]:
 
 
 # Dispatches of layers, where they are not five: a sum where branches are side by side, norms of queries and keys, and
-# scales of products are computed by themselves; Mamba 2's mixer takes four, and one more for a norm behind its gate, a
-# delta net with its feed forward seven, a gated attention eight, RWKV's two mixers nine, of which three are the first
+# scales of products are computed by themselves; Mamba 2's mixer takes three, and one more for a norm behind its gate, a
+# delta net with its feed forward six, a gated attention eight, RWKV's two mixers nine, of which three are the first
 # eleven products.
 LAYERS = {
     "cohere2": {6},
@@ -63,11 +63,12 @@ LAYERS = {
     "bitnet": {11},
     "bitnet, ternary": {5},
     "stablelm": {5},
-    "granitehybrid": {5, 7},
-    "nemotron_h": {2, 3, 5},
-    "falcon-h1": {10},
-    "falcon-h1, Q8_0": {11},
-    "qwen35": {7, 8},
+    "granitehybrid": {5, 6},
+    "mamba2": {4},
+    "nemotron_h": {2, 3, 4},
+    "falcon-h1": {9},
+    "falcon-h1, Q8_0": {10},
+    "qwen35": {6, 8},
     "rwkv7": {9, 10},
     # A norm, the gate, the choice among experts and their two products; beside these, experts that are every token's,
     # whose gate qwen2moe has in one more.
@@ -93,13 +94,13 @@ LAYERS = {
     "gemma3n, with shared keys": {17, 18},
     "lfm2moe": {5, 8},
     "lfm2moe, Q4_0": {8},
-    "qwen35moe": {13, 14},
+    "qwen35moe": {12, 14},
+    "qwen3next": {12, 14},
     # Queries and keys of latent attention have four to six products and copies more.
     "deepseek2": {12, 17},
     "deepseek2, Q8_0": {17},
     "deepseek2, whole": {17},
     "deepseek2, lite, Q8_0": {11, 16},
-    "qwen3next": {13, 14},
 }
 
 

@@ -10,7 +10,7 @@ from llamaweb.kernels.kernel import Launch
 from llamaweb.operations import BY_TEMPLATE
 from llamaweb.operations.gated_delta_net import gated_delta_net_kernel
 from llamaweb.operations.operand import Operand
-from llamaweb.operations.ssm_conv import ssm_conv_kernel
+from llamaweb.operations.ssm_conv import Convolution, ssm_conv_kernel
 from llamaweb.operations.ssm_scan import ssm_scan_kernel
 from llamaweb.profile import DeviceProfile
 from tests.checked import holds
@@ -20,6 +20,11 @@ from tests.naga import Naga
 def rows(**of: int) -> dict[str, Operand]:
     """By slot, how long a row of it is."""
     return {slot: Operand(slot, 0, row) for slot, row in of.items()}
+
+
+def alone(*slots: str) -> dict[str, Operand]:
+    """Parts of one token's row, beside y."""
+    return {slot: Operand(slots[0], 400 * i) for i, slot in enumerate(slots)} | {"y": Operand("y")}
 
 
 def scan(n_head: int, head_dim: int, d_state: int, n_group: int) -> Launch:
@@ -69,6 +74,26 @@ def test_a_batch_of_any_length_goes_on_where_the_last_one_ended(naga: Naga, laun
     n = at_once(launch)
     for n_tokens, n_past in ((1, 7), (2, 0), (n, 1), (3 * n + 2, 0)):
         assert holds(naga, operation.case(launch.kernel, n_tokens, n_past)), (n_tokens, n_past)
+
+
+WITHIN = {
+    "a scan": ssm_scan_kernel(6, 13, 22, 3, alone("xbc", "dt"), conv=Convolution(4, 210, True, ("silu", 0))),
+    "a delta net": gated_delta_net_kernel(
+        30, 2, 6, False, 1e-6, alone("qkv", "alpha", "beta"), Convolution(4, 300, False, ("silu", 0))
+    ),
+    "a delta net of groups": gated_delta_net_kernel(
+        20, 2, 4, True, 1e-6, alone("qkv", "alpha", "beta"), Convolution(2, 160, True, 0)
+    ),
+}
+
+
+@pytest.mark.parametrize("launch", WITHIN.values(), ids=WITHIN)
+def test_a_convolution_of_one_token_within_a_recurrence_has_the_window_of_the_one_before_it(
+    naga: Naga, launch: Launch
+) -> None:
+    operation: Any = BY_TEMPLATE[launch.kernel.template]
+    for n_past in (0, 1, 2, 7):
+        assert holds(naga, operation.case(launch.kernel, 1, n_past)), n_past
 
 
 def test_workgroups_of_a_large_head_are_many() -> None:

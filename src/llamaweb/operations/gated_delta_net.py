@@ -13,6 +13,7 @@ from llamaweb.kernels.kernel import BATCH, Kernel, Launch, Slot, arena, kernel
 from llamaweb.operations.operand import Operand, bound, operands
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
 from llamaweb.operations.recurrence import Spread, chunk, expected_state, in_fours, padded
+from llamaweb.operations.ssm_conv import Convolution
 from llamaweb.operations.step import State, Step
 
 _WORKGROUP = 64
@@ -44,10 +45,13 @@ def gated_delta_net(
 
 
 class GatedDeltaNet(Operation):
+    """Step: qkv may be what a convolution with the state params["conv_state"] makes of it."""
+
     name = "gated_delta_net"
     templates = ("gated_delta_net",)
     parts = frozenset({"qkv", "alpha", "beta", "y"})
     apart = frozenset({"alpha", "beta", "y"})
+    convolves = "qkv"
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         qkv, alpha, beta, *of_heads = node.src
@@ -58,17 +62,18 @@ class GatedDeltaNet(Operation):
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         p = step.params
-        return gated_delta_net_kernel(p["size"], p["n_key"], p["n_head"], p["grouped"], p["eps"], operands(step))
+        sizes = p["size"], p["n_key"], p["n_head"]
+        return gated_delta_net_kernel(*sizes, p["grouped"], p["eps"], operands(step), Convolution.of(step))
 
     def flops(self, use: Use) -> int:
         c = use.constants
         return 8 * int(c["n_head"]) * int(c["size"]) ** 2 * use.tokens
 
     def moved(self, slot: str, use: Use) -> int:
-        return use.sizes[slot] * (2 if slot == "state" else 1)
+        return use.sizes[slot] * (2 if slot in ("state", "conv_state") else 1)
 
     def written(self, slot: str) -> bool:
-        return slot in ("y", "state")
+        return slot in ("y", "state", "conv_state")
 
     def case(self, kernel: Kernel, n_tokens: int = 0, n_past: int = 5) -> Case:
         """Unless told, one token more than it takes at a time, or one, behind others."""
@@ -81,13 +86,17 @@ class GatedDeltaNet(Operation):
         bias, a = random.standard_normal(n_head, np.float32), -np.exp(random.standard_normal(n_head, np.float32))
         state = random.standard_normal((n_head, size, size), np.float32)
         before = state.astype(np.float64) * (n_past > 0)
-        y, after = corrected(qkv, alpha, beta, bias, a, before, n_key, c["grouped"], c["eps"])
+        conv = c["conv"]
+        made, more, left = conv.case(qkv, n_past, random) if conv else (qkv, [], None)
+        y, after = corrected(made, alpha, beta, bias, a, before, n_key, c["grouped"], c["eps"])
         data = [
             *(of[slot].data(values) for slot, values in (("qkv", qkv), ("alpha", alpha), ("beta", beta))),
             *(whole("of_heads", np.stack([bias, a])), batch(n_tokens, n_past), whole("state", padded(state))),
+            *more,
         ]
+        expected = of["y"].expected(y), expected_state(padded(after)), *([left] if left else [])
         workgroups = (n_head, -(-size // c["columns"]), 1)
-        return Case((Run(kernel, workgroups),), tuple(data), (of["y"].expected(y), expected_state(padded(after))))
+        return Case((Run(kernel, workgroups),), tuple(data), expected)
 
 
 def corrected(
@@ -118,9 +127,15 @@ def corrected(
 
 
 def gated_delta_net_kernel(
-    size: int, n_key: int, n_head: int, grouped: bool, eps: float, of: Mapping[str, Operand]
+    size: int,
+    n_key: int,
+    n_head: int,
+    grouped: bool,
+    eps: float,
+    of: Mapping[str, Operand],
+    conv: Convolution | None = None,
 ) -> Launch:
-    """of: where qkv, alpha, beta and y are."""
+    """of: where qkv, alpha, beta and y are. conv: of a token's qkv."""
     spread = Spread.of(size, _WORKGROUP, _PARTS)
     # Bytes of a token: k, q and the squares of both, what scales it, its values, and sums; `told` takes 512 once.
     of_token = 4 * (2 * 4 * spread.held + 2 * spread.held + 4 + spread.rows + _WORKGROUP)
@@ -128,6 +143,7 @@ def gated_delta_net_kernel(
         "gated_delta_net",
         [
             *bound(of),
+            *(conv.slots if conv else []),
             Slot("of_heads", "f32", "read"),
             BATCH,
             Slot("state", "vec4<f32>", "read_write"),
@@ -138,6 +154,7 @@ def gated_delta_net_kernel(
         n_head=n_head,
         grouped=grouped,
         eps=eps,
+        conv=conv,
         operands=tuple(sorted(of.items())),
         fours=spread.fours,
         parts=spread.parts,

@@ -121,7 +121,8 @@ class Operation:
     """One operation. `name`: of its nodes or its steps; `templates`: of its kernels; `in_lanes`: slots of one token's
     values that may be in lane order; `parts`: slots that may be parts of rows, and `apart` those that may be groups;
     `variants`: what tells its kernel's variants, if it has some; `prologue`, `epilogue`: whether its kernel takes an
-    expression in the place of x, and over its result."""
+    expression in the place of x, and over its result; `convolves`: the slot where a token's convolution may be taken
+    in."""
 
     name: ClassVar[str]
     templates: ClassVar[tuple[str, ...]] = ()
@@ -131,6 +132,7 @@ class Operation:
     variants: ClassVar[type | None] = None
     prologue: ClassVar[bool] = False
     epilogue: ClassVar[bool] = False
+    convolves: ClassVar[str] = ""
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         """Adds the plain steps of a node."""

@@ -48,5 +48,5 @@ def padded(state: np.ndarray) -> np.ndarray:
     return np.pad(state, ((0, 0), (0, 0), (0, -state.shape[-1] % 4)))
 
 
-def expected_state(state: np.ndarray) -> Expected:
-    return Expected("state", np.array([0]), state.astype(np.float32).reshape(1, -1))
+def expected_state(state: np.ndarray, slot: str = "state") -> Expected:
+    return Expected(slot, np.array([0]), state.astype(np.float32).reshape(1, -1))

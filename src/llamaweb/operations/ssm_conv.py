@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from llamaweb.graph import Graph, Tensor
-from llamaweb.kernels.checks.case import Case, Run, batch, evaluated, rng, whole
+from llamaweb.kernels.checks.case import Case, Data, Expected, Run, batch, evaluated, rng, whole
 from llamaweb.kernels.kernel import BATCH, Kernel, Launch, Slot, arena, kernel
 from llamaweb.operations.operand import Expression, Operand, bound, operands
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
@@ -38,7 +39,7 @@ class SsmConv(Operation):
     def lower(self, node: Tensor, low: Lowering) -> None:
         x, weight, *bias = node.src
         weights = {"taps": (weight,)} | ({"shift": (bias[0],)} if bias else {})
-        state = State(node.name, 4 * (weight.row - 1) * x.row)
+        state = State(node.name, 4 * weight.row * x.row)
         low.emit(self.name, node.name, {"x": low.groups(x), "y": low.new(node)}, weights, state=state)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
@@ -60,21 +61,64 @@ class SsmConv(Operation):
         taps, channels = c["taps"], c["channels"]
         n_tokens = n_tokens or (c["run"] + 1 if of["y"].pitch else 1)
         inputs = {slot: random.standard_normal((n_tokens, channels), np.float32) for slot in of if slot != "y"}
-        state = random.standard_normal((taps - 1, channels), np.float32)
+        state = random.standard_normal((taps, channels), np.float32)
         weight = random.standard_normal((channels, taps), np.float32)
         shift = random.standard_normal(channels, np.float32) * c["bias"]
         x = evaluated(c["prologue"], [inputs[slot] for slot in ("x", "x1") if slot in inputs])
-        seen = np.concatenate([state * (n_past > 0), x])
-        y = sum(seen[j : j + n_tokens] * weight[:, j] for j in range(taps)) + shift
-        y = evaluated(c["epilogue"], [y, *([inputs["gate"]] if "gate" in inputs else [])])
+        y, after = convolved(x, state, weight, n_past)
+        y = evaluated(c["epilogue"], [y + shift, *([inputs["gate"]] if "gate" in inputs else [])])
         data = [
             *(of[slot].data(values) for slot, values in inputs.items()),
             *(whole("taps", weight), batch(n_tokens, n_past), whole("state", state)),
             *([whole("shift", shift)] if c["bias"] else []),
         ]
         workgroups = (-(-channels // c["workgroup"]), -(-n_tokens // c["run"]), 1)
-        expected = (of["y"].expected(y), expected_state(seen[n_tokens:]))
+        expected = (of["y"].expected(y), expected_state(after))
         return Case((Run(kernel, workgroups),), tuple(data), expected)
+
+
+def convolved(x: np.ndarray, state: np.ndarray, weight: np.ndarray, n_past: int) -> tuple[np.ndarray, np.ndarray]:
+    """In numpy: y (tokens, channels), and the state behind it: the input at position p is its row p % taps."""
+    taps = len(state)
+    positions = np.arange(n_past - taps + 1, n_past)
+    seen = np.concatenate([state[positions % taps] * (positions >= 0)[:, None], x])
+    y = sum(seen[j : j + len(x)] * weight[:, j] for j in range(taps))
+    after = state.astype(np.float64)
+    last = np.arange(n_past, n_past + len(x))[1 - taps :]
+    after[last % taps] = x[1 - taps :]
+    return np.asarray(y), after
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution within the kernel that reads its result of one token (wgsl/common/conv.wgsl). epilogue: what
+    becomes of the result."""
+
+    taps: int
+    channels: int
+    bias: bool
+    epilogue: Expression
+
+    @classmethod
+    def of(cls, step: Step) -> Convolution | None:
+        """Of a step that has taken one in."""
+        if "conv_state" not in step.params:
+            return None
+        weight = step.weights["taps"][0]
+        return cls(weight.row, weight.rows, "shift" in step.weights, step.params["convolved"])
+
+    @property
+    def slots(self) -> list[Slot]:
+        names = ("taps", "shift") if self.bias else ("taps",)
+        return [*(Slot(name, "f32", "read") for name in names), Slot("conv_state", "f32", "read_write")]
+
+    def case(self, x: np.ndarray, n_past: int, random: np.random.Generator) -> tuple[np.ndarray, list[Data], Expected]:
+        """Of a token's channels: what the kernel is to read, the data that it needs, and what it must leave."""
+        state, weight = random.standard_normal((2, self.channels, self.taps), np.float32)
+        shift = random.standard_normal(self.channels, np.float32) * self.bias
+        y, after = convolved(x, state.T, weight, n_past)
+        data = [whole("taps", weight), whole("conv_state", state.T), *([whole("shift", shift)] if self.bias else [])]
+        return evaluated(self.epilogue, [y + shift]), data, expected_state(after, "conv_state")
 
 
 def ssm_conv_kernel(

@@ -13,6 +13,7 @@ from llamaweb.kernels.kernel import BATCH, Kernel, Launch, Slot, arena, kernel
 from llamaweb.operations.operand import Expression, Operand, bound, operands
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
 from llamaweb.operations.recurrence import Spread, chunk, expected_state, in_fours, padded
+from llamaweb.operations.ssm_conv import Convolution
 from llamaweb.operations.step import State, Step
 
 _WORKGROUP = 128
@@ -40,7 +41,8 @@ def ssm_scan(
 
 
 class SsmScan(Operation):
-    """Step: y may be an expression over the result and "gate"."""
+    """Step: y may be an expression over the result and "gate", and xbc what a convolution with the state
+    params["conv_state"] makes of it."""
 
     name = "ssm_scan"
     templates = ("ssm_scan",)
@@ -48,6 +50,7 @@ class SsmScan(Operation):
     parts = frozenset({"xbc", "dt", "gate", "y"})
     apart = frozenset({"dt", "gate", "y"})
     epilogue = True
+    convolves = "xbc"
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         xbc, dt, *of_heads = node.src
@@ -59,17 +62,17 @@ class SsmScan(Operation):
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         p = step.params
         sizes = p["n_head"], p["head_dim"], p["d_state"], p["n_group"]
-        return ssm_scan_kernel(*sizes, operands(step), p.get("epilogue", 0))
+        return ssm_scan_kernel(*sizes, operands(step), p.get("epilogue", 0), Convolution.of(step))
 
     def flops(self, use: Use) -> int:
         c = use.constants
         return 6 * int(c["n_head"]) * int(c["head_dim"]) * int(c["d_state"]) * use.tokens
 
     def moved(self, slot: str, use: Use) -> int:
-        return use.sizes[slot] * (2 if slot == "state" else 1)
+        return use.sizes[slot] * (2 if slot in ("state", "conv_state") else 1)
 
     def written(self, slot: str) -> bool:
-        return slot in ("y", "state")
+        return slot in ("y", "state", "conv_state")
 
     def case(self, kernel: Kernel, n_tokens: int = 0, n_past: int = 5) -> Case:
         """Unless told, one token more than it takes at a time, or one, behind others."""
@@ -83,14 +86,18 @@ class SsmScan(Operation):
         fade = -np.exp(random.standard_normal(n_head, np.float32))
         state = random.standard_normal((n_head, dim, n), np.float32)
         before = state.astype(np.float64) * (n_past > 0)
-        y, after = scanned(values["xbc"], values["dt"], bias, fade, skip, before, dim, n, groups)
+        conv = c["conv"]
+        xbc, more, left = conv.case(values["xbc"], n_past, random) if conv else (values["xbc"], [], None)
+        y, after = scanned(xbc, values["dt"], bias, fade, skip, before, dim, n, groups)
         y = evaluated(c["epilogue"], [y, *([values["gate"]] if "gate" in of else [])])
         data = [
             *(of[slot].data(each) for slot, each in values.items()),
             *(whole("of_heads", np.stack([bias, fade, skip])), batch(n_tokens, n_past), whole("state", padded(state))),
+            *more,
         ]
+        expected = of["y"].expected(y), expected_state(padded(after)), *([left] if left else [])
         workgroups = (n_head, -(-dim // c["rows"]), 1)
-        return Case((Run(kernel, workgroups),), tuple(data), (of["y"].expected(y), expected_state(padded(after))))
+        return Case((Run(kernel, workgroups),), tuple(data), expected)
 
 
 def scanned(
@@ -123,14 +130,16 @@ def ssm_scan_kernel(
     n_group: int,
     of: Mapping[str, Operand],
     epilogue: Expression = 0,
+    conv: Convolution | None = None,
 ) -> Launch:
-    """of: where xbc, dt, gate and y are. epilogue: of the result and gate, if there is one."""
+    """of: where xbc, dt, gate and y are. epilogue: of the result and gate, if there is one. conv: of a token's xbc."""
     spread = Spread.of(d_state, _WORKGROUP, _PARTS)
     of_token = 4 * (2 * 4 * spread.held + spread.rows + 1 + _WORKGROUP)  # bytes: B, C, dt x, fade and sums
     shader = kernel(
         "ssm_scan",
         [
             *bound(of),
+            *(conv.slots if conv else []),
             Slot("of_heads", "f32", "read"),
             BATCH,
             Slot("state", "vec4<f32>", "read_write"),
@@ -142,6 +151,7 @@ def ssm_scan_kernel(
         n_group=n_group,
         operands=tuple(sorted(of.items())),
         epilogue=epilogue,
+        conv=conv,
         fours=spread.fours,
         parts=spread.parts,
         rows=spread.rows,

@@ -123,9 +123,9 @@ class Step:
         return self.values["y"].n_tokens if "y" in self.values else next(iter(self.values.values())).n_tokens
 
     @property
-    def state(self) -> State | None:
-        """What it keeps, bound at its kernel's slot "state"."""
-        return self.params.get("state")
+    def states(self) -> dict[str, State]:
+        """What it keeps, by its kernel's slot; "conv_state": of the convolution that it has taken in."""
+        return {slot: self.params[slot] for slot in ("state", "conv_state") if slot in self.params}
 
     @property
     def lane_order(self) -> frozenset[str]:

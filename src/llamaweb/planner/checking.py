@@ -46,7 +46,7 @@ def of_kernels(steps: Iterable[Step], weights: Weights) -> Checked:
         one = all(value.n_tokens == 1 for value in step.values.values())
         tokens = 1 if one else _TOKENS.get(step.op, FEW)
         rows = [value.row * value.planes for value in {view.value for view in step.values.values()}]
-        state = step.state.bytes if step.state else 0
+        state = sum(state.bytes for state in step.states.values())
         whole = [value.row for slot, value in step.values.items() if slot not in ("logits", "y")]
         whole += [step.values["y"].row] if step.op in ("get_rows", "rms_norm", "add", "glu") else []
         found = max(found, *(4 * min(tokens, FEW) * row for row in whole), 0)

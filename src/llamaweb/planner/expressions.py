@@ -54,6 +54,24 @@ def inputs(program: Program, max_bindings: int) -> None:
             program.put(i, fused.but(prologue=expression))
 
 
+def convolutions(program: Program, max_bindings: int) -> None:
+    """a convolution of one token within the recurrence that reads it"""
+    for i, conv in program.of("ssm_conv"):
+        y = conv.values["y"]
+        j, step = program.reader(y.value)
+        if step is None or y.n_tokens > 1 or set(conv.values) != {"x", "y"} or "prologue" in conv.params:
+            continue
+        slot = OPERATIONS[step.op].convolves
+        if not slot or step.values[slot] != y or step.head != conv.head:
+            continue
+        values, weights = {**step.values, slot: conv.values["x"]}, {**step.weights, **conv.weights}
+        window = {"conv_state": conv.params["state"], "convolved": conv.params.get("epilogue", 0)}
+        fused = replace(step, values=values, weights=weights).but(**window)
+        if _bindings(fused) <= max_bindings:
+            program.put(i, None)
+            program.put(j, fused)
+
+
 def chains(program: Program, max_bindings: int) -> None:
     """operations number by number, of which one reads what the other computes, as one"""
     for i, step in program.of("elementwise"):
@@ -107,5 +125,6 @@ def _over(expression: Expression, operands: Sequence[Expression]) -> Expression:
 
 
 def _bindings(step: Step) -> int:
-    """At most so many, with the batch and a state; a value is bound once."""
-    return len({(view.value, view.plane) for view in step.values.values()}) + len(step.weights) + 2
+    """At most so many, with the batch and what it keeps; a value is bound once."""
+    values = {(view.value, view.plane) for view in step.values.values()}
+    return len(values) + len(step.weights) + len(step.states) + 1

@@ -17,7 +17,7 @@ from llamaweb.operations import OPERATIONS, lower
 from llamaweb.operations.norm import groups_of
 from llamaweb.operations.step import Step, Value, View
 from llamaweb.planner.apart import apart
-from llamaweb.planner.expressions import chains, inputs, results
+from llamaweb.planner.expressions import chains, convolutions, inputs, results
 from llamaweb.planner.program import Program, reads_parts
 from llamaweb.rope import Rope
 
@@ -454,6 +454,7 @@ _RULES: dict[str, Rule] = {
     "epilogue": _epilogue,
     "results": results,
     "inputs": inputs,
+    "convolutions": convolutions,
     "scale": _scale,
     "norm": _norm,
     "last_row": _last_row,

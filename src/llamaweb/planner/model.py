@@ -144,7 +144,7 @@ class Planner:
         or cache."""
         bits = PRECISIONS[self._sizes.options.precision]
         whole = sum(tensor.rows for tensor in step.weights.get("w", ()))
-        kept = {"state": self._sizes.states.places[step.state]} if step.state else {}
+        kept = {slot: self._sizes.states.places[state] for slot, state in step.states.items()}
         if "host" in step.params:
             kept = {"w_qs": self._tables[step.params["host"].name].binding}
         pieces: Sequence[CachePiece | None] = (None,)

@@ -38,7 +38,7 @@ class StateLayout:
 def lay_out_states(steps: Iterable[Step], profile: DeviceProfile) -> StateLayout:
     places: dict[State, Binding] = {}
     at = 0
-    for state in dict.fromkeys(step.state for step in steps if step.state):
+    for state in dict.fromkeys(state for step in steps for state in step.states.values()):
         places[state] = Binding(REGION, at, state.bytes)
         at = align(at + state.bytes, profile.min_storage_buffer_offset_alignment)
     return StateLayout(places, at)

@@ -85,7 +85,8 @@ def norm(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
     first, *others = c["groups"]
     count = first.count if others else min(first.count, 2)
-    x = random.standard_normal((1 if c["y_lanes"] else _TOKENS, first.first + count * first.size), np.float32)
+    alone = c["y_lanes"] or (c["gate"] and not c["gate"].pitch)
+    x = random.standard_normal((1 if alone else _TOKENS, first.first + count * first.size), np.float32)
     groups = x[:, first.first :].reshape(len(x), count, first.size).astype(np.float64)
     if c["kind"] == "layer":
         groups = groups - groups.mean(-1, keepdims=True)
