@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from llamaweb.model.gguf_file import read_header
+from llamaweb.model.source import BytesSource
 from llamaweb.planner import ModelPlan, plan_model
 from llamaweb.planner.cost import costs, shape
 from llamaweb.profile import DESKTOP
+from tests.families import MODELS
 from tests.headers import gemma3_header, llama_header
+from tests.reference import now
+from tests.tiny import tiny_model
 
 SIZES = {"n_layer": 1, "n_embd": 128, "n_head": 4, "n_head_kv": 2, "head_dim": 32, "n_ff": 192, "n_vocab": 300}
 LLAMA = plan_model(llama_header(**SIZES), DESKTOP, n_ctx=1024, n_ubatch=64)
@@ -67,6 +72,14 @@ def test_a_batch_costs_its_weights_once_and_its_logits_for_the_last_token() -> N
         "logits": ("128×300", q4_0(300, 128) + 2 * ROW, 4 * 300, 2 * 128 * 300),
         "sample": ("300", 4 * 300, 0, 0),
     }
+
+
+def test_a_recurrence_goes_through_all_tokens_and_moves_its_state_once() -> None:
+    plan = plan_model(now(read_header(BytesSource(tiny_model(MODELS["granitehybrid"].spec)))), n_ubatch=64)
+    joint, xbc, vectors, state = 4 * 288, 4 * 192, 128, 4 * 6 * 16 * 20  # rows in whole blocks, vectors where they lie
+    for n_tokens in (5, 64):
+        expected = ("6 heads of 16", vectors + n_tokens * (joint + xbc), n_tokens * 4 * 96 + 2 * state)
+        assert found(plan, "prefill", n_tokens, 7)["ssm_scan"] == (*expected, n_tokens * 6 * 6 * 16 * 20)
 
 
 def test_behind_a_window_a_token_costs_what_the_window_holds() -> None:

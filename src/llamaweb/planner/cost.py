@@ -46,12 +46,14 @@ def shape(kernel: Kernel) -> str:
 
 def _cost(d: Dispatch, n_tokens: int, n_past: int, batch: int) -> Cost:
     operation, constants = BY_TEMPLATE[d.kernel.template], dict(d.kernel.constants)
-    tokens = n_tokens if d.token_tile or batch == 1 else 1  # without a tile, a dispatch serves the last token alone
+    # Without a tile, a dispatch serves the last token alone, or keeps a state, and goes through all.
+    all_tokens = d.token_tile or any(slot.name == "state" for slot in d.kernel.slots)
+    tokens = n_tokens if all_tokens or batch == 1 else 1
     sizes, values = {}, set()
     for slot, binding in zip(d.kernel.slots, d.bindings, strict=True):
         if binding.region == "arena":
             values.add(slot.name)
-            sizes[slot.name] = binding.size * tokens // (batch if d.token_tile else 1)
+            sizes[slot.name] = binding.size * tokens // (batch if all_tokens else 1)
         elif binding.region != "io" and slot.name != "phases":  # which are a few words
             sizes[slot.name] = binding.size
     use = Use(d.kernel, constants, sizes, values, tokens, n_tokens, n_past)
