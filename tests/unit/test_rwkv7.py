@@ -17,6 +17,7 @@ from llamaweb.model.source import BytesSource
 from llamaweb.operations.step import Step
 from llamaweb.planner import ModelPlan, plan_model
 from llamaweb.planner.fusion import fuse
+from llamaweb.profile import DeviceProfile
 from tests.families import MODELS
 from tests.tiny import tiny_model
 
@@ -90,6 +91,13 @@ def test_products_of_inputs_of_their_own_are_joined(spec: Any) -> None:
 )
 def test_no_more_are_joined_than_can_be_bound(max_bindings: int, expected: list[str]) -> None:
     assert joined(header(), max_bindings=max_bindings) == expected
+
+
+@pytest.mark.parametrize("spec", [SPEC, QUANTIZED], ids=["F32", "Q8_0"])
+def test_a_device_with_the_least_limits_binds_what_is_joined(spec: Any) -> None:
+    phases = plan_model(header(spec), DeviceProfile()).phases.values()
+    most = max(len(dispatch.kernel.slots) for phase in phases for dispatch in phase.dispatches)
+    assert most <= DeviceProfile().max_storage_buffers_per_shader_stage
 
 
 def test_quantized_weights_are_joined_in_one_format_alone() -> None:
