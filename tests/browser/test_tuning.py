@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 from browser_page import Page
 
 from llamaweb.errors import LlamaWebError
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource
-from tests.tiny import TinyLlama, tiny_llama
+from tests.families import EMBEDDERS
+from tests.tiny import TinyLlama, tiny_llama, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +211,27 @@ def test_what_was_kept_is_used_where_nothing_is_timed_and_only_for_the_same_kern
 def test_an_unknown_mode_is_refused(page: Page, model: bytes) -> None:
     with pytest.raises(LlamaWebError, match="one of: auto, off, full"):
         page.run(load, model=model, tune="always")
+
+
+async def embedded(data, tune):
+    """A text's embedding, and the trials of the first two variants of each kernel."""
+    from llamaweb import Llama
+    from llamaweb.gpu import trials as module
+
+    kept = module.candidates
+    module.candidates = lambda shape, profile, mode: kept(shape, profile, mode)[:2]
+    try:
+        async with await Llama.load(data, n_ctx=32, tune=tune) as llm:
+            return await llm.embed("the other king"), llm.trials
+    finally:
+        module.candidates = kept
+
+
+def test_what_embeds_texts_is_tuned_and_gives_the_same(page: Page) -> None:
+    data = tiny_model(EMBEDDERS["bert, each token"].spec)
+    (plain, none), (found, trials) = (page.run(embedded, data=data, tune=tune) for tune in ("off", "full"))
+    assert none == [] and all(t.right and t.microseconds > 0 for t in trials)
+    assert {t.shape.op for t in trials} == {"mul_mat", "flash_attn"} and len(trials) == 2 * len(
+        {t.shape for t in trials}
+    )
+    np.testing.assert_allclose(found, plain, atol=1e-4)

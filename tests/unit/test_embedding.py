@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,18 @@ def test_what_ranks_is_refused_unless_another_pooling_is_asked_for() -> None:
 def test_what_contradicts_itself_is_refused(name: str, keys: dict[str, Any], sentence: str) -> None:
     with pytest.raises((ModelFileError, UnsupportedError), match=sentence):
         plan_model(header(name, **keys))
+
+
+@pytest.mark.parametrize("name", ["bert", "nomic-bert", "modern-bert", "gemma-embedding"])
+def test_whatever_metadata_hold_is_taken_or_refused_in_a_sentence(name: str) -> None:
+    file = header(name)
+    own = [key for key in file.metadata if key.startswith((file.architecture, "tokenizer.ggml.token_type"))]
+    more = ("attention.sliding_window_pattern", "hidden_activation", "dense_2_feat_out", "rope.scaling.type")
+    odd = (-1, 0, 1, 2**20, 2**63, 1.5, float("nan"), "x", True, np.array([1, 2, 3]), np.array([]), np.array([1.5] * 8))
+    for key in (*own, *(f"{file.architecture}.{key}" for key in more)):
+        for value in odd:
+            with suppress(LlamaWebError):
+                pooling(replace(file, metadata={**file.metadata, key: value}))
 
 
 def test_of_three_layers_of_modern_bert_the_first_sees_all() -> None:
