@@ -112,7 +112,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
     names = ("prompt_tokens", "gen_tokens", "reps", "depth", "profile", "floor")
     params = {name: getattr(args, name) for name in names} | _context(args)
     if not is_address(args.model):
-        check_generates(await _header(args.model, out))  # what is wrong with it is told before a peer is fetched
+        models.header_source(args.model, out.report)  # what is wrong with it is told before a peer is fetched
     folders = {"wllama": ensure_wllama(out.report)} if args.peer else {}
     async with _model_page(args, out, folders=folders) as (page, model):
         result = await _call(page, "bench", {**params, "model": model}, out)
