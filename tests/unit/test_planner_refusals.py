@@ -70,10 +70,10 @@ def test_an_unknown_architecture_is_named() -> None:
         plan_model(replace(file, metadata={**file.metadata, "general.architecture": "mamba"}))
 
 
-@pytest.mark.parametrize(("head_dim", "rotated"), [(13, 12), (514, 514)])
+@pytest.mark.parametrize(("head_dim", "rotated"), [(13, 12), (578, 578)])
 def test_heads_that_no_kernel_takes_are_refused(head_dim: int, rotated: int) -> None:
     file = llama_header(**TINY, head_dim=head_dim, type="F16", metadata={"rope.dimension_count": rotated})
-    with pytest.raises(UnsupportedError, match=rf"heads of {head_dim} values .*even sizes up to 512"):
+    with pytest.raises(UnsupportedError, match=rf"heads of {head_dim} values .*even sizes up to 576"):
         plan_model(file)
 
 
