@@ -101,7 +101,7 @@ def test_loading_is_measured_beside_a_plain_loop_and_an_empty_page(tmp_path: Pat
 def test_each_fusion_is_measured_beside_all_of_them(tmp_path: Path) -> None:
     model, output = tmp_path / "tiny.gguf", tmp_path / "results.json"
     model.write_bytes(tiny_llama(TinyLlama(n_layer=4, type="Q4_0", n_ctx=4096)))
-    sizes = ("--depth", 2030, "--gen-tokens", 24, "--reps", 3)  # more than the usual context
+    sizes = ("--depth", 2030, "--gen-tokens", 24, "--reps", 2)  # more than the usual context
     done = bench(model, "--fusions", *sizes, "--output", output, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -111,4 +111,4 @@ def test_each_fusion_is_measured_beside_all_of_them(tmp_path: Path) -> None:
     told = {"attention": 7, "copies": 8, "siblings": 9, "epilogue": 6, "norm": 7.25, "residual": 7}
     assert layers == {None: 5, **told}
     for each in by_name.values():
-        assert len(each["decode_all"]) == 3 and each["decode_per_second"] > 0 and each["gpu_us"] > 0
+        assert len(each["decode_all"]) == 2 and each["decode_per_second"] > 0 and each["gpu_us"] > 0
