@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -92,13 +93,15 @@ def test_mul_mat_vec_with_every_neighbour_fused(bench: Bench, format: Format, re
 
 
 @pytest.mark.parametrize("reduce", ["subgroup", "shared"])
-def test_mul_mat_vec_of_shapes_that_do_not_divide_evenly(bench: Bench, reduce: str) -> None:
+def test_mul_mat_vec_of_shapes_that_do_not_divide_evenly(
+    bench: Bench, reduce: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A single number may be the small difference of large ones: whatever ran before, here it is the same, and is not.
+    monkeypatch.setattr(sys.modules[__name__], "rng", np.random.default_rng(1))
     profile = bench.profile if reduce == "subgroup" else replace(bench.profile, subgroup_size=0)
     q4_1, f32 = (FORMATS[GGMLType[name]] for name in ("Q4_1", "F32"))
-    # A single number may be the small difference of large ones.
-    check_mul_mat_vec(bench, q4_1, profile, {"one row, one block": (1, 32, {})}, limit=100 * LIMIT)
     for format, shapes in (
-        (q4_1, {"three rows": (3, 96, {"bias": True, "eps": EPS})}),
+        (q4_1, {"one row, one block": (1, 32, {}), "three rows": (3, 96, {"bias": True, "eps": EPS})}),
         (f32, {"two rows of one block": (2, 32, {"epilogue": "swiglu"}), "many rows": (8195, 32, {"eps": EPS})}),
     ):
         check_mul_mat_vec(bench, format, profile, shapes)
