@@ -7,6 +7,7 @@ the context before, =fast for that precision, and + for a profile.
 
 import json
 import os
+import time
 from pathlib import Path
 
 import js
@@ -40,8 +41,12 @@ async def model_file(model: str) -> str:
 
 async def measure(path: str, depth: int, precision: str, profiled: bool) -> dict:
     n_ctx = max(2048, depth + n_prompt + n_generate)
+    began = time.monotonic()
     async with await Llama.load(await js.openFile(path), n_ctx=n_ctx, precision=precision) as llm:
+        loaded = time.monotonic()
+        print(f"loaded in {loaded - began:.1f} s", flush=True)
         await llm.tuned()
+        print(f"tuned in {time.monotonic() - loaded:.1f} s", flush=True)
         result = await bench(llm, prompt_tokens=n_prompt, gen_tokens=n_generate, reps=reps, depth=depth)
         result |= {"memory": llm.memory, "adapter": llm.adapter, "dispatches_per_token": llm.dispatches_per_token}
         if profiled:

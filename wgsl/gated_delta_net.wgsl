@@ -25,7 +25,7 @@ var<workgroup> sums: array<f32, {{ chunk * workgroup }}>;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let h = group.x;
   let pair = {{ "h / %du" % (n_head // n_key) if grouped else "h %% %du" % n_key }};
-  let n_tokens = batch[{{ io.n_tokens }}u];
+  let n_tokens = {{ "batch[%du]" % io.n_tokens if several else "1u" }};
   let begins = batch[{{ io.n_past }}u] == 0u;
   let first_column = group.y * {{ columns }}u;
   let column = lane / {{ parts }}u;
@@ -59,18 +59,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       if (first_column + u % {{ columns }}u < {{ size }}u) { keep(t, i); }
 {% endif %}
     }
-    workgroupBarrier();
     if (lane < count) {
       let t = first + lane;
       let raw = {{ operand.number(at["alpha"], "h") }} + of_heads[h];
       let fade = exp(of_heads[{{ n_head }}u + h] * (max(raw, 0.0) + log(1.0 + exp(-abs(raw)))));
-      let trust = 1.0 / (1.0 + exp(-{{ operand.number(at["beta"], "h") }}));
+      scales[lane] = vec4<f32>(fade, 1.0 / (1.0 + exp(-{{ operand.number(at["beta"], "h") }})), 0.0, 0.0);
+    }
+    workgroupBarrier();
+    if (lane < count) {
       var square = vec2<f32>({{ eps }});
       for (var k = 0u; k < {{ held }}u; k++) {
         let here = lane * {{ 2 * held }}u + (k + lane) % {{ held }}u;  // neighbours read other banks
         square += vec2<f32>(squares[here], squares[here + {{ held }}u]);
       }
-      scales[lane] = vec4<f32>(fade, trust, inverseSqrt(square.y), inverseSqrt(square.x) * {{ size ** -0.5 }});
+      scales[lane] = vec4<f32>(scales[lane].xy, inverseSqrt(square.y), inverseSqrt(square.x) * {{ size ** -0.5 }});
     }
     workgroupBarrier();
     for (var t = 0u; t < count; t++) {

@@ -1,5 +1,6 @@
 // Mamba 2's recurrence: one workgroup for a head and {{ rows }} rows of its state, of which {{ parts }} invocations share each and hold it in
-// registers; it goes through the tokens, {{ chunk }} at a time: first what all rows need of these is made, at last the sums
+// registers; it goes through the tokens, {{ chunk }} at a time: first what all rows need of these is made, at last the sums. Where
+// the tokens are one, nothing waits for memory twice: invocations that have no part of B and C make the rest meanwhile
 //   conv: of the convolution that makes xbc of what is there; epilogue: what is written, of the result and `gate`
 {% import "common/functions.wgsl" as f %}
 {% import "common/four.wgsl" as four %}
@@ -11,6 +12,10 @@
 {% set held = fours * parts %}
 var<workgroup> bc: array<vec4<f32>, {{ chunk * 2 * held }}>;  // of each token B, then C
 var<workgroup> taken: array<f32, {{ chunk * rows }}>;
+var<workgroup> added: array<f32, {{ chunk * rows }}>;  // d x
+{% if "gate" in at %}
+var<workgroup> gates: array<f32, {{ chunk * rows }}>;
+{% endif %}
 var<workgroup> fades: array<f32, {{ chunk }}>;
 var<workgroup> sums: array<f32, {{ chunk * workgroup }}>;
 {{ f.functions }}
@@ -20,7 +25,7 @@ var<workgroup> sums: array<f32, {{ chunk * workgroup }}>;
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let h = group.x;
-  let n_tokens = batch[{{ io.n_tokens }}u];
+  let n_tokens = {{ "batch[%du]" % io.n_tokens if several else "1u" }};
   let begins = batch[{{ io.n_past }}u] == 0u;
   let first_row = group.y * {{ rows }}u;
   let row = lane / {{ parts }}u;
@@ -45,12 +50,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       }
 {% endif %}
     }
-    for (var u = lane; u < count * {{ rows }}u; u += {{ workgroup }}u) {
+    for (var u = {{ workgroup - 1 }}u - lane; u < count * {{ rows }}u; u += {{ workgroup }}u) {
       let t = first + u / {{ rows }}u;
       let i = h * {{ head_dim }}u + min(first_row + u % {{ rows }}u, {{ head_dim - 1 }}u);
       let raw = {{ operand.number(at["dt"], "h") }} + of_heads[h];
       let step = max(raw, 0.0) + log(1.0 + exp(-abs(raw)));
-      taken[u] = step * number(t, i);
+      let x = number(t, i);
+      taken[u] = step * x;
+      added[u] = of_heads[{{ 2 * n_head }}u + h] * x;
+{% if "gate" in at %}
+      gates[u] = {{ operand.number(at["gate"]) }};
+{% endif %}
+{% if conv %}
+      if (first_row + u % {{ rows }}u < {{ head_dim }}u) { keep(t, i); }
+{% endif %}
       if (u % {{ rows }}u == 0u) { fades[u / {{ rows }}u] = exp(step * of_heads[{{ n_head }}u + h]); }
     }
     workgroupBarrier();
@@ -70,13 +83,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       if (first_row + u % {{ rows }}u >= {{ head_dim }}u) { continue; }
       let t = first + u / {{ rows }}u;
       let i = h * {{ head_dim }}u + first_row + u % {{ rows }}u;
-      var v0 = of_heads[{{ 2 * n_head }}u + h] * number(t, i);
+      var v0 = added[u];
       for (var k = 0u; k < {{ parts }}u; k++) { v0 += sums[u * {{ parts }}u + (k + u) % {{ parts }}u]; }  // neighbours read other banks
-{% if conv %}
-      keep(t, i);
-{% endif %}
 {% if "gate" in at %}
-      let v1 = {{ operand.number(at["gate"]) }};
+      let v1 = gates[u];
 {% endif %}
       {{ operand.number(at["y"]) }} = {{ f.of(epilogue) }};
     }

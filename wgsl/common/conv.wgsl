@@ -6,7 +6,7 @@ fn number(t: u32, i: u32) -> f32 {
   var v0 = {{ "shift[i]" if conv.bias else "0.0" }};
 {% for j in range(conv.taps - 1) %}
 {% set back = conv.taps - 1 - j %}
-  if (n_past >= {{ back }}u) { v0 += taps[i * {{ conv.taps }}u + {{ j }}u] * conv_state[(n_past - {{ back }}u) % {{ conv.taps }}u * {{ conv.channels }}u + i]; }
+  v0 += select(0.0, taps[i * {{ conv.taps }}u + {{ j }}u] * conv_state[(n_past - {{ back }}u) % {{ conv.taps }}u * {{ conv.channels }}u + i], n_past >= {{ back }}u);
 {% endfor %}
   v0 += taps[i * {{ conv.taps }}u + {{ conv.taps - 1 }}u] * {{ operand.number(x) }};
   return {{ f.of(conv.epilogue) }};

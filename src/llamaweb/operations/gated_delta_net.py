@@ -159,6 +159,7 @@ def gated_delta_net_kernel(
         fours=spread.fours,
         parts=spread.parts,
         columns=spread.rows,
+        several=bool(of["y"].pitch),
         chunk=chunk(of_token) if of["y"].pitch else 1,
     )
     return Launch(shader, (n_head, -(-size // spread.rows), 1))

@@ -134,7 +134,7 @@ def ssm_scan_kernel(
 ) -> Launch:
     """of: where xbc, dt, gate and y are. epilogue: of the result and gate, if there is one. conv: of a token's xbc."""
     spread = Spread.of(d_state, _WORKGROUP, _PARTS)
-    of_token = 4 * (2 * 4 * spread.held + spread.rows + 1 + _WORKGROUP)  # bytes: B, C, dt x, fade and sums
+    of_token = 4 * (2 * 4 * spread.held + 3 * spread.rows + 1 + _WORKGROUP)  # bytes: B, C, what rows have, fade, sums
     shader = kernel(
         "ssm_scan",
         [
@@ -155,6 +155,7 @@ def ssm_scan_kernel(
         fours=spread.fours,
         parts=spread.parts,
         rows=spread.rows,
+        several=bool(of["y"].pitch),
         chunk=chunk(of_token) if of["y"].pitch else 1,
     )
     return Launch(shader, (n_head, -(-head_dim // spread.rows), 1))

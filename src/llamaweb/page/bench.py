@@ -72,8 +72,11 @@ def made_up_prompt(n_vocab: int, depth: int, prompt_tokens: int, repetition: int
 
 async def floor(file: GGUFFile) -> dict[str, Any] | None:
     """The yardstick in the shape of a model, in whole blocks of 32: {ms_per_token, per_second, dispatches, bytes}; None
-    without subgroups."""
+    without subgroups, and of a model whose layers are not all alike, or are not a llama's."""
     hp = architecture(file).hyperparameters(file)
+    sizes = [getattr(hp, name, None) for name in ("n_layer", "n_embd", "n_ff", "n_head", "n_head_kv", "head_dim")]
+    if not all(isinstance(size, int) for size in sizes):
+        return None
     shape = {
         "layers": hp.n_layer,
         "embd": whole_blocks(hp.n_embd),
