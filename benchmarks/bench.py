@@ -2,7 +2,7 @@
 
 arguments: RESULTS.json MODELS_FOLDER DONOR.gguf PROMPT_TOKENS GEN_TOKENS REPETITIONS MODEL ...
 MODEL: a file or synthetic:SHAPE:FORMAT (written into MODELS_FOLDER with DONOR's tokenizer), then @DEPTH for tokens in
-the context before, =fast for that precision, and + for a profile.
+the context before, =fast for that precision, and + for a profile. TUNE in the environment: as `Llama.load`'s tune.
 """
 
 import json
@@ -21,6 +21,7 @@ from llamaweb.page.bench import bench, floor, with_floor
 
 output, folder, donor, *rest = [str(a) for a in js.arguments]
 n_prompt, n_generate, reps = map(int, rest[:3])
+tune = getattr(js.process.env, "TUNE", "auto")
 
 
 def host(path: str) -> Path:
@@ -42,11 +43,11 @@ async def model_file(model: str) -> str:
 async def measure(path: str, depth: int, precision: str, profiled: bool) -> dict:
     n_ctx = max(2048, depth + n_prompt + n_generate)
     began = time.monotonic()
-    async with await Llama.load(await js.openFile(path), n_ctx=n_ctx, precision=precision) as llm:
+    async with await Llama.load(await js.openFile(path), n_ctx=n_ctx, precision=precision, tune=tune) as llm:
         loaded = time.monotonic()
         print(f"loaded in {loaded - began:.1f} s", flush=True)
         await llm.tuned()
-        print(f"tuned in {time.monotonic() - loaded:.1f} s", flush=True)
+        print(f"tuned ({tune}) in {time.monotonic() - loaded:.1f} s", flush=True)
         result = await bench(llm, prompt_tokens=n_prompt, gen_tokens=n_generate, reps=reps, depth=depth)
         result |= {"memory": llm.memory, "adapter": llm.adapter, "dispatches_per_token": llm.dispatches_per_token}
         if profiled:

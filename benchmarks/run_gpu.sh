@@ -4,7 +4,7 @@
 #   usage: run_gpu.sh [MODEL ...]     MODEL as in bench.py: synthetic:SHAPE:FORMAT[@DEPTH][=fast][+]; a table if none
 #   environment: RIG (/tmp/rig), SOURCE (the checkout this file is in), RESULTS (results.json), MODELS (/tmp/models),
 #                SIZES ("512 128 3": prompt, generated, repetitions), BROWSER (/tmp/browser), FLAGS of
-#                `llamaweb bench` ("--gpu"), RUNTIMES ("node chromium")
+#                `llamaweb bench` ("--gpu"), RUNTIMES ("node chromium"), TUNE (in Node: "auto", "off" for default kernels)
 # Memory and loading: RUNTIMES=chromium FLAGS="--gpu --loading" run_gpu.sh MODEL ..., of models that are in MODELS already
 # (a run in Node leaves them there); what each fusion brings: the same with --fusions. split.py cuts one into parts, of which any is a MODEL. tables.py writes the README.
 set -euo pipefail

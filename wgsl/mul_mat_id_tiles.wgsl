@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         @builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let o0 = group.x * TILE_OUT;
 {% if routed %}
-  if (local == 0u) { n_tiles = routes[0]; }
+  if (local == 0u) { n_tiles = min(routes[0], {{ (pairs_at - 1) // 3 }}u); }  // never more, whatever is there
   let end = workgroupUniformLoad(&n_tiles);
   for (var tile = group.y; tile < end; tile += groups.y) {
     if (local == 0u) { tile_of = vec3<u32>(routes[1u + 3u * tile], routes[2u + 3u * tile], routes[3u + 3u * tile]); }

@@ -152,6 +152,11 @@ class Executor:
         self.device.check()
         self._replay.run(self._steps[phase], 0, len(plan.dispatches) if head else plan.head, n_tokens)
 
+    def run_first(self, phase: str, n_tokens: int, count: int) -> None:
+        """Submits the first `count` dispatches of a batch."""
+        self.device.check()
+        self._replay.run(self._steps[phase], 0, count, n_tokens)
+
     def sample(self, phase: str, n_tokens: int, repeat: int = 1) -> Reading:
         """Submits a batch with its sampler, `repeat` times over (at most SUBMITTED) in one submit.
 

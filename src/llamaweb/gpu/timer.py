@@ -76,7 +76,7 @@ class Timer:
         """Milliseconds of `repeats` runs of the steps."""
         if self.source == "timestamps":
             return float(await self._device.wait(self._timer.run(steps, n_tokens, repeats))) / 1e6
-        empty, whole = [await self._from_outside(steps, n_tokens, n) for n in (0, repeats)]
+        _, empty, whole = [await self._from_outside(steps, n_tokens, n) for n in (0, 0, repeats)]  # behind the reset
         return max(whole - empty, 0.1 * whole)  # without what waiting for the GPU takes by itself
 
     async def _from_outside(self, steps: Any, n_tokens: int, repeats: int) -> float:
