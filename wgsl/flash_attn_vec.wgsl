@@ -223,46 +223,66 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% if rest > 0 %}
   if (lane < {{ heads * rest }}u) { weight[lane / {{ rest }}u * SPAN + WG + lane % {{ rest }}u] = 0.0; }
 {% endif %}
-{# Values of positions `from8` and on of a group, and their sums #}
-{% macro ask(from8) %}
-{% for g in range(from8, [from8 + values, each] | min) %}
-    let e{{ g }} = {{ v_eight }}(rows + cache_row(first + min(share + {{ g }}u * GROUPS, last)), column);
+{# Values of `count` positions of a group, from number `from8` (an expression) on, and their sums #}
+{% macro ask(from8, count) %}
+{% for g in range(count) %}
+    let e{{ g }} = {{ v_eight }}(rows + cache_row(first + min(share + ({{ from8 }} + {{ g }}u) * GROUPS, last)), column);
 {% endfor %}
 {% endmacro %}
-{% macro sum(from8) %}
-{% for g in range(from8, [from8 + values, each] | min) %}
+{% macro sum(from8, count) %}
+{% for g in range(count) %}
 {% for j in range(heads) %}
       {
-        let w = weight[{{ j }}u * SPAN + share + {{ g }}u * GROUPS];
+        let w = weight[{{ j }}u * SPAN + share + ({{ from8 }} + {{ g }}u) * GROUPS];
         low{{ j }} += w * e{{ g }}.low;
         high{{ j }} += w * e{{ g }}.high;
       }
 {% endfor %}
 {% endfor %}
 {% endmacro %}
+{# Products of `count` pieces of a key, from number `from8` on. Loads first, so that they wait for memory together #}
+{% macro products(from8, count) %}
+{% for c in range(count) %}
+        let e{{ c }} = k_eight(row, {{ from8 }} + {{ c }}u);
+{% endfor %}
+{% for c in range(count) %}
+{% for j in range(heads) %}
+        s{{ j }} += e{{ c }}.low * query[{{ j }}u * W4 + 2u * ({{ from8 }} + {{ c }}u)] + e{{ c }}.high * query[{{ j }}u * W4 + 2u * ({{ from8 }} + {{ c }}u) + 1u];
+{% endfor %}
+{% endfor %}
+{% endmacro %}
+{# Whatever is done `size` at a time for number `from8` to `end`: in a loop, since code that is long takes long to come, where
+   another kernel has run before #}
+{% macro in_loop(from8, end, size) %}
+{% set whole = (end - from8) // size * size %}
+{% if whole == size %}
+      {
+{{ caller("%du" % from8, size) }}
+      }
+{% elif whole > 0 %}
+      for (var at = {{ from8 }}u; at < {{ from8 + whole }}u; at += {{ size }}u) {
+{{ caller("at", size) }}
+      }
+{% endif %}
+{% if from8 + whole < end %}
+      {
+{{ caller("%du" % (from8 + whole), end - from8 - whole) }}
+      }
+{% endif %}
+{% endmacro %}
   for (var first = begin; first < end; first += WG) {
     let count = min(WG, end - first);
     let cached = {{ "min(count, position - first)" if appends else "count" }};  // all, or all but this token itself
     let last = max(cached, 1u) - 1u;
-{{ ask(0) }}
+{{ ask("0u", [values, each] | min) }}
 {% for j in range(heads) %}
     var s{{ j }} = vec4<f32>(0.0);
 {% endfor %}
     if (lane < cached) {
       let row = rows + cache_row(first + lane);
-{# Loads first, so that they wait for memory together #}
-{% for from8 in range(0, width // 8, pieces) %}
-      {
-{% for c in range(from8, [from8 + pieces, width // 8] | min) %}
-        let e{{ c }} = k_eight(row, {{ c }}u);
-{% endfor %}
-{% for c in range(from8, [from8 + pieces, width // 8] | min) %}
-{% for j in range(heads) %}
-        s{{ j }} += e{{ c }}.low * query[{{ j * width // 4 + 2 * c }}] + e{{ c }}.high * query[{{ j * width // 4 + 2 * c + 1 }}];
-{% endfor %}
-{% endfor %}
-      }
-{% endfor %}
+{% call(at, count) in_loop(0, width // 8, pieces) %}
+{{ products(at, count) }}
+{% endcall %}
 {% if appends %}
     } else if (lane < count) {
       for (var c = 0u; c < W4; c++) {
@@ -289,13 +309,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
     workgroupBarrier();
     if (cached > 0u && share < GROUPS) {
-{{ sum(0) }}
-{% for from8 in range(values, each, values) %}
-      {
-{{ ask(from8) }}
-{{ sum(from8) }}
-      }
-{% endfor %}
+{{ sum("0u", [values, each] | min) }}
+{% call(at, count) in_loop([values, each] | min, each, values) %}
+{{ ask(at, count) }}
+{{ sum(at, count) }}
+{% endcall %}
     }
 {% if appends %}
     if (cached < count && share == 0u) {
