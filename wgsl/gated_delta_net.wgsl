@@ -12,7 +12,8 @@
 var<workgroup> qk: array<vec4<f32>, {{ chunk * 2 * held }}>;  // of each token the query, then the key, both of any length
 var<workgroup> squares: array<f32, {{ chunk * 2 * held }}>;
 var<workgroup> value: array<f32, {{ chunk * columns }}>;
-var<workgroup> scales: array<vec4<f32>, {{ chunk }}>;  // fade, trust, and what makes key and query as long as they are to be
+var<workgroup> trusts: array<vec2<f32>, {{ chunk }}>;  // fade and trust
+var<workgroup> scales: array<vec2<f32>, {{ chunk }}>;  // what makes key and query as long as they are to be
 var<workgroup> told: array<f32, {{ 2 * workgroup }}>;  // of a token, and of the next
 var<workgroup> sums: array<f32, {{ chunk * workgroup }}>;
 {% if conv %}
@@ -63,7 +64,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let t = first + lane;
       let raw = {{ operand.number(at["alpha"], "h") }} + of_heads[h];
       let fade = exp(of_heads[{{ n_head }}u + h] * (max(raw, 0.0) + log(1.0 + exp(-abs(raw)))));
-      scales[lane] = vec4<f32>(fade, 1.0 / (1.0 + exp(-{{ operand.number(at["beta"], "h") }})), 0.0, 0.0);
+      trusts[lane] = vec2<f32>(fade, 1.0 / (1.0 + exp(-{{ operand.number(at["beta"], "h") }})));
     }
     workgroupBarrier();
     if (lane < count) {
@@ -72,11 +73,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let here = lane * {{ 2 * held }}u + (k + lane) % {{ held }}u;  // neighbours read other banks
         square += vec2<f32>(squares[here], squares[here + {{ held }}u]);
       }
-      scales[lane] = vec4<f32>(scales[lane].xy, inverseSqrt(square.y), inverseSqrt(square.x) * {{ size ** -0.5 }});
+      scales[lane] = vec2<f32>(inverseSqrt(square.y), inverseSqrt(square.x) * {{ size ** -0.5 }});
     }
     workgroupBarrier();
     for (var t = 0u; t < count; t++) {
-      let scale = scales[t];
+      let trust = trusts[t];
+      let scale = scales[t].x;
       let here = t * {{ 2 * held }}u + part;
       let of_token = t % 2u * {{ workgroup }}u;
 {% for j in range(fours) %}
@@ -86,10 +88,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       workgroupBarrier();
       var sum = 0.0;
       for (var k = 0u; k < {{ parts }}u; k++) { sum += told[of_token + column * {{ parts }}u + k]; }
-      let delta = scale.y * (value[t * {{ columns }}u + column] - scale.x * scale.z * sum);
+      let delta = trust.y * (value[t * {{ columns }}u + column] - trust.x * scale * sum);
       var found = 0.0;
 {% for j in range(fours) %}
-      s{{ j }} = s{{ j }} * scale.x + delta * scale.z * k{{ j }};
+      s{{ j }} = s{{ j }} * trust.x + delta * scale * k{{ j }};
       found += dot(s{{ j }}, qk[here + {{ j * parts }}u]);
 {% endfor %}
       sums[t * {{ workgroup }}u + lane] = found;
@@ -101,7 +103,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let i = h * {{ size }}u + first_column + u % {{ columns }}u;
       var sum = 0.0;
       for (var k = 0u; k < {{ parts }}u; k++) { sum += sums[u * {{ parts }}u + (k + u) % {{ parts }}u]; }
-      {{ operand.number(at["y"]) }} = sum * scales[u / {{ columns }}u].w;
+      {{ operand.number(at["y"]) }} = sum * scales[u / {{ columns }}u].y;
     }
   }
 {% for j in range(fours) %}

@@ -79,7 +79,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       sums[t * {{ workgroup }}u + lane] = sum;
     }
     workgroupBarrier();
-    for (var u = lane; u < count * {{ rows }}u; u += {{ workgroup }}u) {
+    for (var u = {{ workgroup - 1 }}u - lane; u < count * {{ rows }}u; u += {{ workgroup }}u) {  // whoever has left `added` there
       if (first_row + u % {{ rows }}u >= {{ head_dim }}u) { continue; }
       let t = first + u / {{ rows }}u;
       let i = h * {{ head_dim }}u + first_row + u % {{ rows }}u;

@@ -184,7 +184,8 @@ def test_no_value_is_overwritten_before_its_last_use(name: str) -> None:
             for slot, view in step.values.items():
                 value = view.value
                 at, end = ranges[slot].offset // 4, (ranges[slot].offset + ranges[slot].size) // 4
-                assert ranges[slot].region == "arena" and 4 * (end - at) == value.bytes
+                at = end - value.bytes // 4  # a part may be bound from where it begins
+                assert ranges[slot].region == "arena" and 0 <= ranges[slot].offset // 4 - at <= view.first
                 if slot in ("y", "sum") and step.params.get("epilogue") != "add":
                     if view.first:
                         continue  # it adds to what its sibling began

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from llamaweb.kernels.tuner import Choices, Variant
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.operations import OPERATIONS
 from llamaweb.operations.operation import Matrix, Site
-from llamaweb.operations.step import Step, Value, View
+from llamaweb.operations.step import Step, Value
 from llamaweb.planner.budget import asked, fit
 from llamaweb.planner.fusion import FUSIONS, Steps
 from llamaweb.planner.kv import CachePiece
@@ -165,7 +166,8 @@ class Planner:
     def _dispatches(
         self, step: Step, arena: Mapping[Value, Binding], variants: Sequence[Variant | None]
     ) -> list[Dispatch]:
-        values = {slot: _bound(arena[view.value], view) for slot, view in step.values.items()} | {"batch": self._io}
+        step, places = _in_place(step, arena, self._profile.min_storage_buffer_offset_alignment // 4)
+        values = {**places, "batch": self._io}
         found = []
         for (site, bound), variant in zip(self._sites(step), variants, strict=True):
             launch = OPERATIONS[step.op].launch(step, site, variant)
@@ -174,12 +176,21 @@ class Planner:
         return found
 
 
-def _bound(value: Binding, view: View) -> Binding:
-    """Where a view's value is, or the plane of it."""
-    if view.plane is None:
-        return value
-    size = value.size // view.value.planes
-    return replace(value, offset=value.offset + view.plane * size, size=size)
+def _in_place(step: Step, arena: Mapping[Value, Binding], unit: int) -> tuple[Step, dict[str, Binding]]:
+    """The step, and where its values are: bound from where a view begins, in whole units of `unit` numbers, so that one
+    kernel serves the layers whose views differ by that alone."""
+    views, places = dict(step.values), {}
+    used = Counter(view.value for view in views.values())
+    for slot, view in step.values.items():
+        value = arena[view.value]
+        if view.plane is not None:
+            size = value.size // view.value.planes
+            places[slot] = replace(value, offset=value.offset + view.plane * size, size=size)
+            continue
+        before = view.first // unit * unit if used[view.value] == 1 and slot not in step.lane_order else 0
+        views[slot] = replace(view, first=view.first - before)
+        places[slot] = replace(value, offset=value.offset + 4 * before, size=value.size - 4 * before)
+    return replace(step, values=views), places
 
 
 def _fitted(sizes: Sizes, n_ctx: int, n_ubatch: int, offload: str) -> tuple[Sizes, int, int]:
