@@ -4,16 +4,22 @@
 //   routed:   else part i of x is expert i's
 //   stacked:  so many weights give results one behind the other; of a gated linear unit, gate and up
 //   piece:    of all experts' rows, only some are bound
+//   packed:   with the packed integer dot, as mul_mat_vec_packed, {{ chunk }} blocks of x at a time
 {% import "common/reduce.wgsl" as r %}
 {% import "common/row_end.wgsl" as end %}
 {% import "common/functions.wgsl" as f %}
 {% import "common/block_dot.wgsl" as of_block %}
+{% import "common/packed_block.wgsl" as dot %}
+{% set packed = true if chunk else packed %}
 {% set glu = epilogue in f.glu %}
 {% set outs = rows_per_group // 2 if glu else rows_per_group %}
 {% set experts_rows = piece[1] if piece else n * n_expert %}{# of one weight, that are bound #}
 {% set x4 = pitches[0] % 4 == x_first % 4 == (apart[0] if own else 0) % 4 == 0 %}
 {% if subgroup %}
 enable subgroups;
+{% endif %}
+{% if chunk %}
+requires packed_4x8_integer_dot_product;
 {% endif %}
 {% include "common/bindings.wgsl" %}
 {% import "common/block.wgsl" as w with context %}
@@ -23,6 +29,9 @@ enable subgroups;
 {{ f.functions }}
 {% endif %}
 {{ end.declare(columns, k) }}{{ r.declare(subgroup, workgroup, lanes, rows_per_group) }}
+{% if chunk %}
+{{ dot.declare(chunk, split) }}
+{% endif %}
 const NB = {{ k // 32 }}u;  // blocks of a row
 const N = {{ n }}u;
 const USED = {{ used }}u;
@@ -49,36 +58,65 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% for i in range(rows_per_group) %}
 {{ place(i) }}{% endfor %}
 {% endif %}
-  for (var i = lane; i < {{ "USED * " if sums }}NB; i += {{ lanes }}u) {
+{# Where block `i` of all that a row is made of lies: block b of expert u's part #}
+{% macro block_of(i) %}
 {% if sums %}
-    let u = i / NB;
-    let b = i % NB;
+    let u = ({{ i }}) / NB;
+    let b = ({{ i }}) % NB;
+{% else %}
+    let b = {{ i }};
+{% endif %}
+{% endmacro %}
+{# Its weights w0, … of the rows, and with sums the expert's share #}
+{% macro weights() %}
+{% if sums %}
     let first = routes[route + u] * N;
     let share = bitcast<f32>(routes[route + USED + u]);
 {% for i in range(rows_per_group) %}
 {{ place(i) }}{% endfor %}
-{% else %}
-    let b = i;
 {% endif %}
 {% for i in range(rows_per_group) %}
     let w{{ i }} = load32(row{{ i }} * NB + b);
 {% endfor %}
+{% endmacro %}
+{# Its activations, a0 to a7 #}
+{% macro activations() %}
 {% if x4 %}
     let at = {{ "(group.y * %du + %du + u * %du) / 4u" % (pitches[0], x_first, apart[0]) if own else "group.y * %du" % (pitches[0] // 4) }} + 8u * b;
 {% for j in range(8) %}
     let a{{ j }} = {{ end.read(columns, k, "x[at + %du]" % j, "8u * b + %du" % j) }};
 {% endfor %}
 {% else %}
-    let at = group.y * {{ pitches[0] }}u + {{ x_first }}u + u * {{ apart[0] }}u + 32u * b;
+    let at = group.y * {{ pitches[0] }}u + {{ x_first }}u{{ " + u * %du" % apart[0] if own }} + 32u * b;
 {% for j in range(8) %}
     let a{{ j }} = {{ end.read(columns, k, "vec4<f32>(x[at + %du], x[at + %du], x[at + %du], x[at + %du])" % (4 * j, 4 * j + 1, 4 * j + 2, 4 * j + 3), "8u * b + %du" % j) }};
 {% endfor %}
 {% endif %}
-{{ of_block.sums() }}
+{% endmacro %}
+{% macro share(i) %}{{ "select(0.0, share, %s) * " % there(i) if sums }}{% endmacro %}
+{% set total = (used if sums else 1) * (k // 32) %}
+{% if chunk %}
+  for (var begin = 0u; begin < {{ total }}u; begin += {{ chunk }}u) {
+    let count = min({{ chunk }}u, {{ total }}u - begin);
+{% if chunk < total %}
+    workgroupBarrier();
+{% endif %}
+    for (var i = local; i < count; i += {{ workgroup }}u) {
+{{ block_of("begin + i") }}{{ activations() }}{{ dot.put(chunk, split) }}    }
+    workgroupBarrier();
+    for (var i = lane; i < count; i += {{ lanes }}u) {
+{{ block_of("begin + i") }}{{ weights() }}{{ dot.get(chunk, "i") }}{% for i in range(rows_per_group) %}
+{{ dot.add(i, "w%d" % i, split, share(i)) }}{% endfor %}
+    }
+  }
+{% else %}
+  for (var i = lane; i < {{ total }}u; i += {{ lanes }}u) {
+{{ block_of("i") }}{{ weights() }}{{ activations() }}{{ of_block.sums() }}
 {% for i in range(rows_per_group) %}
-    acc[{{ i }}] += {{ "select(0.0, share, %s) * (" % there(i) if sums else "(" }}{{ of_block.product("w%d" % i, split) }});
+    acc[{{ i }}] += {{ share(i) }}({{ of_block.product("w%d" % i, split) }});
 {% endfor %}
   }
+{% endif %}
 {{ r.sum(subgroup, workgroup, lanes, rows_per_group) }}
   if (lane == 0u) {
 {% for i in range(outs) %}

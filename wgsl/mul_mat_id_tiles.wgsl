@@ -58,7 +58,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
           let at = {{ "(pair / USED * %du + %du + pair %% USED * %du) / 4u" % (pitches[0], x_first, apart[0]) if own else "pair / USED * %du" % (pitches[0] // 4) }} + c;
           v = {{ end.read(columns, k, "x[at]", "c") }};
 {% else %}
-          let at = pair / USED * {{ pitches[0] }}u + {{ x_first }}u + pair % USED * {{ apart[0] }}u + 4u * c;
+          let at = pair / USED * {{ pitches[0] }}u + {{ x_first }}u{{ " + pair %% USED * %du" % apart[0] if own }} + 4u * c;
           v = {{ end.read(columns, k, "vec4<f32>(x[at], x[at + 1u], x[at + 2u], x[at + 3u])", "c") }};
 {% endif %}
         }

@@ -3,6 +3,7 @@
 // that are bytes costs two integer dots for four of them, and is as exact as float32 to about 1e-9.
 {% import "common/vec_product.wgsl" as product with context %}
 {% import "common/reduce.wgsl" as r %}
+{% import "common/packed_block.wgsl" as dot %}
 {% set packed = true %}
 enable subgroups;
 requires packed_4x8_integer_dot_product;
@@ -14,10 +15,7 @@ requires packed_4x8_integer_dot_product;
 const CHUNK = {{ chunk }}u;  // blocks of x that workgroup memory holds
 const WG = {{ workgroup }}u;
 
-// [a quarter of the block's bytes][block]: first the high bytes, then the low ones
-var<workgroup> quarters: array<vec4<u32>, {{ 4 * chunk }}>;
-var<workgroup> scales: array<vec{{ 3 if split else 2 }}<f32>, {{ chunk }}>;  // d, and sums of d * x over the block {{ "or its halves" if split }}
-{% if norm %}
+{{ dot.declare(chunk, split) }}{% if norm %}
 var<workgroup> squares: array<f32, {{ workgroup // subgroup }}>;
 {% endif %}
 {{ r.declare(subgroup, workgroup, lanes, rows_per_group) }}
@@ -39,30 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       a{{ j }} *= norm_weight[{{ j }}u * NB + b];
 {% endfor %}
 {% endif %}
-      var top = abs(a0);
-{% for j in range(1, 8) %}
-      top = max(top, abs(a{{ j }}));
-{% endfor %}
-      let largest = max(max(top.x, top.y), max(top.z, top.w));
-      let d = largest / 32512.0;
-      let inverse = select(0.0, 32512.0 / largest, largest > 0.0);
-{% for j in range(8) %}
-      let q{{ j }} = vec4<i32>(round(a{{ j }} * inverse));
-      let h{{ j }} = (q{{ j }} + 128) >> vec4<u32>(8u);
-{% endfor %}
-{% for part in range(2) %}
-      quarters[{{ part * chunk }}u + i] = vec4<u32>({% for j in range(4) %}pack4xI8(h{{ 4 * part + j }}){{ ", " if not loop.last }}{% endfor %});
-      quarters[{{ (2 + part) * chunk }}u + i] = vec4<u32>({% for j in range(4) %}pack4xI8(q{{ 4 * part + j }}){{ ", " if not loop.last }}{% endfor %});
-{% endfor %}
-      let s0 = q0 + q1 + q2 + q3;
-      let s1 = q4 + q5 + q6 + q7;
-{% if split %}
-      scales[i] = vec3<f32>(d, d * f32(s0.x + s0.y + s0.z + s0.w), d * f32(s1.x + s1.y + s1.z + s1.w));
-{% else %}
-      let s = s0 + s1;
-      scales[i] = vec2<f32>(d, d * f32(s.x + s.y + s.z + s.w));
-{% endif %}
-    }
+{{ dot.put(chunk, split) }}    }
 {% if norm %}
     if (first + CHUNK >= NB) {
       let sum = subgroupAdd(square);
@@ -70,26 +45,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 {% endif %}
     workgroupBarrier();
-{% macro half(w, part) %}
-(({% for j in range(4) %}dot4I8Packed({{ w }}.q[{{ 4 * part + j }}], c{{ part }}.{{ "xyzw"[j] }}){{ " + " if not loop.last }}{% endfor %}) << 8u)
-          + {% for j in range(4) %}dot4I8Packed({{ w }}.q[{{ 4 * part + j }}], c{{ 2 + part }}.{{ "xyzw"[j] }}){{ " + " if not loop.last }}{% endfor %}
-{% endmacro %}
 {% call(w) product.each_block("at", "count", "first + ") %}
-{% for part in range(4) %}
-        let c{{ part }} = quarters[{{ part * chunk }}u + at];
-{% endfor %}
-        let scale = scales[at];
-{% for r in range(rows_per_group) %}
-        {
-          let p0 = {{ half(w ~ r, 0) }};
-          let p1 = {{ half(w ~ r, 1) }};
-{% if split %}
-          acc[{{ r }}] += scale.x * dot({{ w ~ r }}.d, vec2<f32>(vec2<i32>(p0, p1))) + dot({{ w ~ r }}.m, scale.yz);
-{% else %}
-          acc[{{ r }}] += {{ w ~ r }}.d * scale.x * f32(p0 + p1) + {{ w ~ r }}.m * scale.y;
-{% endif %}
-        }
-{% endfor %}
+{{ dot.get(chunk, "at") }}{% for r in range(rows_per_group) %}
+{{ dot.add(r, w ~ r, split) }}{% endfor %}
 {% endcall %}
   }
 {{ r.sum(subgroup, workgroup, lanes, rows_per_group) }}

@@ -43,6 +43,26 @@ def test_logits_are_the_same_where_nothing_is_fused(page: Page, name: str) -> No
     check(page, name, unfused=list(FUSIONS))
 
 
+async def profiled(data):
+    """Microseconds of the dispatches, by kernel and phase."""
+    from llamaweb.llama import Llama
+
+    llm = await Llama.load(data, n_ctx=64, n_ubatch=16, tune="off")
+    try:
+        profile = await llm.profile(n_prompt=16, n_generate=2, repetitions=1)
+        return [[phase.phase, each.kernel.template, each.us] for phase in profile.phases for each in phase.dispatches]
+    finally:
+        await llm.close()
+
+
+def test_a_profile_times_experts_behind_the_routes_of_its_tokens(page: Page) -> None:
+    """What the routes' place holds between two layers would be tiles without an end."""
+    times = page.run(profiled, data=tiny_model(MODELS["qwen3moe"].spec))
+    assert {"top_k", "sort_ids", "mul_mat_id_tiles"} <= {kernel for phase, kernel, _ in times if phase == "prefill"}
+    assert {"top_k", "mul_mat_id"} <= {kernel for phase, kernel, _ in times if phase == "decode"}
+    assert all(us > 0 for _, _, us in times)
+
+
 async def likeliest(data, ids):
     """Behind each of the tokens."""
     from llamaweb.llama import Llama

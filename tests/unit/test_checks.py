@@ -100,6 +100,16 @@ def places(**of: tuple[int, int]) -> dict[str, Operand]:
     return {slot: Operand(slot, *place) for slot, place in of.items()}
 
 
+PACKED = MulMatVec(32, LAVAPIPE.subgroup_size, 2, LAVAPIPE.subgroup_size, packed=True)
+LONG_EXPERTS: list[tuple[Any, ...]] = [
+    (FORMATS[GGMLType.Q4_0], 2080, 37, 4, 2, {"columns": 2051, "stacked": 2, "epilogue": "swiglu", "bias": True}),
+    (FORMATS[GGMLType.Q6_K], 2304, 9, 3, 3, {"stacked": 2}),
+    (FORMATS[GGMLType.Q8_0], 1056, 21, 4, 3, {"own": True, "sums": True, "bias": True, "factor": 0.5}),
+    (FORMATS[GGMLType.Q4_K], 1280, 40, 6, 6, {"own": True, "sums": True, "epilogue": "add", "piece": (60, 90)}),
+    (FORMATS[GGMLType.Q4_0], 2080, 40, 6, 3, {"stacked": 2, "epilogue": "geglu", "piece": (60, 90)}),
+]
+
+
 def shapes(profile: DeviceProfile) -> list[Launch]:
     """One of each template, or two."""
     q4_0, q4_k, q6_k = (FORMATS[type] for type in (GGMLType.Q4_0, GGMLType.Q4_K, GGMLType.Q6_K))
@@ -250,6 +260,10 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         mul_mat_id_kernel(q4_0, 96, 40, 6, 3, 8, profile, own=True, sums=True, bias=True, piece=(60, 90)),
         mul_mat_id_kernel(q4_0, 96, 40, 6, 3, 8, profile, stacked=2, bias=True, y_first=5),
         *(mul_mat_id_kernel(q4_0, 96, 40, 5, 5, 8, profile, own=True, **heads) for heads in HEADS),
+        *(
+            mul_mat_id_kernel(*shape, 8, profile, **options, variant=PACKED if profile.packed_dot else None)
+            for *shape, options in LONG_EXPERTS
+        ),
         *(mul_mat_id_tiles_kernel(q4_0, 96, 70, 5, 5, 80, own=True, **heads) for heads in HEADS),
         sample_kernel(300),
         cross_entropy_kernel(300, 8, 72, 80),

@@ -41,7 +41,7 @@ class MulMatVec:
         sums = self.workgroup // (self.subgroup or 1)
         partial = 0 if self.lanes == self.subgroup else (self.rows + 1) * sums
         whole = sum(-(-4 * numbers // 16) * 16 for numbers in (partial, sums, sums))
-        return whole + (_PACKED_BYTES * min(k // BLOCK, _PACKED_CHUNK) if self.packed else 0)
+        return whole + (_PACKED_BYTES * packed_chunk(k) if self.packed else 0)
 
     def valid(self, k: int, epilogue: str, profile: DeviceProfile) -> bool:
         """Whether the kernel can be made of it for a device, and each of its lanes has blocks to ask for."""
@@ -59,10 +59,15 @@ def packed_works(format: Format, profile: DeviceProfile) -> bool:
     return format.packed and profile.packed_dot and 4 <= profile.subgroup_size <= 64
 
 
+def packed_chunk(k: int) -> int:
+    """Blocks of k activations that are in workgroup memory at once, for the packed dot."""
+    return min(k // BLOCK, _PACKED_CHUNK)
+
+
 def default(format: Format, k: int, n: int, epilogue: str, profile: DeviceProfile) -> MulMatVec:
     """What was fastest over the shapes of models from 135M to 8B (benchmarks), for a device with these subgroups."""
     size = profile.subgroup_size
-    if packed_works(format, profile) and size >= 16 and k >= 2048:
+    if packed_works(format, profile) and size >= 16 and k >= 1536:
         blocks = 2 if k >= 2 * BLOCK * size else 1
         if n > 4096:
             return MulMatVec(128, size, 4, size, packed=True, blocks=blocks if k >= 4096 else 1)
@@ -122,7 +127,7 @@ def mul_mat_vec(
     slots += [BATCH] if last_row else []
     slots += [arena("sum")] if keeps_sum else []
     slots += [arena("y", "f32")]
-    packed = {"chunk": min(k // BLOCK, _PACKED_CHUNK)} if v.packed else {}
+    packed = {"chunk": packed_chunk(k)} if v.packed else {}
     shader = kernel(
         "mul_mat_vec_packed" if v.packed else "mul_mat_vec",
         slots,

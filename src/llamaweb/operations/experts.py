@@ -6,14 +6,13 @@ token's experts give lies side by side in its row.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.checks import experts as checks
 from llamaweb.kernels.formats import Format
 from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, Slot, arena, kernel, weight
-from llamaweb.kernels.mul_mat_vec import default
+from llamaweb.kernels.mul_mat_vec import MulMatVec, default, packed_chunk
 from llamaweb.operations.operation import Lowering, Matrix, Operation, Site, Use
 from llamaweb.operations.step import Step, Value, View
 from llamaweb.profile import DeviceProfile
@@ -190,6 +189,7 @@ def mul_mat_id_kernel(
     y_first: int = 0,
     apart: tuple[int, int] | None = None,
     routed: bool = True,
+    variant: MulMatVec | None = None,
 ) -> Launch:
     """The weight has n rows of k numbers for each expert, of which `columns` are there; 0: all. stacked: how many such
     weights there are. own: each expert has a part of a token's row. sums: results are added up by the weights of
@@ -197,7 +197,8 @@ def mul_mat_id_kernel(
     pitches: of x, routes and y. x_first, y_first: where the first token's numbers begin. apart: how far apart parts of
     x and of y begin that are experts' own. routed: else part i is expert i's."""
     columns, glu = columns or k, epilogue in GLU
-    v = default(format, k, n * (1 if sums else used), epilogue, replace(profile, packed_dot=False))
+    parts_of_row = used if sums else 1
+    v = variant or default(format, k * parts_of_row, n * (1 if sums else used), epilogue, profile)
     parts = 1 if sums else used * (1 if glu else stacked)
     pitches = pitches or (columns * (used if own else 1), 2 * used, n * parts)
     apart = apart or (columns, n)
@@ -234,6 +235,7 @@ def mul_mat_id_kernel(
         lanes=v.lanes,
         subgroup=v.subgroup,
         rows_per_group=v.rows,
+        chunk=packed_chunk(k * parts_of_row) if v.packed else 0,
     )
     plain = None
     if v.subgroup:
