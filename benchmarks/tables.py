@@ -41,7 +41,7 @@ def speed(results: Sequence[Result]) -> str:
             for r in mine
         ]
         header = ("model", "behind", "prompt / generated", "prefill", "decode", "of the yardstick", "peer")
-        parts.append(f"{device[0]}, {device[1]}; tokens a second:\n\n{_table(header, rows)}")
+        parts.append(f"{device[0]}, {device[1]}; tokens a second:\n\n{table(header, rows)}")
     return "\n\n".join(parts)
 
 
@@ -65,7 +65,7 @@ def loading(results: Sequence[Result]) -> str:
         )
         header += ("loading, MB/s", "of a plain loop", "first token from storage, s", "on the first visit, s")
         header += ("of that without tuning", "tokens/s then", "tokens/s after idling")
-        parts.append(f"Memory in MiB; {', '.join(device)}:\n\n{_table(header, [_loading(r) for r in mine])}")
+        parts.append(f"Memory in MiB; {', '.join(device)}:\n\n{table(header, [_loading(r) for r in mine])}")
     return "\n\n".join(parts)
 
 
@@ -110,7 +110,7 @@ def fusions(results: Sequence[Result]) -> str:
                 )
             )
     header = ("model", "left out", "dispatches a token", "tokens/s", "of all fused", "GPU time of a token, µs")
-    return f"{_devices(results, 'fusions')}:\n\n{_table(header, rows)}"
+    return f"{_devices(results, 'fusions')}:\n\n{table(header, rows)}"
 
 
 TABLES = {"speed": speed, "memory": loading, "fusions": fusions}
@@ -118,10 +118,14 @@ TABLES = {"speed": speed, "memory": loading, "fusions": fusions}
 
 def filled(text: str, results: Sequence[Result]) -> str:
     """`text` with every table between its markers written anew; markers that are not there are left out."""
-    for name, table in TABLES.items():
-        block = f"<!-- {name} -->\n{table(results)}\n<!-- /{name} -->"
-        text = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL)
+    for name, of in TABLES.items():
+        text = between_markers(text, name, of(results))
     return text
+
+
+def between_markers(text: str, name: str, block: str) -> str:
+    found = f"<!-- {name} -->\n{block}\n<!-- /{name} -->"
+    return re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _: found, text, flags=re.DOTALL)
 
 
 def _devices(results: Sequence[Result], kind: str) -> str:
@@ -146,7 +150,7 @@ def _peer(result: Result) -> str:
     return f"{peer['engine']}: {_number(peer['prefill_per_second'])} / {_number(peer['decode_per_second'])}{where}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     used = [i for i, name in enumerate(header) if i == 0 or any(row[i] for row in rows)]
     rule = ["---" if i == 0 or name in ("peer", "left out") else "---:" for i, name in enumerate(header)]
     return "\n".join("| " + " | ".join(row[i] for i in used) + " |" for row in (header, rule, *rows))

@@ -1,21 +1,11 @@
 // y = gelu(max(gate - cutoff, 0)) * up, where cutoff is {{ deviations }} standard deviations of the row above its mean: one workgroup a token
 {% import "common/lanes.wgsl" as order %}
 {% import "common/functions.wgsl" as f %}
+{% import "common/row_sum.wgsl" as row %}
 {% include "common/bindings.wgsl" %}
 {{ f.functions }}
 const N = {{ n }}u;
-var<workgroup> partial: array<f32, {{ workgroup }}>;
-fn sum_of(lane: u32, value: f32) -> f32 {
-  workgroupBarrier();
-  partial[lane] = value;
-  for (var half = {{ workgroup // 2 }}u; half > 0u; half >>= 1u) {
-    workgroupBarrier();
-    if (lane < half) { partial[lane] += partial[lane + half]; }
-  }
-  workgroupBarrier();
-  return partial[0];
-}
-
+{{ row.declare(workgroup) }}
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
 {% for slot, place in places %}

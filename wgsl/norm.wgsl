@@ -1,22 +1,12 @@
 // Norms of groups of numbers of each row, {{ {"rms": "by their root mean square", "layer": "to mean 0 and variance 1", "l2": "to length 1"}[kind] }}: one workgroup a group
 //   epilogue: what is written, of the result and `gate`
 {% import "common/functions.wgsl" as f %}
+{% import "common/row_sum.wgsl" as row %}
 {% import "common/lanes.wgsl" as order %}
 {% import "common/operand.wgsl" as operand %}
 {% include "common/bindings.wgsl" %}
 {{ f.functions }}
-var<workgroup> partial: array<f32, {{ workgroup }}>;
-fn sum_of(lane: u32, value: f32) -> f32 {
-  workgroupBarrier();
-  partial[lane] = value;
-  for (var half = {{ workgroup // 2 }}u; half > 0u; half >>= 1u) {
-    workgroupBarrier();
-    if (lane < half) { partial[lane] += partial[lane + half]; }
-  }
-  workgroupBarrier();
-  return partial[0];
-}
-
+{{ row.declare(workgroup) }}
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
 {% macro of(g, before) %}

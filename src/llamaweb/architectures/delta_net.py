@@ -48,6 +48,15 @@ def recurrent(meta: Metadata, n_layer: int) -> tuple[bool, ...]:
     return tuple((i + 1) % interval != 0 for i in range(n_layer))
 
 
+def behind_mixer(
+    g: Graph, b: Blocks, x: Tensor, p: str, sizes: Decoder, rotation: Rope, net: DeltaNet | None
+) -> Tensor:
+    """x and what the layer's mixer adds to it: its delta net or, without one, its attention."""
+    h = b.norm(x, p + "attn_norm")
+    a = mixed(g, b, h, p, net) if net else gated_attention(g, b, h, p, sizes, rotation)
+    return ops.add(g, x, a, p + "attn_residual")
+
+
 def mixed(g: Graph, b: Blocks, x: Tensor, p: str, net: DeltaNet) -> Tensor:
     """The layer's delta net over x."""
     width = net.size * net.n_value

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
-from llamaweb.architectures.delta_net import DeltaNet, delta_net, gated_attention, mixed, recurrent
+from llamaweb.architectures.delta_net import DeltaNet, behind_mixer, delta_net, recurrent
 from llamaweb.architectures.metadata import Metadata, of_text
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
@@ -33,9 +33,7 @@ def build(graph: Graph, hparams: Qwen35Hyperparameters) -> None:
     g, hp, b = graph, hparams, Blocks(graph, hparams)
     x = b.embeddings()
     for p, fades in zip(b.layers(), hp.recurrent, strict=True):
-        h = b.norm(x, p + "attn_norm")
-        a = mixed(g, b, h, p, hp.net) if fades else gated_attention(g, b, h, p, hp, hp.rope)
-        x = ops.add(g, x, a, p + "attn_residual")
+        x = behind_mixer(g, b, x, p, hp, hp.rope, hp.net if fades else None)
         h = b.norm(x, p + "post_attention_norm")
         x = ops.add(g, x, b.feed_forward(h, p, hp.n_ff, ops.swiglu), p + "ffn_residual")
     b.logits(x)

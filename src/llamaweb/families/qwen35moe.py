@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
-from llamaweb.architectures.delta_net import DeltaNet, delta_net, gated_attention, mixed, recurrent
+from llamaweb.architectures.delta_net import DeltaNet, behind_mixer, delta_net, recurrent
 from llamaweb.architectures.experts import Experts, experts
 from llamaweb.architectures.metadata import Metadata, of_text, rope
 from llamaweb.graph import Graph
@@ -41,8 +40,6 @@ def build(graph: Graph, hparams: Qwen35MoeHyperparameters) -> None:
     g, hp, b = graph, hparams, Blocks(graph, hparams)
     x = b.embeddings()
     for p, fades in zip(b.layers(), hp.recurrent, strict=True):
-        h = b.norm(x, p + "attn_norm")
-        a = mixed(g, b, h, p, hp.net) if fades else gated_attention(g, b, h, p, hp, hp.rope)
-        x = ops.add(g, x, a, p + "attn_residual")
+        x = behind_mixer(g, b, x, p, hp, hp.rope, hp.net if fades else None)
         x = b.behind_gated_experts(x, b.norm(x, p + "post_attention_norm"), p, hp.experts)
     b.logits(x)

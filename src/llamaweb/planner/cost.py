@@ -16,11 +16,13 @@ from llamaweb.planner.plan import Dispatch, ModelPlan
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes that a dispatch reads and writes, and its multiplications and additions in products (2 a weight)."""
+    """Bytes that a dispatch reads and writes, its multiplications and additions in products (2 a weight), and how many
+    of the bytes that it reads are weights."""
 
     read: int
     write: int
     flops: int
+    weights: int = 0
 
     @property
     def bytes(self) -> int:
@@ -49,20 +51,22 @@ def _cost(d: Dispatch, n_tokens: int, n_past: int, batch: int) -> Cost:
     # Without a tile, a dispatch serves the last token alone, or keeps a state, and goes through all.
     all_tokens = d.token_tile or any(slot.name == "state" for slot in d.kernel.slots)
     tokens = n_tokens if all_tokens or batch == 1 else 1
-    sizes, values = {}, set()
+    sizes, values, of_weights = {}, set(), set()
     for slot, binding in zip(d.kernel.slots, d.bindings, strict=True):
         if binding.region == "arena":
             values.add(slot.name)
             sizes[slot.name] = binding.size * tokens // (batch if all_tokens else 1)
         elif binding.region != "io" and slot.name != "phases":  # which are a few words
             sizes[slot.name] = binding.size
+            of_weights |= {slot.name} if binding.region.startswith("weights") else set()
     use = Use(d.kernel, constants, sizes, values, tokens, n_tokens, n_past)
-    read = write = 0
+    read = write = weights = 0
     for name in sizes:
         moved = operation.moved(name, use)
+        weights += moved if name in of_weights else 0
         if operation.written(name):
             write += moved
             read += moved if name == "y" and constants.get("epilogue") == "add" else 0
         else:
             read += moved
-    return Cost(read, write, operation.flops(use))
+    return Cost(read, write, operation.flops(use), weights)
