@@ -60,7 +60,7 @@ def decoder(
     else:
         n_head = meta.count("attention.head_count")
         n_head_kv = meta.count("attention.head_count_kv", n_head)
-    if n_head % n_head_kv:
+    if n_head_kv < 1 or n_head % n_head_kv:
         raise ModelFileError(f"{n_head} attention heads do not divide into {n_head_kv} key-value heads.")
     if not head_dim:
         head_dim = meta.count("attention.key_length", max(n_embd // n_head, 1))

@@ -62,6 +62,12 @@ class Metadata:
             raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a text.")
         return value
 
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not true or false.")
+        return value
+
     def value(self, key: str, default: Any) -> Any:
         """Whatever the file has."""
         return self._all.get(f"{self.prefix}.{key}", default)

@@ -36,7 +36,7 @@ def hyperparameters(file: GGUFFile) -> DeepSeek2Hyperparameters:
         meta,
         meta.count("expert_feed_forward_length"),
         gating=told_gating(meta, "sigmoid" if glm else "softmax"),
-        norm=bool(meta.value("expert_weights_norm", False)),
+        norm=meta.flag("expert_weights_norm", default=False),
         scale=meta.number("expert_weights_scale", 0.0) or 1.0,
     )
     heat = meta.number("attention.temperature_scale", 0.0)

@@ -26,7 +26,7 @@ def hyperparameters(file: GGUFFile) -> Glm4MoeHyperparameters:
         meta,
         told_width(meta, common.n_ff),
         gating=told_gating(meta, "sigmoid"),
-        norm=bool(meta.value("expert_weights_norm", False)),
+        norm=meta.flag("expert_weights_norm", default=False),
         scale=meta.number("expert_weights_scale", 0.0) or 1.0,
     )
     shared = optional_count(meta, "expert_shared_count")

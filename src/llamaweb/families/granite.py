@@ -36,7 +36,7 @@ def factors(meta: Metadata, common: Dense) -> dict[str, Any]:
         "residual_scale": meta.number("residual_scale", 0.0) or 1.0,
         "attention_scale": meta.number("attention.scale", 0.0) or common.head_dim**-0.5,
         "logit_scale": meta.number("logit_scale", least=1e-6),
-        "rotation": common.rope if meta.value("rope.scaling.finetuned", True) else None,
+        "rotation": common.rope if meta.flag("rope.scaling.finetuned", default=True) else None,
         "experts": optional_experts(meta, common.n_ff),
     }
 
