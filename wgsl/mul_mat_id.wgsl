@@ -4,7 +4,7 @@
 //   routed:   else part i of x is expert i's
 //   stacked:  so many weights give results one behind the other; of a gated linear unit, gate and up
 //   piece:    of all experts' rows, only some are bound
-//   packed:   with the packed integer dot, as mul_mat_vec_packed, {{ chunk }} blocks of x at a time
+//   chunk:    with the packed integer dot, as mul_mat_vec_packed, so many blocks of x at a time
 {% import "common/reduce.wgsl" as r %}
 {% import "common/row_end.wgsl" as end %}
 {% import "common/functions.wgsl" as f %}
@@ -49,14 +49,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endif %}
   var acc: array<f32, {{ rows_per_group }}>;
 {# The bound row that gives result `i`, of those of the expert's that begin at `first`; `there`: whether it is bound #}
-{% macro place(i) %}
+{% macro bound_row(first, i) %}
 {% set out = "min(out0 + %du, N - 1u)" % (i % outs) %}
-    let row{{ i }} = {{ "min(first + %s - %du, %du)" % (out, piece[0], piece[1] - 1) if piece else "first + " ~ out }}{{ " + %du" % experts_rows if i >= outs }};
-{% endmacro %}
-{% macro there(i) %}{{ "first + out0 + %du - %du < %du" % (i, piece[0], piece[1]) if piece else "true" }}{% endmacro %}
+{{- "min(%s + %s - %du, %du)" % (first, out, piece[0], piece[1] - 1) if piece else first ~ " + " ~ out }}{{ " + %du" % experts_rows if i >= outs }}
+{%- endmacro %}
+{% macro there(first, i) %}{{ "%s + out0 + %du - %du < %du" % (first, i, piece[0], piece[1]) if piece else "true" }}{% endmacro %}
 {% if not sums %}
 {% for i in range(rows_per_group) %}
-{{ place(i) }}{% endfor %}
+  let row{{ i }} = {{ bound_row("first", i) }};
+{% endfor %}
 {% endif %}
 {# Where block `i` of all that a row is made of lies: block b of expert u's part #}
 {% macro block_of(i) %}
@@ -67,18 +68,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let b = {{ i }};
 {% endif %}
 {% endmacro %}
-{# Its weights w0, … of the rows, and with sums the expert's share #}
-{% macro weights() %}
+{# The weights of block `i`: of row r in {{ "`w ~ r`" }}, and with sums the expert's share of it #}
+{% macro weights(w, i) %}
 {% if sums %}
-    let first = routes[route + u] * N;
-    let share = bitcast<f32>(routes[route + USED + u]);
-{% for i in range(rows_per_group) %}
-{{ place(i) }}{% endfor %}
+    let u{{ w }} = ({{ i }}) / NB;
+    let first{{ w }} = routes[route + u{{ w }}] * N;
+    let share{{ w }} = bitcast<f32>(routes[route + USED + u{{ w }}]);
 {% endif %}
-{% for i in range(rows_per_group) %}
-    let w{{ i }} = load32(row{{ i }} * NB + b);
+{% for r in range(rows_per_group) %}
+    let {{ w }}{{ r }} = load32({{ "(%s) * NB + (%s) %% NB" % (bound_row("first" ~ w, r), i) if sums else "row%d * NB + %s" % (r, i) }});
 {% endfor %}
 {% endmacro %}
+{% macro share(w, r) %}{{ "select(0.0, share%s, %s) * " % (w, there("first" ~ w, r)) if sums }}{% endmacro %}
 {# Its activations, a0 to a7 #}
 {% macro activations() %}
 {% if x4 %}
@@ -93,7 +94,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
 {% endif %}
 {% endmacro %}
-{% macro share(i) %}{{ "select(0.0, share, %s) * " % there(i) if sums }}{% endmacro %}
 {% set total = (used if sums else 1) * (k // 32) %}
 {% if chunk %}
   for (var begin = 0u; begin < {{ total }}u; begin += {{ chunk }}u) {
@@ -104,29 +104,38 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = local; i < count; i += {{ workgroup }}u) {
 {{ block_of("begin + i") }}{{ activations() }}{{ dot.put(chunk, split) }}    }
     workgroupBarrier();
-    for (var i = lane; i < count; i += {{ lanes }}u) {
-{{ block_of("begin + i") }}{{ weights() }}{{ dot.get(chunk, "i") }}{% for i in range(rows_per_group) %}
-{{ dot.add(i, "w%d" % i, split, share(i)) }}{% endfor %}
+    var i = lane;
+{% for at_once in ([blocks, 1] if blocks > 1 else [1]) %}
+    for (; i{{ " + %du" % ((at_once - 1) * lanes) if at_once > 1 }} < count; i += {{ at_once * lanes }}u) {
+{% for k in range(at_once) %}
+{{ weights("w%d_" % k, "begin + i + %du" % (k * lanes)) }}{% endfor %}
+{% for k in range(at_once) %}
+      {
+{{ dot.get(chunk, "i + %du" % (k * lanes)) }}{% for r in range(rows_per_group) %}
+{{ dot.add(r, "w%d_%d" % (k, r), split, share("w%d_" % k, r)) }}{% endfor %}
+      }
+{% endfor %}
     }
+{% endfor %}
   }
 {% else %}
   for (var i = lane; i < {{ total }}u; i += {{ lanes }}u) {
-{{ block_of("i") }}{{ weights() }}{{ activations() }}{{ of_block.sums() }}
-{% for i in range(rows_per_group) %}
-    acc[{{ i }}] += {{ share(i) }}({{ of_block.product("w%d" % i, split) }});
+{{ weights("w", "i") }}{{ block_of("i") }}{{ activations() }}{{ of_block.sums() }}
+{% for r in range(rows_per_group) %}
+    acc[{{ r }}] += {{ share("w", r) }}({{ of_block.product("w%d" % r, split) }});
 {% endfor %}
   }
 {% endif %}
 {{ r.sum(subgroup, workgroup, lanes, rows_per_group) }}
   if (lane == 0u) {
 {% for i in range(outs) %}
-    if (out0 + {{ i }}u < N{{ " && " ~ there(i) if piece and not sums }}) {
+    if (out0 + {{ i }}u < N{{ " && " ~ there("first", i) if piece and not sums }}) {
       let to = group.y * {{ pitches[2] }}u + {{ y_first }}u + {{ "" if sums else "group.z * %du + " % apart[1] }}out0 + {{ i }}u;
       var v = acc[{{ i }}];
 {% if bias and sums %}
       for (var u = 0u; u < USED; u++) {
         let first = routes[route + u] * N;
-        if ({{ there(i) }}) {
+        if ({{ there("first", i) }}) {
           v += bitcast<f32>(routes[route + USED + u]) * bias[first + out0 + {{ i }}u{{ " - %du" % piece[0] if piece }}];
         }
       }

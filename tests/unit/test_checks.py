@@ -100,7 +100,7 @@ def places(**of: tuple[int, int]) -> dict[str, Operand]:
     return {slot: Operand(slot, *place) for slot, place in of.items()}
 
 
-PACKED = MulMatVec(32, LAVAPIPE.subgroup_size, 2, LAVAPIPE.subgroup_size, packed=True)
+PACKED = MulMatVec(32, LAVAPIPE.subgroup_size, 2, LAVAPIPE.subgroup_size, packed=True, blocks=2)
 LONG_EXPERTS: list[tuple[Any, ...]] = [
     (FORMATS[GGMLType.Q4_0], 2080, 37, 4, 2, {"columns": 2051, "stacked": 2, "epilogue": "swiglu", "bias": True}),
     (FORMATS[GGMLType.Q6_K], 2304, 9, 3, 3, {"stacked": 2}),

@@ -235,6 +235,7 @@ def mul_mat_id_kernel(
         lanes=v.lanes,
         subgroup=v.subgroup,
         rows_per_group=v.rows,
+        blocks=v.blocks if v.packed else 1,
         chunk=packed_chunk(k * parts_of_row) if v.packed else 0,
     )
     plain = None
