@@ -1,7 +1,7 @@
 """A graph computed in numpy, operation by operation as its docstrings say: what any family's steps must give.
 
-It shares a family's picture of its layers with the engine, and nothing else: whether that picture is right is told by
-llama.cpp's results.
+It shares with the engine a family's picture of its layers, and with the kernels' cases the numpy of recurrences, routes
+and expressions: whether these are right is told by llama.cpp's results.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
 {% if norm %}
 {% set each = (n + workgroup - 1) // workgroup %}
 var<workgroup> partial: array<f32, {{ workgroup }}>;
-var<workgroup> sixteenths: array<f32, 16>;
+var<workgroup> sixteenths: array<f32, 16>;  // fewer barriers than common/row_sum.wgsl, as every workgroup waits for the norm
 fn sum_of(lane: u32, value: f32) -> f32 {
   workgroupBarrier();
   partial[lane] = value;

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from browser_page import Page
-from test_llama_tiny import LIMIT, N_UBATCH, PROMPT, TOKENS, forward
+from test_llama_tiny import LIMIT, N_UBATCH, PROMPT, TOKENS, changes, forward
 
 from llamaweb.planner import FUSIONS
 from tests.families import MODELS
@@ -31,6 +31,27 @@ def check(page: Page, name: str, **options: Any) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_of_prefill_and_decode_equal_numpys(page: Page, name: str) -> None:
     check(page, name)
+
+
+# A model whose plan a rule of fusion changes; the rest of the rules: test_llama_tiny.py.
+RULES = {
+    "norms": "olmo2",
+    "experts": "qwen3moe",
+    "epilogue": "nemotron",
+    "results": "nemotron_h",
+    "inputs": "lfm2",
+    "convolutions": "mamba2",
+    "scale": "minicpm",
+    "post_norm": "glm4",
+    "chains": "bitnet",
+    "planes": "rwkv7",
+}
+
+
+@pytest.mark.parametrize("left_out", RULES)
+def test_logits_are_the_same_where_a_rule_of_fusion_is_left_out(page: Page, left_out: str) -> None:
+    assert changes(tiny_model(MODELS[RULES[left_out]].spec), left_out)
+    check(page, RULES[left_out], unfused=[left_out])
 
 
 @pytest.mark.parametrize("name", ["gemma4", "qwen2, odd and untied"])

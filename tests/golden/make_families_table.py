@@ -42,7 +42,10 @@ def error(name: str, model: Model) -> float:
 
 
 def table() -> str:
-    rows = ["| `general.architecture` | | dispatches a layer | from llama.cpp |", "| --- | --- | ---: | ---: |"]
+    rows = [
+        "| `general.architecture` | | dispatches a layer, at most | from llama.cpp |",
+        "| --- | --- | ---: | ---: |",
+    ]
     for family in supported():
         known = {name: m for name, m in (MODELS | EMBEDDERS).items() if m.spec.family.replace("_", "-") == family}
         models = {name: m for name, m in known.items() if name in MODELS} or known

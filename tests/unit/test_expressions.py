@@ -160,14 +160,19 @@ def test_a_chain_takes_weights_and_what_repeats() -> None:
     assert (found.values, found.weights) == ({"x0": X, "x2": short, "y": OUT}, {"x1": (BIAS,)})
 
 
-SHORT = value("short", 16)
+SHORT, WIDE = value("short", 16), value("wide", 128)
 STAY = {
     "five operands": [
         each(("add", 0, ("mul", 1, 2)), Y, X, Z, BIAS),
         each(("add", 0, ("mul", 1, 2)), OUT, Y, MORE, SHORT),
     ],
     "the last row": [each(("silu", 0), Y, X), each(0, value("o", 64, 1), Y, last_row=True)],
-    "parts of heads": [each(0, Y, X, each=16, apart=32), each(("silu", 0), OUT, Y)],
+    "into groups": [each(0, WIDE.groups(0, 16, 32), X), each(("silu", 0), value("o", 128), WIDE)],
+    "of what is written over": [
+        each(("silu", 0), Y, X),
+        Step("mul_mat", "residual", {"x": Z, "y": X}, params={"epilogue": "add"}),
+        each(("mul", 0, 1), OUT, Y, X),
+    ],
     "of a part": [each(("silu", 0), Y, X), each(("silu", 0), value("o", 32), Y.part(32, 32))],
     "of all and of a part": [each(("silu", 0), Y, X), each(("mul", 0, 1), OUT, Y, Y.part(0, 32))],
     "repeated": [each(("silu", 0), SHORT, value("x", 16)), each(("mul", 0, 1), OUT, Z, SHORT)],

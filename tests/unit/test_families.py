@@ -14,10 +14,15 @@ import pytest
 from llamaweb.architectures.blocks import Dense
 from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
 from llamaweb.families import gemma3, llama
+from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.model.source import BytesSource, FileSource
+from llamaweb.planner import plan_model
+from llamaweb.profile import DeviceProfile
 from llamaweb.rope import Rope, Yarn
+from tests.families import EMBEDDERS, MODELS
 from tests.headers import TINY, gemma3_header, llama_header
+from tests.tiny import tiny_model
 
 SMALL: dict[str, Any] = {"n_layer": 7, "n_embd": 64, "n_ff": 96, "n_vocab": 300, "head_dim": 32}
 
@@ -156,3 +161,17 @@ def test_tensors_are_found_at_every_alignment(tmp_path: Path, alignment: int) ->
         moved = data[:where] + (alignment // 2).to_bytes(8, "little") + data[where + 8 :]
         with pytest.raises(ModelFileError, match=f"offset {alignment // 2} .* not a multiple of {alignment}"):
             asyncio.run(read_header(BytesSource(moved)))
+
+
+FLOATS = {name: model for name, model in {**MODELS, **EMBEDDERS}.items() if model.spec.type == "F32"}
+
+
+@pytest.mark.parametrize("subgroup_size", [0, 32, 128])
+@pytest.mark.parametrize("name", FLOATS)
+def test_no_product_binds_more_than_a_device_allows(name: str, subgroup_size: int) -> None:
+    """Five, where formats of four planes would make eight of them."""
+    file = unfused(asyncio.run(read_header(BytesSource(tiny_model(FLOATS[name].spec)))))
+    device = DeviceProfile(subgroup_size=subgroup_size, max_storage_buffers_per_shader_stage=5)
+    plan = plan_model(file, device, n_ctx=64, n_ubatch=8)
+    products = [kernel for kernel in plan.kernels if kernel.template in ("mul_mat", "mul_mat_vec")]
+    assert products and max(len(kernel.slots) for kernel in products) <= 5

@@ -386,7 +386,7 @@ UNFUSED = {
     "post_norm": (0, 4),
     "residual": (4, 0),
     "chains": (0, 0),
-    "apart": (0, 0),
+    "planes": (0, 0),
 }
 
 

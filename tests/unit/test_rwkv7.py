@@ -51,7 +51,7 @@ def bound(plan: ModelPlan, phase: str, label: str, slot: str) -> tuple[int, int]
 
 @pytest.mark.parametrize(("phase", "row"), [("decode", 512), ("prefill", 12 * 512)])
 def test_products_read_their_part_of_a_token_shift(phase: str, row: int) -> None:
-    plan = plan_model(header(), n_ubatch=12, unfused=["apart"])
+    plan = plan_model(header(), n_ubatch=12, unfused=["planes"])
     begin, size = bound(plan, phase, "blk.1.time_mix_shift", "y")
     assert size == 6 * row
     for i, part in enumerate(("receptance", "w1", "key", "value", "a1", "g1")):
@@ -83,7 +83,7 @@ FIRST, SECOND, OTHERS = "v1+w1+a1+g1", "v2+w2+a2+g2", "receptance+key+value"
 @pytest.mark.parametrize("spec", [SPEC, QUANTIZED], ids=["F32", "Q8_0"])
 def test_products_of_inputs_of_their_own_are_joined(spec: Any) -> None:
     assert joined(header(spec)) == [FIRST, SECOND, OTHERS]
-    assert joined(header(spec), unfused={"apart"}) == []
+    assert joined(header(spec), unfused={"planes"}) == []
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_values_of_the_first_layer_are_those_of_all(n_tokens: int) -> None:
 
 
 @pytest.mark.parametrize("spec", [SPEC, QUANTIZED], ids=["F32", "Q8_0"])
-@pytest.mark.parametrize("left_out", [(), ("apart",), ("copies", "apart")], ids=str)
+@pytest.mark.parametrize("left_out", [(), ("planes",), ("copies", "planes")], ids=str)
 def test_each_plane_of_what_the_recurrence_reads_is_written_once(spec: Any, left_out: tuple[str, ...]) -> None:
     steps = fused(1, header(spec), unfused=set(left_out))
     for layer, wkv in enumerate(step for step in steps if step.op == "rwkv_wkv7"):

@@ -15,8 +15,8 @@ from llamaweb.model.gguf_file import GGUFFile
 
 
 class Architecture(Protocol):
-    """The module of a family. Its hyperparameters are a frozen dataclass of its own, with at least n_layer, n_head_kv,
-    head_dim, n_vocab and n_ctx_train."""
+    """The module of a family. Its hyperparameters are a frozen dataclass of its own, with at least n_layer, n_head,
+    n_head_kv, head_dim, n_vocab and n_ctx_train."""
 
     def hyperparameters(self, file: GGUFFile) -> Any:
         """Read and check the family's metadata."""

@@ -262,7 +262,7 @@ class Blocks:
         return ops.weighted_sum(g, product("down", h, e.n_ff, n_embd), routes, p + "ffn_moe_out")
 
     def wide_feed_forward(self, x: Tensor, p: str, n_ff: int, unit: Gated) -> Tensor:
-        """The same, with gate above up in one tensor."""
+        """feed_forward, with gate above up in one tensor."""
         g, name = self._graph, p + "ffn_up"
         both = self.product(x, name, 2 * n_ff)
         gate, up = (ops.view(g, both, first, n_ff, f"{name}.{part}") for part, first in (("gate", 0), ("up", n_ff)))

@@ -198,6 +198,11 @@ def of_text(rotary: Rope, meta: Metadata) -> Rope:
     return rotary
 
 
+def base_in_window(meta: Metadata, default: float = 10000.0) -> float:
+    """The rotation's base in layers with a window."""
+    return meta.number("rope.freq_base_swa", default, least=1 + _LEAST)
+
+
 def token_types(file: GGUFFile) -> int:
     """How many types of tokens an encoder tells apart (sentences of a pair, say)."""
     key, most = "tokenizer.ggml.token_type_count", 1 << 20

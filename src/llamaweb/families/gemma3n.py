@@ -11,7 +11,7 @@ import numpy as np
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, Gated, decoder
-from llamaweb.architectures.metadata import Metadata, caches, rope, windows
+from llamaweb.architectures.metadata import Metadata, base_in_window, caches, rope, windows
 from llamaweb.architectures.per_layer import own_branch, own_embeddings
 from llamaweb.errors import ModelFileError, UnsupportedError, short
 from llamaweb.graph import Graph, Tensor
@@ -56,7 +56,7 @@ def hyperparameters(file: GGUFFile) -> Gemma3nHyperparameters:
     if active := meta.number("altup.active_idx", 0):
         raise UnsupportedError(f"gemma3n.altup.active_idx is {active:g}; 0 alone is supported.")
     of_all = rope(meta, "neox", sizes.head_dim)
-    of_window = Rope("neox", of_all.n_dims, meta.number("rope.freq_base_swa", 10000.0, least=1))
+    of_window = Rope("neox", of_all.n_dims, base_in_window(meta))
     seen = windows(meta, sizes.n_layer, 5)
     read, gates = caches(meta, seen, max(sizes.n_layer - _CACHED, 0)), _deviations(meta, sizes.n_layer)
     found = [

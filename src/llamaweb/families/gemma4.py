@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
 from llamaweb.architectures.experts import Experts, experts, optional_count
-from llamaweb.architectures.metadata import Metadata, caches, rope, windows, with_factors
+from llamaweb.architectures.metadata import Metadata, base_in_window, caches, rope, windows, with_factors
 from llamaweb.architectures.per_layer import own_branch, own_embeddings
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor
@@ -51,7 +51,7 @@ def hyperparameters(file: GGUFFile) -> Gemma4Hyperparameters:
     of_all = with_factors(rope(meta, "neox", sizes.head_dim), file, meta)
     in_window = meta.count("attention.key_length_swa", sizes.head_dim)
     n_dims = meta.count("rope.dimension_count_swa", in_window, largest=in_window)
-    of_window = Rope("neox", n_dims, meta.number("rope.freq_base_swa", of_all.base, least=1))
+    of_window = Rope("neox", n_dims, base_in_window(meta, of_all.base))
     found, each = [], windows(meta, sizes.n_layer, 6)
     for i, (window, cache) in enumerate(zip(each, caches(meta, each), strict=True)):
         head_dim, rotation = (in_window, of_window) if window else (sizes.head_dim, of_all)

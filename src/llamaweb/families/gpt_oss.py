@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
 from llamaweb.architectures.experts import Experts, experts, told_width
-from llamaweb.architectures.metadata import Metadata, windows
+from llamaweb.architectures.metadata import Metadata, base_in_window, windows
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
@@ -28,7 +28,7 @@ def hyperparameters(file: GGUFFile) -> GptOssHyperparameters:
         **vars(common),
         experts=experts(meta, told_width(meta, common.n_ff), gating="softmax_weight"),
         windows=windows(meta, common.n_layer, 2),
-        rope_in_window=replace(common.rope, base=meta.number("rope.freq_base_swa", common.rope.base, least=1 + 1e-6)),
+        rope_in_window=replace(common.rope, base=base_in_window(meta, common.rope.base)),
     )
 
 

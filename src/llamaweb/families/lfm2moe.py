@@ -25,7 +25,7 @@ class LFM2MoeHyperparameters(LFM2Hyperparameters):
 def hyperparameters(file: GGUFFile) -> LFM2MoeHyperparameters:
     meta = Metadata(file)
     return LFM2MoeHyperparameters(
-        **vars(lfm2.hyperparameters(file)) | {"window": 0},
+        **vars(lfm2.hyperparameters(file)) | {"window": 0},  # which is read of lfm2 alone
         n_dense=optional_count(meta, "leading_dense_block_count"),
         experts=experts(
             meta,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
-from llamaweb.architectures.metadata import Metadata, windows
+from llamaweb.architectures.metadata import Metadata, base_in_window, windows
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
@@ -22,7 +22,7 @@ class Olmo2Hyperparameters(Dense):
 
 def hyperparameters(file: GGUFFile) -> Olmo2Hyperparameters:
     meta, common = Metadata(file), dense(file, "neox")
-    base = meta.number("rope.freq_base_swa", common.rope.base, least=1 + 1e-6)
+    base = base_in_window(meta, common.rope.base)
     unscaled = Rope("neox", common.rope.n_dims, base)
     return Olmo2Hyperparameters(**vars(common), windows=windows(meta, common.n_layer, 4), rope_in_window=unscaled)
 

@@ -37,7 +37,7 @@ def softcap(g: Graph, x: Tensor, cap: float, name: str) -> Tensor:
 
 
 def unary(g: Graph, function: str, x: Tensor, name: str) -> Tensor:
-    """function: of UNARY"""
+    """function: by its name in an expression."""
     return elementwise(g, (function, 0), (x,), name)
 
 

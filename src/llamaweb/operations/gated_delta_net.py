@@ -69,12 +69,6 @@ class GatedDeltaNet(Operation):
         c = use.constants
         return 8 * int(c["n_head"]) * int(c["size"]) ** 2 * use.tokens
 
-    def moved(self, slot: str, use: Use) -> int:
-        return use.sizes[slot] * (2 if slot in ("state", "conv_state") else 1)
-
-    def written(self, slot: str) -> bool:
-        return slot in ("y", "state", "conv_state")
-
     def case(self, kernel: Kernel, n_tokens: int = 0, n_past: int = 5) -> Case:
         """Unless told, one token more than it takes at a time, or one, behind others."""
         c, random = dict(kernel.constants), rng(kernel)

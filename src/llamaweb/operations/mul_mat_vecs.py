@@ -137,7 +137,7 @@ def _variant(format: Format, k: int, n: int, profile: DeviceProfile) -> MulMatVe
     that every core has some."""
     blocks = k // BLOCK
     if blocks < profile.subgroup_size:
-        return MulMatVec(64, 1 << (blocks - 1).bit_length(), 2, 0)
+        return MulMatVec(64, min(1 << (blocks - 1).bit_length(), 64), 2, 0)
     v = default(format, k, n, "store", replace(profile, packed_dot=False))
     while v.rows > 1 and n * v.lanes < v.workgroup * v.rows * profile.cores:
         v = replace(v, rows=v.rows // 2)

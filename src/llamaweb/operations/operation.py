@@ -11,7 +11,7 @@ from llamaweb.kernels.cache import Cache
 from llamaweb.kernels.formats import Format
 from llamaweb.kernels.kernel import Kernel, Launch
 from llamaweb.kernels.tuner import Shape, Variant
-from llamaweb.operations.step import Step, Value, View
+from llamaweb.operations.step import STATES, Step, Value, View
 from llamaweb.profile import DeviceProfile
 
 
@@ -155,9 +155,10 @@ class Operation:
         return 0
 
     def moved(self, slot: str, use: Use) -> int:
-        """Bytes of what is bound at a slot that a dispatch must touch, once."""
-        return use.sizes[slot]
+        """Bytes of what is bound at a slot that a dispatch must touch: once, but for a state, which it reads and
+        writes."""
+        return use.sizes[slot] * (2 if slot in STATES else 1)
 
     def written(self, slot: str) -> bool:
         """Whether it writes what is bound at a slot."""
-        return slot in ("y", "sum")
+        return slot in ("y", "sum", *STATES)

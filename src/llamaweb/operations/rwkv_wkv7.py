@@ -77,12 +77,6 @@ class RwkvWkv7(Operation):
         c = use.constants
         return 8 * int(c["n_head"]) * int(c["size"]) ** 2 * use.tokens
 
-    def moved(self, slot: str, use: Use) -> int:
-        return use.sizes[slot] * (2 if slot == "state" else 1)
-
-    def written(self, slot: str) -> bool:
-        return slot in ("y", "state")
-
     def case(self, kernel: Kernel) -> Case:
         """More tokens than a chunk has, behind others, or one."""
         c, random, n_past = dict(kernel.constants), rng(kernel), 5

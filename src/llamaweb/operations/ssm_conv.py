@@ -51,9 +51,6 @@ class SsmConv(Operation):
     def flops(self, use: Use) -> int:
         return 2 * int(use.constants["taps"]) * int(use.constants["channels"]) * use.tokens
 
-    def written(self, slot: str) -> bool:
-        return slot in ("y", "state")
-
     def case(self, kernel: Kernel, n_tokens: int = 0, n_past: int = 5) -> Case:
         """Unless told, one token more than it takes at a time, or one, behind others."""
         c, random = dict(kernel.constants), rng(kernel)

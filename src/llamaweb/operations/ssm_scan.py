@@ -68,12 +68,6 @@ class SsmScan(Operation):
         c = use.constants
         return 6 * int(c["n_head"]) * int(c["head_dim"]) * int(c["d_state"]) * use.tokens
 
-    def moved(self, slot: str, use: Use) -> int:
-        return use.sizes[slot] * (2 if slot in ("state", "conv_state") else 1)
-
-    def written(self, slot: str) -> bool:
-        return slot in ("y", "state", "conv_state")
-
     def case(self, kernel: Kernel, n_tokens: int = 0, n_past: int = 5) -> Case:
         """Unless told, one token more than it takes at a time, or one, behind others."""
         c, random = dict(kernel.constants), rng(kernel)

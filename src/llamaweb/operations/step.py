@@ -9,6 +9,7 @@ from llamaweb.graph import Tensor
 from llamaweb.kernels.formats import whole_blocks
 from llamaweb.kernels.mul_mat import quantized_bytes
 
+STATES = ("state", "conv_state")  # slots of what is kept from token to token, which are read and written
 WRITTEN = ("y", "sum")  # slots of values that a step writes; it reads the others
 _BINDING = 256  # bytes of which a multiple is where a binding may begin, on every device
 
@@ -125,7 +126,7 @@ class Step:
     @property
     def states(self) -> dict[str, State]:
         """What it keeps, by its kernel's slot; "conv_state": of the convolution that it has taken in."""
-        return {slot: self.params[slot] for slot in ("state", "conv_state") if slot in self.params}
+        return {slot: self.params[slot] for slot in STATES if slot in self.params}
 
     @property
     def lane_order(self) -> frozenset[str]:

@@ -20,7 +20,7 @@ from llamaweb.kernels.checks.case import (
 )
 from llamaweb.kernels.kernel import BATCH, NORM, Kernel, Launch, Slot, arena, kernel
 from llamaweb.operations.elementwise import plane
-from llamaweb.operations.operation import Lowering, Operation, Site, Use
+from llamaweb.operations.operation import Lowering, Operation, Site
 from llamaweb.operations.step import State, Step, Value, View
 
 
@@ -61,12 +61,6 @@ class TokenShift(Operation):
             norm_bias="norm_bias" in step.weights,
             lanes=tuple(sorted(step.lane_order)),
         )
-
-    def moved(self, slot: str, use: Use) -> int:
-        return use.sizes[slot] * (2 if slot == "state" else 1)
-
-    def written(self, slot: str) -> bool:
-        return slot in ("y", "state")
 
     def case(self, kernel: Kernel) -> Case:
         """Three tokens behind others, or one."""

@@ -64,10 +64,9 @@ def of_kernels(steps: Iterable[Step], weights: Weights) -> Checked:
             apart = row * weight.rows * (halves - 1) // 2
             if "n_expert" in step.params:  # two of which are read
                 of_one = step.weights["w"][0].shape[1]
-                made, apart = (
-                    2 * made,
-                    apart + row * of_one * (2 if weight.first % of_one else 1),
-                )  # behind a part of one
+                # Of a piece that begins within an expert, whose rest comes before these two.
+                apart += row * of_one * (2 if weight.first % of_one else 1)
+                made *= 2
             read = max(read, made + apart + 8 * weight.row + 4 * weight.rows + codes)
             x, y = 4 * max(weight.row, step.values["x"].row if "x" in step.values else 0), 4 * step.values["y"].row
             if step.op != "mul_mat_vec":

@@ -41,8 +41,10 @@ def shape(kernel: Kernel) -> str:
     if "head_dim" in c:
         heads = "/".join(str(c[name]) for name in ("n_head", "n_head_kv") if name in c)
         return f"{heads} heads of {c['head_dim']}"
+    if "n_head" in c and "size" in c:
+        return f"{c['n_head']} heads of {c['size']}"
     epilogue = c.get("epilogue", "store")
-    size = f"{c['k']}×{c['n']}" if "k" in c and "n" in c else str(c.get("k", c.get("n", "")))
+    size = f"{c['k']}×{c['n']}" if "k" in c and "n" in c else str(c.get("k", c.get("n", c.get("channels", ""))))
     return f"{size} {epilogue}" if isinstance(epilogue, str) and epilogue != "store" else size
 
 

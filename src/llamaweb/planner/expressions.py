@@ -84,6 +84,9 @@ def chains(program: Program, max_bindings: int) -> None:
         sources = [source for source in _sources(behind) if source != y]
         if any(isinstance(source, View) and source.value is y.value for source in sources):
             continue
+        read = [source.value for source in _sources(step) if isinstance(source, View)]
+        if any(i < at < j for value in read for at, _ in program.writers(value)):
+            continue  # a sum is written over what it reads
         operands = list(dict.fromkeys([*_sources(step), *sources]))
         inner = _over(step.params["expression"], [operands.index(source) for source in _sources(step)])
         places = [inner if source == y else operands.index(source) for source in _sources(behind)]

@@ -16,8 +16,8 @@ from llamaweb.kernels.kernel import GLU
 from llamaweb.operations import OPERATIONS, lower
 from llamaweb.operations.norm import groups_of
 from llamaweb.operations.step import Step, Value, View
-from llamaweb.planner.apart import apart
 from llamaweb.planner.expressions import chains, convolutions, inputs, results
+from llamaweb.planner.planes import planes
 from llamaweb.planner.program import Program, reads_parts
 from llamaweb.rope import Rope
 
@@ -306,11 +306,13 @@ def _there(program: Program, view: View, i: int) -> bool:
 
 def _may_have(product: Step, more: int, max_bindings: int) -> bool:
     """Whether a token's product may have so many bindings more."""
+    if product.op != "mul_mat_vec":
+        return False
     weight = product.weights["w"][0]
     format = format_of(weight.type, weight.name)
     planes = len(format.planes) - 1 + bool(format.codebook)  # beside the first
-    have = len(product.values) + len(product.weights) + planes
-    return product.op == "mul_mat_vec" and have + more <= max_bindings
+    have = len(product.values) + len(product.weights) + planes + product.params.get("last_row", False)  # the batch
+    return have + more <= max_bindings
 
 
 def _scale(program: Program, max_bindings: int) -> None:
@@ -331,6 +333,9 @@ def _norm(program: Program, max_bindings: int) -> None:
         x, y = norm.values["x"], norm.values["y"]
         readers = program.readers(y.value)
         if y.n_tokens > 1 or not _of_rows(norm) or not all(_may_norm(step, y) for _, step in readers):
+            continue
+        products = [step for _, step in readers if step.op == "mul_mat_vec"]
+        if not all(_may_have(product, len(norm.weights), max_bindings) for product in products):
             continue
         program.put(i, None)
         eps = {"eps" if norm.op == "rms_norm" else "center_eps": norm.params["eps"]}
@@ -358,7 +363,7 @@ def _last_row(program: Program, max_bindings: int) -> None:
             continue
         y, x = copy.values["y"], copy.values["x0"]
         readers = program.readers(y.value)
-        if x.whole and all(s.op == "mul_mat_vec" and s.values["x"] == y for _, s in readers):
+        if x.whole and all(s.values["x"] == y and _may_have(s, 1, max_bindings) for _, s in readers):
             program.put(i, None)
             for j, product in readers:
                 program.put(j, replace(product, values={**product.values, "x": x}).but(last_row=True))
@@ -461,7 +466,7 @@ _RULES: dict[str, Rule] = {
     "post_norm": _post_norm,
     "residual": _residual,
     "chains": chains,
-    "apart": apart,
+    "planes": planes,
 }
 FUSIONS = {name: rule.__doc__ or "" for name, rule in _RULES.items()}
 

@@ -8,7 +8,7 @@ from llamaweb.operations.step import Step, Value, View
 from llamaweb.planner.program import Program, reads_parts
 
 
-def apart(program: Program, max_bindings: int) -> None:
+def planes(program: Program, max_bindings: int) -> None:
     """products of one token, each of an input of its own, as one dispatch"""
     for i, first in program.of("mul_mat_vec"):
         if not _simple(first):
