@@ -71,7 +71,10 @@ class Graph:
         if name not in self._weights:
             info = self._tensors.get(name)
             if info is None:
-                raise ModelFileError(f"The file has no tensor {name}, which its architecture needs; fetch it again.")
+                raise ModelFileError(
+                    f"The file has no tensor {name} of shape {list(plain_shape(shape))}, which its architecture needs; "
+                    "fetch it again."
+                )
             if info.shape != plain_shape(shape):
                 raise ModelFileError(
                     f"Tensor {name} has shape {list(info.shape)}, but the file's metadata asks for {list(shape)}; "

@@ -85,8 +85,8 @@ def test_a_files_factors_hold_with_every_scaling(type: str) -> None:
     ("keys", "kind", "sentence"),
     [
         ({"attention__head_count_kv": 3}, ModelFileError, "4 attention heads do not divide into 3 key-value heads"),
-        ({"attention__value_length": 8}, ModelFileError, "The key and value lengths differ"),
-        ({"attention__value_length": 32}, ModelFileError, "The key and value lengths differ"),
+        ({"attention__value_length": 8}, ModelFileError, "The key length 16 and the value length 8 differ"),
+        ({"attention__value_length": 32}, ModelFileError, "The key length 16 and the value length 32 differ"),
         ({"rope__dimension_count": 5}, ModelFileError, "The rope dimension 5 is odd or larger"),
         ({"rope__dimension_count": 34}, ModelFileError, "The rope dimension 34 is odd or larger"),
     ],

@@ -78,7 +78,7 @@ def test_what_the_file_tells_holds() -> None:
             {"attention__shared_kv_layers": 1, "attention__sliding_window_pattern": np.array([False, False, True])},
             "Layer 2 is to read the keys and values of layer 0, whose window differs",
         ),
-        ({"attention__shared_kv_layers": "two"}, "attention.shared_kv_layers is 'two', not a finite number"),
+        ({"attention__shared_kv_layers": "two"}, "attention.shared_kv_layers is 'two', not a whole number from 0"),
         ({"activation_sparsity_scale": 1.6}, "activation_sparsity_scale is 1.6, not a number for each of 3 layers"),
         ({"activation_sparsity_scale": np.float32([1.6] * 4)}, "not a number for each of 3 layers"),
         ({"activation_sparsity_scale": np.float32([1, math.nan, 1])}, "not a number for each of 3 layers"),

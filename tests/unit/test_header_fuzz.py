@@ -88,3 +88,64 @@ def test_a_base_of_which_no_angles_come_is_refused(family: str, base: float) -> 
     broken = replace(file, metadata={**file.metadata, f"{family}.rope.freq_base_swa": base})
     with pytest.raises(LlamaWebError, match=f"^{family}.rope.freq_base_swa is "):
         plan_model(broken, DESKTOP, n_ctx=64)
+
+
+REFUSED = [  # a family, what it tells, and what is said of it
+    ("lfm2", {"nextn_predict_layers": 4096}, "All .* layers of lfm2 are to guess further tokens"),
+    ("deepseek2", {"rope.scaling.factor": math.exp(-10)}, "The rope scaling factor .* is too small"),
+    ("deepseek2", {"rope.scaling.attn_factor": 1e200}, "deepseek2.rope.scaling.attn_factor is 1e[+]200, not"),
+    ("deepseek2", {"rope.scaling.attn_factor": 1e29}, "deepseek2.rope.scaling makes scores .* times as large"),
+    ("gemma2", {"attention.sliding_window": 2**33}, "gemma2.attention.sliding_window is 8589934592, not"),
+    ("gemma2", {"attention.sliding_window": 0.5}, "gemma2.attention.sliding_window is 0.5, not"),
+    ("gemma2", {"attn_logit_softcapping": 1e39}, "gemma2.attn_logit_softcapping is 1e[+]39, not"),
+    ("gemma4", {"attention.sliding_window_pattern": np.ones(1000, bool)}, "gemma4.attention.sliding_window_pattern is"),
+    ("qwen35", {"attention.recurrent_layers": "nonsense"}, "qwen35.attention.recurrent_layers is 'nonsense', not"),
+    ("qwen35", {"attention.recurrent_layers": np.ones(1000, bool)}, "qwen35.attention.recurrent_layers is "),
+    ("lfm2", {"attention.head_count_kv": None}, "The file's metadata lacks lfm2.attention.head_count_kv"),
+    ("lfm2", {"attention.head_count_kv": "many"}, "lfm2.attention.head_count_kv is 'many', not whole numbers"),
+    ("qwen2", {"attention.head_count": 256}, "256 attention heads are more than the 96 values of a row"),
+    ("glm4moe", {"leading_dense_block_count": True}, "glm4moe.leading_dense_block_count is True, not a whole number"),
+    ("qwen2", {"block_count": 513}, "qwen2.block_count is 513, not a whole number from 1 to 512"),
+]
+
+
+@pytest.mark.parametrize(("family", "told", "said"), REFUSED, ids=lambda each: str(each)[:60])
+def test_what_contradicts_the_rest_is_refused_by_name(family: str, told: dict[str, Any], said: str) -> None:
+    file = header(family)
+    metadata = {**file.metadata, **{f"{family}.{key}": value for key, value in told.items()}}
+    broken = replace(file, metadata={key: value for key, value in metadata.items() if value is not None})
+    with pytest.raises(LlamaWebError, match=f"^{said}"):
+        plan_model(broken, DESKTOP, n_ctx=64)
+
+
+@pytest.mark.parametrize("family", ["lfm2", "lfm2moe", "granitehybrid", "nemotron_h"])
+def test_layers_that_guess_further_tokens_are_left_alone_where_layers_differ(family: str) -> None:
+    file = header(family)
+    whole = file.metadata[f"{family}.block_count"]
+    metadata = {**file.metadata, f"{family}.nextn_predict_layers": 1}
+    tensors = {name: info for name, info in file.tensors.items() if not name.startswith(f"blk.{whole - 1}.")}
+    for kept in (file.tensors, tensors):
+        plan_model(replace(file, metadata=metadata, tensors=kept), DESKTOP, n_ctx=64)
+
+
+@pytest.mark.parametrize("family", ["mamba2", "granitehybrid", "nemotron_h", "falcon-h1"])
+def test_the_norm_of_mamba_2_may_be_missing_in_falcon_h1_alone(family: str) -> None:
+    file = header(family)
+    without = {name: info for name, info in file.tensors.items() if not name.endswith("ssm_norm.weight")}
+    if family == "falcon-h1":
+        plan_model(replace(file, tensors=without), DESKTOP, n_ctx=64)
+        return
+    with pytest.raises(LlamaWebError, match=r"has no tensor blk\.[0-9]\.ssm_norm\.weight of shape \["):
+        plan_model(replace(file, tensors=without), DESKTOP, n_ctx=64)
+
+
+def test_a_name_of_megabytes_is_answered_as_quickly_as_a_short_one() -> None:
+    file = header("qwen2")
+    with pytest.raises(LlamaWebError, match="is not supported yet; use a model of one that is"):
+        plan_model(replace(file, metadata={**file.metadata, "general.architecture": "lxama" * 4_000_000}), n_ctx=64)
+
+
+def test_more_workgroups_than_a_device_has_are_refused() -> None:
+    small = replace(DESKTOP, max_compute_workgroups_per_dimension=3)
+    with pytest.raises(LlamaWebError, match=r" workgroups in a row, but the device computes 3; use a model"):
+        plan_model(header("qwen2"), small, n_ctx=64)

@@ -25,6 +25,9 @@ class Architecture(Protocol):
         """Add the family's operations to the graph."""
 
 
+_LONGEST = 64  # characters of a name that is looked for
+
+
 @cache
 def supported() -> tuple[str, ...]:
     """The names of all families: their files'."""
@@ -35,7 +38,8 @@ def architecture(file: GGUFFile) -> Architecture:
     """The module for a file's architecture; raises UnsupportedError that names an unknown one, and those nearest to
     it."""
     name = file.architecture
-    wanted = name.replace("_", "-")
+    wanted = name[:_LONGEST].replace("_", "-")
+    wanted = wanted if len(name) <= _LONGEST else f"{wanted}…"  # which is none
     if wanted not in supported():
         near = get_close_matches(wanted, supported(), 3, 0.5) or ("llama", "gemma3", "qwen3")
         raise UnsupportedError(

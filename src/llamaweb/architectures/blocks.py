@@ -63,9 +63,14 @@ def decoder(
     if n_head_kv < 1 or n_head % n_head_kv:
         raise ModelFileError(f"{n_head} attention heads do not divide into {n_head_kv} key-value heads.")
     if not head_dim:
+        if n_head > n_embd and meta.value("attention.key_length", None) is None:
+            raise ModelFileError(f"{n_head} attention heads are more than the {n_embd} values of a row.")
         head_dim = meta.count("attention.key_length", max(n_embd // n_head, 1))
-        if meta.count("attention.value_length", head_dim) != head_dim:
-            raise ModelFileError(f"The key and value lengths differ, which {file.architecture} does not have.")
+        if (of_value := meta.count("attention.value_length", head_dim)) != head_dim:
+            raise ModelFileError(
+                f"The key length {head_dim} and the value length {of_value} differ, which {file.architecture} does not "
+                "have."
+            )
     return Decoder(
         n_layer=n_layer,
         n_embd=n_embd,

@@ -9,7 +9,7 @@ import numpy as np
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder
 from llamaweb.architectures.metadata import Metadata
-from llamaweb.errors import ModelFileError
+from llamaweb.errors import ModelFileError, short
 from llamaweb.graph import Graph, Tensor
 from llamaweb.operations.gated_delta_net import gated_delta_net
 from llamaweb.operations.ssm_conv import ssm_conv
@@ -42,7 +42,11 @@ def delta_net(meta: Metadata, eps: float, *, grouped: bool = False) -> DeltaNet:
 def recurrent(meta: Metadata, n_layer: int) -> tuple[bool, ...]:
     """Whether each layer is."""
     told = meta.value("attention.recurrent_layers", None)
-    if isinstance(told, np.ndarray) and len(told) >= n_layer:
+    if told is not None:
+        if not isinstance(told, np.ndarray) or told.dtype.kind not in "biu" or len(told) != meta.count("block_count"):
+            raise ModelFileError(
+                f"{meta.prefix}.attention.recurrent_layers is {short(told)}, not true or false for each layer."
+            )
         return tuple(bool(each) for each in told[:n_layer])
     interval = meta.count("full_attention_interval", 4)
     return tuple((i + 1) % interval != 0 for i in range(n_layer))

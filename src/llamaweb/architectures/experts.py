@@ -40,7 +40,7 @@ def experts(
         count,
         used,
         n_ff,
-        optional_count(meta, "expert_shared_feed_forward_length"),
+        meta.optional_count("expert_shared_feed_forward_length"),
         gating,
         norm,
         scale,
@@ -50,16 +50,16 @@ def experts(
 
 def optional_experts(meta: Metadata, n_ff: int, *, norm: bool = True) -> Experts | None:
     """Of a family that may have them."""
-    return experts(meta, n_ff, norm=norm) if optional_count(meta, "expert_count") else None
+    return experts(meta, n_ff, norm=norm) if meta.optional_count("expert_count") else None
 
 
 def told_width(meta: Metadata, n_ff: int) -> int:
     """Of an expert: unless the file tells, those that a token has are together as wide as a dense layer."""
-    return optional_count(meta, "expert_feed_forward_length") or n_ff // meta.count("expert_used_count")
+    return meta.optional_count("expert_feed_forward_length") or n_ff // meta.count("expert_used_count")
 
 
 def told_gating(meta: Metadata, default: Gating) -> Gating:
-    number = optional_count(meta, "expert_gating_func")
+    number = meta.optional_count("expert_gating_func")
     if number and number not in _GATINGS:
         raise UnsupportedError(
             f"{meta.prefix}.expert_gating_func is {number}, which is not supported yet; those from 1 to 3 are."
@@ -67,14 +67,9 @@ def told_gating(meta: Metadata, default: Gating) -> Gating:
     return _GATINGS[number] if number else default
 
 
-def optional_count(meta: Metadata, key: str) -> int:
-    """A whole number that may be missing, or 0."""
-    return meta.count(key) if meta.number(key, 0) else 0
-
-
 def _groups(meta: Metadata, count: int, used: int) -> tuple[int, int]:
     """How many groups there are, and how many of them are chosen among."""
-    n, chosen = (optional_count(meta, key) for key in ("expert_group_count", "expert_group_used_count"))
+    n, chosen = (meta.optional_count(key) for key in ("expert_group_count", "expert_group_used_count"))
     if n < 2:
         return 1, 1
     if count % n or not 0 < chosen <= n or chosen * (count // n) < used:

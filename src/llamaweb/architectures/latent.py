@@ -8,7 +8,6 @@ from typing import Any
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks
-from llamaweb.architectures.experts import optional_count
 from llamaweb.architectures.metadata import Metadata, rope
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor
@@ -39,7 +38,7 @@ class Latent:
 
 
 def latent(meta: Metadata) -> Latent:
-    lengths = [optional_count(meta, f"attention.{part}_length_mla") for part in ("key", "value")]
+    lengths = [meta.optional_count(f"attention.{part}_length_mla") for part in ("key", "value")]
     absorbed = all(lengths)
     if any(lengths) and not absorbed:
         raise ModelFileError(
@@ -52,7 +51,7 @@ def latent(meta: Metadata) -> Latent:
     if not nope:
         raise ModelFileError(f"All {key} numbers of {meta.prefix}'s keys are rotated, which leaves none of its rows.")
     rotation, scale = _scaled(meta, replace(rotation, offset=rank if absorbed else nope))
-    q_rank = optional_count(meta, "attention.q_lora_rank")
+    q_rank = meta.optional_count("attention.q_lora_rank")
     return Latent(rank, q_rank, nope, rotation.n_dims, value, absorbed, rotation, scale * key**-0.5)
 
 
@@ -61,10 +60,15 @@ def _scaled(meta: Metadata, rotation: Rope) -> tuple[Rope, float]:
     and with YaRN the rotation, too, unless a multiplier of the logarithm is told, which is of scores alone."""
     told, growth = meta.number("rope.scaling.attn_factor", 1.0), 0.1 * math.log(rotation.factor)
     multiplier = 10 * meta.number("rope.scaling.yarn_log_multiplier", 0.0)  # which is kept as a tenth of it
+    if 1 + growth <= 0:
+        raise ModelFileError(f"The rope scaling factor {rotation.factor:g} is too small to be meant; convert it again.")
     if rotation.yarn:
         rotation = replace(rotation, attn_factor=told / (1 + growth) if multiplier else told)
     of_rotation = rotation.magnitude if rotation.yarn else told * (1 + growth)
-    return rotation, (of_rotation * (1 + multiplier * growth)) ** 2
+    scale = (of_rotation * (1 + multiplier * growth)) ** 2
+    if not 0 < scale < 1e30:
+        raise ModelFileError(f"{meta.prefix}.rope.scaling makes scores {scale:g} times as large; convert it again.")
+    return rotation, scale
 
 
 def attention(g: Graph, b: Blocks, x: Tensor, p: str, m: Latent, n_head: int, n_embd: int, **options: Any) -> Tensor:

@@ -46,8 +46,8 @@ def mamba2(meta: Metadata) -> Mamba2:
     return found
 
 
-def mixed(g: Graph, b: Blocks, x: Tensor, p: str, m: Mamba2, n_embd: int) -> Tensor:
-    """The layer's mixer over x: convolution, recurrence, gate and, if the file has one, norm of groups."""
+def mixed(g: Graph, b: Blocks, x: Tensor, p: str, m: Mamba2, n_embd: int, *, may_lack_norm: bool = False) -> Tensor:
+    """The layer's mixer over x: convolution, recurrence, gate, norm of groups. may_lack_norm: as files of the family."""
     width = m.d_inner + 2 * m.n_group * m.d_state
     inner = b.product(x, p + "ssm_in", m.d_inner + width + m.n_head)
     z, xbc, dt = (
@@ -65,6 +65,7 @@ def mixed(g: Graph, b: Blocks, x: Tensor, p: str, m: Mamba2, n_embd: int) -> Ten
     y = ssm_scan(g, xbc, dt, dt_bias, a, d, (m.head_dim, m.d_state, m.n_group), p + "ssm_scan")
     y = ops.elementwise(g, ("mul", 0, ("silu", 1)), (y, z), p + "ssm_gated")
     size = m.d_inner // m.n_group
-    if weight := g.optional_weight(p + "ssm_norm.weight", size, m.n_group):
+    if not may_lack_norm or g.has(p + "ssm_norm.weight"):
+        weight = g.weight(p + "ssm_norm.weight", size, m.n_group)
         y = ops.rms_norm(g, y, weight, m.eps, p + "ssm_norm", size=size)
     return b.product(y, p + "ssm_out", n_embd)

@@ -16,6 +16,9 @@ from llamaweb.rope import Rope, Yarn
 from llamaweb.strings import Strings
 
 _MISSING = object()
+MOST_WINDOW = 2**31 - 1  # tokens
+_MOST_LAYERS = 512  # as llama.cpp has at most
+_MOST = 1e30  # of a number, far above any sound value and well within float32
 _LEAST = 1e-6  # of what is divided by or goes into a logarithm; far below any sound value
 
 
@@ -36,23 +39,39 @@ class Metadata:
             raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a whole number from 1 to {largest}.")
         return value
 
+    def optional_count(self, key: str, largest: int = 1 << 20, default: int = 0) -> int:
+        """A whole number that may be missing, or 0."""
+        value = self._get(key, default)
+        if type(value) is not int or not 0 <= value <= largest:
+            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a whole number from 0 to {largest}.")
+        return value
+
+    @property
+    def n_layer(self) -> int:
+        """Layers, without those behind them that guess further tokens (nextn)."""
+        told, more = self.count("block_count", largest=_MOST_LAYERS), self.optional_count("nextn_predict_layers")
+        if more >= told:
+            raise ModelFileError(f"All {told} layers of {self.prefix} are to guess further tokens; convert it again.")
+        return told - more
+
     def counts(self, key: str, largest: int = 1 << 20) -> tuple[int, ...]:
         """A whole number for each layer, which may be written as one for all."""
-        value, n_layer = self._all.get(f"{self.prefix}.{key}"), self.count("block_count", largest=4096)
+        value, n_layer = self._there(key, _MISSING), self.count("block_count", largest=_MOST_LAYERS)
         each = value.tolist() if isinstance(value, np.ndarray) else [value] * n_layer
         if not all(type(n) is int and 0 <= n <= largest for n in each):
-            raise ModelFileError(f"{self.prefix}.{key} is {short(each)}, not whole numbers from 0 to {largest}.")
+            told = each if isinstance(value, np.ndarray) else value
+            raise ModelFileError(f"{self.prefix}.{key} is {short(told)}, not whole numbers from 0 to {largest}.")
         if len(each) != n_layer:
             raise ModelFileError(
                 f"{self.prefix}.{key} has {len(each)} values, but {self.prefix}.block_count says {n_layer} layers; "
                 "fetch or convert the model again."
             )
-        return tuple(each)
+        return tuple(each)[: self.n_layer]
 
     def number(self, key: str, default: Any = _MISSING, least: float = 0.0) -> float:
         """A finite number of at least `least`."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= _MOST:
             raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a finite number of at least {least:g}.")
         return float(value)
 
@@ -72,10 +91,14 @@ class Metadata:
         """Whatever the file has."""
         return self._all.get(f"{self.prefix}.{key}", default)
 
-    def _get(self, key: str, default: Any) -> Any:
+    def _there(self, key: str, default: Any) -> Any:
         value = self._all.get(f"{self.prefix}.{key}", default)
         if value is _MISSING:
             raise ModelFileError(f"The file's metadata lacks {self.prefix}.{key}, which its architecture needs.")
+        return value
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self._there(key, default)
         return self._of_all_layers(key, value) if isinstance(value, np.ndarray) else value
 
     def _of_all_layers(self, key: str, values: np.ndarray) -> Any:
@@ -101,15 +124,14 @@ _LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
 def layers(file: GGUFFile, meta: Metadata) -> int:
     """How many layers there are, in the metadata and in the tensors; ModelFileError if they differ. Those that guess
     further tokens (nextn) are the last, or are left out, and do not count."""
-    told = meta.count("block_count", largest=4096)
-    more = int(meta.number("nextn_predict_layers", 0))
+    wanted, told = meta.n_layer, meta.count("block_count", largest=_MOST_LAYERS)
     found = max((layer_of(name) + 1 for name in file.tensors), default=0)
-    if found not in (told, told - more) or more >= told:
+    if found not in (told, wanted):
         raise ModelFileError(
             f"{file.architecture}.block_count says {told} layers, but the file has tensors of {found}; fetch or "
             "convert the model again."
         )
-    return told - more
+    return wanted
 
 
 def layer_of(tensor: str) -> int:
@@ -215,13 +237,13 @@ def token_types(file: GGUFFile) -> int:
 def windows(meta: Metadata, n_layer: int, pattern: int, *, whole: int = -1) -> tuple[int, ...]:
     """Of each layer, how many of the last tokens it sees; 0: all. pattern, unless the file tells: of so many layers all
     but one have the window, the last or, with 0 for `whole`, the first; or 0: all of them."""
-    window = int(meta.number("attention.sliding_window", 0))
+    window = meta.optional_count("attention.sliding_window", MOST_WINDOW)
     if not window:
         return (0,) * n_layer
     told = meta.value("attention.sliding_window_pattern", pattern)
     if isinstance(told, int) and not isinstance(told, bool) and told >= 0:
         within = [told == 0 or i % told != whole % told for i in range(n_layer)]
-    elif isinstance(told, np.ndarray) and told.dtype.kind in "biu":
+    elif isinstance(told, np.ndarray) and told.dtype.kind in "biu" and len(told) <= _MOST_LAYERS:
         within = [i < len(told) and bool(told[i]) for i in range(n_layer)]  # the last ones may be left out
     else:
         raise ModelFileError(f"{meta.prefix}.attention.sliding_window_pattern is no number, nor one for each layer.")
@@ -232,7 +254,7 @@ def caches(meta: Metadata, windows: tuple[int, ...], shared: int = 0) -> tuple[i
     """Of each layer, the one whose keys and values it reads: its own, or, of the last `attention.shared_kv_layers`,
     those of the last one before them that has a window, or none, as it has. shared: how many, unless the file tells."""
     n_layer = len(windows)
-    n_own = n_layer - int(meta.number("attention.shared_kv_layers", shared))
+    n_own = n_layer - meta.optional_count("attention.shared_kv_layers", default=shared)
     if n_own < min(n_layer, 2):
         raise ModelFileError(f"Of {n_layer} layers, {n_own} have keys of their own; convert the model again.")
     found = tuple(i if i < n_own else n_own - (2 if window else 1) for i, window in enumerate(windows))

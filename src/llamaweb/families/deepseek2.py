@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
-from llamaweb.architectures.experts import Experts, experts, optional_count, told_gating
+from llamaweb.architectures.experts import Experts, experts, told_gating
 from llamaweb.architectures.latent import Latent, attention, latent
 from llamaweb.architectures.metadata import Metadata
 from llamaweb.graph import Graph
@@ -43,7 +43,7 @@ def hyperparameters(file: GGUFFile) -> DeepSeek2Hyperparameters:
     return DeepSeek2Hyperparameters(
         **vars(sizes),
         n_ff=meta.count("feed_forward_length"),
-        n_dense=optional_count(meta, "leading_dense_block_count"),
+        n_dense=meta.optional_count("leading_dense_block_count"),
         latent=m,
         experts=replace(e, n_ff_shared=meta.count("expert_shared_count") * e.n_ff),
         temperature=(heat, meta.count("attention.temperature_length", largest=1 << 31)) if heat else None,

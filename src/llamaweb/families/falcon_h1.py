@@ -27,7 +27,7 @@ def build(graph: Graph, hparams: FalconH1Hyperparameters) -> None:
     for p in b.layers():
         h = b.norm(x, p + "attn_norm")
         x = ops.add(g, x, b.attention(*b.qkv(h, p), p, hp.rope), p + "attn_residual")
-        x = ops.add(g, x, mixed(g, b, h, p, hp.mamba, hp.n_embd), p + "ssm_residual")
+        x = ops.add(g, x, mixed(g, b, h, p, hp.mamba, hp.n_embd, may_lack_norm=True), p + "ssm_residual")
         h = ops.rms_norm(g, x, g.weight(p + "ffn_norm", hp.n_embd), hp.eps, p + "ffn_norm")  # without ".weight"
         x = ops.add(g, x, b.feed_forward(h, p, hp.n_ff, ops.swiglu), p + "ffn_residual")
     b.logits(x)

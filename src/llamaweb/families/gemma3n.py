@@ -79,7 +79,7 @@ def _deviations(meta: Metadata, n_layer: int) -> tuple[float | None, ...]:
     if told is None:
         return tuple(_DEVIATIONS if i < _SPARSE else None for i in range(n_layer))
     sound = isinstance(told, np.ndarray) and told.dtype.kind == "f" and told.shape == (n_layer,)
-    if not sound or not np.all(told < np.inf):
+    if not sound or not np.all(((told > -1e30) | np.isneginf(told)) & (told < 1e30)):
         raise ModelFileError(
             f"gemma3n.activation_sparsity_scale is {short(told)}, not a number for each of {n_layer} layers."
         )

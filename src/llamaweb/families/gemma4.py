@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
-from llamaweb.architectures.experts import Experts, experts, optional_count
+from llamaweb.architectures.experts import Experts, experts
 from llamaweb.architectures.metadata import Metadata, base_in_window, caches, rope, windows, with_factors
 from llamaweb.architectures.per_layer import own_branch, own_embeddings
 from llamaweb.errors import ModelFileError
@@ -61,11 +61,11 @@ def hyperparameters(file: GGUFFile) -> Gemma4Hyperparameters:
             raise ModelFileError(
                 f"Layer {i} is to read the keys and values of layer {layer.cache}, whose heads differ."
             )
-    has_experts = optional_count(meta, "expert_count")
+    has_experts = meta.optional_count("expert_count")
     return Gemma4Hyperparameters(
         **vars(sizes),
         layers=tuple(found),
-        n_own=optional_count(meta, "embedding_length_per_layer_input"),
+        n_own=meta.optional_count("embedding_length_per_layer_input"),
         cap=meta.number("final_logit_softcapping", 0.0),
         experts=experts(meta, meta.count("expert_feed_forward_length"), norm=True) if has_experts else None,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
-from llamaweb.architectures.experts import Experts, experts, optional_count, told_gating, told_width
+from llamaweb.architectures.experts import Experts, experts, told_gating, told_width
 from llamaweb.architectures.metadata import Metadata, of_text
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
@@ -29,8 +29,8 @@ def hyperparameters(file: GGUFFile) -> Glm4MoeHyperparameters:
         norm=meta.flag("expert_weights_norm", default=False),
         scale=meta.number("expert_weights_scale", 0.0) or 1.0,
     )
-    shared = optional_count(meta, "expert_shared_count")
-    n_dense = optional_count(meta, "leading_dense_block_count")
+    shared = meta.optional_count("expert_shared_count")
+    n_dense = meta.optional_count("leading_dense_block_count")
     return Glm4MoeHyperparameters(
         **{**vars(common), "rope": of_text(common.rope, meta)},
         n_dense=n_dense,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
-from llamaweb.architectures.metadata import Metadata
+from llamaweb.architectures.metadata import MOST_WINDOW, Metadata
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor
 from llamaweb.model.gguf_file import GGUFFile
@@ -35,7 +35,7 @@ def hyperparameters(file: GGUFFile) -> LFM2Hyperparameters:
         **vars(common),
         heads_kv=heads_kv,
         taps=meta.count("shortconv.l_cache", largest=16),
-        window=int(meta.number("attention.sliding_window", 0)),
+        window=meta.optional_count("attention.sliding_window", MOST_WINDOW),
     )
 
 

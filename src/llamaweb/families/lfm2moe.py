@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks
-from llamaweb.architectures.experts import Experts, experts, optional_count, told_gating
+from llamaweb.architectures.experts import Experts, experts, told_gating
 from llamaweb.architectures.metadata import Metadata
 from llamaweb.families import lfm2
 from llamaweb.families.lfm2 import LFM2Hyperparameters, mixed
@@ -26,7 +26,7 @@ def hyperparameters(file: GGUFFile) -> LFM2MoeHyperparameters:
     meta = Metadata(file)
     return LFM2MoeHyperparameters(
         **vars(lfm2.hyperparameters(file)) | {"window": 0},  # which is read of lfm2 alone
-        n_dense=optional_count(meta, "leading_dense_block_count"),
+        n_dense=meta.optional_count("leading_dense_block_count"),
         experts=experts(
             meta,
             meta.count("expert_feed_forward_length"),

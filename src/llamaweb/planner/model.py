@@ -171,6 +171,11 @@ class Planner:
         found = []
         for (site, bound), variant in zip(self._sites(step), variants, strict=True):
             launch = OPERATIONS[step.op].launch(step, site, variant)
+            if max(launch.workgroups) > (most := self._profile.max_compute_workgroups_per_dimension):
+                raise UnsupportedError(
+                    f"{step.name} takes {max(launch.workgroups)} workgroups in a row, but the device computes {most}; "
+                    "use a model of smaller sizes, or fewer tokens in a batch (n_ubatch)."
+                )
             bindings = tuple({**values, **bound}[slot.name] for slot in launch.kernel.slots)
             found.append(_dispatch(step.name, launch, bindings))
         return found
