@@ -47,7 +47,7 @@ def mamba2(meta: Metadata) -> Mamba2:
 
 
 def mixed(g: Graph, b: Blocks, x: Tensor, p: str, m: Mamba2, n_embd: int, *, may_lack_norm: bool = False) -> Tensor:
-    """The layer's mixer over x: convolution, recurrence, gate, norm of groups. may_lack_norm: as files of the family."""
+    """The layer's mixer over x: convolution, recurrence, gate, norm of groups. may_lack_norm: so may the file."""
     width = m.d_inner + 2 * m.n_group * m.d_state
     inner = b.product(x, p + "ssm_in", m.d_inner + width + m.n_head)
     z, xbc, dt = (
