@@ -31,7 +31,7 @@ from llamaweb.rope import Rope
 from tests.families import MODELS
 from tests.tiny import tiny_model
 from tests.tiny_family import TinyFamily
-from tests.unit.test_checks import kernels_of, most
+from tests.unit.test_checks_memory import kernels_of, most
 
 ROWS, WHOLE = "deepseek2", "deepseek2, whole"
 

@@ -69,10 +69,10 @@ class Metadata:
         return tuple(each)[: self.n_layer]
 
     def number(self, key: str, default: Any = _MISSING, least: float = 0.0) -> float:
-        """A finite number of at least `least`."""
+        """A number of at least `least`, which float32 holds with room to spare."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= _MOST:
-            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a finite number of at least {least:g}.")
+            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a number from {least:g} to {_MOST:g}.")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
