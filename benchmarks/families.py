@@ -56,15 +56,8 @@ def families(results: Sequence[dict[str, Any]]) -> str:
                 f"{rates[0] / first[0]:.2f}",
             )
         )
-    header = (
-        "model",
-        "weights, MB",
-        "read a token, MB",
-        "dispatches a token",
-        "prefill",
-        "of the first's FLOPs a second",
-    )
-    header += ("decode", "of the first's bytes a second")
+    header = ("model", "weights, MB", "read a token, MB", "dispatches a token")
+    header += ("prefill", "of the first's FLOPs a second", "decode", "of the first's bytes a second")
     return f"{results[0]['adapter']}, {results[0]['runtime']}; tokens a second:\n\n{table(header, rows)}"
 
 

@@ -149,8 +149,7 @@ class Executor:
     def run(self, phase: str, n_tokens: int, *, head: bool) -> None:
         """Submits a batch; without `head`, its logits are left out."""
         plan = self.plan.phases[phase]
-        self.device.check()
-        self._replay.run(self._steps[phase], 0, len(plan.dispatches) if head else plan.head, n_tokens)
+        self.run_first(phase, n_tokens, len(plan.dispatches) if head else plan.head)
 
     def run_first(self, phase: str, n_tokens: int, count: int) -> None:
         """Submits the first `count` dispatches of a batch."""

@@ -60,7 +60,8 @@ def _cost(d: Dispatch, n_tokens: int, n_past: int, batch: int) -> Cost:
             sizes[slot.name] = binding.size * tokens // (batch if all_tokens else 1)
         elif binding.region != "io" and slot.name != "phases":  # which are a few words
             sizes[slot.name] = binding.size
-            of_weights |= {slot.name} if binding.region.startswith("weights") else set()
+            if binding.region.startswith("weights"):
+                of_weights.add(slot.name)
     use = Use(d.kernel, constants, sizes, values, tokens, n_tokens, n_past)
     read = write = weights = 0
     for name in sizes:
