@@ -1,7 +1,8 @@
 """The default model, end to end in the browser, against llama.cpp's numbers (tests/golden/make_golden.py).
 
 llama.cpp on a CPU rounds activations to 8 bits for quantized weights; "exact" are its numbers for the same weights as
-float32, which are what a float32 engine has to give, and "file" those for the file as it is.
+float32, which are what a float32 engine has to give, and "file" those for the file as it is. The perplexity is measured
+in Firefox (tests/pages/test_in_firefox.py), whose software adapter is faster.
 """
 
 from __future__ import annotations
@@ -134,20 +135,6 @@ def test_greedy_text_is_llama_cpps_with_the_packed_dot(page: Page, packed_bits: 
     text = page.run(answer, messages=case["messages"], prompt=case["prompt"], n=8)
     assert case["exact"]["text"].startswith(text) and text
     assert case["messages"] is None or "Paris" in text  # what 8 bits get wrong
-
-
-def test_perplexity_is_within_half_a_percent_of_llama_cpp(page: Page, loaded: dict) -> None:
-    context = 256  # of which the text fills three and a part
-
-    async def measure(text, context):
-        found = await llm.perplexity(text, n_ctx=context)  # noqa: F821
-        return found.perplexity, found.tokens
-
-    perplexity, tokens = page.run(measure, text=(GOLDEN / "prose.txt").read_bytes(), context=context)
-    for mode in ("exact", "file"):
-        golden = CASES["perplexity"][mode][str(context)]
-        assert tokens == golden["tokens"]
-        assert perplexity == pytest.approx(golden["perplexity"], rel=0.005)
 
 
 @pytest.mark.parametrize("case", CASES["greedy"], ids=["raw", "chat"])

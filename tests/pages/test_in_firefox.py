@@ -1,4 +1,5 @@
-"""The commands that measure, and the chat page, in Firefox: real processes, a real browser, tiny models."""
+"""The commands that measure, and the chat page, in Firefox: real processes, a real browser, tiny models and one that is
+small."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from llamaweb.host.firefox import Firefox
 from tests.reference import ReferenceLlama
 from tests.tiny import TinyLlama, tiny_llama
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 CHUNK = 30
 SIZES = ("--prompt-tokens", 20, "--gen-tokens", 9, "--reps", 2, "--context", 64)
 # Uses the page as a person does, and tells what can be read: what was there before, the answer, the line below it.
@@ -66,6 +68,15 @@ def test_perplexity_is_the_references(model: Path, tmp_path: Path) -> None:
     found = in_json("perplexity", model, "--file", tmp_path / "text", "--context", CHUNK, "--browser", "firefox")
     assert found["tokens"] == len(losses) > 50
     assert found["perplexity"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
+
+
+@pytest.mark.parametrize("context", [256, 512])  # of which the text fills three and a part, and one and a part
+def test_perplexity_of_the_default_model_is_within_half_a_percent_of_llama_cpp(context: int) -> None:
+    found = in_json("perplexity", "--file", GOLDEN / "prose.txt", "--context", context, "--browser", "firefox")
+    for mode in ("exact", "file"):  # of the weights as float32, and of the file with llama.cpp's rounding
+        golden = json.loads((GOLDEN / "smollm2.json").read_text())["perplexity"][mode][str(context)]
+        assert found["tokens"] == golden["tokens"]
+        assert found["perplexity"] == pytest.approx(golden["perplexity"], rel=0.005)
 
 
 def test_bench_measures_with_the_gpus_own_clock(model: Path) -> None:

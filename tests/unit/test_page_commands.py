@@ -89,3 +89,32 @@ def test_what_tuning_found_elsewhere_is_there_when_the_model_loads_and_is_told_i
     _, told, result = events_of("tune", {"model": "a.gguf", "tuning": before})
     assert told == {"event": "tuning", "kept": after}
     assert result["event"] == "result"
+
+
+SIZES = {"model": "a.gguf", "prompt_tokens": 8, "gen_tokens": 24, "depth": 2030, "reps": 1}
+
+
+@pytest.mark.parametrize(
+    ("command", "params", "n_ctx"),
+    [
+        ("bench", SIZES, 2030 + 8 + 24),
+        ("bench", {**SIZES, "depth": 6}, None),
+        ("bench", {**SIZES, "context": 3000}, 3000),
+        ("bench_fusions", SIZES, 2030 + 2 + 24),
+    ],
+)
+def test_a_bench_of_more_tokens_than_the_usual_context_asks_for_so_many(
+    command: str, params: dict[str, Any], n_ctx: int | None
+) -> None:
+    asked: list[int | None] = []
+
+    async def load(*_: Any, n_ctx: int | None, **options: Any) -> None:
+        asked.append(n_ctx)
+        raise asyncio.CancelledError
+
+    with no_page(), pytest.MonkeyPatch.context() as patch:
+        page = importlib.import_module("llamaweb.page.commands")
+        patch.setattr(page.Llama, "load", load)
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(page.handle(command, params, print))
+    assert asked == [n_ctx]
