@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.model.source import BytesSource, FileSource
 from llamaweb.planner import plan_model
+from llamaweb.planner.report import describe
 from llamaweb.profile import DeviceProfile
 from llamaweb.rope import Rope, Yarn
 from tests.families import EMBEDDERS, MODELS
@@ -175,3 +177,12 @@ def test_no_product_binds_more_than_a_device_allows(name: str, subgroup_size: in
     plan = plan_model(file, device, n_ctx=64, n_ubatch=8)
     products = [kernel for kernel in plan.kernels if kernel.template in ("mul_mat", "mul_mat_vec")]
     assert products and max(len(kernel.slots) for kernel in products) <= 5
+
+
+@pytest.mark.parametrize("name", [*MODELS, *EMBEDDERS])
+def test_every_dispatch_of_a_plan_can_be_told_as_json(name: str) -> None:
+    file = unfused(asyncio.run(read_header(BytesSource(tiny_model((MODELS | EMBEDDERS)[name].spec)))))
+    told = json.loads(json.dumps(describe(plan_model(file, n_ctx=64, n_ubatch=8), dispatches=True), allow_nan=False))
+    phase = told["plan"]["embed" if name in EMBEDDERS else "decode"]
+    assert len(phase) == told["dispatches_per_token"] > 0
+    assert all(isinstance(each["constants"], dict) for each in phase)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from llamaweb.planner.plan import ModelPlan
@@ -26,7 +27,7 @@ def describe(plan: ModelPlan, *, dispatches: bool = False) -> dict[str, Any]:
                 {
                     "label": d.label,
                     "kernel": d.kernel.template,
-                    "constants": dict(d.kernel.constants),
+                    "constants": {name: _plain(value) for name, value in d.kernel.constants},
                     "bindings": {
                         slot.name: [b.region, b.offset, b.size]
                         for slot, b in zip(d.kernel.slots, d.bindings, strict=True)
@@ -38,3 +39,10 @@ def describe(plan: ModelPlan, *, dispatches: bool = False) -> dict[str, Any]:
             for name, phase in plan.phases.items()
         }
     return report
+
+
+def _plain(value: Any) -> Any:
+    """A kernel's constant as JSON has it: names and numbers, lists, and dicts of what has parts."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
