@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.fake_gpu import FakeGPU
 from tests.no_page import no_page
 from tests.tiny import tiny_llama
-from tests.unit.test_generation import FakeGPU
 
 NO_WHOLE = [2.5, float("nan"), float("inf"), -float("inf"), "3", b"3", True, np.bool_(True), [1], {}, 1j, object()]
 NO_NUMBER = [float("nan"), float("inf"), np.float32("nan"), "0.5", True, [0.5], {}, 1j, object()]
