@@ -54,6 +54,12 @@ def page(web_server_main: tuple[str, int, object], browser_choice: BrowserChoice
         runner.quit()
 
 
+@pytest.fixture
+def empty_cache(page: Page) -> None:
+    """Nothing is kept in the browser's storage yet."""
+    page.run("from llamaweb import cache\nawait cache.clear()")
+
+
 @pytest.fixture(scope="module")
 def one_device(page: Page) -> None:
     """All models of a file's tests are on one device."""
