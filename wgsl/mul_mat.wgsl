@@ -1,4 +1,4 @@
-{% import "common/mat_product.wgsl" as product with context %}
+{% import shared if shared is defined else "common/mat_product.wgsl" as product with context %}
 {% set tm = tile_m // wy %}
 {% set tn = tile_n // wx %}
 {% set real = "f16" if half else "f32" %}
@@ -18,9 +18,9 @@ var<workgroup> tile_w: array<vec4<{{ real }}>, {{ 8 * tile_n }}>;  // [column / 
 
 {{ product.begin() }}  for (var b = 0u; b < NB; b++) {
     for (var i = local; i < {{ 8 * tile_m }}u; i += {{ wx * wy }}u) {
-      let t = t0 + i / 8u;
       var v = vec4<f32>(0.0);
-      if (t < n_tokens) { v = {{ product.x("t", "b", "i % 8u") }}; }
+      if ({{ product.there("i / 8u") }}) {
+{{ product.load("i / 8u", "b", "i % 8u") }}      }
       tile_x[(i % 8u) * {{ tile_m }}u + i / 8u] = vec4<{{ real }}>(v);
     }
     for (var i = local; i < {{ tile_n }}u; i += {{ wx * wy }}u) {

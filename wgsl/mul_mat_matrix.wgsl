@@ -43,9 +43,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
   for (var b = 0u; b < NB; b++) {
     for (var i = local; i < {{ 8 * tile_m }}u; i += INVOCATIONS) {
-      let t = t0 + i / 8u;
       var v = vec4<f32>(0.0);
-      if (t < n_tokens) { v = {{ product.x("t", "b", "i % 8u") }}; }
+      if ({{ product.there("i / 8u") }}) {
+{{ product.load("i / 8u", "b", "i % 8u") }}      }
       let at = i / 8u * PITCH + i % 8u * 4u;
 {% for c in range(4) %}
       tile_x[at + {{ c }}u] = {{ component }}(v[{{ c }}]);

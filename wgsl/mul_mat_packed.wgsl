@@ -1,4 +1,4 @@
-{% import "common/mat_product.wgsl" as product with context %}
+{% import shared if shared is defined else "common/mat_product.wgsl" as product with context %}
 {% set tm = tile_m // wy %}
 {% set tn = tile_n // wx %}
 {% set invocations = wx * wy %}
@@ -6,7 +6,6 @@
 {% set loads_x = (tile_m * depth + invocations - 1) // invocations %}
 {% set packed = true %}
 {% set parts = bits // 4 %}
-{% set at_once = 4 %}{# rows of results between two questions whether they have a token: each question costs some time #}
 // As mul_mat, with the packed 4x8-bit integer dot: x_q has integers of {{ bits }} bits (quantize.wgsl){{ ", whose high and low bytes take" if bits == 16 }}
 // {{ "a dot each. " if bits == 16 }}A step is {{ depth }} blocks of 32 columns; while one is computed out of workgroup memory, the next one is on its way
 // into registers.
@@ -17,7 +16,7 @@
 {% include "formats/" ~ format ~ ".wgsl" %}
 {{ product }}
 const DEPTH = {{ depth }}u;
-const SCALES = {{ n_tokens * (k // 32) * parts }}u;  // of x, behind its codes: [block][token], four a vector
+const SCALES = {{ n_tokens * (x_row // 32) * parts }}u;  // of x, behind its codes: [block][token], four a vector
 {% set sums = "vec3<f32>" if split else "vec2<f32>" %}
 {% set scales = "vec4<f32>" if split else "vec2<f32>" %}
 
@@ -34,8 +33,7 @@ var<workgroup> scales_w: array<{{ scales }}, {{ depth * tile_n }}>;  // d and m{
 {% for p in range(loads_x) %}
   let block_x{{ p }} = (local + {{ p * invocations }}u) % DEPTH;
   let slot_x{{ p }} = {{ "min((local + %du) / DEPTH, %du)" % (p * invocations, tile_m - 1) }};
-  let token_x{{ p }} = min(t0 + slot_x{{ p }}, n_tokens - 1u);
-{% endfor %}
+{{ product.token(p, "slot_x%d" % p) }}{% endfor %}
 {% macro fetch(first, declare) %}
 {% for p in range(loads_w) %}
   {{ declare }}w{{ p }} = load32(row_w{{ p }} * NB + min({{ first }} + block_w{{ p }}, NB - 1u));
@@ -43,11 +41,11 @@ var<workgroup> scales_w: array<{{ scales }}, {{ depth * tile_n }}>;  // d and m{
 {% for p in range(loads_x) %}
   {
     let b = min({{ first }} + block_x{{ p }}, NB - 1u);
-    let at = (token_x{{ p }} * NB + b) * {{ parts }}u;
+    let at = ({{ product.codes(p, "b") }}) * {{ parts }}u;
 {% for part in range(parts) %}
     x{{ p }}_{{ part }} = x_q[at + {{ part }}u];
 {% endfor %}
-    let s = b * {{ n_tokens }}u + token_x{{ p }};
+    let s = {{ product.scale(p, "b") }};
     scale{{ p }} = bitcast<f32>(x_q[SCALES + s / 4u][s % 4u]);
   }
 {% endfor %}
@@ -105,7 +103,7 @@ var<workgroup> scales_w: array<{{ scales }}, {{ depth * tile_n }}>;  // d and m{
       let w_scale{{ j }} = scales_w[{{ c * tile_n + wx * j }}u + id.x];
 {% endfor %}
 {% for i in range(tm) %}
-{% if i % at_once == 0 %}
+{% if i % product.at_once == 0 %}
       if ({{ i }}u < used) {
 {% endif %}
       {
@@ -121,7 +119,7 @@ var<workgroup> scales_w: array<{{ scales }}, {{ depth * tile_n }}>;  // d and m{
 {% endif %}
 {% endfor %}
       }
-{% if (i + 1) % at_once == 0 or loop.last %}
+{% if (i + 1) % product.at_once == 0 or loop.last %}
       }
 {% endif %}
 {% endfor %}

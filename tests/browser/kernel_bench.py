@@ -15,6 +15,7 @@ from llamaweb.kernels import library
 from llamaweb.kernels.formats import FORMATS, Format, whole_blocks
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Launch
+from llamaweb.kernels.mul_mat import quantize, quantized_bytes
 from llamaweb.profile import DeviceProfile
 from tests.blocks import quantized
 
@@ -143,6 +144,16 @@ def poisoned(*shape: int) -> np.ndarray:
 def guarded(x: np.ndarray) -> np.ndarray:
     """An input with poison behind it."""
     return np.concatenate([x.astype(np.float32).reshape(-1), np.full(GUARD, np.nan, np.float32)])
+
+
+def quantized_rows(bench: Bench, x: np.ndarray, full: int, bits: int, profile: DeviceProfile) -> np.ndarray:
+    """Rows as the packed product reads them, for batches of `full` tokens."""
+    n_tokens, k = x.shape
+    y = np.full(quantized_bytes(k, full, bits) + 4 * GUARD, 0xA5, np.uint8)
+    slots = {"x": guarded(x), "batch": batch(n_tokens), "y": y}
+    found = bench.run([Case(quantize(k, full, bits, profile), slots, n_tokens)])[0]["y"]
+    assert (found[-4 * GUARD :] == 0xA5).all()
+    return found[: -4 * GUARD]
 
 
 def result(y: np.ndarray, *shape: int) -> np.ndarray:

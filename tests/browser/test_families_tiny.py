@@ -17,10 +17,11 @@ from tests.tiny import tiny_model
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
-def check(page: Page, name: str, **options: Any) -> None:
+def check(page: Page, name: str, packed: bool = False, **options: Any) -> None:
+    """packed: on a device that has the packed dot and no subgroups."""
     model = MODELS[name]
     data = tiny_model(model.spec)
-    shape = {"n_prompt": PROMPT, "n_ubatch": N_UBATCH, "subgroups": True, "options": options}
+    shape = {"n_prompt": PROMPT, "n_ubatch": N_UBATCH, "subgroups": not packed, "packed": packed, "options": options}
     found, _ = page.run(forward, data=data, tokens=TOKENS, **shape)
     expected = model.reference(data).logits(TOKENS)[PROMPT - 1 :]
     assert found.shape == expected.shape
@@ -62,6 +63,11 @@ def test_logits_are_the_same_where_tables_are_on_the_host(page: Page, name: str)
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.spec.type == "F32"])
 def test_logits_are_the_same_where_nothing_is_fused(page: Page, name: str) -> None:
     check(page, name, unfused=list(FUSIONS))
+
+
+@pytest.mark.parametrize("name", ["qwen2moe, Q4_0", "llama, experts, Q8_0"])
+def test_logits_of_experts_with_the_packed_dot(page: Page, name: str) -> None:
+    check(page, name, packed=True)
 
 
 async def profiled(data):

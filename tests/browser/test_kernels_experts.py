@@ -6,11 +6,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_bench import GUARD, Bench, Case, batch, columns, each_format, guarded, poisoned, result, silu
+from kernel_bench import (
+    GUARD,
+    Bench,
+    Case,
+    batch,
+    columns,
+    each_format,
+    guarded,
+    poisoned,
+    quantized_rows,
+    result,
+    silu,
+)
 
 from llamaweb.ggml import GGMLType
 from llamaweb.kernels.formats import BLOCK, FORMATS, Format, whole_blocks
+from llamaweb.kernels.mul_mat import PRECISIONS, MulMat
 from llamaweb.operations.experts import (
+    PLAIN,
     TILE,
     mul_mat_id_kernel,
     mul_mat_id_tiles_kernel,
@@ -23,6 +37,7 @@ from tests.reference import nmse
 
 rng = np.random.default_rng(11)
 TOKENS = (1, 2, 70)
+QUANTIZED_LIMIT = {8: 1e-4, 16: 2e-9}  # of what rounding x to so many bits moves
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -128,13 +143,52 @@ def check(bench: Bench, format: Format, n: int, n_expert: int, used: int, row: i
         pitches = (rows.shape[1], 2 * used, y.shape[1])
         launches = [(mul_mat_id_kernel(*shape, n_tokens, bench.profile, sums=sums, pitches=pitches, **common), routes)]
         if not sums:
-            launch = mul_mat_id_tiles_kernel(*shape, TOKENS[-1], pitches=(pitches[0], pitches[2]), **common)
+            launch = mul_mat_id_tiles_kernel(
+                *shape, TOKENS[-1], bench.profile, pitches=(pitches[0], pitches[2]), **common
+            )
             launches.append((launch, in_tiles(ids, n_expert, TOKENS[-1])))
         for launch, way in launches:
             cases.append(Case(launch, {**given, "routes": way}, n_tokens))
             expected.append(y if before is None else y + before)
     for found, y in zip(bench.run(cases), expected, strict=True):
         assert nmse(result(found["y"], *y.shape), y) <= 1e-10
+
+
+@pytest.mark.parametrize("bits", PRECISIONS.values())
+@pytest.mark.parametrize("type", ["Q4_0", "Q2_K"])
+def test_tiles_with_the_packed_dot(bench: Bench, type: str, bits: int) -> None:
+    """As the same tiles without it give, of x as it was rounded."""
+    format, used, n_expert = FORMATS[GGMLType[type]], 3, 5
+    k = columns(format, 3 * BLOCK)
+    options: dict[str, dict[str, Any]] = {
+        "up": {"n": 37, "bias": True},
+        "gate and up": {"n": 70, "epilogue": "swiglu", "stacked": 2},
+        "down": {"n": 40, "own": True, "factor": 0.5, "piece": (50, 120)},
+    }
+    for tile in (MulMat(TILE, 64, 16, 8, "packed", 2, bits), MulMat(TILE, 32, 8, 8, "packed", 1, bits)):
+        for name, each in options.items():
+            each = dict(each)
+            n, own, stacked = each.pop("n"), each.get("own", False), each.get("stacked", 1)
+            w = bench.weight(format, normal(stacked * n_expert * n, k) / np.float32(k**0.5))
+            bias = normal(stacked * n_expert * n)
+            cases = []
+            for n_tokens in TOKENS:
+                ids, _, _ = routed(n_tokens, n_expert, used)
+                x = normal(n_tokens, k * (used if own else 1))
+                codes = quantized_rows(bench, x, TOKENS[-1], bits, bench.profile)
+                given = {**w.planes, "routes": in_tiles(ids, n_expert, TOKENS[-1]), "bias": bias}
+                given |= {"x": guarded(x), "x_q": codes, "y": poisoned(n_tokens, n * used)}
+                for variant in (PLAIN, tile):
+                    launch = mul_mat_id_tiles_kernel(
+                        format, k, n, n_expert, used, TOKENS[-1], bench.profile, variant=variant, **each
+                    )
+                    slots = {slot.name for slot in launch.kernel.slots}
+                    cases.append(Case(launch, {s: v for s, v in given.items() if s in slots}, n_tokens))
+            found = [each["y"] for each in bench.run(cases)]
+            for plain, packed in zip(found[::2], found[1::2], strict=True):
+                there = ~np.isnan(plain)
+                assert there.any() and (np.isnan(packed) == ~there).all(), name
+                assert nmse(packed[there], plain[there]) <= QUANTIZED_LIMIT[bits], (name, tile)
 
 
 @pytest.mark.parametrize("format", each_format(), ids=lambda format: format.name)

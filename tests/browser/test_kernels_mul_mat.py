@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from kernel_bench import (
     GLU,
-    GUARD,
     Bench,
     Case,
     Weight,
@@ -22,13 +21,14 @@ from kernel_bench import (
     in_lane_order,
     out_of_lane_order,
     poisoned,
+    quantized_rows,
     result,
     rms_normed,
 )
 
 from llamaweb.ggml import GGMLType, dequantize
 from llamaweb.kernels.formats import FORMATS, Format
-from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, can_be_packed, mul_mat, quantize, quantized_bytes
+from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, can_be_packed, mul_mat
 from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec, packed_works
 from llamaweb.operations.get_rows import get_rows_kernel
 from llamaweb.profile import DESKTOP, DeviceProfile
@@ -285,16 +285,6 @@ def test_quantized_rows_are_the_nearest_codes(bench: Bench, bits: int, largest: 
     np.testing.assert_allclose(scales, top / largest, rtol=1e-6)
     error = np.abs(codes * scales[..., None] - x.reshape(n_tokens, -1, 32))
     assert (error <= (0.501 if bits == 8 else 0.51) * scales[..., None]).all()  # float32 has 24 bits of its own
-
-
-def quantized_rows(bench: Bench, x: np.ndarray, full: int, bits: int, profile: DeviceProfile) -> np.ndarray:
-    """Rows as the packed product reads them, for batches of `full` tokens."""
-    n_tokens, k = x.shape
-    y = np.full(quantized_bytes(k, full, bits) + 4 * GUARD, 0xA5, np.uint8)
-    slots = {"x": guarded(x), "batch": batch(n_tokens), "y": y}
-    found = bench.run([Case(quantize(k, full, bits, profile), slots, n_tokens)])[0]["y"]
-    assert (found[-4 * GUARD :] == 0xA5).all()
-    return found[: -4 * GUARD]
 
 
 def unpacked(data: np.ndarray, k: int, n_tokens: int, capacity: int, bits: int) -> tuple[np.ndarray, np.ndarray]:

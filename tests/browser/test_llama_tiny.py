@@ -82,6 +82,7 @@ async def forward(data, tokens, n_prompt, n_ubatch, subgroups, packed=False, opt
         Device.open, loading.recognize = opened, recognize
     kernels = {d.kernel.template for phase in llm.plan.phases.values() for d in phase.dispatches}
     assert ("mul_mat_packed" in kernels) == packed
+    assert ("mul_mat_id_packed" in kernels) == (packed and "sort_ids" in kernels)
     rows = []
     for n in range(n_prompt, len(tokens) + 1):
         _ = [token async for token in llm._generator.generate(tokens[:n], Sampling(temperature=0), 1)]

@@ -90,7 +90,7 @@ def test_the_plan_of_experts_counts_what_checking_them_takes(type: str, device: 
     shape, tokenizer = small, llama_header(**TINY).metadata
     file = asyncio.run(read_header(synthetic.HeaderSource("", shape, GGMLType[type], tokenizer)))
     plan = plan_model(file, device, checked=True, n_ctx=512, n_ubatch=8)
-    of_experts = [kernel for kernel in kernels_of(plan) if kernel.template.startswith("mul_mat_id")]
+    of_experts = [k for k in kernels_of(plan) if k.template.startswith("mul_mat_id") or k.template == "quantize"]
     read, written, found = most(chains(of_experts))
     assert read > 50_000_000 and written <= plan.regions["arena"]
     assert found + (read if read > plan.regions.get("kv.0", 0) else 0) <= plan.transient

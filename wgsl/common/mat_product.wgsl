@@ -1,8 +1,9 @@
-{# What the matrix-matrix kernels share: the constants of a tile, and what becomes of its results #}
+{# What the matrix-matrix kernels share: the constants of a tile, where its rows are, and what becomes of its results #}
 {% import "common/functions.wgsl" as f %}
 {% import "common/row_end.wgsl" as end %}
 {% set glu = epilogue in f.glu %}
 {% set tile_out = tile_n // 2 if glu else tile_n %}
+{% set at_once = 4 %}{# rows of results between two questions whether they are there: each question costs some time #}
 {% if epilogue not in ("store", "add") %}
 {{ f.functions }}
 {% endif %}
@@ -19,8 +20,18 @@ min(o0 + {{ i }} % TILE_OUT, OUT - 1u) + select(0u, OUT, {{ i }} >= TILE_OUT)
 min(o0 + {{ i }}, N - 1u)
 {%- endif %}
 {% endmacro %}
-{# Vec4 c of block b of token t #}
-{% macro x(t, b, c) %}{{ end.read(columns, k, "x[(%s * NB + %s) * 8u + %s]" % (t, b, c), "%s * 8u + %s" % (b, c)) }}{% endmacro %}
+{# Whether the tile has a row i of x #}
+{% macro there(i) %}t0 + {{ i }} < n_tokens{% endmacro %}
+{# Into v, vec4 c of block b of that row #}
+{% macro load(i, b, c) %}
+        v = {{ end.read(columns, k, "x[((t0 + %s) * NB + %s) * 8u + %s]" % (i, b, c), "%s * 8u + %s" % (b, c)) }};
+{% endmacro %}
+{# Says of which row i or the last one is, as number p; `codes` and `scale` are where block b of that is in x_q #}
+{% macro token(p, i) %}
+  let token_x{{ p }} = min(t0 + {{ i }}, n_tokens - 1u);
+{% endmacro %}
+{% macro codes(p, b) %}token_x{{ p }} * NB + {{ b }}{% endmacro %}
+{% macro scale(p, b) %}{{ b }} * {{ n_tokens }}u + token_x{{ p }}{% endmacro %}
 {# The head of a kernel whose invocations hold tiles of results in registers #}
 {% macro begin() %}
 @compute @workgroup_size({{ wx }}, {{ wy }})

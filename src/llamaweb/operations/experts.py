@@ -6,13 +6,15 @@ token's experts give lies side by side in its row.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.checks import experts as checks
 from llamaweb.kernels.formats import Format
 from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, Slot, arena, kernel, weight
+from llamaweb.kernels.mul_mat import MulMat, constants
 from llamaweb.kernels.mul_mat_vec import MulMatVec, default, packed_chunk
+from llamaweb.kernels.tuner import Variant
 from llamaweb.operations.operation import Lowering, Matrix, Operation, Site, Use
 from llamaweb.operations.step import Step, Value, View
 from llamaweb.profile import DeviceProfile
@@ -116,7 +118,7 @@ class MulMatId(Operation):
     the experts give, by their weights."""
 
     name = "mul_mat_id"
-    templates = ("mul_mat_id",)
+    templates: ClassVar[tuple[str, ...]] = ("mul_mat_id",)
     parts = frozenset({"y"})
     case = staticmethod(checks.mul_mat_id)
 
@@ -249,6 +251,9 @@ def mul_mat_id_kernel(
 
 
 TILE = 32  # pairs of a token and an expert, of one expert's, that are multiplied at once
+_TILE = (TILE, 64, 16, 8)
+PLAIN = MulMat(*_TILE)  # what every device can run
+_TEMPLATES = {"f32": "mul_mat_id_tiles", "packed": "mul_mat_id_packed"}
 
 
 class SortIds(Operation):
@@ -291,7 +296,8 @@ class MulMatIdTiles(MulMatId):
     """Of several tokens, whose routes are sorted."""
 
     name = "mul_mat_id_tiles"
-    templates = ("mul_mat_id_tiles",)
+    templates = tuple(_TEMPLATES.values())
+    variants = MulMat
     case = staticmethod(checks.mul_mat_id)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
@@ -299,7 +305,11 @@ class MulMatIdTiles(MulMatId):
         assert m
         x, y = step.values["x"], step.values["y"]
         shape = (m.format, m.pitch, step.weights["w"][0].shape[1], p["n_expert"], p["used"], y.n_tokens)
-        return mul_mat_id_tiles_kernel(*shape, pitches=(x.pitch, y.pitch), **self._of_weight(step, m))
+        options = self._of_weight(step, m)
+        return mul_mat_id_tiles_kernel(*shape, site.profile, pitches=(x.pitch, y.pitch), variant=variant, **options)
+
+    def variant(self, step: Step, site: Site, chosen: Variant | None) -> Variant:
+        return MulMat(*_TILE, "packed", 2, site.bits) if "x_q" in step.values and not site.profile.software else PLAIN
 
 
 def mul_mat_id_tiles_kernel(
@@ -309,6 +319,7 @@ def mul_mat_id_tiles_kernel(
     n_expert: int,
     used: int,
     n_tokens: int,
+    profile: DeviceProfile,
     *,
     columns: int = 0,
     stacked: int = 1,
@@ -322,19 +333,22 @@ def mul_mat_id_tiles_kernel(
     y_first: int = 0,
     apart: tuple[int, int] | None = None,
     routed: bool = True,
+    variant: MulMat = PLAIN,
 ) -> Launch:
-    """As mul_mat_id_kernel. pitches: of x and y."""
+    """As mul_mat_id_kernel. pitches: of x and y. A packed variant reads x_q, which `quantize` makes of whole rows of x,
+    where each expert's part is in whole blocks."""
     columns, glu = columns or k, epilogue in GLU
     results = 1 if glu else stacked
-    tile_n, wx, wy = 64, 16, 8
+    v = variant
     pitches = pitches or (columns * (used if own else 1), n * used * results)
     apart = apart or (columns, n)
     x4 = not any(at % 4 for at in (pitches[0], x_first, apart[0] if own else 0))
+    x = arena("x_q", "vec4<u32>") if v.kind == "packed" else arena("x", "vec4<f32>" if x4 else "f32")
     shader = kernel(
-        "mul_mat_id_tiles",
+        _TEMPLATES[v.kind],
         [
             *weight(format),
-            arena("x", "vec4<f32>" if x4 else "f32"),
+            x,
             arena("routes", "u32") if routed else BATCH,
             *([BIAS] if bias else []),
             arena("y", "f32"),
@@ -358,15 +372,21 @@ def mul_mat_id_tiles_kernel(
         apart=apart,
         routed=routed,
         pairs_at=pairs_at(n_expert, n_tokens * used),
-        tile_m=TILE,
-        tile_n=tile_n,
-        wx=wx,
-        wy=wy,
+        tile_m=v.tile_m,
+        tile_n=v.tile_n,
+        wx=v.wx,
+        wy=v.wy,
+        **constants(v, pitches[0], n_tokens, profile),
     )
-    groups = -(-n // (tile_n // 2 if glu else tile_n))
+    plain = None
+    if v.kind == "packed" and profile.packed_dot:
+        options: dict[str, Any] = {"columns": columns, "stacked": stacked, "own": own, "bias": bias, "factor": factor}
+        options |= {"epilogue": epilogue, "piece": piece, "pitches": pitches, "y_first": y_first, "variant": v}
+        plain = mul_mat_id_tiles_kernel(format, k, n, n_expert, used, n_tokens, DeviceProfile(), **options)
+    groups = -(-n // (v.tile_n // 2 if glu else v.tile_n))
     if not routed:
         return Launch(shader, (groups, -(-n_tokens // TILE), n_expert), TILE)
-    return Launch(shader, (groups, n_tokens, results), 1)
+    return Launch(shader, (groups, n_tokens, results), 1, plain)
 
 
 class WeightedSum(Operation):

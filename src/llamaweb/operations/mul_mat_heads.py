@@ -44,5 +44,5 @@ class MulMatHeads(Operation):
         }
         shape = (m.format, m.pitch, n, n_head, n_head, y.n_tokens)
         if y.n_tokens > 1:
-            return mul_mat_id_tiles_kernel(*shape, pitches=(x.pitch, y.pitch), **options)
+            return mul_mat_id_tiles_kernel(*shape, site.profile, pitches=(x.pitch, y.pitch), **options)
         return mul_mat_id_kernel(*shape, site.profile, pitches=(x.pitch, 0, y.pitch), **options)

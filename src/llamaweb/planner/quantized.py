@@ -19,7 +19,7 @@ def with_quantized(steps: Steps, possible: Callable[[Step], bool], bits: int) ->
     found: list[Step] = []
     made: dict[View, int] = {}  # where the quantize step of an input is
     for step in steps.steps:
-        if step.op == "mul_mat" and possible(step):
+        if step.op in ("mul_mat", "mul_mat_id_tiles") and possible(step):
             x = step.values["x"]
             if x not in made:
                 made[x] = len(found)

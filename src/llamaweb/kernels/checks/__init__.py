@@ -10,7 +10,7 @@ from llamaweb.kernels.kernel import Kernel
 
 FOUND = 64 << 10  # bytes of results that are read at once, or what the largest case has
 
-CASES: dict[str, Callable[[Kernel], Case]] = {
+CASES: dict[str, Callable[..., Case]] = {  # of a kernel, and of one that quantizes its input
     "cross_entropy": rows.cross_entropy,
     "elementwise": rows.elementwise,
     "flash_attn": attention.flash_attn,
@@ -19,6 +19,7 @@ CASES: dict[str, Callable[[Kernel], Case]] = {
     "get_rows": products.get_rows,
     "mul_mat": products.mul_mat,
     "mul_mat_matrix": products.mul_mat,
+    "mul_mat_packed": products.mul_mat,
     "mul_mat_vec": products.mul_mat_vec,
     "mul_mat_vec_packed": products.mul_mat_vec,
     "norm": rows.norm,
@@ -33,11 +34,11 @@ CASES: dict[str, Callable[[Kernel], Case]] = {
 def chains(kernels: Collection[Kernel]) -> list[tuple[Kernel, ...]]:
     """What is checked together: each kernel by itself, but for a product whose input another one of them quantizes."""
     kernels = list(dict.fromkeys(kernels))
-    found: list[tuple[Kernel, ...]] = [(k,) for k in kernels if k.template not in ("quantize", "mul_mat_packed")]
-    rows = dict.fromkeys(_row(k) for k in kernels if k.template == "mul_mat_packed")
-    for row in rows:
+    packed = {k for k in kernels if any(slot.name == "x_q" for slot in k.slots)}
+    found: list[tuple[Kernel, ...]] = [(k,) for k in kernels if k.template != "quantize" and k not in packed]
+    for row in dict.fromkeys(_row(k) for k in kernels if k in packed):
         first, *others = (k for k in kernels if k.template == "quantize" and _row(k) == row)
-        products = [k for k in kernels if k.template == "mul_mat_packed" and _row(k) == row]
+        products = [k for k in kernels if k in packed and _row(k) == row]
         found += [(first, k) for k in products] + [(k, products[0]) for k in others]
     return found
 
@@ -45,14 +46,12 @@ def chains(kernels: Collection[Kernel]) -> list[tuple[Kernel, ...]]:
 def cases(chain: tuple[Kernel, ...]) -> tuple[Case, ...]:
     """All that a chain must do right."""
     *before, kernel = chain
-    if before:
-        return (products.mul_mat(kernel, before[0]),)
     if kernel.template == "sample":
         return rows.sample(kernel)
-    return (CASES[kernel.template](kernel),)
+    return (CASES[kernel.template](kernel, *before),)
 
 
 def _row(kernel: Kernel) -> tuple[int, int, int]:
-    """Columns, tokens and bits of a batch, which a quantizing kernel and its products share."""
+    """Numbers of a row, tokens and bits of a batch, which a quantizing kernel and its products share."""
     c = dict(kernel.constants)
-    return c["k"], c["n_tokens"], c["bits"]
+    return c.get("x_row", c["k"]), c["n_tokens"], c["bits"]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llamaweb.kernels.checks.case import Case, Data, Expected, Run, batch, evaluated, rng, weight, whole
+from llamaweb.kernels.checks.products import codes_of, exact_in_integers, quantizing
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.kernel import GLU, Kernel
 
@@ -66,9 +67,9 @@ def _softmax(x: np.ndarray) -> np.ndarray:
     return np.asarray(weights / weights.sum(-1, keepdims=True))
 
 
-def mul_mat_id(kernel: Kernel) -> Case:
+def mul_mat_id(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     """All routes are to the first two experts that are bound; rows of these are there that two workgroups compute.
-    Without routes, what these two have and give."""
+    Without routes, what these two have and give. quantize: what gives a packed product its input."""
     c, random = dict(kernel.constants), rng(kernel)
     k, columns, n, used, glu = c["k"], c["columns"], c["n"], c["used"], c["epilogue"] in GLU
     format = next(format for format in FORMATS.values() if format.name == c["format"])
@@ -96,6 +97,8 @@ def mul_mat_id(kernel: Kernel) -> Case:
 
     own = mine if c["own"] else mine[:1]
     x = random.standard_normal((_TOKENS, len(own), columns), np.float32)
+    if quantize:
+        x = exact_in_integers(random, _TOKENS * len(own), k, quantize).reshape(x.shape)
     padded = np.pad(x, ((0, 0), (0, 0), (0, k - columns)))
     results = np.repeat(padded, used // len(own), 1) @ w.dense.T + bias  # (tokens, used, rows that are there)
 
@@ -139,8 +142,12 @@ def mul_mat_id(kernel: Kernel) -> Case:
     depth = 1 if sums else results if tiled else used * results
     depth = depth if c["routed"] else int(mine.max()) + 1
     workgroups = (-(-outs // each), 1 if tiled else _TOKENS, depth)  # with tiles, one takes both experts'
-    run = Run(kernel, workgroups)
-    return Case((run,), tuple(data), (Expected("y", 4 * to.reshape(-1), expected),), w, {"y": 4 * _TOKENS * pitch})
+    run, reach = Run(kernel, workgroups), {"y": 4 * _TOKENS * pitch}
+    found = (Expected("y", 4 * to.reshape(-1), expected),)
+    if not quantize:
+        return Case((run,), tuple(data), found, w, reach)
+    data.append(batch(_TOKENS))
+    return Case((quantizing(quantize, _TOKENS), run), tuple(data), found, w, reach | codes_of(quantize))
 
 
 def _sorted(ids: np.ndarray, c: dict[str, Any]) -> np.ndarray:

@@ -101,11 +101,7 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     w = weight(_format(c), k, _groups(_format(c), k, rows, out, glu), columns)
     n_tokens = min(c["tile_m"] + 3, MOST_TOKENS, *(max(MOST_BYTES // (4 * row), FEW) for row in (k, 2 * c["stride"])))
     n_tokens = min(n_tokens, c["n_tokens"]) if quantize else n_tokens
-    wide = quantize is not None and dict(quantize.constants)["bits"] == 16
-    top, scale = (32512, 2.0**-17) if wide else (127, 2.0**-9)
-    codes = random.integers(-top, top + 1, (_TOKENS, k // BLOCK, BLOCK))
-    codes[..., 0] = top
-    x = (codes * scale).astype(np.float32).reshape(_TOKENS, k)[:, :columns]
+    x = exact_in_integers(random, _TOKENS, k, quantize)[:, :columns]
     which = np.arange(n_tokens) % _TOKENS
     data = [whole("x", _in_rows(x, k)[which]), batch(n_tokens)]
     y = _product(w, _zeros_behind(x, k))
@@ -126,13 +122,31 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     expected = Expected("y", at, y.astype(np.float32), LIMIT if exact else LIMIT_F16)
     workgroups = (min(2, -(-out // tile)), -(-n_tokens // c["tile_m"]), 1)
     reach = {"y": 4 * n_tokens * c["stride"]}
+    run = Run(kernel, workgroups)
     if not quantize:
-        return Case((Run(kernel, workgroups),), tuple(data), (expected,), w, reach)
+        return Case((run,), tuple(data), (expected,), w, reach)
+    return Case((quantizing(quantize, n_tokens), run), tuple(data), (expected,), w, reach | codes_of(quantize))
+
+
+def exact_in_integers(random: np.random.Generator, rows: int, k: int, quantize: Kernel | None) -> np.ndarray:
+    """Rows of which rounding to integers as `quantize` does loses nothing."""
+    wide = quantize is not None and dict(quantize.constants)["bits"] == 16
+    top, scale = (32512, 2.0**-17) if wide else (127, 2.0**-9)
+    codes = random.integers(-top, top + 1, (rows, k // BLOCK, BLOCK))
+    codes[..., 0] = top
+    return (codes * scale).astype(np.float32).reshape(rows, k)
+
+
+def quantizing(quantize: Kernel, n_tokens: int) -> Run:
+    """What gives a packed product its input."""
     q = dict(quantize.constants)
-    (codes_slot,) = (slot.name for slot in kernel.slots if slot.name.startswith("x_q"))
-    first = Run(quantize, (-(-k // BLOCK // q["workgroup"]), n_tokens, 1), {"y": codes_slot})
-    reach[codes_slot] = quantized_bytes(k, c["n_tokens"], q["bits"])
-    return Case((first, Run(kernel, workgroups)), tuple(data), (expected,), w, reach)
+    return Run(quantize, (-(-q["k"] // BLOCK // q["workgroup"]), n_tokens, 1), {"y": "x_q"})
+
+
+def codes_of(quantize: Kernel) -> dict[str, int]:
+    """The room that it needs."""
+    q = dict(quantize.constants)
+    return {"x_q": quantized_bytes(q["k"], q["n_tokens"], q["bits"])}
 
 
 def get_rows(kernel: Kernel) -> Case:
