@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from llamaweb.kernels.mul_mat import PRECISIONS, MulMat
 from llamaweb.operations.experts import (
     PLAIN,
     TILE,
+    Experts,
     mul_mat_id_kernel,
     mul_mat_id_tiles_kernel,
     pairs_at,
@@ -125,8 +127,8 @@ def check(bench: Bench, format: Format, n: int, n_expert: int, used: int, row: i
     w = bench.weight(format, normal(stacked * n_expert * n, k) / np.float32(k**0.5))
     dense = w.dense[:, :k].reshape(stacked, n_expert, n, k).astype(np.float64)
     bias = normal(stacked, n_expert, n) * bool(options.get("bias"))
-    own, sums = options.get("own", False), options.pop("sums", False)
-    shape = (format, whole_blocks(k), n, n_expert, used)
+    own, sums = options.get("own", False), options.get("sums", False)
+    experts = Experts(format, whole_blocks(k), n, n_expert, used, columns=k, stacked=stacked, **options)
     cases, expected = [], []
     for n_tokens in TOKENS:
         ids, weights, routes = routed(n_tokens, n_expert, used)
@@ -139,13 +141,10 @@ def check(bench: Bench, format: Format, n: int, n_expert: int, used: int, row: i
         before = normal(*y.shape) if options.get("epilogue") == "add" else None
         given = {**w.planes, "x": guarded(rows), "y": poisoned(*y.shape) if before is None else guarded(before)}
         given |= {"bias": bias.astype(np.float32).reshape(-1)} if bias.any() else {}
-        common = {"columns": k, "stacked": stacked, **options}
-        pitches = (rows.shape[1], 2 * used, y.shape[1])
-        launches = [(mul_mat_id_kernel(*shape, n_tokens, bench.profile, sums=sums, pitches=pitches, **common), routes)]
-        if not sums:
-            launch = mul_mat_id_tiles_kernel(
-                *shape, TOKENS[-1], bench.profile, pitches=(pitches[0], pitches[2]), **common
-            )
+        e = replace(experts, pitches=(rows.shape[1], 2 * used, y.shape[1]))
+        launches = [(mul_mat_id_kernel(e, n_tokens, bench.profile), routes)]
+        if not e.sums:
+            launch = mul_mat_id_tiles_kernel(e, TOKENS[-1], bench.profile)
             launches.append((launch, in_tiles(ids, n_expert, TOKENS[-1])))
         for launch, way in launches:
             cases.append(Case(launch, {**given, "routes": way}, n_tokens))
@@ -179,9 +178,8 @@ def test_tiles_with_the_packed_dot(bench: Bench, type: str, bits: int) -> None:
                 given = {**w.planes, "routes": in_tiles(ids, n_expert, TOKENS[-1]), "bias": bias}
                 given |= {"x": guarded(x), "x_q": codes, "y": poisoned(n_tokens, n * used)}
                 for variant in (PLAIN, tile):
-                    launch = mul_mat_id_tiles_kernel(
-                        format, k, n, n_expert, used, TOKENS[-1], bench.profile, variant=variant, **each
-                    )
+                    e = Experts(format, k, n, n_expert, used, **each)
+                    launch = mul_mat_id_tiles_kernel(e, TOKENS[-1], bench.profile, variant)
                     slots = {slot.name for slot in launch.kernel.slots}
                     cases.append(Case(launch, {s: v for s, v in given.items() if s in slots}, n_tokens))
             found = [each["y"] for each in bench.run(cases)]

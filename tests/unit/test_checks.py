@@ -24,6 +24,7 @@ from llamaweb.operations.altup import altup_kernel, altup_stack_kernel
 from llamaweb.operations.elementwise import elementwise_kernel
 from llamaweb.operations.experts import (
     TILE,
+    Experts,
     mul_mat_id_kernel,
     mul_mat_id_tiles_kernel,
     sort_ids_kernel,
@@ -89,25 +90,33 @@ def places(**of: tuple[int, int]) -> dict[str, Operand]:
     return {slot: Operand(slot, *place) for slot, place in of.items()}
 
 
+Q4_0, Q6_K = FORMATS[GGMLType.Q4_0], FORMATS[GGMLType.Q6_K]
+PACKED_TILE = MulMat(TILE, 64, 16, 8, "packed", 2)
 PACKED = MulMatVec(32, LAVAPIPE.subgroup_size, 2, LAVAPIPE.subgroup_size, packed=True, blocks=2)
-LONG_EXPERTS: list[tuple[Any, ...]] = [
-    (FORMATS[GGMLType.Q4_0], 2080, 37, 4, 2, {"columns": 2051, "stacked": 2, "epilogue": "swiglu", "bias": True}),
-    (FORMATS[GGMLType.Q6_K], 2304, 9, 3, 3, {"stacked": 2}),
-    (FORMATS[GGMLType.Q8_0], 1056, 21, 4, 3, {"own": True, "sums": True, "bias": True, "factor": 0.5}),
-    (FORMATS[GGMLType.Q4_K], 1280, 40, 6, 6, {"own": True, "sums": True, "epilogue": "add", "piece": (60, 90)}),
-    (FORMATS[GGMLType.Q4_0], 2080, 40, 6, 3, {"stacked": 2, "epilogue": "geglu", "piece": (60, 90)}),
+EXPERTS = [
+    Experts(Q4_0, 96, 40, 5, 2),
+    Experts(Q6_K, 512, 37, 6, 3, stacked=2, epilogue="swiglu_oai", bias=True),
+    Experts(Q4_0, 96, 100, 4, 4, own=True, bias=True, epilogue="add", factor=0.5),
+    Experts(Q4_0, 96, 40, 6, 3, stacked=2, epilogue="geglu", bias=True, piece=(60, 90)),
+    Experts(Q4_0, 96, 40, 6, 3, stacked=2, bias=True, y_first=5),
 ]
-
-
-def packed_experts(q4_0: Format, q6_k: Format) -> list[tuple[Any, ...]]:
-    """Of products whose rows are quantized by the kernels that others read, too, or by one of their own."""
-    packed = {"variant": MulMat(TILE, 64, 16, 8, "packed", 2)}
-    return [
-        (q4_0, 512, 40, 5, 2, packed),
-        (q6_k, 512, 37, 6, 3, {**packed, "stacked": 2, "epilogue": "swiglu_oai", "bias": True}),
-        (q4_0, 128, 100, 4, 4, {**packed, "own": True, "bias": True, "epilogue": "add", "factor": 0.5}),
-        (q4_0, 512, 40, 6, 3, {**packed, "stacked": 2, "bias": True, "piece": (60, 90)}),
-    ]
+ADDED_UP = [
+    Experts(Q4_0, 96, 100, 4, 4, own=True, sums=True, bias=True, epilogue="add", factor=0.5),
+    Experts(Q4_0, 96, 40, 6, 3, own=True, sums=True, bias=True, piece=(60, 90)),
+]
+LONG_EXPERTS = [
+    Experts(Q4_0, 2080, 37, 4, 2, columns=2051, stacked=2, epilogue="swiglu", bias=True),
+    Experts(Q6_K, 2304, 9, 3, 3, stacked=2),
+    Experts(FORMATS[GGMLType.Q8_0], 1056, 21, 4, 3, own=True, sums=True, bias=True, factor=0.5),
+    Experts(FORMATS[GGMLType.Q4_K], 1280, 40, 6, 6, own=True, sums=True, epilogue="add", piece=(60, 90)),
+    Experts(Q4_0, 2080, 40, 6, 3, stacked=2, epilogue="geglu", piece=(60, 90)),
+]
+PACKED_EXPERTS = [  # whose rows are quantized by the kernels that other products' are
+    Experts(Q4_0, 512, 40, 5, 2),
+    Experts(Q6_K, 512, 37, 6, 3, stacked=2, epilogue="swiglu_oai", bias=True),
+    Experts(Q4_0, 128, 100, 4, 4, own=True, bias=True, epilogue="add", factor=0.5),
+    Experts(Q4_0, 512, 40, 6, 3, stacked=2, bias=True, piece=(60, 90)),
+]
 
 
 def shapes(profile: DeviceProfile) -> list[Launch]:
@@ -248,23 +257,11 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         top_k_kernel(32, 4, 8, gating="softmax_weight"),
         weighted_sum_kernel(70, 3, 8, (224, 32, 96)),
         sort_ids_kernel(5, 2, 8, 32),
-        mul_mat_id_tiles_kernel(q4_0, 96, 40, 5, 2, 8, profile),
-        mul_mat_id_tiles_kernel(q6_k, 512, 37, 6, 3, 8, profile, stacked=2, epilogue="swiglu_oai", bias=True),
-        mul_mat_id_tiles_kernel(q4_0, 96, 100, 4, 4, 8, profile, own=True, bias=True, epilogue="add", factor=0.5),
-        mul_mat_id_tiles_kernel(q4_0, 96, 40, 6, 3, 8, profile, stacked=2, epilogue="geglu", bias=True, piece=(60, 90)),
-        mul_mat_id_tiles_kernel(q4_0, 96, 40, 6, 3, 8, profile, stacked=2, bias=True, y_first=5),
-        mul_mat_id_kernel(q4_0, 96, 40, 5, 2, 8, profile),
-        mul_mat_id_kernel(q6_k, 512, 37, 6, 3, 8, profile, stacked=2, epilogue="swiglu_oai", bias=True),
-        mul_mat_id_kernel(q4_0, 96, 100, 4, 4, 8, profile, own=True, sums=True, bias=True, epilogue="add", factor=0.5),
-        mul_mat_id_kernel(q4_0, 96, 40, 6, 3, 8, profile, stacked=2, epilogue="geglu", bias=True, piece=(60, 90)),
-        mul_mat_id_kernel(q4_0, 96, 40, 6, 3, 8, profile, own=True, sums=True, bias=True, piece=(60, 90)),
-        mul_mat_id_kernel(q4_0, 96, 40, 6, 3, 8, profile, stacked=2, bias=True, y_first=5),
-        *(mul_mat_id_kernel(q4_0, 96, 40, 5, 5, 8, profile, own=True, **heads) for heads in HEADS),
-        *(
-            mul_mat_id_kernel(*shape, 8, profile, **options, variant=PACKED if profile.packed_dot else None)
-            for *shape, options in LONG_EXPERTS
-        ),
-        *(mul_mat_id_tiles_kernel(q4_0, 96, 70, 5, 5, 80, profile, own=True, **heads) for heads in HEADS),
+        *(mul_mat_id_tiles_kernel(experts, 8, profile) for experts in EXPERTS),
+        *(mul_mat_id_kernel(experts, 8, profile) for experts in (*EXPERTS, *ADDED_UP)),
+        *(mul_mat_id_kernel(Experts(q4_0, 96, 40, 5, 5, own=True, **heads), 8, profile) for heads in HEADS),
+        *(mul_mat_id_kernel(experts, 8, profile, PACKED if profile.packed_dot else None) for experts in LONG_EXPERTS),
+        *(mul_mat_id_tiles_kernel(Experts(q4_0, 96, 70, 5, 5, own=True, **heads), 80, profile) for heads in HEADS),
         sample_kernel(300),
         cross_entropy_kernel(300, 8, 72, 80),
         mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, bias=True, epilogue="swiglu", lane_order=("x", "y")),
@@ -283,10 +280,7 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
             mul_mat(q6_k, 512, 37, 80, profile, variant=MulMat(32, 64, 16, 8, "packed", 2)),
             mul_mat(q4_0, 512, 300, 80, profile, epilogue="geglu", variant=MulMat(32, 64, 8, 8, "packed", 1)),
             mul_mat(q4_0, 512, 37, 80, profile, variant=MulMat(32, 64, 8, 8, "packed", 1, 8)),
-            *(
-                mul_mat_id_tiles_kernel(*shape, 80, profile, **options)
-                for *shape, options in packed_experts(q4_0, q6_k)
-            ),
+            *(mul_mat_id_tiles_kernel(e, 80, profile, PACKED_TILE) for e in PACKED_EXPERTS),
         ]
     return found
 
@@ -303,7 +297,7 @@ def test_every_kernel_holds_what_is_asked_of_it(naga: Naga, profile: DeviceProfi
 def test_weights_of_every_format_are_read_as_they_are(naga: Naga, profile: DeviceProfile, format: Format) -> None:
     k = 3 * max(format.block_size, BLOCK)
     launches = [get_rows_kernel(format, k, 40, 4), mul_mat_vec(format, k, 2 * 36, profile, epilogue="swiglu")]
-    launches.append(mul_mat_id_kernel(format, k, 40, 3, 2, 8, profile, stacked=2, epilogue="swiglu"))
+    launches.append(mul_mat_id_kernel(Experts(format, k, 40, 3, 2, stacked=2, epilogue="swiglu"), 8, profile))
     assert_right(naga, [*launches, mul_mat(format, k, 40, 8, profile, variant=MulMat(32, 32, 8, 8))])
 
 
@@ -314,9 +308,9 @@ def test_heads_and_rows_of_odd_sizes(naga: Naga, profile: DeviceProfile, dim: in
         format, odd = FORMATS[type], {"columns": 172}
         launches.append(mul_mat_vec(format, 192, 37, profile, eps=1e-5, post_eps=1e-6, keeps_sum=True, **odd))
         launches.append(mul_mat(format, 192, 37, 80, profile, epilogue="add", variant=MulMat(32, 32, 16, 16), **odd))
-        launches.append(mul_mat_id_kernel(format, 192, 37, 6, 3, 8, profile, own=True, **odd))
-        launches.append(mul_mat_id_tiles_kernel(format, 64, 37, 6, 3, 8, profile, own=True, columns=47))
-        launches.append(mul_mat_id_kernel(format, 64, 37, 6, 3, 8, profile, own=True, sums=True, columns=47))
+        launches.append(mul_mat_id_kernel(Experts(format, 192, 37, 6, 3, own=True, **odd), 8, profile))
+        launches.append(mul_mat_id_tiles_kernel(Experts(format, 64, 37, 6, 3, own=True, columns=47), 8, profile))
+        launches.append(mul_mat_id_kernel(Experts(format, 64, 37, 6, 3, own=True, sums=True, columns=47), 8, profile))
     attention = library.Attention(Rope("norm", dim), dim, 6, 3, 300, 0.125)
     launches += [library.rope_kv(attention, 8), library.flash_attn(attention, 8, profile)]
     launches += [library.flash_attn_vec(attention, profile, splits=splits) for splits in (1, 8)]

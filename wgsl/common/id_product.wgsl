@@ -71,7 +71,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% for i in range(tm) %}
   if (id.y + {{ wy * i }}u < mine.z) {
     let pair = {{ pair("id.y + %du" % (wy * i)) }};
-    let to = pair / USED * {{ pitches[1] }}u + {{ y_first }}u + {{ "group.z * %du + " % (used * n) if each_result }}pair % USED * {{ apart[1] }}u;
+    let to = pair / USED * {{ pitches[2] }}u + {{ y_first }}u + {{ "group.z * %du + " % (used * n) if each_result }}pair % USED * {{ apart[1] }}u;
 {% for j in range(tn // 2 if glu else tn) %}
     {
       let o = o0 + id.x + {{ wx * j }}u;

@@ -6,6 +6,7 @@ token's experts give lies side by side in its row.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 from llamaweb.graph import Graph, Tensor
@@ -136,27 +137,31 @@ class MulMatId(Operation):
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         m, p = site.matrix, step.params
         assert m
-        x, routes, y = (step.values[slot] for slot in ("x", "routes", "y"))
-        common, n = self._of_weight(step, m), step.weights["w"][0].shape[1]
+        e = self._experts(step, m, step.values["routes"].row // 2)
         if p["sums"] and m.first:
-            common["epilogue"] = "add"  # to what the pieces of the weight before have given
-        pitches = (x.pitch, routes.pitch, y.pitch)
-        shape = (m.format, m.pitch, n, p["n_expert"], routes.row // 2, y.n_tokens)
-        return mul_mat_id_kernel(*shape, site.profile, sums=p["sums"], pitches=pitches, **common)
+            e = replace(e, epilogue="add")  # to what the pieces of the weight before have given
+        return mul_mat_id_kernel(e, step.n_tokens, site.profile)
 
-    def _of_weight(self, step: Step, m: Matrix) -> dict[str, Any]:
-        """What kernels of one token and of several are told alike."""
-        epilogue = step.params.get("epilogue", "store")
-        return {
-            "columns": m.columns,
-            "stacked": len(step.weights["w"]),
-            "own": step.values["x"].row > m.columns,
-            "bias": "bias" in step.weights,
-            "epilogue": epilogue,
-            "factor": step.params.get("factor"),
-            "piece": (m.first, m.rows // (2 if epilogue in GLU else 1)) if m.rows < m.whole else None,
-            "y_first": step.values["y"].first,
-        }
+    def _experts(self, step: Step, m: Matrix, used: int) -> Experts:
+        x, routes, y, p = step.values["x"], step.values["routes"], step.values["y"], step.params
+        epilogue = p.get("epilogue", "store")
+        return Experts(
+            m.format,
+            m.pitch,
+            step.weights["w"][0].shape[1],
+            p["n_expert"],
+            used,
+            columns=m.columns,
+            stacked=len(step.weights["w"]),
+            own=x.row > m.columns,
+            sums=p.get("sums", False),
+            bias="bias" in step.weights,
+            epilogue=epilogue,
+            factor=p.get("factor"),
+            piece=(m.first, m.rows // (2 if epilogue in GLU else 1)) if m.rows < m.whole else None,
+            pitches=(x.pitch, routes.pitch, y.pitch),
+            y_first=y.first,
+        )
 
     def flops(self, use: Use) -> int:
         c = use.constants
@@ -169,85 +174,80 @@ class MulMatId(Operation):
         return size * min(int(c["used"]) * use.tokens, int(c["n_expert"])) // int(c["n_expert"]) if of_experts else size
 
 
-def mul_mat_id_kernel(
-    format: Format,
-    k: int,
-    n: int,
-    n_expert: int,
-    used: int,
-    n_tokens: int,
-    profile: DeviceProfile,
-    *,
-    columns: int = 0,
-    stacked: int = 1,
-    own: bool = False,
-    sums: bool = False,
-    bias: bool = False,
-    epilogue: str = "store",
-    factor: float | None = None,
-    piece: tuple[int, int] | None = None,
-    pitches: tuple[int, int, int] | None = None,
-    x_first: int = 0,
-    y_first: int = 0,
-    apart: tuple[int, int] | None = None,
-    routed: bool = True,
-    variant: MulMatVec | None = None,
-) -> Launch:
-    """The weight has n rows of k numbers for each expert, of which `columns` are there; 0: all. stacked: how many such
-    weights there are. own: each expert has a part of a token's row. sums: results are added up by the weights of
-    routes. piece: the first of the rows of all experts, and how many there are, of each half of a gated linear unit.
-    pitches: of x, routes and y. x_first, y_first: where the first token's numbers begin. apart: how far apart parts of
-    x and of y begin that are experts' own. routed: else part i is expert i's."""
-    columns, glu = columns or k, epilogue in GLU
-    parts_of_row = used if sums else 1
-    v = variant or default(format, k * parts_of_row, n * (1 if sums else used), epilogue, profile)
-    parts = 1 if sums else used * (1 if glu else stacked)
-    pitches = pitches or (columns * (used if own else 1), 2 * used, n * parts)
-    apart = apart or (columns, n)
-    x4 = not any(at % 4 for at in (pitches[0], x_first, apart[0] if own else 0))
+@dataclass(frozen=True)
+class Experts:
+    """What kernels multiply: a weight of n rows of k numbers for each expert, of which `columns` are there; 0: all.
+
+    stacked: how many such weights there are. own: each expert has a part of a token's row. sums: results are added up
+    by the weights of routes. piece: the first of the rows of all experts that are bound, and how many there are, of
+    each half of a gated linear unit. pitches: of x, routes and y. x_first, y_first: where the first token's numbers
+    begin. apart: how far apart parts of x and of y begin that are experts' own. routed: else part i is expert i's.
+    """
+
+    format: Format
+    k: int
+    n: int
+    n_expert: int
+    used: int
+    columns: int = 0
+    stacked: int = 1
+    own: bool = False
+    sums: bool = False
+    bias: bool = False
+    epilogue: str = "store"
+    factor: float | None = None
+    piece: tuple[int, int] | None = None
+    pitches: tuple[int, int, int] | None = None
+    x_first: int = 0
+    y_first: int = 0
+    apart: tuple[int, int] | None = None
+    routed: bool = True
+
+    @property
+    def glu(self) -> bool:
+        return self.epilogue in GLU
+
+    @property
+    def results(self) -> int:
+        """Of each expert of a token, rows."""
+        return 1 if self.glu else self.stacked
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        columns = self.columns or self.k
+        parts = 1 if self.sums else self.used * self.results
+        rows = (columns * (self.used if self.own else 1), 2 * self.used, self.n * parts)
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        places = {"pitches": self.pitches or rows, "apart": self.apart or (columns, self.n)}
+        return {**found, "format": self.format.name, "split": self.format.split, "columns": columns, **places}
+
+    def slots(self, routes: Slot | None, packed: bool = False) -> list[Slot]:
+        c = self.constants
+        in_fours = not any(at % 4 for at in (c["pitches"][0], self.x_first, c["apart"][0] if self.own else 0))
+        x = arena("x_q", "vec4<u32>") if packed else arena("x", "vec4<f32>" if in_fours else "f32")
+        bias = [BIAS] if self.bias else []
+        return [*weight(self.format), x, *([routes] if routes else []), *bias, arena("y", "f32")]
+
+
+def mul_mat_id_kernel(e: Experts, n_tokens: int, profile: DeviceProfile, variant: MulMatVec | None = None) -> Launch:
+    """The products of a token's experts, or of a few tokens' one by one."""
+    parts_of_row = e.used if e.sums else 1
+    v = variant or default(e.format, e.k * parts_of_row, e.n * (1 if e.sums else e.used), e.epilogue, profile)
     shader = kernel(
         "mul_mat_id",
-        [
-            *weight(format),
-            arena("x", "vec4<f32>" if x4 else "f32"),
-            *([arena("routes", "u32")] if routed else []),
-            *([BIAS] if bias else []),
-            arena("y", "f32"),
-        ],
-        format=format.name,
-        split=format.split,
-        k=k,
-        columns=columns,
-        n=n,
-        n_expert=n_expert,
-        used=used,
-        stacked=stacked,
-        own=own,
-        sums=sums,
-        bias=bias,
-        epilogue=epilogue,
-        factor=factor,
-        piece=piece,
-        pitches=pitches,
-        x_first=x_first,
-        y_first=y_first,
-        apart=apart,
-        routed=routed,
+        e.slots(arena("routes", "u32") if e.routed else None),
+        **e.constants,
         workgroup=v.workgroup,
         lanes=v.lanes,
         subgroup=v.subgroup,
         rows_per_group=v.rows,
         blocks=v.blocks if v.packed else 1,
-        chunk=packed_chunk(k * parts_of_row) if v.packed else 0,
+        chunk=packed_chunk(e.k * parts_of_row) if v.packed else 0,
     )
-    plain = None
-    if v.subgroup:
-        options: dict[str, Any] = {"columns": columns, "stacked": stacked, "own": own, "sums": sums, "bias": bias}
-        options |= {"epilogue": epilogue, "factor": factor, "piece": piece, "pitches": pitches, "y_first": y_first}
-        options |= {"x_first": x_first, "apart": apart, "routed": routed}
-        plain = mul_mat_id_kernel(format, k, n, n_expert, used, n_tokens, DeviceProfile(), **options)
-    of_group = v.workgroup // v.lanes * v.rows // (2 if glu else 1)
-    return Launch(shader, (-(-n // of_group), n_tokens, parts), 1 if n_tokens > 1 else 0, plain)
+    plain = mul_mat_id_kernel(e, n_tokens, DeviceProfile()) if v.subgroup else None
+    of_group = v.workgroup // v.lanes * v.rows // (2 if e.glu else 1)
+    parts = 1 if e.sums else e.used * e.results
+    return Launch(shader, (-(-e.n // of_group), n_tokens, parts), 1 if n_tokens > 1 else 0, plain)
 
 
 TILE = 32  # pairs of a token and an expert, of one expert's, that are multiplied at once
@@ -298,95 +298,39 @@ class MulMatIdTiles(MulMatId):
     name = "mul_mat_id_tiles"
     templates = tuple(_TEMPLATES.values())
     variants = MulMat
+    packs = True
     case = staticmethod(checks.mul_mat_id)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
-        m, p = site.matrix, step.params
-        assert m
-        x, y = step.values["x"], step.values["y"]
-        shape = (m.format, m.pitch, step.weights["w"][0].shape[1], p["n_expert"], p["used"], y.n_tokens)
-        options = self._of_weight(step, m)
-        return mul_mat_id_tiles_kernel(*shape, site.profile, pitches=(x.pitch, y.pitch), variant=variant, **options)
+        assert site.matrix
+        e = self._experts(step, site.matrix, step.params["used"])
+        return mul_mat_id_tiles_kernel(e, step.n_tokens, site.profile, variant)
 
     def variant(self, step: Step, site: Site, chosen: Variant | None) -> Variant:
         return MulMat(*_TILE, "packed", 2, site.bits) if "x_q" in step.values and not site.profile.software else PLAIN
 
 
-def mul_mat_id_tiles_kernel(
-    format: Format,
-    k: int,
-    n: int,
-    n_expert: int,
-    used: int,
-    n_tokens: int,
-    profile: DeviceProfile,
-    *,
-    columns: int = 0,
-    stacked: int = 1,
-    own: bool = False,
-    bias: bool = False,
-    epilogue: str = "store",
-    factor: float | None = None,
-    piece: tuple[int, int] | None = None,
-    pitches: tuple[int, int] | None = None,
-    x_first: int = 0,
-    y_first: int = 0,
-    apart: tuple[int, int] | None = None,
-    routed: bool = True,
-    variant: MulMat = PLAIN,
-) -> Launch:
-    """As mul_mat_id_kernel. pitches: of x and y. A packed variant reads x_q, which `quantize` makes of whole rows of x,
-    where each expert's part is in whole blocks."""
-    columns, glu = columns or k, epilogue in GLU
-    results = 1 if glu else stacked
-    v = variant
-    pitches = pitches or (columns * (used if own else 1), n * used * results)
-    apart = apart or (columns, n)
-    x4 = not any(at % 4 for at in (pitches[0], x_first, apart[0] if own else 0))
-    x = arena("x_q", "vec4<u32>") if v.kind == "packed" else arena("x", "vec4<f32>" if x4 else "f32")
+def mul_mat_id_tiles_kernel(e: Experts, n_tokens: int, profile: DeviceProfile, variant: MulMat = PLAIN) -> Launch:
+    """The products of a batch's experts, by routes that are sorted. A packed variant reads x_q, which `quantize` makes
+    of whole rows of x, where each expert's part is in whole blocks."""
+    v, c = variant, e.constants
     shader = kernel(
         _TEMPLATES[v.kind],
-        [
-            *weight(format),
-            x,
-            arena("routes", "u32") if routed else BATCH,
-            *([BIAS] if bias else []),
-            arena("y", "f32"),
-        ],
-        format=format.name,
-        split=format.split,
-        k=k,
-        columns=columns,
-        n=n,
-        n_expert=n_expert,
-        used=used,
-        stacked=stacked,
-        own=own,
-        bias=bias,
-        epilogue=epilogue,
-        factor=factor,
-        piece=piece,
-        pitches=pitches,
-        x_first=x_first,
-        y_first=y_first,
-        apart=apart,
-        routed=routed,
-        pairs_at=pairs_at(n_expert, n_tokens * used),
+        e.slots(arena("routes", "u32") if e.routed else BATCH, v.kind == "packed"),
+        **c,
+        pairs_at=pairs_at(e.n_expert, n_tokens * e.used),
         tile_m=v.tile_m,
         tile_n=v.tile_n,
         wx=v.wx,
         wy=v.wy,
-        **constants(v, pitches[0], n_tokens, profile),
+        **constants(v, c["pitches"][0], n_tokens, profile),
     )
-    plain = None
-    if v.kind == "packed" and profile.packed_dot:
-        options: dict[str, Any] = {"columns": columns, "stacked": stacked, "own": own, "bias": bias, "factor": factor}
-        options |= {"epilogue": epilogue, "piece": piece, "pitches": pitches, "y_first": y_first, "variant": v}
-        plain = mul_mat_id_tiles_kernel(format, k, n, n_expert, used, n_tokens, DeviceProfile(), **options)
-    groups = -(-n // (v.tile_n // 2 if glu else v.tile_n))
-    if not routed:
-        return Launch(shader, (groups, -(-n_tokens // TILE), n_expert), TILE)
-    return Launch(shader, (groups, n_tokens, results), 1, plain)
+    anywhere = v.kind != "packed" or not profile.packed_dot
+    plain = None if anywhere else mul_mat_id_tiles_kernel(e, n_tokens, DeviceProfile(), v)
+    groups = -(-e.n // (v.tile_n // 2 if e.glu else v.tile_n))
+    if not e.routed:
+        return Launch(shader, (groups, -(-n_tokens // TILE), e.n_expert), TILE, plain)
+    return Launch(shader, (groups, n_tokens, e.results), 1, plain)
 
 
 class WeightedSum(Operation):

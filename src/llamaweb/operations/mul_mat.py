@@ -85,6 +85,7 @@ class MulMatOfBatch(_Product):
     templates = ("mul_mat", "mul_mat_packed", "mul_mat_matrix")
     variants = MulMat
     parts = frozenset({"y"})
+    packs = True
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         weight, x, *bias = node.src

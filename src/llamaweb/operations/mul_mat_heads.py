@@ -6,7 +6,7 @@ from typing import Any
 
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.kernel import Launch
-from llamaweb.operations.experts import mul_mat_id_kernel, mul_mat_id_tiles_kernel
+from llamaweb.operations.experts import Experts, mul_mat_id_kernel, mul_mat_id_tiles_kernel
 from llamaweb.operations.operation import Lowering, Operation, Site
 from llamaweb.operations.step import Step
 
@@ -33,16 +33,20 @@ class MulMatHeads(Operation):
         assert m
         (weight,) = step.weights["w"]
         k, n, n_head = weight.shape
-        options: dict[str, Any] = {
-            "columns": m.columns,
-            "own": True,
-            "piece": (m.first, m.rows) if m.rows < m.whole else None,
-            "x_first": x.first,
-            "y_first": y.first,
-            "apart": (x.apart or k, y.apart or n),
-            "routed": False,
-        }
-        shape = (m.format, m.pitch, n, n_head, n_head, y.n_tokens)
-        if y.n_tokens > 1:
-            return mul_mat_id_tiles_kernel(*shape, site.profile, pitches=(x.pitch, y.pitch), **options)
-        return mul_mat_id_kernel(*shape, site.profile, pitches=(x.pitch, 0, y.pitch), **options)
+        e = Experts(
+            m.format,
+            m.pitch,
+            n,
+            n_head,
+            n_head,
+            columns=m.columns,
+            own=True,
+            piece=(m.first, m.rows) if m.rows < m.whole else None,
+            pitches=(x.pitch, 0, y.pitch),
+            x_first=x.first,
+            y_first=y.first,
+            apart=(x.apart or k, y.apart or n),
+            routed=False,
+        )
+        made = mul_mat_id_tiles_kernel if y.n_tokens > 1 else mul_mat_id_kernel
+        return made(e, y.n_tokens, site.profile)

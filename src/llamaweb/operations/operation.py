@@ -122,7 +122,7 @@ class Operation:
     values that may be in lane order; `parts`: slots that may be parts of rows, and `apart` those that may be groups;
     `variants`: what tells its kernel's variants, if it has some; `prologue`, `epilogue`: whether its kernel takes an
     expression in the place of x, and over its result; `convolves`: the slot where a token's convolution may be taken
-    in."""
+    in; `packs`: whether it has kernels with the packed dot, which read x as integers (slot x_q)."""
 
     name: ClassVar[str]
     templates: ClassVar[tuple[str, ...]] = ()
@@ -133,6 +133,7 @@ class Operation:
     prologue: ClassVar[bool] = False
     epilogue: ClassVar[bool] = False
     convolves: ClassVar[str] = ""
+    packs: ClassVar[bool] = False
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         """Adds the plain steps of a node."""

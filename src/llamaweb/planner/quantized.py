@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from llamaweb.operations import OPERATIONS
 from llamaweb.operations.step import Step, Value, View
 from llamaweb.planner.fusion import Steps
 
@@ -19,7 +20,7 @@ def with_quantized(steps: Steps, possible: Callable[[Step], bool], bits: int) ->
     found: list[Step] = []
     made: dict[View, int] = {}  # where the quantize step of an input is
     for step in steps.steps:
-        if step.op in ("mul_mat", "mul_mat_id_tiles") and possible(step):
+        if OPERATIONS[step.op].packs and possible(step):
             x = step.values["x"]
             if x not in made:
                 made[x] = len(found)
