@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import signal
+from collections.abc import Generator
 
 import pytest
+
+HANGS = 600  # seconds after which a test does
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,3 +27,22 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that hangs, as one with a browser may, fails where it does, if nobody looks on."""
+
+    def hangs(*_: object) -> None:
+        raise TimeoutError(f"The test hangs: {HANGS} seconds have passed.")
+
+    watched = hasattr(item.config, "workerinput") and hasattr(signal, "SIGALRM")
+    before = signal.signal(signal.SIGALRM, hangs) if watched else None
+    if watched:
+        signal.alarm(HANGS)
+    try:
+        return (yield)
+    finally:
+        if watched:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)

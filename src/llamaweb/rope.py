@@ -42,7 +42,7 @@ class Rope:
     @property
     def magnitude(self) -> float:
         """What sine and cosine are multiplied by."""
-        return self.attn_factor * (1.0 if self.yarn is None else 1.0 + 0.1 * math.log(self.factor))
+        return self.attn_factor * (1.0 if self.yarn is None else 1.0 + 0.1 * math.log(max(self.factor, 1.0)))
 
     @property
     def tensors(self) -> set[str]:

@@ -47,14 +47,13 @@ def table() -> str:
         "| --- | --- | ---: | ---: |",
     ]
     for family in supported():
-        known = {name: m for name, m in (MODELS | EMBEDDERS).items() if m.spec.family.replace("_", "-") == family}
+        known = {name: m for name, m in (MODELS | EMBEDDERS).items() if m.spec.family == family}
         models = {name: m for name, m in known.items() if name in MODELS} or known
         module = import_module(f"llamaweb.families.{family.replace('-', '_')}")
         told = " ".join((module.__doc__ or "").split()).split(": ", 1)[1]
         counts = sorted({dispatches(model) for model in models.values()})
         worst = max(error(name, model) for name, model in models.items())
-        name = next(iter(models.values())).spec.family
-        rows.append(f"| `{name}` | {told} | {' or '.join(map(str, counts))} | {worst:.0e} |")
+        rows.append(f"| `{family}` | {told} | {' or '.join(map(str, counts))} | {worst:.0e} |")
     return "\n".join(rows) + "\n"
 
 

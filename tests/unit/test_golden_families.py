@@ -29,7 +29,7 @@ def test_embeddings_in_numpy_are_llama_cpps(name: str) -> None:
 
 def test_every_family_has_a_model_and_no_others_are_kept() -> None:
     known = MODELS | EMBEDDERS
-    assert {model.spec.family.replace("_", "-") for model in known.values()} == set(supported())
+    assert {model.spec.family for model in known.values()} == set(supported())
     kept = [(path.stem, name) for path in FOLDER.iterdir() for name in np.load(path)]
     assert sorted(kept) == sorted((model.spec.family, name) for name, model in known.items())
 
@@ -37,4 +37,4 @@ def test_every_family_has_a_model_and_no_others_are_kept() -> None:
 def test_the_readme_tells_every_family() -> None:
     table = (Path(__file__).parents[2] / "README.md").read_text().split("<!-- families -->")[1]
     _, *names = re.findall(r"^\| `([\w.-]+)` \|", table, re.MULTILINE)
-    assert [name.replace("_", "-") for name in names] == list(supported())
+    assert names == list(supported())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llamaweb.architectures import architecture, supported
 from llamaweb.errors import LlamaWebError
 from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import GGUFFile, read_header
@@ -80,7 +81,7 @@ def test_no_heads_of_keys_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "family", ["gemma3", "gemma3n", "gemma4", "gemma-embedding", "modern-bert", "olmo2", "gpt-oss"]
+    "family", ["gemma2", "gemma3", "gemma3n", "gemma4", "gemma-embedding", "modern-bert", "gpt-oss"]
 )
 @pytest.mark.parametrize("base", [0, 1e-40, 1.0, -5.0])
 def test_a_base_of_which_no_angles_come_is_refused(family: str, base: float) -> None:
@@ -103,6 +104,12 @@ REFUSED = [  # a family, what it tells, and what is said of it
     ("qwen35", {"attention.recurrent_layers": np.ones(1000, bool)}, "qwen35.attention.recurrent_layers is "),
     ("lfm2", {"attention.head_count_kv": None}, "The file's metadata lacks lfm2.attention.head_count_kv"),
     ("lfm2", {"attention.head_count_kv": "many"}, "lfm2.attention.head_count_kv is 'many', not whole numbers"),
+    *(
+        (family, {"attention.sliding_window": None}, f"The file's metadata lacks {family}.attention.sliding_window")
+        for family in ("cohere2", "gpt-oss", "gemma3n", "gemma4", "gemma-embedding")
+    ),
+    ("llama", {"attention.causal": False}, "The model's tokens see those behind them .llama.attention.causal is false"),
+    ("lfm2moe", {"expert_gating_func": None}, "The file's metadata lacks lfm2moe.expert_gating_func"),
     ("qwen2", {"attention.head_count": 256}, "256 attention heads are more than the 96 values of a row"),
     ("glm4moe", {"leading_dense_block_count": True}, "glm4moe.leading_dense_block_count is True, not a whole number"),
     ("qwen2", {"block_count": 513}, "qwen2.block_count is 513, not a whole number from 1 to 512"),
@@ -126,6 +133,72 @@ def test_layers_that_guess_further_tokens_are_left_alone_where_layers_differ(fam
     tensors = {name: info for name, info in file.tensors.items() if not name.startswith(f"blk.{whole - 1}.")}
     for kept in (file.tensors, tensors):
         plan_model(replace(file, metadata=metadata, tensors=kept), DESKTOP, n_ctx=64)
+
+
+NEEDED = {  # tensors that a file lacks, by family
+    "gpt2": ("blk.0.attn_norm.bias", "blk.1.attn_output.bias", "blk.0.ffn_up.bias", "output_norm.bias"),
+    "starcoder2": ("blk.0.attn_output.bias", "blk.0.ffn_down.bias"),
+    "gpt-oss": ("output.weight", "blk.0.attn_output.bias", "blk.0.ffn_gate_inp.bias", "blk.1.ffn_up_exps.bias"),
+    "nemotron": ("output.weight", "blk.0.ffn_norm.bias"),
+    "stablelm": ("output.weight", "blk.0.attn_norm.bias"),
+    "rwkv7": ("output.weight", "token_embd_norm.bias"),
+    "olmo2": ("output.weight",),
+    "olmoe": ("output.weight",),
+    "qwen2moe": ("output.weight",),
+    "gemma4": ("rope_freqs.weight",),
+    "lfm2moe": ("exp_probs_b.bias",),
+    "bert": ("token_embd_norm.bias",),
+}
+
+
+@pytest.mark.parametrize(("family", "lacks"), [(family, name) for family, names in NEEDED.items() for name in names])
+def test_a_tensor_that_a_family_needs_is_missed_by_name(family: str, lacks: str) -> None:
+    file = header(family)
+    kept = {name: info for name, info in file.tensors.items() if not name.endswith(lacks)}
+    assert len(kept) < len(file.tensors)
+    with pytest.raises(LlamaWebError, match=rf"^The file has no tensor .*{lacks} of shape \["):
+        plan_model(replace(file, tensors=kept), DESKTOP, n_ctx=64)
+
+
+@pytest.mark.parametrize("family", ["granitehybrid", "nemotron_h", "lfm2"])
+@pytest.mark.parametrize("key", ["head_count", "head_count_kv"])
+def test_layers_with_attention_have_as_many_heads_as_each_other(family: str, key: str) -> None:
+    file = header(family)
+    key = f"{family}.attention.{key}"
+    counts = np.zeros(file.metadata[f"{family}.block_count"], np.int64)
+    counts[:2] = 2, 1
+    with pytest.raises(LlamaWebError, match=f"^{key} is .* not 0 or one number of heads a layer"):
+        plan_model(replace(file, metadata={**file.metadata, key: counts}), DESKTOP, n_ctx=64)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "exaone4"])
+def test_a_window_that_is_not_told_is_the_familys(family: str) -> None:
+    file = header(family)
+    metadata = {key: value for key, value in file.metadata.items() if ".sliding_window" not in key}
+    if family == "exaone4":  # whose largest alone has windows
+        metadata["exaone4.block_count"] = 64
+        names = {name: info for name, info in file.tensors.items() if name.startswith("blk.0.")}
+        more = {name.replace("blk.0.", f"blk.{i}."): info for i in range(64) for name, info in names.items()}
+        file = replace(file, tensors=file.tensors | more)
+    windows = architecture(file).hyperparameters(replace(file, metadata=metadata)).windows
+    assert set(windows) == {0, 4096} and windows[:2] == ((4096, 0) if family == "gemma2" else (4096, 4096))
+
+
+def test_an_alpha_raises_the_base_of_hunyuans_rotation() -> None:
+    file = header("hunyuan-dense")
+    base = file.metadata.get("hunyuan-dense.rope.freq_base", 10000.0)
+    metadata = {**file.metadata, "hunyuan-dense.rope.scaling.alpha": 50.0}
+    found = architecture(file).hyperparameters(replace(file, metadata=metadata))
+    assert found.rope.base == pytest.approx(base * 50 ** (found.head_dim / (found.head_dim - 2)))
+
+
+@pytest.mark.parametrize("name", ["seed-oss", "nemotron-h", "ernie4-5", "gpt_oss", "Qwen3"])
+def test_an_architecture_is_known_by_its_very_name_alone(name: str) -> None:
+    file = header("qwen2")
+    with pytest.raises(LlamaWebError, match=f"^The model's architecture '{name}' is not supported yet") as caught:
+        plan_model(replace(file, metadata={**file.metadata, "general.architecture": name}), n_ctx=64)
+    near = str(caught.value).split("such as ")[1].rstrip(".").split(", ")
+    assert set(near) <= set(supported()) and {"seed_oss", "nemotron_h", "ernie4_5"} < set(supported())
 
 
 @pytest.mark.parametrize("family", ["mamba2", "granitehybrid", "nemotron_h", "falcon-h1"])

@@ -103,9 +103,19 @@ def test_a_wrapped_product_is_the_exact_fraction_of_a_turn_at_any_position() -> 
         ({"rope.dimension_count": 64}, ModelFileError, "64"),
         ({"rope.freq_base": 0.5}, ModelFileError, "freq_base"),
         ({"rope.freq_base": float("nan")}, ModelFileError, "freq_base"),
-        ({"rope.scaling.type": "longrope"}, UnsupportedError, "longrope"),
+        ({"rope.scaling.type": "su"}, UnsupportedError, "'su' is not supported yet; linear, longrope and yarn are"),
     ],
 )
 def test_rope_metadata_that_makes_no_sense_is_refused(metadata: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         llama.hyperparameters(llama_header(**TINY, metadata=metadata))
+
+
+def test_the_type_of_a_rotation_with_factors_for_long_contexts_scales_nothing_by_itself() -> None:
+    told, untold = ({"rope.scaling.attn_factor": 1.25, **more} for more in ({"rope.scaling.type": "longrope"}, {}))
+    ropes = [llama.hyperparameters(llama_header(**TINY, metadata=metadata)).rope for metadata in (told, untold)]
+    assert ropes[0] == ropes[1] and ropes[0].magnitude == 1.25
+
+
+def test_yarn_of_a_factor_below_one_shrinks_neither_sine_nor_cosine() -> None:
+    assert [Rope("norm", 16, factor=f, yarn=Yarn(64)).magnitude for f in (0.5, 1.0)] == [1.0, 1.0]

@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import logging
+import math
 import socket
 import sys
 import warnings
@@ -52,6 +53,12 @@ def test_a_result_is_said_line_by_line_and_stays_json_for_scripts() -> None:
     write_json(stream, value)
     assert json.loads(stream.getvalue()) == value
     assert stream.getvalue()[:-1].isprintable() and stream.getvalue().isascii()
+
+
+def test_what_json_has_no_number_for_is_null() -> None:
+    stream = io.StringIO()
+    write_json(stream, {"a": [-math.inf, {"b": math.nan}], "c": (1.5, math.inf)})
+    assert json.loads(stream.getvalue()) == {"a": [None, {"b": None}], "c": [1.5, None]}
 
 
 def test_what_libraries_log_is_shown_and_not_sent(capsys: pytest.CaptureFixture[str]) -> None:

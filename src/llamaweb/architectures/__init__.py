@@ -15,8 +15,9 @@ from llamaweb.model.gguf_file import GGUFFile
 
 
 class Architecture(Protocol):
-    """The module of a family. Its hyperparameters are a frozen dataclass of its own, with at least n_layer, n_head,
-    n_head_kv, head_dim, n_vocab and n_ctx_train."""
+    """The module of a family, called as `general.architecture` with _ for -, or else with that in ARCHITECTURE. Its
+    hyperparameters are a frozen dataclass of its own, with at least n_layer, n_head, n_head_kv, head_dim, n_vocab and
+    n_ctx_train."""
 
     def hyperparameters(self, file: GGUFFile) -> Any:
         """Read and check the family's metadata."""
@@ -29,21 +30,32 @@ _LONGEST = 64  # characters of a name that is looked for
 
 
 @cache
+def _modules() -> frozenset[str]:
+    return frozenset(module.name for module in pkgutil.iter_modules(families.__path__))
+
+
+def _family(module: str) -> tuple[str, Architecture]:
+    """A family's architecture, and its module."""
+    found = import_module(f"{families.__name__}.{module}")
+    return getattr(found, "ARCHITECTURE", module.replace("_", "-")), found
+
+
 def supported() -> tuple[str, ...]:
-    """The names of all families: their files'."""
-    return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(families.__path__)))
+    """The architectures of all families."""
+    return tuple(sorted(_family(module)[0] for module in _modules()))
 
 
 def architecture(file: GGUFFile) -> Architecture:
     """The module for a file's architecture; raises UnsupportedError that names an unknown one, and those nearest to
     it."""
     name = file.architecture
-    wanted = name[:_LONGEST].replace("_", "-")
-    wanted = wanted if len(name) <= _LONGEST else f"{wanted}…"  # which is none
-    if wanted not in supported():
-        near = get_close_matches(wanted, supported(), 3, 0.5) or ("llama", "gemma3", "qwen3")
-        raise UnsupportedError(
-            f"The model's architecture {short(name)} is not supported yet; use a model of one that is, such as "
-            f"{', '.join(near)}."
-        )
-    return import_module(f"{families.__name__}.{wanted.replace('-', '_')}")
+    module = name.replace("-", "_") if len(name) <= _LONGEST else ""
+    if module in _modules():
+        told, found = _family(module)
+        if told == name:
+            return found
+    near = get_close_matches(name[:_LONGEST], supported(), 3, 0.5) or ("llama", "gemma3", "qwen3")
+    raise UnsupportedError(
+        f"The model's architecture {short(name)} is not supported yet; use a model of one that is, such as "
+        f"{', '.join(near)}."
+    )

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from llamaweb import operations as ops
 from llamaweb.architectures.experts import Experts
-from llamaweb.architectures.metadata import Metadata, layer_of, layers, rope, tokens
+from llamaweb.architectures.metadata import Metadata, layer_of, layers, rope, tokens, with_factors
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor, rows_of
 from llamaweb.model.gguf_file import GGUFFile
@@ -87,7 +87,8 @@ def dense(file: GGUFFile, mode: str, norm: str = "layer_norm_rms", *, heads: tup
     """mode: of the rotation; the others as of `decoder`."""
     meta = Metadata(file)
     sizes = decoder(file, meta, norm, heads=heads)
-    return Dense(**vars(sizes), n_ff=meta.count("feed_forward_length"), rope=rope(meta, mode, sizes.head_dim))
+    rotation = with_factors(rope(meta, mode, sizes.head_dim), file, meta)
+    return Dense(**vars(sizes), n_ff=meta.count("feed_forward_length"), rope=rotation)
 
 
 class Gated(Protocol):
@@ -95,11 +96,13 @@ class Gated(Protocol):
 
 
 class Blocks:
-    """Parts of a decoder's graph. `p` is the prefix of a layer's tensors, "blk.0." and so on."""
+    """Parts of a decoder's graph. `p` is the prefix of a layer's tensors, "blk.0." and so on. biased: all products but
+    those that give queries, keys and values have a bias, which else they may have."""
 
-    def __init__(self, graph: Graph, sizes: Decoder) -> None:
+    def __init__(self, graph: Graph, sizes: Decoder, *, biased: bool = False) -> None:
         self._graph = graph
         self._sizes = sizes
+        self._biased = biased
         self._table = graph.weight("token_embd.weight", sizes.n_embd, sizes.n_vocab)
 
     def layers(self) -> Iterator[str]:
@@ -124,16 +127,21 @@ class Blocks:
         weight = self._graph.weight(name + ".weight", size or self._sizes.n_embd)
         return ops.rms_norm(self._graph, x, weight, self._sizes.eps, name)
 
-    def layer_norm(self, x: Tensor, name: str) -> Tensor:
-        """The tensor's norm of x to a mean and a variance, with a bias if the file has one."""
+    def layer_norm(self, x: Tensor, name: str, *, biased: bool = True) -> Tensor:
+        """The tensor's norm of x to a mean and a variance, with a bias, or if that is left open, with one or none."""
         g, size = self._graph, self._sizes.n_embd
-        weight, bias = g.weight(name + ".weight", size), g.optional_weight(name + ".bias", size)
+        weight, bias = g.weight(name + ".weight", size), self._bias(name, size, needed=biased)
         return ops.layer_norm(g, x, weight, bias, self._sizes.eps, name)
 
-    def product(self, x: Tensor, name: str, size: int) -> Tensor:
-        """`size` rows of the tensor times x, times a scale and plus a bias if the file has them."""
-        g = self._graph
-        weight, bias = g.weight(name + ".weight", x.row, size), g.optional_weight(name + ".bias", size)
+    def _bias(self, name: str, *shape: int, needed: bool) -> Tensor | None:
+        found = self._graph.weight if needed else self._graph.optional_weight
+        return found(name + ".bias", *shape)
+
+    def product(self, x: Tensor, name: str, size: int, *, biased: bool | None = None) -> Tensor:
+        """`size` rows of the tensor times x, times a scale and plus a bias if the file has them. biased: whether it has
+        to have a bias, if that is not as all products'."""
+        g, needed = self._graph, self._biased if biased is None else biased
+        weight, bias = g.weight(name + ".weight", x.row, size), self._bias(name, size, needed=needed)
         if not g.has(name + ".scale"):
             return ops.mul_mat(g, weight, x, name, bias)
         y = ops.mul_mat(g, weight, x, name)
@@ -144,7 +152,8 @@ class Blocks:
         """The layer's queries, keys and values."""
         s = self._sizes
         q_dim, kv_dim = s.n_head * s.head_dim, s.n_head_kv * s.head_dim
-        q, k, v = (self.product(x, f"{p}attn_{part}", n) for part, n in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)))
+        parts = (("q", q_dim), ("k", kv_dim), ("v", kv_dim))
+        q, k, v = (self.product(x, f"{p}attn_{part}", n, biased=False) for part, n in parts)
         return q, k, v
 
     def head_norms(self, q: Tensor, k: Tensor, p: str) -> tuple[Tensor, Tensor]:
@@ -248,7 +257,7 @@ class Blocks:
         def product(part: str, x: Tensor, row: int, rows: int) -> Tensor:
             name = f"{p}ffn_{part}_exps"
             weight = g.weight(name + ".weight", row, rows, e.count)
-            return ops.mul_mat_id(g, weight, x, routes, name, g.optional_weight(name + ".bias", rows, e.count))
+            return ops.mul_mat_id(g, weight, x, routes, name, self._bias(name, rows, e.count, needed=self._biased))
 
         def half(part: str, first: int) -> Tensor:
             """Of gate and up that lie in one matrix of each expert."""
@@ -285,13 +294,15 @@ class Blocks:
         *,
         scale: float = 1.0,
         cap: float = 0.0,
+        tied: bool = True,
     ) -> None:
-        """The next token out of the last layer's result, by the output's rows, or the embeddings' if it has none.
-        norm: `norm` unless told. scale, cap: of the logits, c * tanh(logit / c). Where embeddings are wanted, these in
-        place of it."""
+        """The next token out of the last layer's result, by the output's rows, or the embeddings' if it has none and
+        may be `tied`. norm: `norm` unless told. scale, cap: of the logits, c * tanh(logit / c). Where embeddings are
+        wanted, these in place of it."""
         g, s = self._graph, self._sizes
         norm = norm or self.norm
-        output = g.weight("output.weight", s.n_embd, s.n_vocab) if g.has("output.weight") else self._table
+        own = g.has("output.weight") or not tied
+        output = g.weight("output.weight", s.n_embd, s.n_vocab) if own else self._table
         bias = g.optional_weight("output.bias", s.n_vocab)
         if g.pooling:
             ops.pool(g, norm(x, "output_norm"))

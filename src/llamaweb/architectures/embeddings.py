@@ -27,9 +27,15 @@ def pooling_of(file: GGUFFile, hparams: Any, asked: str | None = None) -> Poolin
             f"The model ranks documents ({key} is {_RANK}), which is not supported yet; use another."
         )
     kind = asked or (POOLINGS[told] if told in range(_RANK) else "none")
+    causal = not encoder and file.metadata.get(f"{file.architecture}.attention.causal") is not False
     if kind == "none" and not encoder and asked is None:
+        if not causal:
+            raise UnsupportedError(
+                f"The model's tokens see those behind them ({file.architecture}.attention.causal is false), so that "
+                'they give no text; ask for embeddings (pooling="mean", say), or use another model.'
+            )
         return None
-    return Pooling(kind, causal=not encoder and file.metadata.get(f"{file.architecture}.attention.causal") is not False)
+    return Pooling(kind, causal=causal)
 
 
 def check_generates(file: GGUFFile, asked: str | None = None) -> None:

@@ -58,13 +58,14 @@ def told_width(meta: Metadata, n_ff: int) -> int:
     return meta.optional_count("expert_feed_forward_length") or n_ff // meta.count("expert_used_count")
 
 
-def told_gating(meta: Metadata, default: Gating) -> Gating:
-    number = meta.optional_count("expert_gating_func")
+def told_gating(meta: Metadata, default: Gating | None = None) -> Gating:
+    """Raises ModelFileError where the file does not tell and there is no default."""
+    number = meta.optional_count("expert_gating_func") if default else meta.count("expert_gating_func")
     if number and number not in _GATINGS:
         raise UnsupportedError(
             f"{meta.prefix}.expert_gating_func is {number}, which is not supported yet; those from 1 to 3 are."
         )
-    return _GATINGS[number] if number else default
+    return _GATINGS[number] if number or not default else default
 
 
 def _groups(meta: Metadata, count: int, used: int) -> tuple[int, int]:

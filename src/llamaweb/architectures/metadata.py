@@ -39,7 +39,7 @@ class Metadata:
             raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a whole number from 1 to {largest}.")
         return value
 
-    def optional_count(self, key: str, largest: int = 1 << 20, default: int = 0) -> int:
+    def optional_count(self, key: str, largest: int = 1 << 20, default: Any = 0) -> int:
         """A whole number that may be missing, or 0."""
         value = self._get(key, default)
         if type(value) is not int or not 0 <= value <= largest:
@@ -174,7 +174,7 @@ def rope(meta: Metadata, mode: str, head_dim: int) -> Rope:
         raise ModelFileError(f"The rope scaling factor {factor} is too small to be meant; convert the model again.")
     if scaling == "none":
         return Rope(mode, n_dims, base, attn_factor=attn_factor)
-    if scaling == "linear":
+    if scaling in ("linear", "longrope"):  # of which the file has factors as tensors
         return Rope(mode, n_dims, base, factor, attn_factor=attn_factor)
     if scaling == "yarn":
         yarn = Yarn(
@@ -184,12 +184,12 @@ def rope(meta: Metadata, mode: str, head_dim: int) -> Rope:
         )
         attn_factor /= 1.0 + 0.1 * meta.number("rope.scaling.yarn_log_multiplier", 0.0) * math.log(max(factor, 1.0))
         return Rope(mode, n_dims, base, factor, yarn, attn_factor=attn_factor)
-    raise UnsupportedError(f"The rope scaling {short(scaling)} is not supported yet; linear and yarn are.")
+    raise UnsupportedError(f"The rope scaling {short(scaling)} is not supported yet; linear, longrope and yarn are.")
 
 
-def with_factors(rotary: Rope, file: GGUFFile, meta: Metadata) -> Rope:
-    """With those tensors that divide its frequencies which the file has: one, or one for short and one for long
-    contexts (LongRoPE, arXiv:2402.13753)."""
+def with_factors(rotary: Rope, file: GGUFFile, meta: Metadata, *, needed: bool = False) -> Rope:
+    """With those tensors that divide its frequencies which the file has: one, which may be needed, or one for short and
+    one for long contexts (LongRoPE, arXiv:2402.13753)."""
     names = [f"{name}.weight" for name in ("rope_freqs", "rope_factors_short", "rope_factors_long")]
     for info in (file.tensors[name] for name in names if name in file.tensors):
         if info.type not in VECTORS or info.shape != (rotary.n_dims // 2,):
@@ -197,6 +197,11 @@ def with_factors(rotary: Rope, file: GGUFFile, meta: Metadata) -> Rope:
                 f"Tensor {info.name} has shape {list(info.shape)} in {info.type.name}, not [{rotary.n_dims // 2}] in "
                 "F32, F16 or BF16; the file contradicts itself."
             )
+    if needed and names[0] not in file.tensors:
+        raise ModelFileError(
+            f"The file has no tensor {names[0]} of shape [{rotary.n_dims // 2}], which its architecture needs; fetch "
+            "it again."
+        )
     own, short, long = (name if name in file.tensors else None for name in names)
     original = meta.count(
         "rope.scaling.original_context_length", meta.count("context_length", largest=1 << 31), largest=1 << 31
@@ -225,6 +230,18 @@ def base_in_window(meta: Metadata, default: float = 10000.0) -> float:
     return meta.number("rope.freq_base_swa", default, least=1 + _LEAST)
 
 
+def heads_by_layer(meta: Metadata) -> tuple[tuple[int, int], tuple[int, ...]]:
+    """How many heads of queries and of keys layers have that have attention, and of each layer how many of keys; 0: it
+    has no attention. ModelFileError where those that have it differ."""
+    found = []
+    for key in ("attention.head_count", "attention.head_count_kv"):
+        found.append(each := meta.counts(key))
+        if len(set(each) - {0}) > 1:
+            raise ModelFileError(f"{meta.prefix}.{key} is {short(list(each))}, not 0 or one number of heads a layer.")
+    heads, heads_kv = found
+    return (max(*heads, 1), max(*heads_kv, 1)), heads_kv
+
+
 def token_types(file: GGUFFile) -> int:
     """How many types of tokens an encoder tells apart (sentences of a pair, say)."""
     key, most = "tokenizer.ggml.token_type_count", 1 << 20
@@ -234,10 +251,14 @@ def token_types(file: GGUFFile) -> int:
     return count
 
 
-def windows(meta: Metadata, n_layer: int, pattern: int, *, whole: int = -1) -> tuple[int, ...]:
-    """Of each layer, how many of the last tokens it sees; 0: all. pattern, unless the file tells: of so many layers all
-    but one have the window, the last or, with 0 for `whole`, the first; or 0: all of them."""
-    window = meta.optional_count("attention.sliding_window", MOST_WINDOW)
+def windows(
+    meta: Metadata, n_layer: int, pattern: int, *, window: int | None = None, whole: int = -1
+) -> tuple[int, ...]:
+    """Of each layer, how many of the last tokens it sees; 0: all. window, unless the file tells, which it has to
+    without. pattern, unless the file tells: of so many layers all but one have the window, the last or, with 0 for
+    `whole`, the first; or 0: all of them."""
+    default = _MISSING if window is None else window
+    window = meta.optional_count("attention.sliding_window", MOST_WINDOW, default)
     if not window:
         return (0,) * n_layer
     told = meta.value("attention.sliding_window_pattern", pattern)

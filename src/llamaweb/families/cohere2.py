@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
@@ -32,8 +33,8 @@ def build(graph: Graph, hparams: Cohere2Hyperparameters) -> None:
     g, hp, b = graph, hparams, Blocks(graph, hparams)
     x = b.embeddings()
     for p, window in zip(b.layers(), hp.windows, strict=True):
-        h = b.layer_norm(x, p + "attn_norm")
+        h = b.layer_norm(x, p + "attn_norm", biased=False)
         a = b.attention(*b.qkv(h, p), p, hp.rope if window else None, window=window)
         x = ops.add(g, x, a, p + "attn_residual")
         x = ops.add(g, x, b.feed_forward(h, p, hp.n_ff, ops.swiglu), p + "ffn_residual")
-    b.logits(x, b.layer_norm, scale=hp.logit_scale)
+    b.logits(x, partial(b.layer_norm, biased=False), scale=hp.logit_scale)

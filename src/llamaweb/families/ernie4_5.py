@@ -6,7 +6,9 @@ from llamaweb.architectures.blocks import dense
 from llamaweb.families.llama import LlamaHyperparameters, build
 from llamaweb.model.gguf_file import GGUFFile
 
-__all__ = ["build", "hyperparameters"]
+__all__ = ["ARCHITECTURE", "build", "hyperparameters"]
+
+ARCHITECTURE = "ernie4_5"
 
 
 def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:

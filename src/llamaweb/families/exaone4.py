@@ -10,6 +10,7 @@ from llamaweb.architectures.metadata import Metadata, windows
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 
+_WINDOW = 4096  # unless the file tells
 _LAYERS_OF_32B = 64  # the one size that has windows
 
 
@@ -23,7 +24,7 @@ class Exaone4Hyperparameters(Dense):
 def hyperparameters(file: GGUFFile) -> Exaone4Hyperparameters:
     common = dense(file, "neox")
     has_windows = common.n_layer == _LAYERS_OF_32B
-    found = windows(Metadata(file), common.n_layer, 4) if has_windows else (0,) * common.n_layer
+    found = windows(Metadata(file), common.n_layer, 4, window=_WINDOW) if has_windows else (0,) * common.n_layer
     return Exaone4Hyperparameters(**vars(common), windows=found)
 
 

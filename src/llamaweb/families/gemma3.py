@@ -37,7 +37,7 @@ def hyperparameters(file: GGUFFile) -> Gemma3Hyperparameters:
         **vars(sizes),
         n_ff=meta.count("feed_forward_length"),
         attention_scale=(sizes.n_embd // sizes.n_head if of_model else sizes.head_dim) ** -0.5,
-        windows=windows(meta, sizes.n_layer, 6),
+        windows=windows(meta, sizes.n_layer, 6, window=0),
         rope=all_tokens,
         rope_in_window=Rope("neox", all_tokens.n_dims, base_in_window(meta)),
     )

@@ -48,11 +48,12 @@ def hyperparameters(file: GGUFFile) -> Gemma4Hyperparameters:
             f"{sizes.n_head} attention heads do not divide into {list(heads_kv)} key-value heads, or a layer has no "
             f"feed forward ({list(n_ffs)}); the file contradicts itself."
         )
-    of_all = with_factors(rope(meta, "neox", sizes.head_dim), file, meta)
+    each = windows(meta, sizes.n_layer, 6)
+    of_all = with_factors(rope(meta, "neox", sizes.head_dim), file, meta, needed=not all(each))
     in_window = meta.count("attention.key_length_swa", sizes.head_dim)
     n_dims = meta.count("rope.dimension_count_swa", in_window, largest=in_window)
-    of_window = Rope("neox", n_dims, base_in_window(meta, of_all.base))
-    found, each = [], windows(meta, sizes.n_layer, 6)
+    of_window = Rope("neox", n_dims, base_in_window(meta))
+    found = []
     for i, (window, cache) in enumerate(zip(each, caches(meta, each), strict=True)):
         head_dim, rotation = (in_window, of_window) if window else (sizes.head_dim, of_all)
         found.append(Layer(cache, head_dim, heads_kv[i], n_ffs[i], window, rotation))
@@ -66,7 +67,7 @@ def hyperparameters(file: GGUFFile) -> Gemma4Hyperparameters:
         **vars(sizes),
         layers=tuple(found),
         n_own=meta.optional_count("embedding_length_per_layer_input"),
-        cap=meta.number("final_logit_softcapping", 0.0),
+        cap=meta.number("final_logit_softcapping", 30.0),
         experts=experts(meta, meta.count("expert_feed_forward_length"), norm=True) if has_experts else None,
     )
 

@@ -52,5 +52,6 @@ def build(graph: Graph, hparams: GemmaEmbeddingHyperparameters) -> None:
         f = b.feed_forward(b.norm(x, p + "ffn_norm"), p, hp.n_ff, ops.geglu)
         x = ops.add(g, x, b.norm(f, p + "post_ffw_norm"), p + "ffn_residual")
     x = ops.pool(g, b.norm(x, "output_norm"))
-    for name, size in (("dense_2", hp.n_dense), ("dense_3", hp.n_embd)):
-        x = b.product(x, name, size) if g.has(name + ".weight") else x
+    if g.has("dense_2.weight") or g.has("dense_3.weight"):  # both
+        for name, size in (("dense_2", hp.n_dense), ("dense_3", hp.n_embd)):
+            x = b.product(x, name, size)

@@ -22,7 +22,7 @@ def hyperparameters(file: GGUFFile) -> GPT2Hyperparameters:
 
 
 def build(graph: Graph, hparams: GPT2Hyperparameters) -> None:
-    g, hp, b = graph, hparams, Blocks(graph, hparams)
+    g, hp, b = graph, hparams, Blocks(graph, hparams, biased=True)
     x = ops.add(g, b.embeddings(), b.positions("position_embd"), "embd_at")
     for p in b.layers():
         h = b.layer_norm(x, p + "attn_norm")

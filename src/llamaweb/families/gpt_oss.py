@@ -33,7 +33,7 @@ def hyperparameters(file: GGUFFile) -> GptOssHyperparameters:
 
 
 def build(graph: Graph, hparams: GptOssHyperparameters) -> None:
-    g, hp, b = graph, hparams, Blocks(graph, hparams)
+    g, hp, b = graph, hparams, Blocks(graph, hparams, biased=True)
     x = b.embeddings()
     for p, window in zip(b.layers(), hp.windows, strict=True):
         h = b.norm(x, p + "attn_norm")
@@ -43,4 +43,4 @@ def build(graph: Graph, hparams: GptOssHyperparameters) -> None:
         x = ops.add(g, x, a, p + "attn_residual")
         h = b.norm(x, p + "post_attention_norm")
         x = ops.add(g, x, b.experts(h, p, hp.experts, ops.swiglu_oai), p + "ffn_residual")
-    b.logits(x)
+    b.logits(x, tied=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, dense
 from llamaweb.architectures.mamba import Mamba2, mamba2, mixed
-from llamaweb.architectures.metadata import Metadata
+from llamaweb.architectures.metadata import Metadata, heads_by_layer
 from llamaweb.families.granite import GraniteHyperparameters, factors, feed_forwards
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
@@ -23,8 +23,8 @@ class GraniteHybridHyperparameters(GraniteHyperparameters):
 
 def hyperparameters(file: GGUFFile) -> GraniteHybridHyperparameters:
     meta = Metadata(file)
-    heads, heads_kv = (meta.counts(f"attention.head_count{kind}") for kind in ("", "_kv"))
-    common = dense(file, "norm", heads=(max(*heads, 1), max(*heads_kv, 1)))
+    heads, heads_kv = heads_by_layer(meta)
+    common = dense(file, "norm", heads=heads)
     return GraniteHybridHyperparameters(**vars(common), **factors(meta, common), heads_kv=heads_kv, mamba=mamba2(meta))
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
+from llamaweb.architectures.metadata import Metadata
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 
 
 def hyperparameters(file: GGUFFile) -> Dense:
-    return dense(file, "neox")
+    """With an alpha, by which the base of the rotation grows, in files whose converter left that to us."""
+    common, alpha = dense(file, "neox"), Metadata(file).number("rope.scaling.alpha", 0.0)
+    if not alpha or common.head_dim < 4:
+        return common
+    base = common.rope.base * alpha ** (common.head_dim / (common.head_dim - 2))
+    return replace(common, rope=replace(common.rope, base=base))
 
 
 def build(graph: Graph, hparams: Dense) -> None:

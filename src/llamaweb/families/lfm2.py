@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
-from llamaweb.architectures.metadata import MOST_WINDOW, Metadata
-from llamaweb.errors import ModelFileError
+from llamaweb.architectures.metadata import MOST_WINDOW, Metadata, heads_by_layer
 from llamaweb.graph import Graph, Tensor
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.operations.ssm_conv import ssm_conv
@@ -25,12 +24,8 @@ class LFM2Hyperparameters(Dense):
 
 def hyperparameters(file: GGUFFile) -> LFM2Hyperparameters:
     meta = Metadata(file)
-    heads, heads_kv = (meta.counts(f"attention.head_count{kind}") for kind in ("", "_kv"))
-    if len(set(heads_kv) - {0}) != 1 or not max(heads):
-        raise ModelFileError(
-            f"{meta.prefix}.attention.head_count_kv is {list(heads_kv)}, not 0 or one number of heads a layer."
-        )
-    common = dense(file, "neox", heads=(max(heads), max(heads_kv)))
+    heads, heads_kv = heads_by_layer(meta)
+    common = dense(file, "neox", heads=heads)
     return LFM2Hyperparameters(
         **vars(common),
         heads_kv=heads_kv,

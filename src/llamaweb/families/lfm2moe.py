@@ -30,9 +30,8 @@ def hyperparameters(file: GGUFFile) -> LFM2MoeHyperparameters:
         experts=experts(
             meta,
             meta.count("expert_feed_forward_length"),
-            gating=told_gating(meta, "sigmoid"),
+            gating=told_gating(meta),
             norm=True,
-            scale=meta.number("expert_weights_scale", 0.0) or 1.0,
         ),
     )
 
@@ -43,6 +42,10 @@ def build(graph: Graph, hparams: LFM2MoeHyperparameters) -> None:
     for i, (p, n_head_kv) in enumerate(zip(b.layers(), hp.heads_kv, strict=True)):
         x = ops.add(g, x, mixed(g, b, b.norm(x, p + "attn_norm"), p, hp, n_head_kv), p + "mixed_residual")
         h = b.norm(x, p + "ffn_norm")
-        f = b.feed_forward(h, p, hp.n_ff, ops.swiglu) if i < hp.n_dense else b.experts(h, p, hp.experts)
+        if i < hp.n_dense:
+            f = b.feed_forward(h, p, hp.n_ff, ops.swiglu)
+        else:
+            g.weight(p + "exp_probs_b.bias", hp.experts.count)  # which the choice needs here
+            f = b.experts(h, p, hp.experts)
         x = ops.add(g, x, f, p + "ffn_residual")
     b.logits(x, lambda x, _: b.norm(x, "token_embd_norm"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
 from llamaweb.architectures.experts import Experts, optional_experts
-from llamaweb.architectures.metadata import Metadata, with_factors
+from llamaweb.architectures.metadata import Metadata
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 
@@ -21,8 +21,7 @@ class LlamaHyperparameters(Dense):
 
 def hyperparameters(file: GGUFFile) -> LlamaHyperparameters:
     meta, common = Metadata(file), dense(file, "norm")
-    sizes = {**vars(common), "rope": with_factors(common.rope, file, meta)}
-    return LlamaHyperparameters(**sizes, experts=optional_experts(meta, common.n_ff))
+    return LlamaHyperparameters(**vars(common), experts=optional_experts(meta, common.n_ff))
 
 
 def build(graph: Graph, hparams: LlamaHyperparameters) -> None:

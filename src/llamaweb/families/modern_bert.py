@@ -4,6 +4,7 @@ halves, windows on both sides in two of three layers, and gate and up in one ten
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Encoder, decoder
@@ -38,7 +39,7 @@ def hyperparameters(file: GGUFFile) -> ModernBertHyperparameters:
         **vars(sizes),
         n_ff=meta.count("feed_forward_length"),
         activation=activation,
-        windows=windows(meta, sizes.n_layer, 3, whole=0),
+        windows=windows(meta, sizes.n_layer, 3, window=0, whole=0),
         rope=all_tokens,
         rope_in_window=Rope("neox", all_tokens.n_dims, base_in_window(meta)),
     )
@@ -46,13 +47,14 @@ def hyperparameters(file: GGUFFile) -> ModernBertHyperparameters:
 
 def build(graph: Graph, hparams: ModernBertHyperparameters) -> None:
     g, hp, b = graph, hparams, Blocks(graph, hparams)
-    x = b.layer_norm(b.embeddings(), "token_embd_norm")
+    norm = partial(b.layer_norm, biased=False)
+    x = norm(b.embeddings(), "token_embd_norm")
     for i, window in enumerate(hp.windows):
         p = f"blk.{i}."
         first = i == 0 and not g.has(p + "attn_norm.weight")  # which was just normed
-        h = x if first else b.layer_norm(x, p + "attn_norm")
+        h = x if first else norm(x, p + "attn_norm")
         a = b.attention(*b.qkv(h, p), p, hp.rope_in_window if window else hp.rope, window=window)
         x = ops.add(g, x, a, p + "attn_residual")
-        f = b.wide_feed_forward(b.layer_norm(x, p + "ffn_norm"), p, hp.n_ff, _UNITS[hp.activation])
+        f = b.wide_feed_forward(norm(x, p + "ffn_norm"), p, hp.n_ff, _UNITS[hp.activation])
         x = ops.add(g, x, f, p + "ffn_residual")
-    ops.pool(g, b.layer_norm(x, "output_norm"))
+    ops.pool(g, norm(x, "output_norm"))

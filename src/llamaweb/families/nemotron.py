@@ -20,4 +20,4 @@ def build(graph: Graph, hparams: Dense) -> None:
         x = ops.add(g, x, b.attention(*b.qkv(h, p), p, hp.rope), p + "attn_residual")
         h = b.layer_norm(x, p + "ffn_norm")
         x = ops.add(g, x, b.mlp(h, p, hp.n_ff, "relu_sqr"), p + "ffn_residual")
-    b.logits(x, b.layer_norm)
+    b.logits(x, b.layer_norm, tied=False)

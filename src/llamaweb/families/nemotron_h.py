@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
 from llamaweb.architectures.mamba import Mamba2, mamba2, mixed
-from llamaweb.architectures.metadata import Metadata
+from llamaweb.architectures.metadata import Metadata, heads_by_layer
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
+
+ARCHITECTURE = "nemotron_h"
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class NemotronHHyperparameters(Decoder):
 
 def hyperparameters(file: GGUFFile) -> NemotronHHyperparameters:
     meta = Metadata(file)
-    heads, heads_kv = (meta.counts(f"attention.head_count{kind}") for kind in ("", "_kv"))
-    sizes = decoder(file, meta, heads=(max(*heads, 1), max(*heads_kv, 1)))
+    heads, heads_kv = heads_by_layer(meta)
+    sizes = decoder(file, meta, heads=heads)
     n_ff = meta.counts("feed_forward_length")
     return NemotronHHyperparameters(**vars(sizes), heads_kv=heads_kv, n_ff=n_ff, mamba=mamba2(meta))
 

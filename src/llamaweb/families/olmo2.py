@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
-from llamaweb.architectures.metadata import Metadata, base_in_window, windows
+from llamaweb.architectures.metadata import Metadata, windows
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
@@ -22,9 +22,8 @@ class Olmo2Hyperparameters(Dense):
 
 def hyperparameters(file: GGUFFile) -> Olmo2Hyperparameters:
     meta, common = Metadata(file), dense(file, "neox")
-    base = base_in_window(meta, common.rope.base)
-    unscaled = Rope("neox", common.rope.n_dims, base)
-    return Olmo2Hyperparameters(**vars(common), windows=windows(meta, common.n_layer, 4), rope_in_window=unscaled)
+    found, unscaled = windows(meta, common.n_layer, 4, window=0), Rope("neox", common.rope.n_dims, common.rope.base)
+    return Olmo2Hyperparameters(**vars(common), windows=found, rope_in_window=unscaled)
 
 
 def build(graph: Graph, hparams: Olmo2Hyperparameters) -> None:
@@ -37,4 +36,4 @@ def build(graph: Graph, hparams: Olmo2Hyperparameters) -> None:
         x = ops.add(g, x, b.norm(a, p + "post_attention_norm"), p + "attn_residual")
         f = b.feed_forward(x, p, hp.n_ff, ops.swiglu)
         x = ops.add(g, x, b.norm(f, p + "post_ffw_norm"), p + "ffn_residual")
-    b.logits(x)
+    b.logits(x, tied=False)

@@ -30,4 +30,4 @@ def build(graph: Graph, hparams: OlmoeHyperparameters) -> None:
         q, k = b.norm(q, p + "attn_q_norm", q.row), b.norm(k, p + "attn_k_norm", k.row)
         x = ops.add(g, x, b.attention(q, k, v, p, hp.rope), p + "attn_residual")
         x = ops.add(g, x, b.experts(b.norm(x, p + "ffn_norm"), p, hp.experts), p + "ffn_residual")
-    b.logits(x)
+    b.logits(x, tied=False)

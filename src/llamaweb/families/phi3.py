@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
-from llamaweb.architectures.metadata import Metadata, with_factors
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 
 
 def hyperparameters(file: GGUFFile) -> Dense:
-    common = dense(file, "neox")
-    return replace(common, rope=with_factors(common.rope, file, Metadata(file)))
+    return dense(file, "neox")
 
 
 def build(graph: Graph, hparams: Dense) -> None:

@@ -31,4 +31,4 @@ def build(graph: Graph, hparams: Qwen2MoeHyperparameters) -> None:
         x = ops.add(g, x, b.attention(*b.qkv(h, p), p, hp.rope), p + "attn_residual")
         h = b.norm(x, p + "ffn_norm")
         x = b.behind_gated_experts(x, h, p, hp.experts)
-    b.logits(x)
+    b.logits(x, tied=False)

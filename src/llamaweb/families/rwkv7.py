@@ -78,4 +78,4 @@ def build(graph: Graph, hparams: RWKV7Hyperparameters) -> None:
         mixed, first = time_mix(b.layer_norm(x, p + "attn_norm"), p + "time_mix_", first)
         x = ops.add(g, x, mixed, p + "attn_residual")
         x = ops.add(g, x, channel_mix(b.layer_norm(x, p + "attn_norm_2"), p + "channel_mix_"), p + "ffn_residual")
-    b.logits(x, b.layer_norm)
+    b.logits(x, b.layer_norm, tied=False)

@@ -7,6 +7,8 @@ from llamaweb.architectures.blocks import Blocks, Dense, dense
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 
+ARCHITECTURE = "seed_oss"
+
 
 def hyperparameters(file: GGUFFile) -> Dense:
     return dense(file, "neox")

@@ -27,6 +27,6 @@ def build(graph: Graph, hparams: Dense) -> None:
         q, k, v = b.qkv(h, p)
         q, k = normed(q, p + "attn_q_norm", hp.n_head), normed(k, p + "attn_k_norm", hp.n_head_kv)
         x = ops.add(g, x, b.attention(q, k, v, p, hp.rope), p + "attn_residual")
-        h = b.layer_norm(x, p + "ffn_norm") if g.has(p + "ffn_norm.weight") else h
+        h = b.layer_norm(x, p + "ffn_norm", biased=False) if g.has(p + "ffn_norm.weight") else h
         x = ops.add(g, x, b.feed_forward(h, p, hp.n_ff, ops.swiglu), p + "ffn_residual")
-    b.logits(x, b.layer_norm)
+    b.logits(x, b.layer_norm, tied=False)

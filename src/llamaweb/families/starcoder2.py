@@ -13,7 +13,7 @@ def hyperparameters(file: GGUFFile) -> Dense:
 
 
 def build(graph: Graph, hparams: Dense) -> None:
-    g, hp, b = graph, hparams, Blocks(graph, hparams)
+    g, hp, b = graph, hparams, Blocks(graph, hparams, biased=True)
     x = b.embeddings()
     for p in b.layers():
         h = b.layer_norm(x, p + "attn_norm")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -49,8 +50,17 @@ def write(stream: TextIO, text: str, end: str = "\n", keep: str = "\n") -> None:
 
 
 def write_json(stream: TextIO, value: dict[str, Any]) -> None:
-    """In ASCII without control characters, which is the same in every encoding of the stream."""
-    _send(stream, json.dumps(value).replace("\x7f", "\\u007f") + "\n")  # DEL is ASCII, too
+    """In ASCII without control characters, which is the same in every encoding of the stream. Numbers that JSON has not
+    (a file's metadata may be infinite) are null."""
+    _send(stream, json.dumps(_finite(value), allow_nan=False).replace("\x7f", "\\u007f") + "\n")  # DEL is ASCII, too
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _send(stream: TextIO, text: str) -> None:
