@@ -139,6 +139,7 @@ class GraphReference:
         self, node: Tensor, tokens: list[int], w: np.ndarray, x: np.ndarray, routes: np.ndarray, *bias: np.ndarray
     ) -> np.ndarray:
         ids, _ = _ids_and_weights(routes)
+        w = w.reshape(node.src[0].shape[::-1])  # a file tells no dimension of 1 at the end, as one expert's
         parts = np.broadcast_to(x.reshape(len(x), -1, w.shape[-1]), (*ids.shape, w.shape[-1]))
         y = np.einsum("tunk,tuk->tun", w[ids], parts)
         return (y + bias[0][ids] if bias else y).reshape(len(x), -1)

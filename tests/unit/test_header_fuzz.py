@@ -160,6 +160,14 @@ def test_a_tensor_that_a_family_needs_is_missed_by_name(family: str, lacks: str)
         plan_model(replace(file, tensors=kept), DESKTOP, n_ctx=64)
 
 
+def test_scales_of_inputs_that_are_not_rounded_are_left_alone_and_other_tensors_are_named() -> None:
+    file = header("qwen2")
+    scale = replace(file.tensors["output_norm.weight"], shape=(1,))
+    plan_model(replace(file, tensors={**file.tensors, "blk.0.ffn_up.input_scale": scale}), DESKTOP, n_ctx=64)
+    with pytest.raises(LlamaWebError, match=r"^The file has the tensor 'blk\.0\.ffn_up\.output_scale', which qwen2"):
+        plan_model(replace(file, tensors={**file.tensors, "blk.0.ffn_up.output_scale": scale}), DESKTOP, n_ctx=64)
+
+
 @pytest.mark.parametrize("family", ["granitehybrid", "nemotron_h", "lfm2"])
 @pytest.mark.parametrize("key", ["head_count", "head_count_kv"])
 def test_layers_with_attention_have_as_many_heads_as_each_other(family: str, key: str) -> None:

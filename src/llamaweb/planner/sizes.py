@@ -34,6 +34,7 @@ from llamaweb.planner.tables import lay_out_tables, on_host
 from llamaweb.planner.weights import Weights
 from llamaweb.profile import DeviceProfile
 
+_OF_INPUTS = ".input_scale"  # tensors that tell how to round what NVFP4 weights are multiplied with, which is not done
 _EVALUATED_LOGITS = 64 << 20  # bytes of logits held at once when all of them are wanted
 
 _needed, _there = partial(megabytes, rounded=ceil), partial(megabytes, rounded=floor)
@@ -290,7 +291,8 @@ class Sizes:
         if key not in self._layouts:
             graph = Graph(self._file.tensors, n_tokens, outputs, self.pooling)
             self._family.build(graph, self.hparams)
-            if unread := [name for name in graph.unread if layer_of(name) < self.hparams.n_layer]:
+            n_layer = self.hparams.n_layer
+            if unread := [n for n in graph.unread if layer_of(n) < n_layer and not n.endswith(_OF_INPUTS)]:
                 more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
                 raise UnsupportedError(
                     f"The file has the tensor {short(unread[0], 72)}{more}, which {self._file.architecture} models do "
