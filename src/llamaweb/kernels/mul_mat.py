@@ -82,7 +82,7 @@ def mul_mat(
         factor=factor,
         offset=offset,
         stride=stride or out,
-        **constants(v, k, n_tokens, profile),
+        **of_kind(v, k, n_tokens, profile),
     )
     plain = None
     small = MulMat(32, 32, 16, 16, "packed", bits=v.bits) if packed else PLAIN
@@ -100,8 +100,8 @@ def mul_mat(
     return Launch(shader, (-(-out // tile_out), -(-n_tokens // v.tile_m), 1), v.tile_m, plain)
 
 
-def constants(v: MulMat, x_row: int, n_tokens: int, profile: DeviceProfile) -> dict[str, Any]:
-    """Those that a kind of kernels has alone. x_row: numbers of a row of x."""
+def of_kind(v: MulMat, x_row: int, n_tokens: int, profile: DeviceProfile) -> dict[str, Any]:
+    """The constants that a kind of kernels has alone. x_row: numbers of a row of x."""
     if v.kind == "packed":
         of_codes = {"bits": v.bits, "x_row": x_row, "n_tokens": n_tokens}
         return {"depth": v.depth, "packed_dot": profile.packed_dot, **of_codes}

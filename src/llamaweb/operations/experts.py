@@ -13,7 +13,7 @@ from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.checks import experts as checks
 from llamaweb.kernels.formats import Format
 from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, Slot, arena, kernel, weight
-from llamaweb.kernels.mul_mat import MulMat, constants
+from llamaweb.kernels.mul_mat import MulMat, of_kind
 from llamaweb.kernels.mul_mat_vec import MulMatVec, default, packed_chunk
 from llamaweb.kernels.tuner import Variant
 from llamaweb.operations.operation import Lowering, Matrix, Operation, Site, Use
@@ -323,7 +323,7 @@ def mul_mat_id_tiles_kernel(e: Experts, n_tokens: int, profile: DeviceProfile, v
         tile_n=v.tile_n,
         wx=v.wx,
         wy=v.wy,
-        **constants(v, c["pitches"][0], n_tokens, profile),
+        **of_kind(v, c["pitches"][0], n_tokens, profile),
     )
     anywhere = v.kind != "packed" or not profile.packed_dot
     plain = None if anywhere else mul_mat_id_tiles_kernel(e, n_tokens, DeviceProfile(), v)
