@@ -47,6 +47,13 @@ def test_embeddings_are_as_models_of_the_format_have_them(tokenizer: dict, type:
     assert asyncio.run(read_header(file)).tensors["token_embd.weight"].type == table
 
 
+@pytest.mark.parametrize("name", synthetic.SHAPES)
+def test_each_shape_is_a_model_that_can_be_planned(tokenizer: dict, name: str) -> None:
+    shape = replace(synthetic.SHAPES[name], n_vocab=400)
+    header = asyncio.run(read_header(synthetic.HeaderSource("model.gguf", shape, T.Q4_0, tokenizer)))
+    assert plan_model(header, n_ctx=64, n_ubatch=16).dispatches_per_token > 3 * shape.n_layer
+
+
 def test_what_no_model_of_a_family_has_quantized_is_in_floats(tokenizer: dict) -> None:
     shape = replace(synthetic.SHAPES["rwkv7-1.5b"], n_vocab=400, n_layer=2)
     header = asyncio.run(read_header(synthetic.HeaderSource("model.gguf", shape, T.Q4_0, tokenizer)))

@@ -28,7 +28,7 @@ from llamaweb.strings import Strings
 
 PREFIX = "synthetic:"
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
-RECIPE = 3  # raise when files of old should not be used any more
+RECIPE = 4  # raise when files of old should not be used any more
 _PIECE = 1 << 16  # blocks of random weights, repeated
 _SPREAD = 0.02  # about a real model's
 _THROUGHOUT = (*FLOATS, T.Q1_0, T.Q2_0)  # formats that models have in their embeddings, too
@@ -50,6 +50,7 @@ class Shape:
     more: Mapping[str, Any] = field(default_factory=dict)  # metadata, without the family's prefix
     optional: tuple[str, ...] = ()  # patterns of tensors that it may have and does
     types: Mapping[str, T] = field(default_factory=dict)  # by patterns of tensors, whatever the model's format is
+    factors: int = 0  # of its rotation's frequencies
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -160,7 +161,7 @@ SHAPES = {
     "qwen3.5-2b": Shape(24, 2048, 6144, 8, 2, 248320, 256, 1e7, family="qwen35", more=_QWEN35),
     "rwkv7-1.5b": Shape(24, 2048, 8192, 32, 32, 65536, 64, 1e4, tied=False, family="rwkv7", more=_RWKV7),
     "gemma-4-e2b": Shape(
-        35, 1536, 6144, 8, 1, 262144, 512, 1e6, family="gemma4", more=_GEMMA4, optional=_GEMMA4_TENSORS
+        35, 1536, 6144, 8, 1, 262144, 512, 1e6, family="gemma4", more=_GEMMA4, optional=_GEMMA4_TENSORS, factors=256
     ),
     "qwen3-30b-a3b": Shape(48, 2048, 6144, 32, 4, 151936, 128, 1e6, tied=False, family="qwen3moe", more=_QWEN3_MOE),
     "deepseek-v2-lite": Shape(
@@ -308,7 +309,8 @@ def _tensors(shape: Shape, format: T) -> Iterator[tuple[str, tuple[int, ...], T]
     def has(name: str) -> bool:
         return any(fnmatch(name, pattern) for pattern in optional)
 
-    for name, size in needed(shape.family, shape.metadata, shape.n_vocab, has).items():
+    more = {"rope_freqs.weight": (shape.factors,)} if shape.factors else {}
+    for name, size in needed(shape.family, shape.metadata, shape.n_vocab, has, more).items():
         vector = len(size) == 1 or size[0] < 32 or math.prod(size[1:]) == 1 or name.endswith(".bias")
         usual = table if name in ("token_embd.weight", "output.weight", "per_layer_token_embd.weight") else matrix
         of_name = next((type for pattern, type in types.items() if fnmatch(name, pattern)), usual)
