@@ -26,16 +26,16 @@ class Runner(Protocol):
     def embed(self, n_tokens: int, rows: int) -> Awaitable[bytes]: ...
 
 
-def check_texts(texts: Sequence[Text], plan: ModelPlan) -> None:
-    """Raises ContextError for a text that has no embedding here."""
+def check_texts(texts: Sequence[Text], plan: ModelPlan, n_ctx_train: int) -> None:
+    """Raises ContextError for a text that has no embedding here. n_ctx_train: the longest context of the model."""
     for i, text in enumerate(texts):
         which = "The text" if len(texts) == 1 else f"Text {i + 1} of {len(texts)}"
         if not text:
             raise ContextError(f"{which} is empty; give at least one token.")
         if len(text) > plan.n_ctx:
+            larger = ", or load the model with a larger n_ctx" if len(text) <= n_ctx_train else ""
             raise ContextError(
-                f"{which} has {len(text)} tokens, but the context holds {plan.n_ctx}; shorten it, or load the model "
-                "with a larger n_ctx."
+                f"{which} has {len(text)} tokens, but the context holds {plan.n_ctx}; shorten it{larger}."
             )
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from llamaweb import arguments
 from llamaweb.answer import Answer, Pieces
-from llamaweb.architectures.embeddings import no_text
+from llamaweb.architectures import architecture
+from llamaweb.architectures.embeddings import no_embeddings, no_text
 from llamaweb.chat import render_chat
 from llamaweb.chat.messages import plain_messages
 from llamaweb.embedding import check_texts, embed, normalized
@@ -345,8 +346,8 @@ class Llama:
         ids = [text if isinstance(text, list) else encode(text) if text else [] for text in given]
         plan = self.plan
         if not plan.embeddings:
-            raise LlamaWebError('This model was loaded for text; load it with pooling="mean" to embed texts.')
-        check_texts(ids, plan)
+            raise no_embeddings()
+        check_texts(ids, plan, architecture(self.file).hyperparameters(self.file).n_ctx_train)
         async with self._call(), self._generator.alone():
             found = await embed(self._executor, ids, progress)
         found = [normalized(each) for each in found] if normalize else found

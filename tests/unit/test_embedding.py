@@ -36,7 +36,7 @@ from llamaweb.profile import DeviceProfile
 from llamaweb.progress import Progress
 from tests.families import EMBEDDERS, MODELS
 from tests.headers import TINY, llama_header
-from tests.tiny import tiny_model
+from tests.tiny import TinyLlama, tiny_llama, tiny_model
 
 
 def header(name: str = "bert", **keys: Any) -> GGUFFile:
@@ -280,9 +280,15 @@ def test_embeddings_that_are_no_numbers_are_an_error() -> None:
 )
 def test_a_text_without_an_embedding_is_refused(texts: list[list[int]], sentence: str) -> None:
     plan = plan_model(header(), n_ctx=12)
-    check_texts([[5] * 12], plan)
+    check_texts([[5] * 12], plan, 64)
     with pytest.raises(ContextError, match=sentence):
-        check_texts(texts, plan)
+        check_texts(texts, plan, 64)
+
+
+def test_a_text_that_is_longer_than_the_models_own_context_is_to_be_shortened() -> None:
+    plan = plan_model(header(), n_ctx=12)
+    with pytest.raises(ContextError, match=r"has 13 tokens, but the context holds 12; shorten it\.$"):
+        check_texts([[5] * 13], plan, 12)
 
 
 def test_a_files_lines_are_its_texts() -> None:
@@ -314,6 +320,17 @@ def test_a_model_for_embeddings_is_asked_for_no_text(command: list[str], model: 
     assert main([command[0], model, *command[1:], "--chrome", "/no/browser"]) == 1
     told = "This model gives embeddings and no text; use llamaweb embed, or another model for text.\n"
     assert capsys.readouterr().err == told
+
+
+def test_a_model_for_text_is_asked_for_no_embeddings_unless_it_is_told_how(tmp_path: Path, capsys: Any) -> None:
+    path, text = tmp_path / "llama.gguf", tmp_path / "texts.txt"
+    path.write_bytes(tiny_llama(TinyLlama()))
+    text.write_text("one\n")
+    command = ["embed", str(path), "--file", str(text), "--chrome", "/no/browser"]
+    assert main(command) == 1
+    assert capsys.readouterr().err == "This model was loaded for text; load it with --pooling mean to embed texts.\n"
+    assert main([*command, "--pooling", "mean"]) == 1
+    assert "/no/browser" in capsys.readouterr().err
 
 
 def test_inspect_tells_what_embedding_takes(model: str, capsys: Any) -> None:

@@ -30,7 +30,7 @@ var<workgroup> tile_of: vec3<u32>;  // expert, first pair, pairs
         let pair = {{ pair(i) }};
         let c = 8u * {{ b }} + {{ c }};
 {% if x4 %}
-        let at = {{ "(pair / USED * %du + %du + pair %% USED * %du) / 4u" % (pitches[0], x_first, apart[0]) if own else "pair / USED * %du" % (pitches[0] // 4) }} + c;
+        let at = {{ "(pair / USED * %du + %du + pair %% USED * %du) / 4u" % (pitches[0], x_first, apart[0]) if own else "(pair / USED * %du + %du) / 4u" % (pitches[0], x_first) }} + c;
         v = {{ end.read(columns, k, "x[at]", "c") }};
 {% else %}
         let at = pair / USED * {{ pitches[0] }}u + {{ x_first }}u{{ " + pair %% USED * %du" % apart[0] if own }} + 4u * c;

@@ -44,5 +44,15 @@ def check_generates(file: GGUFFile, asked: str | None = None) -> None:
         raise no_text()
 
 
+def check_embeds(file: GGUFFile, asked: str | None = None) -> None:
+    """Raises LlamaWebError for a model that gives text instead of embeddings; asked: as of `pooling_of`."""
+    if not pooling_of(file, architecture(file).hyperparameters(file), asked):
+        raise no_embeddings()
+
+
+def no_embeddings() -> LlamaWebError:
+    return LlamaWebError('This model was loaded for text; load it with pooling="mean" to embed texts.')
+
+
 def no_text() -> LlamaWebError:
     return LlamaWebError("This model gives embeddings and no text; use embed(texts), or another model for text.")

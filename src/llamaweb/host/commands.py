@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamaweb.architectures.embeddings import check_generates
+from llamaweb.architectures.embeddings import check_embeds, check_generates
 from llamaweb.chat import check_chat
 from llamaweb.errors import HostError, NoWebGPUError
 from llamaweb.host import kept, models
@@ -73,6 +73,8 @@ async def embed(args: argparse.Namespace, out: Output) -> None:
     from llamaweb.embedding import lines
 
     lines(args.text)  # what the page would refuse is refused before a browser starts
+    if not is_address(args.model):
+        check_embeds(await _header(args.model, out), args.pooling)
     params = {**_context(args), "pooling": args.pooling, "normalize": not args.raw}
     result = await _in_page("embed", args, params, out, args.text)
     out.result(result, "\n".join(map(_numbers, result["embeddings"])))
