@@ -21,6 +21,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     stopped_by: str | None = None
+    cached_tokens: int = 0  # of the prompt, which were not read anew
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -37,10 +38,12 @@ class Answer:
     def time(self, begin: float, first: float, last: float) -> None:
         """begin, first, last: when the answer began, and when its first and last tokens came, in milliseconds."""
         prompt_ms, generated_ms, generated = first - begin, last - first, len(self.tokens)
+        read = len(self.prompt) - self.cached_tokens
         self.timings = {
             "prompt_tokens": len(self.prompt),
+            "cached_tokens": self.cached_tokens,
             "prompt_ms": prompt_ms,
-            "prompt_per_second": 1e3 * len(self.prompt) / prompt_ms if prompt_ms else 0.0,
+            "prompt_per_second": 1e3 * read / prompt_ms if prompt_ms else 0.0,
             "generated_tokens": generated,
             "generated_ms": generated_ms,
             "generated_per_second": 1e3 * (generated - 1) / generated_ms if generated > 1 and generated_ms else 0.0,

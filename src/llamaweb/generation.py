@@ -51,6 +51,7 @@ class _Run:
     tokens: list[int] = field(default_factory=list)
     waiting: deque[Awaitable[Any]] = field(default_factory=deque)
     submitted: int = 0  # samplings; each after the first cached the token before it
+    reused: int = 0  # tokens of the prompt that the cache held
 
     @property
     def cached(self) -> list[int]:
@@ -126,6 +127,11 @@ class Generator:
         """The tokens whose keys and values the cache holds."""
         return self._run.cached if self._run else []
 
+    @property
+    def reused(self) -> int:
+        """How many tokens of the last prompt the cache held."""
+        return self._run.reused if self._run else 0
+
     def check_prompt(self, prompt: Sequence[int]) -> None:
         """Raises ContextError for a prompt that has no next token here."""
         if not prompt:
@@ -148,7 +154,8 @@ class Generator:
         self._check_owner(run)
         past = self._take(run)
         self._runner.write_io(IO.step, sampling.words())
-        run.waiting.append(self._prefill(prompt, self._reused(past, prompt)))
+        run.reused = self._reused(past, prompt)
+        run.waiting.append(self._prefill(prompt, run.reused))
         run.submitted = 1
         self._copies.keep(run, len(prompt), end=True)
         # Rows of tables on the host wait for the token that they are of, and so does what reads them.

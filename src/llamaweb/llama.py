@@ -300,7 +300,9 @@ class Llama:
         async with self._call():
             self._answer = answer
             generation = self._generator.generate(answer.prompt, sampling, self.plan.n_ctx if limit < 0 else limit)
-            text = written(answer, generation, self.tokenizer, limit, stops, end, now_ms)
+            text = written(
+                answer, generation, self.tokenizer, limit, stops, end, now_ms, lambda: self._generator.reused
+            )
             try:
                 async for piece in text:
                     yield piece

@@ -16,10 +16,12 @@ async def written(
     stops: Sequence[str],
     end: frozenset[int],
     clock: Callable[[], float],
+    reused: Callable[[], int] = lambda: 0,
 ) -> AsyncGenerator[str]:
     """The text of `tokens`, which it closes; what came, why it ended and how long it took go into `answer`.
 
-    limit: how many tokens were asked for at most. end: tokens that end it. clock: in milliseconds.
+    limit: how many tokens were asked for at most. end: tokens that end it. clock: in milliseconds. reused: how many
+    tokens of the prompt were not read anew, once there is a token.
     """
     decoder = tokenizer.stream_decoder()
     text = ""
@@ -27,7 +29,8 @@ async def written(
     try:
         async for token in tokens:
             last = clock()
-            first = last if not answer.tokens else first
+            if not answer.tokens:
+                first, answer.cached_tokens = last, reused()
             if token in end:
                 answer.stop(tokenizer.token_bytes(token, special=True).decode(errors="replace"))
                 break

@@ -53,6 +53,7 @@ def test_timings_are_of_the_prompt_up_to_the_first_token_and_of_those_behind_it(
     answer.time(*times)
     assert answer.timings == {
         "prompt_tokens": 3,
+        "cached_tokens": 0,
         "prompt_ms": prompt_ms,
         "prompt_per_second": prompt_per_second,
         "generated_tokens": n_tokens,
@@ -60,6 +61,12 @@ def test_timings_are_of_the_prompt_up_to_the_first_token_and_of_those_behind_it(
         "generated_per_second": generated_per_second,
         "first_token_ms": prompt_ms,
     }
+
+
+def test_a_prompts_pace_is_of_what_was_read_of_it() -> None:
+    answer = Answer([1, 2, 3, 4], cached_tokens=3)
+    answer.time(0.0, 100.0, 100.0)
+    assert answer.timings["cached_tokens"] == 3 and answer.timings["prompt_per_second"] == 10.0
 
 
 class Text:

@@ -145,6 +145,7 @@ def test_a_second_turn_of_a_recurrent_model_reads_only_what_is_new() -> None:
     before = gpu.evaluated
     assert asyncio.run(take(tokens, second, 5)) == continued(second, 5)
     assert gpu.evaluated - before == len(answer[9:]) + 3 + 4  # the last token was given, and not computed with
+    assert tokens.reused == len(second) - len(answer[9:]) - 3
 
 
 def test_a_recurrent_model_goes_on_from_the_end_of_its_prompt_where_it_was_stopped() -> None:
