@@ -82,6 +82,7 @@ def concat(g: Graph, heads: tuple[Tensor, ...], sizes: tuple[int, ...], name: st
 class Elementwise(Operation):
     name = "elementwise"
     templates = ("elementwise",)
+    case_rows = True
     in_lanes = frozenset({"x0", "x1", "x2", "x3", "y"})
     parts = apart = in_lanes
 

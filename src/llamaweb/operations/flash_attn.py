@@ -10,6 +10,7 @@ from llamaweb.kernels import flash_attn as tiles
 from llamaweb.kernels import flash_attn_vec as vec
 from llamaweb.kernels import library
 from llamaweb.kernels.cache import cache_format, width
+from llamaweb.kernels.checks.products import MOST_TOKENS
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import BATCH, PHASES, Launch, arena, kernel
 from llamaweb.kernels.library import Attention
@@ -158,6 +159,7 @@ class FlashAttn(_OfCache):
 
     name = "flash_attn"
     templates = ("flash_attn",)
+    case_tokens = MOST_TOKENS
     variants = tiles.FlashAttn
 
     def lower(self, node: Tensor, low: Lowering) -> None:

@@ -12,7 +12,7 @@ from llamaweb.kernels.checks.case import Case, Run, batch, rng, whole
 from llamaweb.kernels.kernel import BATCH, Kernel, Launch, Slot, arena, kernel
 from llamaweb.operations.operand import Operand, bound, operands
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
-from llamaweb.operations.recurrence import Spread, chunk, expected_state, in_fours, padded
+from llamaweb.operations.recurrence import MOST_CHUNK, Spread, chunk, expected_state, in_fours, padded
 from llamaweb.operations.ssm_conv import Convolution
 from llamaweb.operations.step import State, Step
 
@@ -49,6 +49,7 @@ class GatedDeltaNet(Operation):
 
     name = "gated_delta_net"
     templates = ("gated_delta_net",)
+    case_tokens = MOST_CHUNK + 1
     parts = frozenset({"qkv", "alpha", "beta", "y"})
     apart = frozenset({"alpha", "beta", "y"})
     convolves = "qkv"

@@ -26,6 +26,7 @@ class GetRows(Operation):
 
     name = "get_rows"
     templates = ("get_rows",)
+    case_rows = True
     in_lanes = frozenset({"y"})
 
     def lower(self, node: Tensor, low: Lowering) -> None:

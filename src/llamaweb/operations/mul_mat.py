@@ -7,6 +7,7 @@ from typing import Any
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels import mul_mat as tiles
 from llamaweb.kernels import mul_mat_vec as vec
+from llamaweb.kernels.checks.products import MOST_TOKENS
 from llamaweb.kernels.kernel import Launch
 from llamaweb.kernels.mul_mat import MulMat
 from llamaweb.kernels.tuner import Shape, Variant
@@ -83,6 +84,7 @@ class MulMatOfBatch(_Product):
 
     name = "mul_mat"
     templates = ("mul_mat", "mul_mat_packed", "mul_mat_matrix")
+    case_tokens = MOST_TOKENS
     variants = MulMat
     parts = frozenset({"y"})
     packs = True

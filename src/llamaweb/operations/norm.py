@@ -147,6 +147,7 @@ class RmsNorm(Operation):
 
     name = "rms_norm"
     templates = ("rms_norm",)
+    case_rows = True
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         y, epilogue = step.values["y"], step.params.get("epilogue", "store")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.cache import Cache
+from llamaweb.kernels.checks.products import FEW
 from llamaweb.kernels.formats import Format
 from llamaweb.kernels.kernel import Kernel, Launch
 from llamaweb.kernels.tuner import Shape, Variant
@@ -122,7 +123,8 @@ class Operation:
     values that may be in lane order; `parts`: slots that may be parts of rows, and `apart` those that may be groups;
     `variants`: what tells its kernel's variants, if it has some; `prologue`, `epilogue`: whether its kernel takes an
     expression in the place of x, and over its result; `convolves`: the slot where a token's convolution may be taken
-    in; `packs`: whether it has kernels with the packed dot, which read x as integers (slot x_q)."""
+    in; `packs`: whether it has kernels with the packed dot, which read x as integers (slot x_q); `case_tokens`: most
+    that its case of the self-check takes; `case_rows`: whether that looks at whole rows of results."""
 
     name: ClassVar[str]
     templates: ClassVar[tuple[str, ...]] = ()
@@ -134,6 +136,8 @@ class Operation:
     epilogue: ClassVar[bool] = False
     convolves: ClassVar[str] = ""
     packs: ClassVar[bool] = False
+    case_tokens: ClassVar[int] = FEW
+    case_rows: ClassVar[bool] = False
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         """Adds the plain steps of a node."""

@@ -38,6 +38,7 @@ class LastRow(Operation):
 class Sample(Operation):
     name = "sample"
     templates = ("sample",)
+    case_tokens = 1
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         low.emit(self.name, node.name, {"logits": low.view(node.src[0])})
@@ -49,6 +50,7 @@ class Sample(Operation):
 class CrossEntropy(Sample):
     name = "cross_entropy"
     templates = ("cross_entropy",)
+    case_tokens = 2
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         n, n_tokens = step.values["logits"].row, step.n_tokens

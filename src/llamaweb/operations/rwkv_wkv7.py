@@ -45,6 +45,7 @@ def rwkv_wkv7(
 class RwkvWkv7(Operation):
     name = "rwkv_wkv7"
     templates = ("rwkv_wkv7",)
+    case_tokens = MOST_CHUNK + 1
     in_lanes = frozenset({"y"})
 
     def lower(self, node: Tensor, low: Lowering) -> None:

@@ -31,6 +31,7 @@ class SsmConv(Operation):
 
     name = "ssm_conv"
     templates = ("ssm_conv",)
+    case_tokens = RUN + 1
     in_lanes = frozenset({"y"})
     parts = apart = frozenset({"x", "x1", "gate", "y"})
     prologue = True

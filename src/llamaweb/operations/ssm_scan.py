@@ -12,7 +12,7 @@ from llamaweb.kernels.checks.case import Case, Run, batch, evaluated, rng, whole
 from llamaweb.kernels.kernel import BATCH, Kernel, Launch, Slot, arena, kernel
 from llamaweb.operations.operand import Expression, Operand, bound, operands
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
-from llamaweb.operations.recurrence import Spread, chunk, expected_state, in_fours, padded
+from llamaweb.operations.recurrence import MOST_CHUNK, Spread, chunk, expected_state, in_fours, padded
 from llamaweb.operations.ssm_conv import Convolution
 from llamaweb.operations.step import State, Step
 
@@ -46,6 +46,7 @@ class SsmScan(Operation):
 
     name = "ssm_scan"
     templates = ("ssm_scan",)
+    case_tokens = MOST_CHUNK + 1
     in_lanes = frozenset({"y"})
     parts = frozenset({"xbc", "dt", "gate", "y"})
     apart = frozenset({"dt", "gate", "y"})

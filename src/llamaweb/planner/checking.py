@@ -9,25 +9,15 @@ from llamaweb.graph import Tensor
 from llamaweb.kernels.cache import Cache
 from llamaweb.kernels.checks import FOUND
 from llamaweb.kernels.checks.layout import slack
-from llamaweb.kernels.checks.products import FEW, MOST_BYTES, MOST_TOKENS
+from llamaweb.kernels.checks.products import FEW, MOST_BYTES
 from llamaweb.kernels.formats import whole_blocks
 from llamaweb.kernels.kernel import GLU
-from llamaweb.operations import recurrence, rwkv_wkv7, ssm_conv
+from llamaweb.operations import OPERATIONS
 from llamaweb.operations.mul_mat_vecs import MOST_ROWS
 from llamaweb.operations.step import Step
 from llamaweb.planner.weights import Weights
 
 _ROWS = 132  # of a product that are computed, at most
-_TOKENS = {  # by operation, …
-    "mul_mat": MOST_TOKENS,
-    "flash_attn": MOST_TOKENS,
-    "sample": 1,
-    "cross_entropy": 2,
-    "rwkv_wkv7": rwkv_wkv7.MOST_CHUNK + 1,
-    "gated_delta_net": recurrence.MOST_CHUNK + 1,
-    "ssm_conv": ssm_conv.RUN + 1,
-    "ssm_scan": recurrence.MOST_CHUNK + 1,
-}
 _POSITIONS = 740  # of a cache, where it is no ring
 
 
@@ -44,11 +34,11 @@ def of_kernels(steps: Iterable[Step], weights: Weights) -> Checked:
     read = written = found = 0
     for step in steps:
         one = all(value.n_tokens == 1 for value in step.values.values())
-        tokens = 1 if one else _TOKENS.get(step.op, FEW)
+        tokens = 1 if one else OPERATIONS[step.op].case_tokens
         rows = [value.row * value.planes for value in {view.value for view in step.values.values()}]
         state = sum(state.bytes for state in step.states.values())
         whole = [value.row for slot, value in step.values.items() if slot not in ("logits", "y")]
-        whole += [step.values["y"].row] if step.op in ("get_rows", "rms_norm", "add", "glu") else []
+        whole += [step.values["y"].row] if OPERATIONS[step.op].case_rows else []
         found = max(found, *(4 * min(tokens, FEW) * row for row in whole), 0)
         if state:  # which is looked at, too
             found = max(found, state + 4 * tokens * max(rows))
