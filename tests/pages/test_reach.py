@@ -63,6 +63,9 @@ async def handle(command, params, emit, file=None):
 """
 
 
+PATIENCE = 120  # seconds; all ways together may take 50
+
+
 class Other(ThreadingHTTPServer):
     """A server of another origin that gives everybody everything, and notes what it is asked for."""
 
@@ -112,14 +115,21 @@ def test_python_in_the_page_reaches_no_other_origin_but_the_models_and_runs_noth
 ) -> None:
     use_wheel(monkeypatch, "llamaweb/page/commands.py", PROBE)
 
-    async def asked(*reach: str) -> tuple[int, set[str]]:
+    async def probed(*reach: str) -> tuple[int, set[str]]:
         async with open_page(Site(ensure_distribution(), reach=reach), BrowserChoice(kind=kind)) as page:
             other.asked.clear()
-            found = await page.call("probe", {"there": other.origin}, lambda event: None)
+            async with asyncio.timeout(PATIENCE):
+                found = await page.call("probe", {"there": other.origin}, lambda event: None)
             return found["refused"], set(other.asked)
 
-    assert asyncio.run(asked())[1] == set()
-    refused, reached = asyncio.run(asked(other.origin))
+    def asked(*reach: str) -> tuple[int, set[str]]:
+        try:
+            return asyncio.run(probed(*reach))
+        except TimeoutError:  # in long runs Firefox was seen twice to begin with the ways, and never to end
+            return asyncio.run(probed(*reach))
+
+    assert asked()[1] == set()
+    refused, reached = asked(other.origin)
     assert {"fetch", "blind", "xhr", "events", "nested", "python"} <= reached  # so each of these is a way out
     assert not reached & {"import", "data", "scripts", "nested-import"} and refused > 0
 
