@@ -75,7 +75,7 @@ def test_a_text_has_a_vector_of_length_one_and_texts_have_rows(page: Page) -> No
 
 def test_what_cannot_be_embedded_is_said_and_so_is_that_there_is_no_text(page: Page) -> None:
     data = tiny_model(EMBEDDERS["bert"].spec)
-    refused = [("embed", texts) for texts in ("", ["a", b""], "on and " * 100, [3, 4], 5, [[10**6]])]
+    refused = [("embed", texts) for texts in ("", ["a", b""], "on and " * 50, [3, 4], 5, [[10**6]])]
     text = [("stream", "a"), ("complete", "a"), ("chat", [{"role": "user", "content": "a"}]), ("profile",)]
     text += [("perplexity", "the king on the hill"), ("log_probabilities", [3, 4])]
     *errors, after = page.run(said, data=data, options={"n_ctx": 64}, calls=[*refused, *text, ("embed", "a")])
