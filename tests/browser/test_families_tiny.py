@@ -60,7 +60,15 @@ def test_logits_are_the_same_where_tables_are_on_the_host(page: Page, name: str)
     check(page, name, offload="embeddings")
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.spec.type == "F32"])
+IN_FLOATS = [name for name, model in MODELS.items() if model.spec.type == "F32"]
+# Of families that have none of these, one
+QUANTIZED = {model.spec.family: name for name, model in reversed(MODELS.items())}
+QUANTIZED = {
+    family: name for family, name in QUANTIZED.items() if family not in {MODELS[n].spec.family for n in IN_FLOATS}
+}
+
+
+@pytest.mark.parametrize("name", [*IN_FLOATS, *QUANTIZED.values()])
 def test_logits_are_the_same_where_nothing_is_fused(page: Page, name: str) -> None:
     check(page, name, unfused=list(FUSIONS))
 
