@@ -182,5 +182,5 @@ async def take(tokens: Tokens, prompt: Sequence[int], max_tokens: int, stop_afte
             if len(found) == stop_after:
                 break
     finally:
-        await generation.aclose()  # type: ignore[attr-defined]
+        await generation.aclose()
     return found

@@ -11,6 +11,14 @@ from llamaweb.profile import DeviceProfile
 
 # What naga has without knowing its name: the built-ins are there for a device with wgpu's own feature.
 UNKNOWN = "enable subgroups;\n"
+# What every device has, and what Mesa's has
+LEAST = DeviceProfile()
+LAVAPIPE = DeviceProfile(
+    max_storage_buffers_per_shader_stage=10,
+    max_compute_workgroup_storage_size=32768,
+    subgroup_size=8,
+    packed_dot=True,
+)
 
 
 class Naga:

@@ -14,8 +14,8 @@ import numpy as np
 
 from llamaweb import arguments
 from llamaweb.answer import Answer, Pieces
-from llamaweb.architectures import architecture
 from llamaweb.architectures.embeddings import no_embeddings, no_text
+from llamaweb.architectures.metadata import Metadata
 from llamaweb.chat import render_chat
 from llamaweb.chat.messages import plain_messages
 from llamaweb.embedding import check_texts, embed, normalized
@@ -349,7 +349,7 @@ class Llama:
         plan = self.plan
         if not plan.embeddings:
             raise no_embeddings()
-        check_texts(ids, plan, architecture(self.file).hyperparameters(self.file).n_ctx_train)
+        check_texts(ids, plan, Metadata(self.file).count("context_length", largest=1 << 31))
         async with self._call(), self._generator.alone():
             found = await embed(self._executor, ids, progress)
         found = [normalized(each) for each in found] if normalize else found

@@ -27,7 +27,7 @@ from llamaweb.kernels.mul_mat import PRECISIONS, MulMat
 from llamaweb.operations.experts import (
     PLAIN,
     TILE,
-    Experts,
+    ByExpert,
     mul_mat_id_kernel,
     mul_mat_id_tiles_kernel,
     pairs_at,
@@ -128,7 +128,7 @@ def check(bench: Bench, format: Format, n: int, n_expert: int, used: int, row: i
     dense = w.dense[:, :k].reshape(stacked, n_expert, n, k).astype(np.float64)
     bias = normal(stacked, n_expert, n) * bool(options.get("bias"))
     own, sums = options.get("own", False), options.get("sums", False)
-    experts = Experts(format, whole_blocks(k), n, n_expert, used, columns=k, stacked=stacked, **options)
+    experts = ByExpert(format, whole_blocks(k), n, n_expert, used, columns=k, stacked=stacked, **options)
     cases, expected = [], []
     for n_tokens in TOKENS:
         ids, weights, routes = routed(n_tokens, n_expert, used)
@@ -178,7 +178,7 @@ def test_tiles_with_the_packed_dot(bench: Bench, type: str, bits: int) -> None:
                 given = {**w.planes, "routes": in_tiles(ids, n_expert, TOKENS[-1]), "bias": bias}
                 given |= {"x": guarded(x), "x_q": codes, "y": poisoned(n_tokens, n * used)}
                 for variant in (PLAIN, tile):
-                    e = Experts(format, k, n, n_expert, used, **each)
+                    e = ByExpert(format, k, n, n_expert, used, **each)
                     launch = mul_mat_id_tiles_kernel(e, TOKENS[-1], bench.profile, variant)
                     slots = {slot.name for slot in launch.kernel.slots}
                     cases.append(Case(launch, {s: v for s, v in given.items() if s in slots}, n_tokens))

@@ -24,7 +24,7 @@ from llamaweb.operations.altup import altup_kernel, altup_stack_kernel
 from llamaweb.operations.elementwise import elementwise_kernel
 from llamaweb.operations.experts import (
     TILE,
-    Experts,
+    ByExpert,
     mul_mat_id_kernel,
     mul_mat_id_tiles_kernel,
     sort_ids_kernel,
@@ -47,17 +47,10 @@ from llamaweb.operations.token_shift import token_shift_kernel
 from llamaweb.planner import DeviceProfile
 from llamaweb.rope import Rope
 from tests.checked import wrong
-from tests.naga import Naga
+from tests.naga import LAVAPIPE, LEAST, Naga
 from tests.plain_kernels import add, glu
 
 F32 = CACHE_FORMATS["f32"]
-LEAST = DeviceProfile()
-LAVAPIPE = DeviceProfile(
-    max_storage_buffers_per_shader_stage=10,
-    max_compute_workgroup_storage_size=32768,
-    subgroup_size=8,
-    packed_dot=True,
-)
 PROFILES = {"any device": LEAST, "subgroups and packed dot": LAVAPIPE}
 
 
@@ -94,28 +87,28 @@ Q4_0, Q6_K = FORMATS[GGMLType.Q4_0], FORMATS[GGMLType.Q6_K]
 PACKED_TILE = MulMat(TILE, 64, 16, 8, "packed", 2)
 PACKED = MulMatVec(32, LAVAPIPE.subgroup_size, 2, LAVAPIPE.subgroup_size, packed=True, blocks=2)
 EXPERTS = [
-    Experts(Q4_0, 96, 40, 5, 2),
-    Experts(Q6_K, 512, 37, 6, 3, stacked=2, epilogue="swiglu_oai", bias=True),
-    Experts(Q4_0, 96, 100, 4, 4, own=True, bias=True, epilogue="add", factor=0.5),
-    Experts(Q4_0, 96, 40, 6, 3, stacked=2, epilogue="geglu", bias=True, piece=(60, 90)),
-    Experts(Q4_0, 96, 40, 6, 3, stacked=2, bias=True, y_first=5),
+    ByExpert(Q4_0, 96, 40, 5, 2),
+    ByExpert(Q6_K, 512, 37, 6, 3, stacked=2, epilogue="swiglu_oai", bias=True),
+    ByExpert(Q4_0, 96, 100, 4, 4, own=True, bias=True, epilogue="add", factor=0.5),
+    ByExpert(Q4_0, 96, 40, 6, 3, stacked=2, epilogue="geglu", bias=True, piece=(60, 90)),
+    ByExpert(Q4_0, 96, 40, 6, 3, stacked=2, bias=True, y_first=5),
 ]
 ADDED_UP = [
-    Experts(Q4_0, 96, 100, 4, 4, own=True, sums=True, bias=True, epilogue="add", factor=0.5),
-    Experts(Q4_0, 96, 40, 6, 3, own=True, sums=True, bias=True, piece=(60, 90)),
+    ByExpert(Q4_0, 96, 100, 4, 4, own=True, sums=True, bias=True, epilogue="add", factor=0.5),
+    ByExpert(Q4_0, 96, 40, 6, 3, own=True, sums=True, bias=True, piece=(60, 90)),
 ]
 LONG_EXPERTS = [
-    Experts(Q4_0, 2080, 37, 4, 2, columns=2051, stacked=2, epilogue="swiglu", bias=True),
-    Experts(Q6_K, 2304, 9, 3, 3, stacked=2),
-    Experts(FORMATS[GGMLType.Q8_0], 1056, 21, 4, 3, own=True, sums=True, bias=True, factor=0.5),
-    Experts(FORMATS[GGMLType.Q4_K], 1280, 40, 6, 6, own=True, sums=True, epilogue="add", piece=(60, 90)),
-    Experts(Q4_0, 2080, 40, 6, 3, stacked=2, epilogue="geglu", piece=(60, 90)),
+    ByExpert(Q4_0, 2080, 37, 4, 2, columns=2051, stacked=2, epilogue="swiglu", bias=True),
+    ByExpert(Q6_K, 2304, 9, 3, 3, stacked=2),
+    ByExpert(FORMATS[GGMLType.Q8_0], 1056, 21, 4, 3, own=True, sums=True, bias=True, factor=0.5),
+    ByExpert(FORMATS[GGMLType.Q4_K], 1280, 40, 6, 6, own=True, sums=True, epilogue="add", piece=(60, 90)),
+    ByExpert(Q4_0, 2080, 40, 6, 3, stacked=2, epilogue="geglu", piece=(60, 90)),
 ]
 PACKED_EXPERTS = [  # whose rows are quantized by the kernels that other products' are
-    Experts(Q4_0, 512, 40, 5, 2),
-    Experts(Q6_K, 512, 37, 6, 3, stacked=2, epilogue="swiglu_oai", bias=True),
-    Experts(Q4_0, 128, 100, 4, 4, own=True, bias=True, epilogue="add", factor=0.5),
-    Experts(Q4_0, 512, 40, 6, 3, stacked=2, bias=True, piece=(60, 90)),
+    ByExpert(Q4_0, 512, 40, 5, 2),
+    ByExpert(Q6_K, 512, 37, 6, 3, stacked=2, epilogue="swiglu_oai", bias=True),
+    ByExpert(Q4_0, 128, 100, 4, 4, own=True, bias=True, epilogue="add", factor=0.5),
+    ByExpert(Q4_0, 512, 40, 6, 3, stacked=2, bias=True, piece=(60, 90)),
 ]
 
 
@@ -259,9 +252,9 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         sort_ids_kernel(5, 2, 8, 32),
         *(mul_mat_id_tiles_kernel(experts, 8, profile) for experts in EXPERTS),
         *(mul_mat_id_kernel(experts, 8, profile) for experts in (*EXPERTS, *ADDED_UP)),
-        *(mul_mat_id_kernel(Experts(q4_0, 96, 40, 5, 5, own=True, **heads), 8, profile) for heads in HEADS),
+        *(mul_mat_id_kernel(ByExpert(q4_0, 96, 40, 5, 5, own=True, **heads), 8, profile) for heads in HEADS),
         *(mul_mat_id_kernel(experts, 8, profile, PACKED if profile.packed_dot else None) for experts in LONG_EXPERTS),
-        *(mul_mat_id_tiles_kernel(Experts(q4_0, 96, 70, 5, 5, own=True, **heads), 80, profile) for heads in HEADS),
+        *(mul_mat_id_tiles_kernel(ByExpert(q4_0, 96, 70, 5, 5, own=True, **heads), 80, profile) for heads in HEADS),
         sample_kernel(300),
         cross_entropy_kernel(300, 8, 72, 80),
         mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, bias=True, epilogue="swiglu", lane_order=("x", "y")),
@@ -297,7 +290,7 @@ def test_every_kernel_holds_what_is_asked_of_it(naga: Naga, profile: DeviceProfi
 def test_weights_of_every_format_are_read_as_they_are(naga: Naga, profile: DeviceProfile, format: Format) -> None:
     k = 3 * max(format.block_size, BLOCK)
     launches = [get_rows_kernel(format, k, 40, 4), mul_mat_vec(format, k, 2 * 36, profile, epilogue="swiglu")]
-    launches.append(mul_mat_id_kernel(Experts(format, k, 40, 3, 2, stacked=2, epilogue="swiglu"), 8, profile))
+    launches.append(mul_mat_id_kernel(ByExpert(format, k, 40, 3, 2, stacked=2, epilogue="swiglu"), 8, profile))
     assert_right(naga, [*launches, mul_mat(format, k, 40, 8, profile, variant=MulMat(32, 32, 8, 8))])
 
 
@@ -308,9 +301,9 @@ def test_heads_and_rows_of_odd_sizes(naga: Naga, profile: DeviceProfile, dim: in
         format, odd = FORMATS[type], {"columns": 172}
         launches.append(mul_mat_vec(format, 192, 37, profile, eps=1e-5, post_eps=1e-6, keeps_sum=True, **odd))
         launches.append(mul_mat(format, 192, 37, 80, profile, epilogue="add", variant=MulMat(32, 32, 16, 16), **odd))
-        launches.append(mul_mat_id_kernel(Experts(format, 192, 37, 6, 3, own=True, **odd), 8, profile))
-        launches.append(mul_mat_id_tiles_kernel(Experts(format, 64, 37, 6, 3, own=True, columns=47), 8, profile))
-        launches.append(mul_mat_id_kernel(Experts(format, 64, 37, 6, 3, own=True, sums=True, columns=47), 8, profile))
+        launches.append(mul_mat_id_kernel(ByExpert(format, 192, 37, 6, 3, own=True, **odd), 8, profile))
+        launches.append(mul_mat_id_tiles_kernel(ByExpert(format, 64, 37, 6, 3, own=True, columns=47), 8, profile))
+        launches.append(mul_mat_id_kernel(ByExpert(format, 64, 37, 6, 3, own=True, sums=True, columns=47), 8, profile))
     attention = library.Attention(Rope("norm", dim), dim, 6, 3, 300, 0.125)
     launches += [library.rope_kv(attention, 8), library.flash_attn(attention, 8, profile)]
     launches += [library.flash_attn_vec(attention, profile, splits=splits) for splits in (1, 8)]

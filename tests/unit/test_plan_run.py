@@ -10,18 +10,12 @@ import pytest
 
 from llamaweb.profile import DeviceProfile
 from tests.families import MODELS, TOKENS, Model
+from tests.naga import LAVAPIPE, LEAST
 from tests.plan_run import PlanRun, Runner
 from tests.reference import nmse
 from tests.tiny import tiny_model
 from tests.tiny_family import TinyFamily
 
-LEAST = DeviceProfile()
-LAVAPIPE = DeviceProfile(
-    max_storage_buffers_per_shader_stage=10,
-    max_compute_workgroup_storage_size=32768,
-    subgroup_size=8,
-    packed_dot=True,
-)
 PROMPT, ALL = 13, 20  # tokens
 
 MIXED = {  # what a family needs for rows of 256

@@ -142,10 +142,10 @@ class MulMatId(Operation):
             e = replace(e, epilogue="add")  # to what the pieces of the weight before have given
         return mul_mat_id_kernel(e, step.n_tokens, site.profile)
 
-    def _experts(self, step: Step, m: Matrix, used: int) -> Experts:
+    def _experts(self, step: Step, m: Matrix, used: int) -> ByExpert:
         x, routes, y, p = step.values["x"], step.values["routes"], step.values["y"], step.params
         epilogue = p.get("epilogue", "store")
-        return Experts(
+        return ByExpert(
             m.format,
             m.pitch,
             step.weights["w"][0].shape[1],
@@ -175,7 +175,7 @@ class MulMatId(Operation):
 
 
 @dataclass(frozen=True)
-class Experts:
+class ByExpert:
     """What kernels multiply: a weight of n rows of k numbers for each expert, of which `columns` are there; 0: all.
 
     stacked: how many such weights there are. own: each expert has a part of a token's row. sums: results are added up
@@ -229,7 +229,7 @@ class Experts:
         return [*weight(self.format), x, *([routes] if routes else []), *bias, arena("y", "f32")]
 
 
-def mul_mat_id_kernel(e: Experts, n_tokens: int, profile: DeviceProfile, variant: MulMatVec | None = None) -> Launch:
+def mul_mat_id_kernel(e: ByExpert, n_tokens: int, profile: DeviceProfile, variant: MulMatVec | None = None) -> Launch:
     """The products of a token's experts, or of a few tokens' one by one."""
     parts_of_row = e.used if e.sums else 1
     v = variant or default(e.format, e.k * parts_of_row, e.n * (1 if e.sums else e.used), e.epilogue, profile)
@@ -310,7 +310,7 @@ class MulMatIdTiles(MulMatId):
         return MulMat(*_TILE, "packed", 2, site.bits) if "x_q" in step.values and not site.profile.software else PLAIN
 
 
-def mul_mat_id_tiles_kernel(e: Experts, n_tokens: int, profile: DeviceProfile, variant: MulMat = PLAIN) -> Launch:
+def mul_mat_id_tiles_kernel(e: ByExpert, n_tokens: int, profile: DeviceProfile, variant: MulMat = PLAIN) -> Launch:
     """The products of a batch's experts, by routes that are sorted. A packed variant reads x_q, which `quantize` makes
     of whole rows of x, where each expert's part is in whole blocks."""
     v, c = variant, e.constants

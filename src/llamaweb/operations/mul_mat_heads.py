@@ -6,7 +6,7 @@ from typing import Any
 
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.kernel import Launch
-from llamaweb.operations.experts import Experts, mul_mat_id_kernel, mul_mat_id_tiles_kernel
+from llamaweb.operations.experts import ByExpert, mul_mat_id_kernel, mul_mat_id_tiles_kernel
 from llamaweb.operations.operation import Lowering, Operation, Site
 from llamaweb.operations.step import Step
 
@@ -33,7 +33,7 @@ class MulMatHeads(Operation):
         assert m
         (weight,) = step.weights["w"]
         k, n, n_head = weight.shape
-        e = Experts(
+        e = ByExpert(
             m.format,
             m.pitch,
             n,
