@@ -237,7 +237,10 @@ def heads_by_layer(meta: Metadata) -> tuple[tuple[int, int], tuple[int, ...]]:
     for key in ("attention.head_count", "attention.head_count_kv"):
         found.append(each := meta.counts(key))
         if len(set(each) - {0}) > 1:
-            raise ModelFileError(f"{meta.prefix}.{key} is {short(list(each))}, not 0 or one number of heads a layer.")
+            raise ModelFileError(
+                f"{meta.prefix}.{key} is {short(list(each))}, not 0 or one number of heads a layer; convert the model "
+                "again."
+            )
     heads, heads_kv = found
     return (max(*heads, 1), max(*heads_kv, 1)), heads_kv
 

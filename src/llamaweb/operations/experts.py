@@ -223,6 +223,7 @@ class ByExpert:
 
     def slots(self, routes: Slot | None, packed: bool = False) -> list[Slot]:
         c = self.constants
+        assert not (packed and self.x_first), "whole rows are quantized"
         in_fours = not any(at % 4 for at in (c["pitches"][0], self.x_first, c["apart"][0] if self.own else 0))
         x = arena("x_q", "vec4<u32>") if packed else arena("x", "vec4<f32>" if in_fours else "f32")
         bias = [BIAS] if self.bias else []
