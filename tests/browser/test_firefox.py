@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tab_page import TabPage
-from test_recognition_in_page import check_a_cpu, seen
+from test_recognition_in_page import SAID, check_a_cpu, check_loads, seen
 from unreliable_server import Fault, UnreliableServer
 
 from llamaweb.host.browser import BrowserChoice
@@ -86,7 +86,10 @@ def test_a_model_answers_as_the_reference_stops_and_goes_on(place: TabPage) -> N
 
 
 def test_a_cpu_is_known_by_what_it_does_where_nothing_is_told(place: TabPage) -> None:
-    check_a_cpu(*place.run(seen, model=LLAMA))
+    of_device, (software, _, trials, *_), loads = place.run(seen, model=LLAMA, said=SAID)
+    check_a_cpu(*of_device)
+    assert software and trials == 0
+    check_loads(loads)
 
 
 def test_what_the_gpu_has_done_is_told_at_once_and_not_with_firefoxs_timer(place: TabPage) -> None:
