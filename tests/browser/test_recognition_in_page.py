@@ -11,8 +11,7 @@ from llamaweb.host.browser import BrowserChoice
 from llamaweb.profile import MOST_CORES
 from tests.tiny import TinyLlama, tiny_llama
 
-
-# What barriers are said to cost, load by load: a CPU on a machine with much else to do, the same CPU seen clearly, a GPU.
+# What barriers are said to cost, load by load: a CPU on a busy machine, the same seen clearly, and a GPU.
 SAID = {"cpu in doubt": 3.4, "cpu": 7.0, "cpu again": 7.0, "gpu": 1.0, "gpu again": 1.0}
 
 
