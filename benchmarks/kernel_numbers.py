@@ -28,9 +28,10 @@ from llamaweb.gpu.selfcheck import Chain, right
 from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.checks import chains
 from llamaweb.kernels.formats import FORMATS
-from llamaweb.kernels.kernel import Kernel
-from llamaweb.kernels.tuner import Shape, Variant, candidates
+from llamaweb.kernels.kernel import Kernel, Variant
+from llamaweb.kernels.tuner import Shape
 from llamaweb.planner import FUSIONS, ModelPlan, Planner
+from llamaweb.planner.variants import candidates
 from llamaweb.profile import DeviceProfile
 
 sys.path.append(str(Path(llamaweb.__file__).parents[2]))
@@ -84,8 +85,8 @@ def kernels(profile: DeviceProfile, mode: str) -> dict[Kernel, None]:
 def _shapes(plan: ModelPlan) -> Iterator[Shape]:
     for phase in plan.phases.values():
         for dispatch in phase.dispatches:
-            if shape := Shape.of(dispatch.kernel, phase.n_tokens, plan.precision):
-                yield shape
+            if dispatch.shape:
+                yield dispatch.shape
 
 
 def kind(kernel: Kernel) -> str:

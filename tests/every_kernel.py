@@ -7,12 +7,13 @@ from typing import Any
 
 from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.formats import FORMATS
-from llamaweb.kernels.kernel import Kernel
-from llamaweb.kernels.tuner import Shape, Variant, candidates
+from llamaweb.kernels.kernel import Kernel, Variant
+from llamaweb.kernels.tuner import Shape
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.model.source import BytesSource
 from llamaweb.planner import FUSIONS, plan_model
 from llamaweb.planner.plan import ModelPlan
+from llamaweb.planner.variants import candidates
 from llamaweb.profile import DeviceProfile
 from tests.families import MODELS
 from tests.headers import TINY, WIDE, gemma3_header, llama_header
@@ -72,8 +73,7 @@ def plan(model: tuple[GGUFFile, dict[str, Any]], profile: DeviceProfile, **more:
 
 
 def shapes(plan: ModelPlan) -> dict[Shape, None]:
-    found = [Shape.of(d.kernel, phase.n_tokens) for phase in plan.phases.values() for d in phase.dispatches]
-    return dict.fromkeys(shape for shape in found if shape)
+    return dict.fromkeys(d.shape for phase in plan.phases.values() for d in phase.dispatches if d.shape)
 
 
 def tried(

@@ -58,10 +58,8 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
                 async for _ in llm.stream([5, 6, 7], temperature=0, max_tokens=6):
                     pass
                 used = {}
-                prefill = llm.plan.phases["prefill"]
                 for d in [d for phase in llm.plan.phases.values() for d in phase.dispatches]:
-                    n_tokens = prefill.n_tokens if d.token_tile else 1
-                    shape = tuner.Shape.of(d.kernel, n_tokens)
+                    shape = d.shape
                     if shape and shape.op != "mul_mat_vec":
                         used[shape] = d.kernel
                     elif shape and d in llm.plan.phases["decode"].dispatches:

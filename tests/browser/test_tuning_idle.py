@@ -32,8 +32,7 @@ async def answer(llm, prompt=(5, 6, 7), n=6):
     return llm.tokens
 
 def chosen(llm):
-    return {tuner.Shape.of(d.kernel, phase.n_tokens): d.kernel
-            for phase in llm.plan.phases.values() for d in phase.dispatches if tuner.Shape.of(d.kernel, phase.n_tokens)}
+    return {d.shape: d.kernel for phase in llm.plan.phases.values() for d in phase.dispatches if d.shape}
 
 try:
     return await work()

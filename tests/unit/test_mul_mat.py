@@ -13,7 +13,8 @@ from llamaweb.kernels.flash_attn import FlashAttn
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, default_tile, mul_mat, works
 from llamaweb.kernels.template import wgsl
-from llamaweb.kernels.tuner import Shape, candidates, from_json, to_json
+from llamaweb.kernels.tuner import Shape, to_json
+from llamaweb.planner.variants import candidates, from_json
 from llamaweb.profile import DESKTOP, DeviceProfile, SubgroupMatrix
 
 Q4_K, IQ4_NL = (FORMATS[GGMLType[name]] for name in ("Q4_K", "IQ4_NL"))

@@ -20,12 +20,14 @@ from llamaweb.kernels.kernel import kernel as make_kernel
 from llamaweb.kernels.library import attention_splits
 from llamaweb.kernels.mul_mat import PLAIN, PRECISIONS
 from llamaweb.kernels.template import wgsl
-from llamaweb.kernels.tuner import TUNED, Choices, Shape, candidates
+from llamaweb.kernels.tuner import Choices, Shape
 from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.operations import OPERATIONS
 from llamaweb.operations.step import Step, Value, View
 from llamaweb.planner import DESKTOP, DeviceProfile, Dispatch, ModelPlan, Planner, plan_model
 from llamaweb.planner.fusion import fuse
 from llamaweb.planner.report import describe
+from llamaweb.planner.variants import candidates
 from tests.headers import (
     HEADS_OF_100,
     LLAMA_1B,
@@ -286,7 +288,7 @@ def test_a_text_is_evaluated_with_the_products_that_its_prompt_was_tuned_for() -
 
     file = llama_header(**SMOLLM2, type="Q4_1")
     plan = plan_model(file, logits_all=True)
-    shapes = {Shape.of(d.kernel, 512) for d in plan.phases["prefill"].dispatches}
+    shapes = {d.shape for d in plan.phases["prefill"].dispatches}
     plan = plan_model(file, logits_all=True, choices={s: PLAIN for s in shapes if s and s.op == "mul_mat"})
     assert products("prefill") == {"mul_mat", "mul_mat_vec"}  # the head is for one token there
     assert [d.kernel.template for d in plan.phases["evaluate"].dispatches].count("mul_mat_packed") == 1
@@ -306,13 +308,12 @@ def test_a_chosen_variant_computes_what_has_its_shape_and_nothing_else(name: str
 
     def kernels(choices: Choices) -> list[tuple[Shape | None, Kernel]]:
         plan = planner.plan(choices)
-        dispatches = [(p.n_tokens, d.kernel) for p in plan.phases.values() for d in p.dispatches]
-        shaped = [(Shape.of(kernel, n, plan.precision), kernel) for n, kernel in dispatches]
+        shaped = [(d.shape, d.kernel) for p in plan.phases.values() for d in p.dispatches]
         return [(shape, kernel) for shape, kernel in shaped if kernel.template != "quantize"]  # as products ask for it
 
     usual = kernels({})
     shapes = {shape for shape, _ in usual if shape}
-    assert {shape.op for shape in shapes} == {op for ops in TUNED.values() for op in ops}
+    assert {shape.op for shape in shapes} == {op.name for op in OPERATIONS.values() if op.tuned}
     for shape in shapes:
         default, *others = candidates(shape, DESKTOP, "full")
         assert kernels({shape: default}) == usual

@@ -11,7 +11,7 @@ import pytest
 from llamaweb.ggml import GGMLType
 from llamaweb.kernels import flash_attn, template
 from llamaweb.kernels.cache import CACHE_FORMATS
-from llamaweb.kernels.formats import FORMATS
+from llamaweb.kernels.formats import FORMATS, named
 from llamaweb.kernels.library import Attention
 from llamaweb.kernels.mul_mat import PLAIN
 from llamaweb.kernels.mul_mat_vec import MulMatVec, default, mul_mat_vec
@@ -21,13 +21,13 @@ from llamaweb.kernels.tuner import (
     Shape,
     Trial,
     alike,
-    candidates,
     choose,
     finalists,
-    from_json,
     to_json,
     worth_tuning,
 )
+from llamaweb.operations.flash_attn import attention_shape
+from llamaweb.planner.variants import candidates, from_json
 from llamaweb.profile import DESKTOP, DeviceProfile
 from llamaweb.rope import Rope
 from tests.shaders import workgroup_bytes
@@ -80,7 +80,7 @@ def test_what_is_tried_of_a_token_takes_no_more_workgroup_memory_than_there_is(
 ) -> None:
     profile = replace(DESKTOP, subgroup_size=size, max_compute_invocations_per_workgroup=invocations)
     assert profile.max_compute_workgroup_storage_size == 16384
-    of_name = next(f for f in FORMATS.values() if f.name == format)
+    of_name = named(format)
     for k in (2048, 8192):
         norms = {"eps": 1e-5, "post_eps": 1e-5}
         for v in candidates(Shape("mul_mat_vec", format, k, 4096, "store"), profile, "full"):
@@ -95,7 +95,7 @@ def test_candidates_for_attention_of_a_token_fit_the_device(head_dim: int, invoc
     limits = {"max_compute_invocations_per_workgroup": invocations, "max_compute_workgroup_storage_size": 32768}
     profile = replace(DESKTOP, **limits)
     attention = Attention(Rope("norm", 8), head_dim, 32, 8, 1024, 1.0, type_v=CACHE_FORMATS["q8_0"])
-    shape = Shape.of_attention("flash_attn_vec", attention, 1, splits=8)
+    shape = attention_shape("flash_attn_vec", attention, 1, splits=8)
     found = candidates(shape, profile, "full")
     assert found[0] == candidates(shape, profile, "off")[0] and len(set(found)) == len(found) > 3
     assert set(candidates(shape, profile, "auto")) <= set(found)
@@ -114,7 +114,7 @@ def test_what_any_device_runs_of_a_batch_is_among_what_is_tried(profile: DeviceP
     assert PLAIN in candidates(product, profile, mode)
     attention = Attention(Rope("norm", 8), 128, 32, 8, 1024, 1.0)
     any_device = flash_attn.default(attention.widths, 32, 512, DeviceProfile())
-    assert any_device in candidates(Shape.of_attention("flash_attn", attention, 512), profile, mode)
+    assert any_device in candidates(attention_shape("flash_attn", attention, 512), profile, mode)
 
 
 def test_a_format_that_is_not_in_bytes_has_no_packed_variants() -> None:

@@ -19,22 +19,20 @@ from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.timer import Timer
 from llamaweb.javascript import js_file, now_ms
 from llamaweb.kernels.io import IO
-from llamaweb.kernels.kernel import Kernel
-from llamaweb.kernels.mul_mat import PLAIN
+from llamaweb.kernels.kernel import Kernel, Variant
 from llamaweb.kernels.tuner import (
     CHECKED_AT_ONCE,
     CHECKED_TOKENS,
-    TUNED,
     Shape,
     Trial,
-    Variant,
     alike,
-    candidates,
     checked_tokens,
     finalists,
 )
+from llamaweb.operations import BY_TEMPLATE, OPERATIONS
 from llamaweb.planner import Binding, Dispatch, ModelPlan, Planner
 from llamaweb.planner.plan import LONG_CONTEXT
+from llamaweb.planner.variants import candidates
 from llamaweb.turns import Turns
 
 _FINALISTS = 3  # of each shape are timed once more beside the default,
@@ -60,19 +58,14 @@ Spare = Callable[[int], int | None]
 def places(plan: ModelPlan) -> dict[Shape, list[Place]]:
     """What has variants, of a token and of a prefill batch, by shape, in the order of the layers."""
     found: dict[Shape, list[Place]] = {}
-    for name, ops in TUNED.items():
-        phase = plan.phases.get(name)
-        before: dict[Any, Dispatch] = {}
-        tuned = () if phase is None else phase.dispatches[: phase.head if plan.embeddings else None]
-        for d in tuned:  # what is behind a pooling is of few texts
-            slots = _slots(d)
-            if d.kernel.template == "quantize":
-                before[slots["y"]] = d
-            elif d.kernel.template == "rope_kv":  # q, and the keys and values of the batch
-                before[slots["k_cache"]] = d
-            elif (shape := Shape.of(d.kernel, phase.n_tokens if phase else 1, plan.precision)) and shape.op in ops:
-                first = before.get(slots.get("x_q") or slots.get("k_cache"))
-                found.setdefault(shape, []).append((first, d) if first else (d,))
+    for name, phase in plan.phases.items():
+        before: dict[tuple[str, Binding], Dispatch] = {}
+        for d in phase.dispatches[: phase.head if plan.embeddings else None]:  # behind a pooling there are few texts
+            if prepares := BY_TEMPLATE[d.kernel.template].prepares:
+                before[prepares[1], _slots(d)[prepares[0]]] = d
+            elif d.shape and name in OPERATIONS[d.shape.op].tuned:
+                first = [before[taken] for taken in _slots(d).items() if taken in before]
+                found.setdefault(d.shape, []).append((*first, d))
     return found
 
 
@@ -149,8 +142,9 @@ class Trials:
         """The trials of one shape after the other. All variants are compiled side by side, then checked, then timed:
         while results are read, a GPU's clocks fall. step: is called once for each candidate's compiling, checking and
         timing."""
-        plain = self._planner.plan({shape: PLAIN for shape in shapes if shape.op == "mul_mat"})
-        self._plain = places(plain)
+        plain = {shape: variant for shape in shapes if (variant := OPERATIONS[shape.op].any_device)}
+        found = places(self._planner.plan(plain))
+        self._plain = {shape: found[shape] for shape in plain}
         entries = await self._entries(shapes)
         atonce = asyncio.Semaphore(_COMPILED_AT_ONCE)
 
@@ -209,7 +203,7 @@ class Trials:
 
     def _plain_of(self, entry: _Entry, i: int) -> Place:
         """What every device computes right in an entry's place i."""
-        if entry.shape.op == "mul_mat":
+        if entry.shape in self._plain:
             return self._plain[entry.shape][i]
         *before, d = entry.places[i]
         return (*before, d.plain or d)
@@ -302,10 +296,10 @@ class Trials:
         """How many tokens a kernel is timed behind: half of what its phase goes up to, or behind what the cache holds;
         a batch, no further than it must. A layer with a window writes there into a row that holds nothing."""
         plan = self._executor.plan
-        if not shape.op.startswith("flash_attn"):
+        if not OPERATIONS[shape.op].cached:
             return 0
         begin = self._room(n_tokens)
-        if shape.op == "flash_attn":
+        if shape.n_tokens > 1:
             return begin
         ends_early = "decode_long" in plan.phases and shape.splits == 1  # the split one goes on from there
         wanted = (min(plan.n_ctx, LONG_CONTEXT) if ends_early else plan.n_ctx) // 2
@@ -345,8 +339,9 @@ class Trials:
             place = _part(place, plain[-1].workgroups[0] / (all_rows - 1 or 1))
         n_tokens = checked_tokens(shape.n_tokens, place[-1].token_tile)
         # A token's attention reads what it has written for those before it.
-        runs = min(self._executor.plan.n_ctx, CHECKED_TOKENS) if shape.op == "flash_attn_vec" else 1
-        begin = self._room(max(runs, n_tokens)) if shape.op.startswith("flash_attn") else 0
+        cached = OPERATIONS[shape.op].cached
+        runs = min(self._executor.plan.n_ctx, CHECKED_TOKENS) if cached and shape.n_tokens == 1 else 1
+        begin = self._room(max(runs, n_tokens)) if cached else 0
         seed = int(self._random.integers(1 << 32))
         expected = [rows async for rows in self._results(plain, shape, n_tokens, range(begin, begin + runs), seed)]
         error = norm = 0.0

@@ -14,9 +14,11 @@ from typing import Any
 from llamaweb.files.storage import load_json, save_json
 from llamaweb.gpu.executor import Executor
 from llamaweb.gpu.trials import Spare, Trials, places
+from llamaweb.kernels.kernel import Variant
 from llamaweb.kernels.template import edition
-from llamaweb.kernels.tuner import Choices, Shape, Trial, Variant, choose, from_json, to_json
+from llamaweb.kernels.tuner import Choices, Shape, Trial, choose, to_json
 from llamaweb.planner import ModelPlan, Planner
+from llamaweb.planner.variants import from_json
 from llamaweb.profile import DeviceProfile
 from llamaweb.turns import Turns
 
@@ -27,7 +29,7 @@ MOST_S = 60.0  # of work that nobody waits for, after which no other group is be
 async def kept_choices(plan: ModelPlan, profile: DeviceProfile) -> dict[Shape, Variant]:
     """What tuning has found on a device before for the kernels of a plan."""
     kept = await _kept()
-    return from_json(kept.get(profile.key), list(places(plan)), profile) if kept else {}
+    return from_json(kept.get(profile.key), places(plan), profile) if kept else {}
 
 
 async def _kept() -> dict[str, Any]:

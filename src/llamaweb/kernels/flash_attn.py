@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from llamaweb.kernels.cache import Widths
+from llamaweb.kernels.kernel import Variant
 from llamaweb.profile import DeviceProfile
 
 # Tokens, positions, and invocations along both; the first that is valid and fills the device is the default.
@@ -24,7 +25,7 @@ _MOST_HELD = 144  # numbers of an invocation: with more there are no registers f
 
 
 @dataclass(frozen=True)
-class FlashAttn:
+class FlashAttn(Variant):
     """A tile of `queries` tokens by `keys` positions, computed by `wq` times `wk` invocations.
 
     depth: how many values of each key are in workgroup memory at once; values (V) come in as many bytes. ahead: the

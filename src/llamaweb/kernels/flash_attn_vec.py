@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from itertools import product
 
 from llamaweb.kernels.cache import Widths
+from llamaweb.kernels.kernel import Variant
 from llamaweb.profile import DeviceProfile
 
 _UNIT = 8  # values of a head that are asked for together
 
 
 @dataclass(frozen=True)
-class FlashAttnVec:
+class FlashAttnVec(Variant):
     """`workgroup` invocations, each with a position of a step, for `heads` query heads that share a key-value head, so
     that each key is read once for them. One asks for `pieces` of a key, of 8 values, before it computes with the first,
     and for pieces of `values` positions of V, the first of them before the key."""

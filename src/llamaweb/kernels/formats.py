@@ -159,6 +159,10 @@ FORMATS = {
 }
 
 
+def named(name: str) -> Format:
+    return next(format for format in FORMATS.values() if format.name == name)
+
+
 def format_of(type: GGMLType, tensor: str) -> Format:
     """The descriptor of a format; raises UnsupportedError that names the format and the tensor."""
     if type not in FORMATS:

@@ -27,6 +27,12 @@ class Kernel:
     slots: tuple[Slot, ...]
 
 
+@dataclass(frozen=True)
+class Variant:
+    """One of several ways to compute the same, of which tuning takes the fastest; its str() is for people. Those of an
+    operation are a class of their own, and stored by their fields."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """A kernel and its workgroups for a full batch. With `token_tile`, the second count grows with the batch's tokens:

@@ -8,12 +8,12 @@ from itertools import product
 from typing import Any
 
 from llamaweb.kernels.formats import BLOCK, Format
-from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, arena, kernel, weight
+from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, Variant, arena, kernel, weight
 from llamaweb.profile import DeviceProfile, SubgroupMatrix
 
 
 @dataclass(frozen=True)
-class MulMat:
+class MulMat(Variant):
     """A variant: `wx` times `wy` invocations compute `tile_m` tokens by `tile_n` rows of W.
 
     kind: "f32"; "f16", whose products are computed in f16; "packed", with the packed integer dot on activations of 8 or
@@ -199,7 +199,16 @@ _TILES = {  # kind: tile_m, tile_n, wx, wy, depth
 }
 
 
-def variants(bits: int, full: bool) -> Iterator[MulMat]:
+def candidates(
+    format: Format, k: int, n: int, n_tokens: int, epilogue: str, bits: int, profile: DeviceProfile, mode: str
+) -> list[MulMat]:
+    """Variants that are valid on a device, the default first; "full" has the whole grid, "auto" its better part."""
+    default = default_tile(format, k, n, n_tokens, profile, bits)
+    grid = [v for v in _grid(bits, mode == "full") if works(v, format, epilogue, profile)]
+    return list(dict.fromkeys([default, *grid]))
+
+
+def _grid(bits: int, full: bool) -> Iterator[MulMat]:
     """What is worth timing anywhere; `full`: the whole grid. bits: of PRECISIONS."""
     for kind, tiles in _TILES.items():
         for tile_m, tile_n, wx, wy, depth in tiles:

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from llamaweb.kernels.formats import BLOCK, Format
-from llamaweb.kernels.kernel import BATCH, BIAS, GLU, NORM, Launch, Slot, arena, kernel, spread, weight
+from llamaweb.kernels.kernel import BATCH, BIAS, GLU, NORM, Launch, Slot, Variant, arena, kernel, spread, weight
 from llamaweb.profile import DeviceProfile
 
 _PACKED_CHUNK = 192  # blocks of activations in workgroup memory …
@@ -17,7 +17,7 @@ _MOST_HELD = 8  # blocks of weights of an invocation at once: with more there ar
 
 
 @dataclass(frozen=True)
-class MulMatVec:
+class MulMatVec(Variant):
     """A variant of the matrix-vector product: `lanes` invocations share `rows` rows, in workgroups of `workgroup`.
 
     subgroup: 0, or the size of every subgroup, which divides the lanes. packed: with the packed integer dot. blocks: of

@@ -7,18 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from llamaweb.kernels import flash_attn, flash_attn_vec, mul_mat_vec
-from llamaweb.kernels.cache import Widths, width
-from llamaweb.kernels.flash_attn import FlashAttn
-from llamaweb.kernels.flash_attn_vec import FlashAttnVec
-from llamaweb.kernels.formats import FORMATS
-from llamaweb.kernels.kernel import Kernel
-from llamaweb.kernels.library import Attention
-from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, default_tile, variants, works
-from llamaweb.kernels.mul_mat_vec import MulMatVec
+from llamaweb.kernels.cache import CacheFormat, Widths, width
+from llamaweb.kernels.kernel import Variant
 from llamaweb.profile import DeviceProfile
 
 GAIN = 0.97  # a variant is taken if it needs less than this share of the default's time: timings have noise
@@ -26,15 +19,6 @@ NEAR = 1.5  # times the fastest's time: more is not noise
 CHECKED_TOKENS = 67  # of a batch, at least, or one after another, whose result is compared with the plain variant's
 CHECKED_AT_ONCE = 8  # … of which so many are read at a time
 MODES = ("auto", "off", "full")
-# What has variants, by phase; attention of one token does not read the same way when it is split.
-TUNED = {
-    "decode": ("mul_mat_vec", "flash_attn_vec"),
-    "decode_long": ("flash_attn_vec",),
-    "prefill": ("mul_mat", "flash_attn"),
-    "embed": ("mul_mat", "flash_attn"),
-}
-
-Variant = MulMatVec | MulMat | FlashAttnVec | FlashAttn
 
 
 @dataclass(frozen=True)
@@ -58,38 +42,10 @@ class Shape:
     precision: str = "high"
     v: int = 0
 
-    @classmethod
-    def of(cls, kernel: Kernel, n_tokens: int, precision: str = "high") -> Shape | None:
-        """The shape of a phase's kernel, if it has variants. precision: of the plan."""
-        c = dict(kernel.constants)
-        if kernel.template in ("mul_mat_vec", "mul_mat_vec_packed"):
-            return cls(
-                "mul_mat_vec",
-                c["format"],
-                c["k"],
-                c["n"],
-                c["epilogue"],
-                c["norm"] or c["center_eps"] is not None,
-                c["post_eps"] is not None,
-            )
-        if kernel.template in ("mul_mat", "mul_mat_packed", "mul_mat_matrix"):
-            return cls("mul_mat", c["format"], c["k"], c["n"], c["epilogue"], n_tokens=n_tokens, precision=precision)
-        if kernel.template in ("flash_attn", "flash_attn_vec") and not c.get("rotated"):
-            format, group, splits = _cached(c["type_k"], c["type_v"]), c["n_head"] // c["n_head_kv"], c.get("splits", 1)
-            dims = c["head_dim"], c["head_dim_v"]
-            return cls._attention(kernel.template, format, dims, c["n_head"], n_tokens, group, splits)
-        return None
-
-    @classmethod
-    def of_attention(cls, op: str, a: Attention, n_tokens: int, splits: int = 1) -> Shape:
-        format = _cached(a.type_k.name, a.type_v.name if a.type_v else None)
-        return cls._attention(op, format, (a.head_dim, a.of_value), a.n_head, n_tokens, a.group, splits)
-
-    @classmethod
-    def _attention(
-        cls, op: str, format: str, dims: tuple[int, int], n: int, n_tokens: int, group: int, splits: int
-    ) -> Shape:
-        return cls(op, format, dims[0], n, "store", n_tokens=n_tokens, group=group, splits=splits, v=dims[1])
+    @property
+    def of_any_batch(self) -> Shape:
+        """The same for every number of tokens from two on."""
+        return replace(self, n_tokens=min(self.n_tokens, 2))
 
     @property
     def widths(self) -> Widths:
@@ -107,9 +63,9 @@ class Shape:
         return f"{self.op} {self.format} {self.k}x{self.n}{batch} {self.epilogue}{norms}{group}{values}{splits}{fast}"
 
 
-def _cached(k: str, v: str | None) -> str:
-    """The formats of a cache."""
-    return f"{k}/{v}" if v else k
+def cached(k: CacheFormat, v: CacheFormat | None) -> str:
+    """The `format` of attention: those of its keys and values."""
+    return f"{k.name}/{v.name}" if v else k.name
 
 
 Choices = Mapping[Shape, Variant]
@@ -124,21 +80,6 @@ class Trial:
     microseconds: float
     right: bool
     default: bool
-
-
-def candidates(shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
-    """Variants that are valid on a device, the default first; "full" has the whole grid, "auto" its better part."""
-    if shape.op == "flash_attn":
-        return list(flash_attn.candidates(shape.widths, shape.n, shape.n_tokens, profile, mode))
-    if shape.op == "flash_attn_vec":
-        return list(flash_attn_vec.candidates(shape.widths, shape.group, shape.splits, profile, mode))
-    format = next(f for f in FORMATS.values() if f.name == shape.format)
-    if shape.op == "mul_mat":
-        bits = PRECISIONS[shape.precision]
-        tile = default_tile(format, shape.k, shape.n, shape.n_tokens, profile, bits)
-        grid = [v for v in variants(bits, mode == "full") if works(v, format, shape.epilogue, profile)]
-        return list(dict.fromkeys([tile, *grid]))
-    return list(mul_mat_vec.candidates(format, shape.k, shape.n, shape.epilogue, profile, mode))
 
 
 def worth_tuning(profile: DeviceProfile, mode: str) -> bool:
@@ -188,14 +129,3 @@ def alike(error: float, norm: float, limit: float) -> bool:
 
 def to_json(choices: Choices) -> dict[str, Any]:
     return {shape.key: asdict(variant) for shape, variant in choices.items()}
-
-
-def from_json(data: Any, shapes: Sequence[Shape], profile: DeviceProfile) -> dict[Shape, Variant]:
-    """The stored choices for `shapes`; what is damaged or not valid on this device is as if it were not there."""
-    found = {}
-    for shape in shapes:
-        stored = data.get(shape.key) if isinstance(data, dict) else None
-        valid = (v for v in candidates(shape, profile, "full") if asdict(v) == stored)
-        if variant := next(valid, None):
-            found[shape] = variant
-    return found

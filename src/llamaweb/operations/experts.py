@@ -12,10 +12,9 @@ from typing import Any, ClassVar, Literal
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.checks import experts as checks
 from llamaweb.kernels.formats import Format
-from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, Slot, arena, kernel, weight
+from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, Slot, Variant, arena, kernel, weight
 from llamaweb.kernels.mul_mat import MulMat, of_kind
 from llamaweb.kernels.mul_mat_vec import MulMatVec, default, packed_chunk
-from llamaweb.kernels.tuner import Variant
 from llamaweb.operations.operation import Lowering, Matrix, Operation, Site, Use
 from llamaweb.operations.step import Step, Value, View
 from llamaweb.profile import DeviceProfile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from llamaweb.errors import UnsupportedError
@@ -12,11 +13,12 @@ from llamaweb.kernels import library
 from llamaweb.kernels.cache import cache_format, width
 from llamaweb.kernels.checks.products import MOST_TOKENS
 from llamaweb.kernels.io import IO
-from llamaweb.kernels.kernel import BATCH, PHASES, Launch, arena, kernel
+from llamaweb.kernels.kernel import BATCH, PHASES, Launch, Variant, arena, kernel
 from llamaweb.kernels.library import Attention
-from llamaweb.kernels.tuner import Shape
+from llamaweb.kernels.tuner import Shape, cached
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
 from llamaweb.operations.step import Step, Value, View
+from llamaweb.profile import DeviceProfile
 from llamaweb.rope import Rope
 
 
@@ -139,6 +141,7 @@ class RopeKV(_OfCache):
 
     name = "rope_kv"
     templates = ("rope_kv",)
+    prepares = ("k_cache", "k_cache")
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         return library.rope_kv(_attention(step, site), step.n_tokens)
@@ -161,6 +164,8 @@ class FlashAttn(_OfCache):
     templates = ("flash_attn",)
     case_tokens = MOST_TOKENS
     variants = tiles.FlashAttn
+    tuned = ("prefill", "embed")
+    cached = True
 
     def lower(self, node: Tensor, low: Lowering) -> None:
         p = node.params
@@ -192,7 +197,10 @@ class FlashAttn(_OfCache):
         return library.flash_attn(_attention(step, site), step.n_tokens, site.profile, variant=variant)
 
     def shape(self, step: Step, site: Site) -> Shape:
-        return Shape.of_attention(self.name, _attention(step, site), step.n_tokens)
+        return attention_shape(self.name, _attention(step, site), step.n_tokens)
+
+    def candidates(self, shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
+        return [*tiles.candidates(shape.widths, shape.n, shape.n_tokens, profile, mode)]
 
 
 class FlashAttnVec(_OfCache):
@@ -201,6 +209,8 @@ class FlashAttnVec(_OfCache):
     name = "flash_attn_vec"
     templates = ("flash_attn_vec",)
     variants = vec.FlashAttnVec
+    tuned = ("decode", "decode_long")
+    cached = True
     in_lanes = frozenset({"y"})
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
@@ -213,8 +223,13 @@ class FlashAttnVec(_OfCache):
             variant=variant,
         )
 
-    def shape(self, step: Step, site: Site) -> Shape:
-        return Shape.of_attention(self.name, _attention(step, site), 1, step.params.get("splits", 1))
+    def shape(self, step: Step, site: Site) -> Shape | None:
+        if not step.params.get("writes", False):  # as where nothing is fused
+            return None
+        return attention_shape(self.name, _attention(step, site), 1, step.params.get("splits", 1))
+
+    def candidates(self, shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
+        return [*vec.candidates(shape.widths, shape.group, shape.splits, profile, mode)]
 
 
 class FlashAttnReduce(Operation):
@@ -228,6 +243,12 @@ class FlashAttnReduce(Operation):
         p = step.params
         lanes = "y" in step.lane_order
         return library.flash_attn_reduce(p["head_dim"], p["n_head"], p["splits"], y_lanes=lanes)
+
+
+def attention_shape(op: str, a: Attention, n_tokens: int, splits: int = 1) -> Shape:
+    """What tuning knows attention by."""
+    shape = Shape(op, cached(a.type_k, a.type_v), a.head_dim, a.n_head, "store", v=a.of_value)
+    return replace(shape, n_tokens=n_tokens, group=a.group, splits=splits)
 
 
 def _attention(step: Step, site: Site) -> Attention:

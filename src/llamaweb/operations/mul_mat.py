@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels import mul_mat as tiles
 from llamaweb.kernels import mul_mat_vec as vec
 from llamaweb.kernels.checks.products import MOST_TOKENS
-from llamaweb.kernels.kernel import Launch
-from llamaweb.kernels.mul_mat import MulMat
-from llamaweb.kernels.tuner import Shape, Variant
+from llamaweb.kernels.formats import named
+from llamaweb.kernels.kernel import Launch, Variant
+from llamaweb.kernels.mul_mat import PLAIN, PRECISIONS, MulMat
+from llamaweb.kernels.tuner import Shape
 from llamaweb.operations.operation import Lowering, Matrix, Operation, Site, Use
 from llamaweb.operations.step import Step
+from llamaweb.profile import DeviceProfile
 
 
 def mul_mat(g: Graph, weight: Tensor, x: Tensor, name: str, bias: Tensor | None = None) -> Tensor:
@@ -55,6 +58,7 @@ class MulMatVec(_Product):
     name = "mul_mat_vec"
     templates = ("mul_mat_vec", "mul_mat_vec_packed")
     variants = vec.MulMatVec
+    tuned = ("decode",)
     in_lanes = frozenset({"x", "post", "sum", "y"})
     parts = frozenset({"y", "by"})
 
@@ -78,6 +82,9 @@ class MulMatVec(_Product):
             **common,
         )
 
+    def candidates(self, shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
+        return [*vec.candidates(named(shape.format), shape.k, shape.n, shape.epilogue, profile, mode)]
+
 
 class MulMatOfBatch(_Product):
     """Of several tokens; the graph's mul_mat is one or the other."""
@@ -86,6 +93,8 @@ class MulMatOfBatch(_Product):
     templates = ("mul_mat", "mul_mat_packed", "mul_mat_matrix")
     case_tokens = MOST_TOKENS
     variants = MulMat
+    tuned = ("prefill", "embed")
+    any_device = PLAIN
     parts = frozenset({"y"})
     packs = True
 
@@ -99,6 +108,13 @@ class MulMatOfBatch(_Product):
         stride = step.values["y"].pitch
         return tiles.mul_mat(m.format, m.pitch, m.rows, step.n_tokens, site.profile, stride=stride, **common)
 
+    def shape(self, step: Step, site: Site) -> Shape:
+        return replace(super().shape(step, site), precision=site.precision)
+
+    def candidates(self, shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
+        sizes, bits = (shape.k, shape.n, shape.n_tokens), PRECISIONS[shape.precision]
+        return [*tiles.candidates(named(shape.format), *sizes, shape.epilogue, bits, profile, mode)]
+
     def variant(self, step: Step, site: Site, chosen: Variant | None) -> Variant:
         m = _matrix(site)
         default = tiles.default_tile(m.format, m.pitch, m.rows, step.n_tokens, site.profile, site.bits)
@@ -110,6 +126,7 @@ class Quantize(Operation):
 
     name = "quantize"
     templates = ("quantize",)
+    prepares = ("y", "x_q")
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         y = step.values["y"]

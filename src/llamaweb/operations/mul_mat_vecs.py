@@ -18,7 +18,7 @@ from llamaweb.kernels.checks.case import (
     weight,
     whole,
 )
-from llamaweb.kernels.formats import BLOCK, FORMATS, Format, format_of, whole_blocks
+from llamaweb.kernels.formats import BLOCK, Format, format_of, named, whole_blocks
 from llamaweb.kernels.kernel import Kernel, Launch, Slot, arena, kernel
 from llamaweb.kernels.mul_mat_vec import MulMatVec, default
 from llamaweb.operations.operation import Operation, Site, Use
@@ -82,7 +82,7 @@ class MulMatVecs(Operation):
     def case(self, kernel: Kernel) -> Case:
         """The first rows of each product; what the others read may be anything."""
         c, random = dict(kernel.constants), rng(kernel)
-        formats = [next(f for f in FORMATS.values() if f.name == name) for name in c["formats"]]
+        formats = [named(name) for name in c["formats"]]
         inputs: dict[int, np.ndarray] = {}
         renamed: dict[str, str] = {}
         data, expected, made = [], [], None

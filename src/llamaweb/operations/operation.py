@@ -10,8 +10,9 @@ from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.cache import Cache
 from llamaweb.kernels.checks.products import FEW
 from llamaweb.kernels.formats import Format
-from llamaweb.kernels.kernel import Kernel, Launch
-from llamaweb.kernels.tuner import Shape, Variant
+from llamaweb.kernels.kernel import Kernel, Launch, Variant
+from llamaweb.kernels.mul_mat import PRECISIONS
+from llamaweb.kernels.tuner import Shape
 from llamaweb.operations.step import STATES, Step, Value, View
 from llamaweb.profile import DeviceProfile
 
@@ -88,14 +89,20 @@ class Matrix:
 @dataclass(frozen=True)
 class Site:
     """Where a step is to be launched. cache: its layer's; heads: the first key-value head whose keys and values are
-    bound, and how many. bits: of a batch's activations for the packed dot. n_ubatch: most tokens of a batch."""
+    bound, and how many. precision: of PRECISIONS, what a batch's products may round. n_ubatch: most tokens of a
+    batch."""
 
     profile: DeviceProfile
     n_ubatch: int
-    bits: int = 16
+    precision: str = "high"
     matrix: Matrix | None = None
     cache: Cache | None = None
     heads: tuple[int, int] | None = None
+
+    @property
+    def bits(self) -> int:
+        """Of a batch's activations for the packed dot."""
+        return PRECISIONS[self.precision]
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,10 @@ class Use:
 class Operation:
     """One operation. `name`: of its nodes or its steps; `templates`: of its kernels; `in_lanes`: slots of one token's
     values that may be in lane order; `parts`: slots that may be parts of rows, and `apart` those that may be groups;
-    `variants`: what tells its kernel's variants, if it has some; `prologue`, `epilogue`: whether its kernel takes an
+    `variants`: what tells its kernel's variants, if it has some; `tuned`: phases in which these are timed;
+    `any_device`: the one that is right everywhere, where launches do not tell it (`plain`); `cached`: whether its time
+    depends on the cache; `prepares`: its slot whose content an operation behind it takes, and the slot there: these two
+    are timed together; `prologue`, `epilogue`: whether its kernel takes an
     expression in the place of x, and over its result; `convolves`: the slot where a token's convolution may be taken
     in; `packs`: whether it has kernels with the packed dot, which read x as integers (slot x_q); `case_tokens`: most
     that its case of the self-check takes; `case_rows`: whether that looks at whole rows of results."""
@@ -131,7 +141,11 @@ class Operation:
     in_lanes: ClassVar[frozenset[str]] = frozenset()
     parts: ClassVar[frozenset[str]] = frozenset()
     apart: ClassVar[frozenset[str]] = frozenset()
-    variants: ClassVar[type | None] = None
+    variants: ClassVar[type[Variant] | None] = None
+    tuned: ClassVar[tuple[str, ...]] = ()
+    any_device: ClassVar[Variant | None] = None
+    cached: ClassVar[bool] = False
+    prepares: ClassVar[tuple[str, str] | None] = None
     prologue: ClassVar[bool] = False
     epilogue: ClassVar[bool] = False
     convolves: ClassVar[str] = ""
@@ -150,6 +164,10 @@ class Operation:
     def shape(self, step: Step, site: Site) -> Shape | None:
         """What tuning knows its kernel by; None: it has no variants."""
         return None
+
+    def candidates(self, shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
+        """Variants that are valid on a device, the default first; "full" has all of them, "auto" the better part."""
+        raise NotImplementedError(f"{self.name} has no variants")
 
     def variant(self, step: Step, site: Site, chosen: Variant | None) -> Variant | None:
         """What computes a step, where tuning chose this, or nothing; None: the library's default."""

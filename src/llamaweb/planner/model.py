@@ -9,9 +9,9 @@ from typing import Any
 
 from llamaweb.errors import ContextError, MemoryBudgetError, UnsupportedError
 from llamaweb.kernels.io import IO
-from llamaweb.kernels.kernel import Launch
-from llamaweb.kernels.mul_mat import PRECISIONS, MulMat
-from llamaweb.kernels.tuner import Choices, Variant
+from llamaweb.kernels.kernel import Launch, Variant
+from llamaweb.kernels.mul_mat import MulMat
+from llamaweb.kernels.tuner import Choices
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.operations import OPERATIONS
 from llamaweb.operations.operation import Matrix, Site
@@ -97,7 +97,7 @@ class Planner:
         """With these variants of kernels, and the defaults of others; they change no size and no place."""
         sizes, at = self._sizes, (self._n_ctx, self._n_ubatch)
         layouts = sizes.layouts(*at)
-        variants = Variants(choices, sizes.options.precision)
+        variants = Variants(choices)
         return ModelPlan(
             *at,
             {name: self._phase(name, layout.steps, variants) for name, layout in layouts.items()},
@@ -143,7 +143,6 @@ class Planner:
     def _sites(self, step: Step) -> list[tuple[Site, dict[str, Binding]]]:
         """Where a step is launched, and what is bound there besides values: once, or once for each piece of its weight
         or cache."""
-        bits = PRECISIONS[self._sizes.options.precision]
         whole = sum(tensor.rows for tensor in step.weights.get("w", ()))
         kept = {slot: self._sizes.states.places[state] for slot, state in step.states.items()}
         if "host" in step.params:
@@ -159,7 +158,7 @@ class Planner:
             for piece in pieces:
                 heads = (piece.first, piece.heads) if piece else None
                 cached = {"k_cache": piece.keys, "v_cache": piece.values} if piece else {}
-                site = Site(self._profile, self._n_ubatch, bits, matrix, cache, heads)
+                site = Site(self._profile, self._n_ubatch, self._sizes.options.precision, matrix, cache, heads)
                 found.append((site, {**bound, **cached, **kept}))
         return found
 
@@ -170,14 +169,15 @@ class Planner:
         values = {**places, "batch": self._io}
         found = []
         for (site, bound), variant in zip(self._sites(step), variants, strict=True):
-            launch = OPERATIONS[step.op].launch(step, site, variant)
+            operation = OPERATIONS[step.op]
+            launch, shape = operation.launch(step, site, variant), operation.shape(step, site)
             if max(launch.workgroups) > (most := self._profile.max_compute_workgroups_per_dimension):
                 raise UnsupportedError(
                     f"{step.name} takes {max(launch.workgroups)} workgroups in a row, but the device computes {most}; "
                     "use a model of smaller sizes, or fewer tokens in a batch (n_ubatch)."
                 )
             bindings = tuple({**values, **bound}[slot.name] for slot in launch.kernel.slots)
-            found.append(_dispatch(step.name, launch, bindings))
+            found.append(replace(_dispatch(step.name, launch, bindings), shape=shape))
         return found
 
 

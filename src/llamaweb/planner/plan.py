@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llamaweb.kernels.formats import Codebook, Format, whole_blocks
 from llamaweb.kernels.io import IN_FLIGHT, SUBMITTED, readback_bytes, results_bytes
 from llamaweb.kernels.kernel import Kernel
+from llamaweb.kernels.tuner import Shape
 from llamaweb.rope import Rope
 
 LONG_CONTEXT = 512  # tokens, from which on splitting attention pays for its dispatch (measured on an H200)
@@ -28,7 +29,8 @@ class Dispatch:
     """One kernel over its bindings, which are in the order of the kernel's slots.
 
     `workgroups` are the counts of a full batch; with `token_tile` the second is ceil(tokens / token_tile). `plain`
-    does the same on any device, for where this one does not compile.
+    does the same on any device, for where this one does not compile. `shape`: what tuning knows the kernel by; None:
+    it has no variants.
     """
 
     label: str
@@ -37,6 +39,7 @@ class Dispatch:
     workgroups: tuple[int, int, int]
     token_tile: int = 0
     plain: Dispatch | None = None
+    shape: Shape | None = None
 
     def workgroups_for(self, n_tokens: int) -> tuple[int, int, int]:
         x, y, z = self.workgroups

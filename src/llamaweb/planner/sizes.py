@@ -17,8 +17,9 @@ from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, TIMER_BYTES, readback_bytes
 from llamaweb.kernels.library import attention_splits
 from llamaweb.kernels.mul_mat import PRECISIONS, can_be_packed
-from llamaweb.kernels.tuner import CHECKED_AT_ONCE, TUNED
+from llamaweb.kernels.tuner import CHECKED_AT_ONCE
 from llamaweb.model.gguf_file import GGUFFile
+from llamaweb.operations import OPERATIONS
 from llamaweb.operations.step import Step
 from llamaweb.planner import checking
 from llamaweb.planner.checking import Checked
@@ -239,9 +240,8 @@ class Sizes:
         if not self.options.tuned:
             return TIMER_BYTES
         results = []
-        for name, ops in TUNED.items():
-            if layout := self.layouts(n_ctx, n_ubatch).get(name):
-                results += [step.values["y"] for step in layout.steps.steps if step.op in ops]
+        for name, layout in self.layouts(n_ctx, n_ubatch).items():
+            results += [step.values["y"] for step in layout.steps.steps if name in OPERATIONS[step.op].tuned]
         return TIMER_BYTES + max((4 * y.pitch * min(y.n_tokens, CHECKED_AT_ONCE) for y in results), default=0)
 
     def need(self, n_ctx: int, n_ubatch: int) -> int:
