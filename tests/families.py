@@ -146,6 +146,7 @@ FACTORS = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0]
 ALL = ("blk.*.bias", "output_norm.bias", "output.weight")
 BIASES = ("*attn*.bias", "*ffn*.bias", "output.weight")
 UNTIED = ("output.weight",)
+SCALES = ("*attn*.scale", "*ffn_up*.scale", "*ffn_down*.scale", "*ffn_gate_exps.scale")
 NORMS = ("*norm.bias", "output.weight")  # biases that llama.cpp asks for
 GELU = 1e-6  # llama.cpp looks up a GELU in a table of f16
 
@@ -442,6 +443,9 @@ MODELS: dict[str, Model] = {
     "qwen3moe, Q6_K": of_graph(
         "qwen3moe", RMS | LARGE | EXPERTS | {"expert_feed_forward_length": 256}, "Q6_K", optional=UNTIED
     ),
+    "qwen3moe, NVFP4": of_graph(
+        "qwen3moe", RMS | EVEN | EXPERTS | {"expert_feed_forward_length": 64}, "NVFP4", optional=SCALES
+    ),
     "qwen3next": of_graph(
         "qwen3next", RMS | PLAIN_DELTA | HEADS_OF_16 | EXPERTS | SHARED | {"full_attention_interval": 2}
     ),
@@ -467,6 +471,9 @@ MODELS: dict[str, Model] = {
     ),
     "stablelm, side by side": of_graph("stablelm", MEAN | EVEN, "Q8_0", optional=(*NORMS, "*attn_?_norm.weight")),
     "starcoder2": of_graph("starcoder2", MEAN, optional=ALL, limit=GELU),
+    "starcoder2, NVFP4": of_graph(
+        "starcoder2", MEAN | EVEN | {"feed_forward_length": 128}, "NVFP4", optional=(*ALL, SCALES[0]), limit=GELU
+    ),
 }
 
 BERT = MEAN | {"tokenizer.ggml.token_type_count": 2, "attention.causal": False, "attention.head_count_kv": 4}

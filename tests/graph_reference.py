@@ -130,19 +130,19 @@ class GraphReference:
         k, _, n_head = node.src[0].shape
         return np.einsum("hnk,thk->thn", w.reshape(n_head, -1, k), x.reshape(len(x), n_head, k)).reshape(len(x), -1)
 
-    def _top_k(self, node: Tensor, tokens: list[int], logits: np.ndarray, *vectors: np.ndarray) -> np.ndarray:
-        p = dict(node.params)
-        ids, weights = routed(logits, **dict(zip(p.pop("slots"), vectors, strict=True)), **p)
+    def _top_k(self, node: Tensor, tokens: list[int], logits: np.ndarray, *bias: np.ndarray) -> np.ndarray:
+        ids, weights = routed(logits, *bias, **node.params)
         return np.hstack([ids, weights])
 
     def _mul_mat_id(
-        self, node: Tensor, tokens: list[int], w: np.ndarray, x: np.ndarray, routes: np.ndarray, *bias: np.ndarray
+        self, node: Tensor, tokens: list[int], w: np.ndarray, x: np.ndarray, routes: np.ndarray, *vectors: np.ndarray
     ) -> np.ndarray:
         ids, _ = _ids_and_weights(routes)
         w = w.reshape(node.src[0].shape[::-1])  # a file tells no dimension of 1 at the end, as one expert's
         parts = np.broadcast_to(x.reshape(len(x), -1, w.shape[-1]), (*ids.shape, w.shape[-1]))
         y = np.einsum("tunk,tuk->tun", w[ids], parts)
-        return (y + bias[0][ids] if bias else y).reshape(len(x), -1)
+        of = {slot: vector[ids] for slot, vector in zip(node.params["slots"], vectors, strict=True)}
+        return (y * of.get("tensor_scales", np.ones(1))[..., None] + of.get("bias", 0)).reshape(len(x), -1)
 
     def _weighted_sum(self, node: Tensor, tokens: list[int], x: np.ndarray, routes: np.ndarray) -> np.ndarray:
         ids, weights = _ids_and_weights(routes)

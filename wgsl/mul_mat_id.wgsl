@@ -45,7 +45,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endif %}
 {% if not sums %}
   let u = group.z % USED;
-  let first = {{ "routes[route + u]" if routed else "u" }} * N{{ " + group.z / USED * %du" % (n * n_expert) if stacked > 1 and not glu }};
+  let expert = {{ "routes[route + u]" if routed else "u" }};
+  let first = expert * N{{ " + group.z / USED * %du" % (n * n_expert) if stacked > 1 and not glu }};
 {% endif %}
   var acc: array<f32, {{ rows_per_group }}>;
 {# The bound row that gives result `i`, of those of the expert's that begin at `first`; `there`: whether it is bound #}
@@ -73,7 +74,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% if sums %}
     let u{{ w }} = ({{ i }}) / NB;
     let first{{ w }} = routes[route + u{{ w }}] * N;
-    let share{{ w }} = bitcast<f32>(routes[route + USED + u{{ w }}]);
+    let share{{ w }} = bitcast<f32>(routes[route + USED + u{{ w }}]){{ " * tensor_scales[routes[route + u%s]]" % w if scaled }};
 {% endif %}
 {% for r in range(rows_per_group) %}
     let {{ w }}{{ r }} = load32({{ "(%s) * NB + (%s) %% NB" % (bound_row("first" ~ w, r), i) if sums else "row%d * NB + %s" % (r, i) }});
@@ -131,7 +132,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% for i in range(outs) %}
     if (out0 + {{ i }}u < N{{ " && " ~ there("first", i) if piece and not sums }}) {
       let to = group.y * {{ pitches[2] }}u + {{ y_first }}u + {{ "" if sums else "group.z * %du + " % apart[1] }}out0 + {{ i }}u;
-      var v = acc[{{ i }}];
+      var v = acc[{{ i }}]{{ " * tensor_scales[expert%s]" % (" + group.z / USED * %du" % n_expert if stacked > 1 and not glu) if scaled and not sums }};
 {% if bias and sums %}
       for (var u = 0u; u < USED; u++) {
         let first = routes[route + u] * N;
@@ -146,7 +147,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       v *= {{ factor }};
 {% endif %}
 {% if glu %}
-      v = op_{{ epilogue }}(v, acc[{{ i + outs }}]{{ " + bias[row%d]" % (i + outs) if bias }});
+      v = op_{{ epilogue }}(v, acc[{{ i + outs }}]{{ " * tensor_scales[%du + expert]" % n_expert if scaled }}{{ " + bias[row%d]" % (i + outs) if bias }});
 {% elif epilogue not in ("store", "add") %}
       v = op_{{ epilogue }}(v);
 {% endif %}

@@ -10,10 +10,6 @@ const NONE = -3.4e38;  // below every probability
 
 var<workgroup> prob: array<f32, {{ n_expert }}>;
 var<workgroup> chosen: array<f32, {{ used }}>;
-{% if "scales" in vectors %}
-var<workgroup> own: array<f32, {{ used }}>;  // scales of the chosen
-{% endif %}
-{% set bias = "probs_bias" in vectors %}
 {% if bias or n_group > 1 %}
 var<workgroup> choice: array<f32, {{ n_expert }}>;  // what is chosen by
 {% endif %}
@@ -77,9 +73,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (place < USED) {
       y[to + place] = i;
       chosen[place] = prob[i];
-{% if "scales" in vectors %}
-      own[place] = scales[i];
-{% endif %}
     }
   }
   workgroupBarrier();
@@ -95,6 +88,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   total = max(total, 6.103515625e-5);  // the smallest normal f16
 {% endif %}
   for (var i = local; i < USED; i += WG) {
-    y[to + USED + i] = bitcast<u32>(chosen[i]{{ " / total" if norm }} * {{ scale }}{{ " * own[i]" if "scales" in vectors }});
+    y[to + USED + i] = bitcast<u32>(chosen[i]{{ " / total" if norm }} * {{ scale }});
   }
 }

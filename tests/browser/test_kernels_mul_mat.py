@@ -82,7 +82,7 @@ def test_repacked_rows_hold_exactly_the_files_weights(bench: Bench, format: Form
 def test_mul_mat_vec_with_every_neighbour_fused(bench: Bench, format: Format, reduce: str) -> None:
     profile = bench.profile if reduce == "subgroup" else replace(bench.profile, subgroup_size=0)
     shapes = {  # name: (n, k, options)
-        "store": (37, 96, {"offset": 5}),
+        "store, scaled": (37, 96, {"offset": 5, "scaled": (8, 21)}),
         "add, long rows": (67, 1056, {"epilogue": "add"}),
         "swiglu, norm, bias": (2 * 33, 160, {"epilogue": "swiglu", "eps": EPS, "bias": True}),
         "last row, norm": (129, 32, {"last_row": True, "eps": EPS}),
@@ -101,7 +101,7 @@ def test_mul_mat_vec_of_shapes_that_do_not_divide_evenly(
     profile = bench.profile if reduce == "subgroup" else replace(bench.profile, subgroup_size=0)
     q4_1, f32 = (FORMATS[GGMLType[name]] for name in ("Q4_1", "F32"))
     for format, shapes in (
-        (q4_1, {"one row, one block": (1, 32, {}), "three rows": (3, 96, {"bias": True, "eps": EPS})}),
+        (q4_1, {"one row, one block": (1, 32, {"scaled": ()}), "three rows": (3, 96, {"bias": True, "eps": EPS})}),
         (f32, {"two rows of one block": (2, 32, {"epilogue": "swiglu"}), "many rows": (8195, 32, {"eps": EPS})}),
     ):
         check_mul_mat_vec(bench, format, profile, shapes)
@@ -114,9 +114,11 @@ def test_mul_mat_vec_in_lane_order_and_in_every_shape_of_workgroup(bench: Bench)
     variants += [(64, 8, 2, 0, False, 2)]  # blocks of a row at once: 33, 5 and 3 of them leave a rest
     variants += [(64, size, 2, size, False, 2), (128, size, 4, size, False, 4)] if size else []
     both = {"lane_order": ("x", "y")}
+    beside = {"lane_order": ("by", "y"), "by": 32, "by_row": 160}
     for variant in (MulMatVec(*v) for v in variants):
         shapes = {
             f"add {variant}": (96, 1056, {**both, "epilogue": "add", "variant": variant}),
+            f"by_add {variant}": (96, 160, {**beside, "epilogue": "by_add", "variant": variant}),
             f"swiglu {variant}": (2 * 160, 160, {**both, "epilogue": "swiglu", "eps": EPS, "variant": variant}),
             f"store {variant}": (37, 96, {"lane_order": ("x",), "bias": True, "variant": variant}),
         }
@@ -149,8 +151,8 @@ def test_mul_mat_vec_with_the_packed_dot(bench: Bench, format: Format) -> None:
             "four blocks at once, and memory filled anew": (37, 6240, {"variant": ahead}),
         }
     check_mul_mat_vec(bench, format, bench.profile, shapes, PACKED_LIMIT)
-    glu = (2 * 96, 160, {**both, "epilogue": "swiglu", "eps": EPS, "bias": True, "variant": two})
-    check_mul_mat_vec(bench, format, bench.profile, {"swiglu, norm, bias": glu}, PACKED_GLU_LIMIT)
+    glu = {**both, "epilogue": "swiglu", "eps": EPS, "bias": True, "scaled": (96,), "variant": two}
+    check_mul_mat_vec(bench, format, bench.profile, {"swiglu, norm, bias": (2 * 96, 160, glu)}, PACKED_GLU_LIMIT)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -210,6 +212,9 @@ def check_mul_mat_vec(
         y = product(weight, h)[-1]
         if "eps" in options:
             slots["norm_weight"] = in_lane_order(norm)
+        if "scaled" in options:
+            slots["tensor_scales"] = matrix(1, len(options["scaled"]) + 1)[0]
+            y = y * slots["tensor_scales"][np.digitize(np.arange(n), options["scaled"])]
         if options.get("bias"):
             slots["bias"] = bias
             y = y + bias
@@ -220,6 +225,10 @@ def check_mul_mat_vec(
         if epilogue in GLU:
             y = GLU[epilogue](y[:out]) * y[out:]
         slots["y"] = poisoned(offset + out)
+        if epilogue == "by_add":
+            other = matrix(1, options["by_row"])[0]
+            slots["by"] = guarded(in_lane_order(other) if "by" in options["lane_order"] else other)
+            y = y + other[options["by"] :][:out]
         if epilogue == "add":
             residual = matrix(1, out)[0]
             slots["y"] = guarded(in_lane_order(residual) if "y" in options.get("lane_order", ()) else residual)
@@ -240,7 +249,7 @@ def check_mul_mat_vec(
 @BY_NAME
 def test_mul_mat_of_batches_that_do_not_divide_evenly(bench: Bench, format: Format) -> None:
     shapes = {  # name: (n, k, tokens, options)
-        "store": (67, 96, (2, 65), {"offset": 3, "stride": 80}),
+        "store, scaled": (67, 96, (2, 65), {"offset": 3, "stride": 80, "scaled": (5, 64)}),
         "add, bias": (66, 1056, (1, 34), {"epilogue": "add", "bias": True}),
         "geglu, bias": (2 * 37, 32, (5, 17), {"epilogue": "geglu", "bias": True}),
     }
@@ -253,7 +262,7 @@ def test_mul_mat_in_every_size_of_tile(bench: Bench, device: str, full: int) -> 
     profile = bench.profile if device == "this adapter" else DESKTOP
     shapes = {
         "one row": (1, 32, (1, 64, 129), {}),
-        "three rows, long": (3, 1056, (2, 63), {"bias": True}),
+        "three rows, long": (3, 1056, (2, 63), {"bias": True, "scaled": ()}),
         "swiglu over several tiles": (2 * 65, 64, (65,), {"epilogue": "swiglu"}),
     }
     check_mul_mat(bench, FORMATS[GGMLType.Q8_0], profile, shapes, full)
@@ -264,7 +273,9 @@ def test_mul_mat_in_every_size_of_tile(bench: Bench, device: str, full: int) -> 
 def test_mul_mat_with_the_packed_dot(bench: Bench, format: Format, bits: int) -> None:
     assert can_be_packed(format, bench.profile)
     one, two = MulMat(32, 64, 8, 8, "packed", 1, bits), MulMat(16, 32, 8, 16, "packed", 2, bits)
-    shapes: dict = {"geglu, bias": (2 * 37, 160, (17,), {"epilogue": "geglu", "bias": True, "variant": two})}
+    shapes: dict = {
+        "geglu, bias": (2 * 37, 160, (17,), {"epilogue": "geglu", "bias": True, "scaled": (37,), "variant": two})
+    }
     if format.name in ("q4_1", "q6_k"):
         shapes |= {
             "store": (67, 96, (2, 65), {"offset": 3, "stride": 80, "variant": one}),
@@ -316,10 +327,14 @@ def check_mul_mat(bench: Bench, format: Format, profile, shapes, full: int = 0) 
             if launch.kernel.template == "mul_mat_packed":
                 slot, bits = "x_q", dict(launch.kernel.constants)["bits"]
                 bound = quantized_rows(bench, x, capacity, bits, bench.profile)
-                codes_of_x, scales = unpacked(bound, k, n_tokens, capacity, bits)
-                given = (codes_of_x * scales[..., None]).reshape(n_tokens, k)
+                codes_of_x, each = unpacked(bound, k, n_tokens, capacity, bits)
+                given = (codes_of_x * each[..., None]).reshape(n_tokens, k)
                 assert nmse(given, x) <= QUANTIZED_LIMIT[bits]
-            y = product(weight, given) + (bias if options.get("bias") else 0)
+            y = product(weight, given)
+            scales = matrix(1, len(options.get("scaled", ())) + 1)[0]
+            if "scaled" in options:
+                y = y * scales[np.digitize(np.arange(n), options["scaled"])]
+            y = y + (bias if options.get("bias") else 0)
             if epilogue in GLU:
                 y = GLU[epilogue](y[:, :out]) * y[:, out:]
             before = np.full((n_tokens, stride), np.nan, np.float32)
@@ -328,6 +343,7 @@ def check_mul_mat(bench: Bench, format: Format, profile, shapes, full: int = 0) 
                 y = y + before[:, offset : offset + out]
             slots = {**weight.planes, slot: bound, "batch": batch(n_tokens), "y": guarded(before)}
             slots |= {"bias": bias} if options.get("bias") else {}
+            slots |= {"tensor_scales": scales} if "scaled" in options else {}
             names.append(f"{name}, {n_tokens} tokens")
             cases.append(Case(launch, slots, n_tokens))
             expected.append((offset, stride, y))

@@ -377,6 +377,7 @@ UNFUSED = {
     "siblings": (8, 8),
     "experts": (0, 0),  # of which these have none
     "epilogue": (2, 2),
+    "scales": (0, 0),
     "results": (0, 0),
     "inputs": (0, 0),
     "convolutions": (0, 0),

@@ -52,22 +52,18 @@ def nodes(family: str, op: str) -> list[Tensor]:
     return [node for node in graph.nodes if node.op == op]
 
 
-# Dispatches of layers, where they are not five: a sum where branches are side by side, norms of queries and keys, and
-# scales of products are computed by themselves; Mamba 2's mixer takes three, and one more for a norm behind its gate, a
-# delta net with its feed forward six, a gated attention eight, RWKV's two mixers nine, of which three are the first
-# eleven products.
+# Dispatches of layers, where they are not five: norms of whole queries and keys, or to a mean of theirs, are computed
+# by themselves; Mamba 2's mixer takes three, and one more for a norm behind its gate, a delta net with its feed forward
+# six, a gated attention eight, RWKV's two mixers nine, of which three are the first eleven products.
 LAYERS = {
-    "cohere2": {6},
     "olmo2": {6},
-    "stablelm, side by side": {7},
-    "bitnet": {11},
-    "bitnet, ternary": {5},
+    "stablelm, side by side": {6},
     "stablelm": {5},
     "granitehybrid": {5, 6},
     "mamba2": {4},
     "nemotron_h": {2, 3, 4},
-    "falcon-h1": {9},
-    "falcon-h1, Q8_0": {10},
+    "falcon-h1": {8},
+    "falcon-h1, Q8_0": {9},
     "qwen35": {6, 8},
     "rwkv7": {9, 10},
     # A norm, the gate, the choice among experts and their two products; beside these, experts that are every token's,
@@ -85,9 +81,9 @@ LAYERS = {
     "granitemoe": {10},
     "qwen2moe": {11},
     "glm4moe": {5, 10},
-    # The embeddings of each layer take two; keys that are values, too, two copies.
+    # The embeddings of each layer take two; keys that are values, too, a copy.
     "gemma4": {7},
-    "gemma4, Q8_0": {8},
+    "gemma4, Q8_0": {6},
     "gemma4, experts": {5, 15},
     # Streams, predicted and corrected, a branch of low rank, a sum of four, and the same; few open gates take one more.
     "gemma3n": {18},

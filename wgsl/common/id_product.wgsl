@@ -77,9 +77,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       let o = o0 + id.x + {{ wx * j }}u;
       let row = first + o{{ " - %du" % piece[0] if piece }};
       if (o < N{{ " && row < %du" % piece[1] if piece }}) {
-        var v = {{ "(" if factor }}acc[{{ i * tn + j }}]{{ " + bias[row]" if bias }}{{ ") * %s" % factor if factor }};
+        var v = {{ "(" if factor }}acc[{{ i * tn + j }}]{{ " * tensor_scales[mine.x%s]" % (" + group.z * %du" % n_expert if each_result) if scaled }}{{ " + bias[row]" if bias }}{{ ") * %s" % factor if factor }};
 {% if glu %}
-        v = op_{{ epilogue }}(v, acc[{{ i * tn + j + tn // 2 }}]{{ " + bias[row + %du]" % experts_rows if bias }});
+        v = op_{{ epilogue }}(v, acc[{{ i * tn + j + tn // 2 }}]{{ " * tensor_scales[mine.x + %du]" % n_expert if scaled }}{{ " + bias[row + %du]" % experts_rows if bias }});
 {% elif epilogue not in ("store", "add") %}
         v = op_{{ epilogue }}(v);
 {% endif %}

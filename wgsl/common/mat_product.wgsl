@@ -1,6 +1,7 @@
 {# What the matrix-matrix kernels share: the constants of a tile, where its rows are, and what becomes of its results #}
 {% import "common/functions.wgsl" as f %}
 {% import "common/row_end.wgsl" as end %}
+{% import "common/tensor_scale.wgsl" as tensor %}
 {% set glu = epilogue in f.glu %}
 {% set tile_out = tile_n // 2 if glu else tile_n %}
 {% set at_once = 4 %}{# rows of results between two questions whether they are there: each question costs some time #}
@@ -45,9 +46,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) i
 {% endmacro %}
 {# Writes result o of token t; `v`, `up`: expressions, the second for a gated linear unit alone #}
 {% macro store(v, up) %}
-        var v = {{ "(" if factor }}{{ v }}{{ " + bias[o]" if bias }}{{ ") * %s" % factor if factor }};
+        var v = {{ "(" if factor }}{{ v }}{{ tensor.of(scaled, "o") }}{{ " + bias[o]" if bias }}{{ ") * %s" % factor if factor }};
 {% if glu %}
-        let up = {{ up }}{{ " + bias[OUT + o]" if bias }};
+        let up = {{ up }}{{ tensor.of(scaled, "OUT + o") }}{{ " + bias[OUT + o]" if bias }};
         v = op_{{ epilogue }}(v, up);
 {% elif epilogue not in ("store", "add") %}
       v = op_{{ epilogue }}(v);

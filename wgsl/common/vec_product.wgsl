@@ -2,9 +2,11 @@
 {% import "common/lanes.wgsl" as order %}
 {% import "common/functions.wgsl" as f %}
 {% import "common/row_end.wgsl" as end %}
+{% import "common/tensor_scale.wgsl" as tensor %}
 {% set glu = epilogue in f.glu %}
 {% set outputs = n // 2 if glu else n %}
 {% set out_per_group = rows_per_group // 2 if glu else rows_per_group %}
+{% set place_of_by = order.element("(%su + o)" % by, by_row) if by_lanes else by ~ "u + o" %}
 {% set place = order.element("(%su + o)" % offset, y_row) if y_lanes else offset ~ "u + o" %}
 {% if epilogue not in ("store", "add") %}
 {{ f.functions }}
@@ -127,12 +129,12 @@ fn over_lanes(local: u32, value: f32) -> f32 {
 {% for i in range(out_per_group) %}
     if (out0 + {{ i }}u < OUT) {
       let o = out0 + {{ i }}u;
-      var v = {{ "(" if factor }}acc[{{ i }}] * scale{{ " + bias[o]" if bias }}{{ ") * %s" % factor if factor }};
+      var v = {{ "(" if factor }}acc[{{ i }}] * scale{{ tensor.of(scaled, "o") }}{{ " + bias[o]" if bias }}{{ ") * %s" % factor if factor }};
 {% if glu %}
-      let up = acc[{{ i + out_per_group }}] * scale{{ " + bias[OUT + o]" if bias }};
+      let up = acc[{{ i + out_per_group }}] * scale{{ tensor.of(scaled, "OUT + o") }}{{ " + bias[OUT + o]" if bias }};
       v = op_{{ epilogue }}(v, up);
 {% elif by is not none %}
-      v = op_{{ epilogue[3:] }}(v, by[{{ by }}u + o]);
+      v = op_{{ epilogue[3:] }}(v, by[{{ place_of_by }}]);
 {% elif epilogue not in ("store", "add") %}
       v = op_{{ epilogue }}(v);
 {% endif %}

@@ -251,13 +251,14 @@ class Blocks:
             logits = self.product(x, p + "ffn_gate_inp", e.count)
         options: dict[str, Any] = {"gating": e.gating, "groups": e.groups, "norm": e.norm, "scale": e.scale}
         bias = g.optional_weight(p + "exp_probs_b.bias", e.count)
-        scales = g.optional_weight(p + "ffn_down_exps.scale", e.count)
-        routes = ops.top_k(g, logits, e.used, p + "ffn_moe_topk", bias=bias, scales=scales, **options)
+        routes = ops.top_k(g, logits, e.used, p + "ffn_moe_topk", bias=bias, **options)
 
         def product(part: str, x: Tensor, row: int, rows: int) -> Tensor:
             name = f"{p}ffn_{part}_exps"
             weight = g.weight(name + ".weight", row, rows, e.count)
-            return ops.mul_mat_id(g, weight, x, routes, name, self._bias(name, rows, e.count, needed=self._biased))
+            scales = g.optional_weight(name + ".scale", e.count)
+            bias = self._bias(name, rows, e.count, needed=self._biased)
+            return ops.mul_mat_id(g, weight, x, routes, name, scales=scales, bias=bias)
 
         def half(part: str, first: int) -> Tensor:
             """Of gate and up that lie in one matrix of each expert."""

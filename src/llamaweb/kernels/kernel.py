@@ -75,6 +75,7 @@ GLU = ("swiglu", "geglu", "swiglu_oai")  # epilogues that halve the rows: gate a
 
 NORM = Slot("norm_weight", "vec4<f32>", "read")
 BIAS = Slot("bias", "f32", "read")
+SCALES = Slot("tensor_scales", "f32", "read")
 
 
 def spread(workgroups: int) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from llamaweb.kernels.formats import BLOCK, Format
-from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, Variant, arena, kernel, weight
+from llamaweb.kernels.kernel import BATCH, BIAS, GLU, SCALES, Launch, Variant, arena, kernel, weight
 from llamaweb.profile import DeviceProfile, SubgroupMatrix
 
 
@@ -49,6 +49,7 @@ def mul_mat(
     n_tokens: int,
     profile: DeviceProfile,
     *,
+    scaled: tuple[int, ...] | None = None,
     bias: bool = False,
     epilogue: str = "store",
     factor: float | None = None,
@@ -58,12 +59,14 @@ def mul_mat(
     variant: MulMat | None = None,
 ) -> Launch:
     """y[token * stride + offset + row] = W x for a batch of tokens; a packed variant reads x_q, which `quantize` makes
-    of x. columns: those of the k that come before zeros; 0: all. factor: of what W x and the bias
-    give, before the epilogue."""
+    of x. columns: those of the k that come before zeros; 0: all. scaled: W is of tensors whose results have a factor
+    each, of which all but the last end before these rows. factor: of what W x and the bias give, before the
+    epilogue."""
     v = variant or default_tile(format, k, n, n_tokens, profile)
     packed = v.kind == "packed"
     x = arena("x_q", "vec4<u32>") if packed else arena("x")
-    slots = [*weight(format), x, *([BIAS] if bias else []), BATCH, arena("y", "f32")]
+    of_results = [*([SCALES] if scaled is not None else []), *([BIAS] if bias else [])]
+    slots = [*weight(format), x, *of_results, BATCH, arena("y", "f32")]
     out = n // 2 if epilogue in GLU else n
     shader = kernel(
         _TEMPLATES[v.kind],
@@ -77,6 +80,7 @@ def mul_mat(
         tile_n=v.tile_n,
         wx=v.wx,
         wy=v.wy,
+        scaled=scaled,
         bias=bias,
         epilogue=epilogue,
         factor=factor,
@@ -88,6 +92,7 @@ def mul_mat(
     small = MulMat(32, 32, 16, 16, "packed", bits=v.bits) if packed else PLAIN
     if v != small or (packed and profile.packed_dot):
         options: dict[str, Any] = {
+            "scaled": scaled,
             "bias": bias,
             "epilogue": epilogue,
             "factor": factor,

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from llamaweb.kernels.formats import BLOCK, Format
-from llamaweb.kernels.kernel import BATCH, BIAS, GLU, NORM, Launch, Slot, Variant, arena, kernel, spread, weight
+from llamaweb.kernels.kernel import BATCH, BIAS, GLU, NORM, SCALES, Launch, Slot, Variant, arena, kernel, spread, weight
 from llamaweb.profile import DeviceProfile
 
 _PACKED_CHUNK = 192  # blocks of activations in workgroup memory …
@@ -93,6 +93,7 @@ def mul_mat_vec(
     profile: DeviceProfile,
     *,
     eps: float | None = None,
+    scaled: tuple[int, ...] | None = None,
     bias: bool = False,
     epilogue: str = "store",
     factor: float | None = None,
@@ -105,6 +106,7 @@ def mul_mat_vec(
     keeps_sum: bool = False,
     sum_scale: bool = False,
     by: int | None = None,
+    by_row: int = 0,
     lane_order: Container[str] = (),
     columns: int = 0,
     variant: MulMatVec | None = None,
@@ -113,9 +115,11 @@ def mul_mat_vec(
 
     center_eps: the input is layer_norm(x), of this epsilon, with a bias if there is norm_bias. post_eps: it is x +
     rms_norm(post), of this one, times sum_scale if there is one; keeps_sum writes it to slot sum. by: where the
-    numbers begin, in slot by, that an epilogue by_… of a gated linear unit takes as up. lane_order: slots of
-    vectors in lane order (wgsl/common/lanes.wgsl), where y is a vector of y_row, or of the rows of W. columns:
-    those of the k that come before zeros; 0: all. factor: of what W x and the bias give, before the epilogue."""
+    numbers begin, in slot by, of by_row, that an epilogue by_… takes: as up of a gated linear unit, or to add.
+    lane_order: slots of vectors in lane order (wgsl/common/lanes.wgsl), where y is a vector of y_row, or of the
+    rows of W. columns:
+    those of the k that come before zeros; 0: all. scaled: W is of tensors whose results have a factor each, of which
+    all but the last end before these rows. factor: of what W x and the bias give, before the epilogue."""
     v = variant or default(format, k, n, epilogue, profile)
     slots = [*weight(format), arena("x")]
     slots += [arena("post"), replace(NORM, name="post_norm_weight")] if post_eps is not None else []
@@ -123,6 +127,7 @@ def mul_mat_vec(
     slots += [arena("by", "f32")] if by is not None else []
     slots += [NORM] if eps is not None or center_eps is not None else []
     slots += [replace(NORM, name="norm_bias")] if norm_bias else []
+    slots += [SCALES] if scaled is not None else []
     slots += [BIAS] if bias else []
     slots += [BATCH] if last_row else []
     slots += [arena("sum")] if keeps_sum else []
@@ -148,9 +153,11 @@ def mul_mat_vec(
         keeps_sum=keeps_sum,
         sum_scale=sum_scale,
         by=by,
-        **{f"{slot}_lanes": slot in lane_order for slot in ("x", "post", "sum", "y")},
+        by_row=by_row,
+        **{f"{slot}_lanes": slot in lane_order for slot in ("x", "post", "sum", "by", "y")},
         norm=eps is not None,
         eps=eps,
+        scaled=scaled,
         bias=bias,
         epilogue=epilogue,
         factor=factor,
@@ -163,6 +170,7 @@ def mul_mat_vec(
     if v.subgroup:
         options: dict[str, Any] = {"eps": eps, "bias": bias, "epilogue": epilogue, "factor": factor, "offset": offset}
         options |= {
+            "scaled": scaled,
             "y_row": y_row,
             "last_row": last_row,
             "post_eps": post_eps,
@@ -171,6 +179,7 @@ def mul_mat_vec(
             "keeps_sum": keeps_sum,
             "sum_scale": sum_scale,
             "by": by,
+            "by_row": by_row,
             "lane_order": lane_order,
             "columns": columns,
         }

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.checks import experts as checks
 from llamaweb.kernels.formats import Format
-from llamaweb.kernels.kernel import BATCH, BIAS, GLU, Launch, Slot, Variant, arena, kernel, weight
+from llamaweb.kernels.kernel import BATCH, BIAS, GLU, SCALES, Launch, Slot, Variant, arena, kernel, weight
 from llamaweb.kernels.mul_mat import MulMat, of_kind
 from llamaweb.kernels.mul_mat_vec import MulMatVec, default, packed_chunk
 from llamaweb.operations.operation import Lowering, Matrix, Operation, Site, Use
@@ -33,26 +33,34 @@ def top_k(
     groups: tuple[int, int] = (1, 1),
     norm: bool = False,
     scale: float = 1.0,
-    scales: Tensor | None = None,
 ) -> Tensor:
     """Routes to the `used` experts with the largest probabilities, the lowest of equal ones: (2 * used, T).
 
     gating: probabilities are the softmax or the sigmoid of the logits (n_expert, T); or the logits themselves, and
     weights the softmax of the chosen. bias (n_expert): added to probabilities for the choice alone. groups (n, m): of n
     groups of experts, the m whose two best sum to most are chosen among. norm: weights are divided by their sum. scale:
-    of weights, at last, and scales (n_expert): each expert's own.
+    of weights, at last.
     """
     params = {"used": used, "gating": gating, "groups": groups, "norm": norm, "scale": scale}
-    vectors = {"probs_bias": bias, "scales": scales}
-    found = {slot: vector for slot, vector in vectors.items() if vector}
-    return g.node("top_k", name, (2 * used, logits.rows), (logits, *found.values()), slots=tuple(found), **params)
+    return g.node("top_k", name, (2 * used, logits.rows), (logits, *([bias] if bias else [])), **params)
 
 
-def mul_mat_id(g: Graph, weight: Tensor, x: Tensor, routes: Tensor, name: str, bias: Tensor | None = None) -> Tensor:
+def mul_mat_id(
+    g: Graph,
+    weight: Tensor,
+    x: Tensor,
+    routes: Tensor,
+    name: str,
+    *,
+    scales: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
     """Of each of a token's experts, its matrix of `weight` (K, N, n_expert) times the token's row of x (K, T), or times
-    the expert's part of it (used * K, T), plus its `bias` (N, n_expert): (used * N, T)."""
+    the expert's part of it (used * K, T), times its number of `scales` (n_expert), plus its `bias` (N, n_expert):
+    (used * N, T)."""
     shape = (routes.row // 2 * weight.shape[1], x.rows)
-    return g.node("mul_mat_id", name, shape, (weight, x, routes, *([bias] if bias else [])))
+    found = {slot: vector for slot, vector in (("tensor_scales", scales), ("bias", bias)) if vector}
+    return g.node("mul_mat_id", name, shape, (weight, x, routes, *found.values()), slots=tuple(found))
 
 
 def weighted_sum(g: Graph, x: Tensor, routes: Tensor, name: str) -> Tensor:
@@ -67,16 +75,15 @@ class TopK(Operation):
     case = staticmethod(checks.top_k)
 
     def lower(self, node: Tensor, low: Lowering) -> None:
-        logits, *vectors = node.src
-        p = dict(node.params)
-        weights = {slot: (vector,) for slot, vector in zip(p.pop("slots"), vectors, strict=True)}
-        low.emit(self.name, node.name, {"x": low.view(logits), "y": low.new(node)}, weights, **p)
+        logits, *bias = node.src
+        weights = {"probs_bias": (bias[0],)} if bias else {}
+        low.emit(self.name, node.name, {"x": low.view(logits), "y": low.new(node)}, weights, **node.params)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         x, y = step.values["x"], step.values["y"]
         options: dict[str, Any] = {name: step.params[name] for name in ("gating", "groups", "norm", "scale")}
         places: dict[str, Any] = {"x_first": x.first, "x_pitch": x.pitch, "y_pitch": y.pitch}
-        return top_k_kernel(x.row, y.row // 2, y.n_tokens, vectors=tuple(step.weights), **options, **places)
+        return top_k_kernel(x.row, y.row // 2, y.n_tokens, bias=bool(step.weights), **options, **places)
 
 
 def top_k_kernel(
@@ -85,7 +92,7 @@ def top_k_kernel(
     n_tokens: int,
     *,
     gating: Gating = "softmax",
-    vectors: tuple[str, ...] = (),
+    bias: bool = False,
     groups: tuple[int, int] = (1, 1),
     norm: bool = False,
     scale: float = 1.0,
@@ -93,15 +100,15 @@ def top_k_kernel(
     x_pitch: int = 0,
     y_pitch: int = 0,
 ) -> Launch:
-    """vectors: of "probs_bias" and "scales", those there are. x_first: where the logits of the first token begin."""
-    slots = [arena("x", "f32"), *(Slot(name, "f32", "read") for name in vectors), arena("y", "u32")]
+    """x_first: where the logits of the first token begin."""
+    slots = [arena("x", "f32"), *([Slot("probs_bias", "f32", "read")] if bias else []), arena("y", "u32")]
     shader = kernel(
         "top_k",
         slots,
         n_expert=n_expert,
         used=used,
         gating=gating,
-        vectors=vectors,
+        bias=bias,
         groups=groups,
         norm=norm,
         scale=float(scale),
@@ -123,8 +130,9 @@ class MulMatId(Operation):
     case = staticmethod(checks.mul_mat_id)
 
     def lower(self, node: Tensor, low: Lowering) -> None:
-        weight, x, routes, *bias = node.src
-        weights = {"w": (weight,)} | ({"bias": (bias[0],)} if bias else {})
+        weight, x, routes, *vectors = node.src
+        weights = {"w": (weight,)}
+        weights |= {slot: (vector,) for slot, vector in zip(node.params["slots"], vectors, strict=True)}
         values = {"x": low.rows(x), "routes": low.view(routes), "y": low.new(node)}
         if node.rows == 1:
             low.emit(self.name, node.name, values, weights, n_expert=weight.shape[2], sums=False)
@@ -154,6 +162,7 @@ class MulMatId(Operation):
             stacked=len(step.weights["w"]),
             own=x.row > m.columns,
             sums=p.get("sums", False),
+            scaled="tensor_scales" in step.weights,
             bias="bias" in step.weights,
             epilogue=epilogue,
             factor=p.get("factor"),
@@ -178,9 +187,10 @@ class ByExpert:
     """What kernels multiply: a weight of n rows of k numbers for each expert, of which `columns` are there; 0: all.
 
     stacked: how many such weights there are. own: each expert has a part of a token's row. sums: results are added up
-    by the weights of routes. piece: the first of the rows of all experts that are bound, and how many there are, of
-    each half of a gated linear unit. pitches: of x, routes and y. x_first, y_first: where the first token's numbers
-    begin. apart: how far apart parts of x and of y begin that are experts' own. routed: else part i is expert i's.
+    by the weights of routes. scaled: those of each expert have a factor. piece: the first of the rows of all experts
+    that are bound, and how many there are, of each half of a gated linear unit. pitches: of x, routes and y. x_first,
+    y_first: where the first token's numbers begin. apart: how far apart parts of x and of y begin that are experts'
+    own. routed: else part i is expert i's.
     """
 
     format: Format
@@ -192,6 +202,7 @@ class ByExpert:
     stacked: int = 1
     own: bool = False
     sums: bool = False
+    scaled: bool = False
     bias: bool = False
     epilogue: str = "store"
     factor: float | None = None
@@ -225,8 +236,8 @@ class ByExpert:
         assert not (packed and self.x_first), "whole rows are quantized"
         in_fours = not any(at % 4 for at in (c["pitches"][0], self.x_first, c["apart"][0] if self.own else 0))
         x = arena("x_q", "vec4<u32>") if packed else arena("x", "vec4<f32>" if in_fours else "f32")
-        bias = [BIAS] if self.bias else []
-        return [*weight(self.format), x, *([routes] if routes else []), *bias, arena("y", "f32")]
+        of_results = [*([SCALES] if self.scaled else []), *([BIAS] if self.bias else [])]
+        return [*weight(self.format), x, *([routes] if routes else []), *of_results, arena("y", "f32")]
 
 
 def mul_mat_id_kernel(e: ByExpert, n_tokens: int, profile: DeviceProfile, variant: MulMatVec | None = None) -> Launch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from llamaweb.graph import Graph, Tensor
@@ -10,7 +11,7 @@ from llamaweb.kernels import mul_mat as tiles
 from llamaweb.kernels import mul_mat_vec as vec
 from llamaweb.kernels.checks.products import MOST_TOKENS
 from llamaweb.kernels.formats import named
-from llamaweb.kernels.kernel import Launch, Variant
+from llamaweb.kernels.kernel import GLU, Launch, Variant
 from llamaweb.kernels.mul_mat import PLAIN, PRECISIONS, MulMat
 from llamaweb.kernels.tuner import Shape
 from llamaweb.operations.operation import Lowering, Matrix, Operation, Site, Use
@@ -27,6 +28,7 @@ class _Product(Operation):
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         m, y, p = _matrix(site), step.values["y"], step.params
         common: dict[str, Any] = {
+            "scaled": _scaled(step, m),
             "bias": "bias" in step.weights,
             "epilogue": p.get("epilogue", "store"),
             "factor": p.get("factor"),
@@ -59,7 +61,7 @@ class MulMatVec(_Product):
     templates = ("mul_mat_vec", "mul_mat_vec_packed")
     variants = vec.MulMatVec
     tuned = ("decode",)
-    in_lanes = frozenset({"x", "post", "sum", "y"})
+    in_lanes = frozenset({"x", "post", "sum", "by", "y"})
     parts = frozenset({"y", "by"})
 
     def _kernel(self, step: Step, site: Site, m: Matrix, common: dict[str, Any]) -> Launch:
@@ -78,6 +80,7 @@ class MulMatVec(_Product):
             keeps_sum="sum" in step.values,
             sum_scale="sum_scale" in step.weights,
             by=step.values["by"].first + m.first if "by" in step.values else None,
+            by_row=step.values["by"].pitch if "by" in step.values else 0,
             lane_order=step.lane_order,
             **common,
         )
@@ -131,6 +134,16 @@ class Quantize(Operation):
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         y = step.values["y"]
         return tiles.quantize(y.row, y.n_tokens, y.value.bits, site.profile)
+
+
+def _scaled(step: Step, m: Matrix) -> tuple[int, ...] | None:
+    """Of the tensors that the matrix is of and that have a scale each, where all but the last end."""
+    if "tensor_scales" not in step.weights:
+        return None
+    *ends, _ = accumulate(tensor.rows for tensor in step.weights["w"])
+    if step.params.get("epilogue") in GLU:  # the same rows of both
+        return tuple(m.rows // 2 for _ in ends)
+    return tuple(max(end - m.first, 0) for end in ends)
 
 
 def _matrix(site: Site) -> Matrix:

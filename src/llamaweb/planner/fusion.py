@@ -6,11 +6,11 @@ model gives the same logits, more slowly. They are applied in the order of FUSIO
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llamaweb.graph import Graph
+from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.kernel import GLU
 from llamaweb.operations import OPERATIONS, lower
@@ -141,8 +141,8 @@ def _copies(program: Program, max_bindings: int) -> None:
     for i, copy in program.of("elementwise"):
         if copy.params != {"expression": 0} or "x0" not in copy.values:
             continue
-        source, target = copy.values["x0"], copy.values["y"]
-        while source.whole and source.row == target.row and len(program.readers(source.value)) == 1:
+        source, target, reader = copy.values["x0"], copy.values["y"], i
+        while source.whole and source.row == target.row and _may_lie_there(program, source, target, reader, i):
             writers = [(j, _of_any_part(step)) for j, step in program.writers(source.value)]
             if not all(_may_write(step, target) for _, step in writers):
                 break
@@ -150,10 +150,27 @@ def _copies(program: Program, max_bindings: int) -> None:
                 program.put(j, step)
             program.put(i, None)
             program.substitute(source.value, target)
-            (_, first), *others = writers
+            (reader, first), *others = writers
             if others or first.op not in ("norm", "rope"):
                 break
             source = first.values["x"]  # which these may work on in place
+
+
+def _may_lie_there(program: Program, source: View, target: View, reader: int, copy: int) -> bool:
+    """Whether what else reads a value than one step can read it at the place of its copy, before anything is written
+    over that."""
+    others = [j for j, _ in program.readers(source.value) if j != reader]
+    if not others:
+        return True
+    over = [j for j, step in program.writers(target.value) if j != copy and _overlap(step.values["y"], target)]
+    behind = min(over, default=max(others) + 1)
+    return not target.apart and max(others) < behind and reads_parts(program, source.value)
+
+
+def _overlap(view: View, other: View) -> bool:
+    """Whether two views of one value may have numbers in common."""
+    apart = view.apart or other.apart
+    return bool(apart) or max(view.first, other.first) < min(view.first + view.row, other.first + other.row)
 
 
 def _may_write(step: Step, target: View) -> bool:
@@ -208,6 +225,33 @@ def _rotations(program: Program, max_bindings: int) -> None:
             both = View(x.value, x.row + y.row, x.first)
             program.put(i, None)
             program.put(j, replace(other, name=f"{first.name}+{other.name}", values={"x": both, "y": both}))
+
+
+def _scales(program: Program, max_bindings: int) -> None:
+    """the scale of a weight, and a bias behind that, within its product"""
+    for i, product in program.of(*_PRODUCTS):
+        if "bias" in product.weights:
+            continue
+        fused = product
+        for slot, name, size in (("tensor_scales", "mul", 1), ("bias", "add", product.values["y"].row)):
+            y = fused.values["y"]
+            j, behind = program.reader(y.value)
+            vector = _vector_behind(behind, name, y) if behind and y.whole else None
+            if not behind or not vector or vector.size != size or not _may_have(fused, 1, max_bindings):
+                break
+            program.put(j, None)
+            weights = {**fused.weights, slot: (vector,)}
+            fused = replace(fused, values={**fused.values, "y": behind.values["y"]}, weights=weights)
+            program.put(i, fused)
+
+
+def _vector_behind(step: Step, name: str, y: View) -> Tensor | None:
+    """The weight that a value is multiplied by, or that is added to it, in a step that does no more."""
+    expressions = ((name, 0, 1), (name, 1, 0))
+    if step.op != "elementwise" or step.params["expression"] not in expressions or y not in step.values.values():
+        return None
+    vectors = [vector for (vector,) in step.weights.values()]
+    return vectors[0] if len(vectors) == 1 else None
 
 
 def _siblings(program: Program, max_bindings: int) -> None:
@@ -284,7 +328,7 @@ def _epilogue(program: Program, max_bindings: int) -> None:
                 half = y.row // 2
                 if (gate, up) == (y.part(0, half), y.part(half, half)) and len(product.weights["w"]) <= 2:
                     change = {"epilogue": name}
-                elif gate == y and up and _there(program, up, i) and _may_have(product, 1, max_bindings):
+                elif gate == y and up and _there(program, up, i) and _may_have_of_one(product, 1, max_bindings):
                     product = replace(product, values={**product.values, "by": up})
                     change = {"epilogue": "by_" + name}
                 else:
@@ -304,14 +348,20 @@ def _there(program: Program, view: View, i: int) -> bool:
     return all(at < i for at, _ in program.writers(view.value))
 
 
+def _may_have_of_one(product: Step, more: int, max_bindings: int) -> bool:
+    """Whether it is a token's product, and may have so many bindings more."""
+    return product.op == "mul_mat_vec" and _may_have(product, more, max_bindings)
+
+
 def _may_have(product: Step, more: int, max_bindings: int) -> bool:
-    """Whether a token's product may have so many bindings more."""
-    if product.op != "mul_mat_vec":
+    """Whether a product may have so many bindings more."""
+    if product.op not in _PRODUCTS:
         return False
     weight = product.weights["w"][0]
     format = format_of(weight.type, weight.name)
     planes = len(format.planes) - 1 + bool(format.codebook)  # beside the first
-    have = len(product.values) + len(product.weights) + planes + product.params.get("last_row", False)  # the batch
+    batch = product.op == "mul_mat" or product.params.get("last_row", False)
+    have = len(product.values) + len(product.weights) + planes + batch
     return have + more <= max_bindings
 
 
@@ -363,7 +413,7 @@ def _last_row(program: Program, max_bindings: int) -> None:
             continue
         y, x = copy.values["y"], copy.values["x0"]
         readers = program.readers(y.value)
-        if x.whole and all(s.values["x"] == y and _may_have(s, 1, max_bindings) for _, s in readers):
+        if x.whole and all(s.values["x"] == y and _may_have_of_one(s, 1, max_bindings) for _, s in readers):
             program.put(i, None)
             for j, product in readers:
                 program.put(j, replace(product, values={**product.values, "x": x}).but(last_row=True))
@@ -431,27 +481,43 @@ def _normed_sum(program: Program, add: Step) -> tuple[View, tuple[int, Step]] | 
 def _residual(program: Program, max_bindings: int) -> None:
     """the addition to the residual stream within the product, or the norm, before it"""
     for i, add in program.of("elementwise"):
-        sides = _sums(add)
-        for x, branch in (sides, sides[::-1]) if sides else ():
-            j, before = program.writer(branch.value)
-            if before is None or not (before.op in (*_PRODUCTS, "rms_norm") or before.params.get("sums")):
-                continue
-            if before.params.get("epilogue", "store") != "store" or program.reader(branch.value)[0] != i:
-                continue
-            # In place: from then on nothing may want x as it was, nor the step itself.
-            uses = [at for at, _ in program.uses(x.value)]
-            if before.reads(x.value) or any(at > j and at != i for at in uses) or not any(at < j for at in uses):
-                continue
+        found = [(x, j, before) for x, j, before in _branches(program, i, add) if _may_add(program, x, j, before, i)]
+        if found:
+            x, j, before = found[0]
             program.put(i, None)
             program.put(j, replace(before, values={**before.values, "y": x}).but(epilogue="add"))
             program.substitute(add.values["y"].value, x)
-            break
+            continue
+        for x, j, before in _branches(program, i, add):
+            if _there(program, x, j) and _may_have_of_one(before, 1, max_bindings):
+                program.put(i, None)
+                values = {**before.values, "by": x, "y": add.values["y"]}
+                program.put(j, replace(before, values=values).but(epilogue="by_add"))
+                break
+
+
+def _branches(program: Program, i: int, add: Step) -> Iterator[tuple[View, int, Step]]:
+    """Of a sum x + branch: x, and what gives the branch, which nothing else reads."""
+    sides = _sums(add)
+    for x, branch in (sides, sides[::-1]) if sides else ():
+        j, before = program.writer(branch.value)
+        if before is None or not (before.op in (*_PRODUCTS, "rms_norm") or before.params.get("sums")):
+            continue
+        if before.params.get("epilogue", "store") == "store" and program.reader(branch.value)[0] == i:
+            yield x, j, before
+
+
+def _may_add(program: Program, x: View, j: int, before: Step, i: int) -> bool:
+    """Whether step j may add to x in place: from then on nothing wants x as it was, nor the step itself."""
+    uses = [at for at, _ in program.uses(x.value)]
+    return not before.reads(x.value) and all(at <= j or at == i for at in uses) and any(at < j for at in uses)
 
 
 Rule = Callable[[Program, int], None]
 _RULES: dict[str, Rule] = {
     "attention": _attention,
     "copies": _copies,
+    "scales": _scales,
     "siblings": _siblings,
     "norms": _norms,
     "rotations": _rotations,

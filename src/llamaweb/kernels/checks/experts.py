@@ -19,13 +19,11 @@ def top_k(kernel: Kernel) -> Case:
     c, random = dict(kernel.constants), rng(kernel)
     n, used = c["n_expert"], c["used"]
     logits = random.permuted(np.tile(np.linspace(-3, 3, n, dtype=np.float32), (_TOKENS, 1)), axis=1)
-    vectors: dict[str, Any] = {
-        name: random.permutation(np.linspace(-0.5, 0.5, n, dtype=np.float32)) for name in c["vectors"]
-    }
-    ids, shares = routed(logits.astype(np.float64), **vectors, **{name: c[name] for name in ROUTED})
+    bias = random.permutation(np.linspace(-0.5, 0.5, n, dtype=np.float32)) if c["bias"] else None
+    ids, shares = routed(logits.astype(np.float64), bias, **{name: c[name] for name in ROUTED})
     rows = 4 * c["y_pitch"] * np.arange(_TOKENS)
     data = [Data("x", 4 * (c["x_first"] + c["x_pitch"] * np.arange(_TOKENS)), logits)]
-    data += [whole(name, vector) for name, vector in vectors.items()]
+    data += [] if bias is None else [whole("probs_bias", bias)]
     chosen = Expected("y", rows, 1 + ids.astype(np.float32), of=lambda found: 1 + found.view(np.uint32))
     shared = Expected("y", rows + 4 * used, shares.astype(np.float32))
     return Case((Run(kernel, (1, _TOKENS, 1)),), tuple(data), (chosen, shared))
@@ -36,13 +34,13 @@ ROUTED = ("used", "gating", "groups", "norm", "scale")
 
 def routed(
     logits: np.ndarray,
+    probs_bias: np.ndarray | None = None,
+    *,
     used: int,
     gating: str,
     groups: tuple[int, int],
     norm: bool,
     scale: float,
-    probs_bias: np.ndarray | None = None,
-    scales: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The experts of each row of logits, and their weights, both (tokens, used), as operations.experts.top_k says."""
     rows = np.arange(len(logits))[:, None]
@@ -59,7 +57,7 @@ def routed(
     shares = probs[rows, ids]
     shares = _softmax(shares) if gating == "softmax_weight" else shares
     shares = shares / np.maximum(shares.sum(-1, keepdims=True), 2.0**-14) if norm else shares
-    return ids, shares * scale * (1 if scales is None else scales[ids])
+    return ids, shares * scale
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
@@ -94,13 +92,17 @@ def mul_mat_id(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     w = weight(format, k, _runs(at, halves * bound if glu else bound, k // format.block_size, format.unit), columns)
     there = np.concatenate([np.arange(begin, begin + count) for begin, count in w.groups])
     bias = random.standard_normal(len(there), np.float32) * bool(c["bias"])
+    scales = random.uniform(0.5, 2, c["stacked"] * c["n_expert"]).astype(np.float32) if c["scaled"] else None
+    weight_of = there // (bound if glu else n * c["n_expert"])
+    expert_of = (there + first - weight_of * bound if glu else there + first) // n % c["n_expert"]
 
     own = mine if c["own"] else mine[:1]
     x = random.standard_normal((_TOKENS, len(own), columns), np.float32)
     if quantize:
         x = exact_in_integers(random, _TOKENS * len(own), k, quantize).reshape(x.shape)
     padded = np.pad(x, ((0, 0), (0, 0), (0, k - columns)))
-    results = np.repeat(padded, used // len(own), 1) @ w.dense.T + bias  # (tokens, used, rows that are there)
+    results = np.repeat(padded, used // len(own), 1) @ w.dense.T  # (tokens, used, rows that are there)
+    results = results * (1 if scales is None else scales[weight_of * c["n_expert"] + expert_of]) + bias
 
     def of(half: int) -> tuple[np.ndarray, np.ndarray]:
         """(tokens, used, outs) of one of the stacked weights; which of them are bound (used, outs)."""
@@ -133,6 +135,7 @@ def mul_mat_id(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     else:
         at_routes = 4 * c["pitches"][1] * np.arange(_TOKENS)
         data.append(Data("routes", at_routes, np.hstack([routes, shares.view(np.uint32)])))
+    data += [] if scales is None else [whole("tensor_scales", scales)]
     data += [_at("bias", there, bias)] if c["bias"] else []
     if c["epilogue"] == "add":
         before = random.standard_normal(expected.shape, np.float32)

@@ -71,14 +71,15 @@ def mul_mat_vec(kernel: Kernel) -> Case:
     if c["last_row"]:
         data.append(batch(n_tokens))
     y = _product(w, _zeros_behind(h[None], k))[0]
-    if c["bias"]:
-        y, bias = _with_bias(y, w, random)
-        data.append(bias)
+    y, of_results = _scaled_and_biased(y, w, c, random)
+    data += of_results
     if c["by"] is None:
         y = _results(y[None], rows, c)[0]
     else:
         up = random.standard_normal(rows, np.float32)
-        data.append(Data("by", np.array([4 * c["by"]]), up[None]))
+        place = np.arange(c["by"], c["by"] + rows)
+        place = lane_place(place, c["by_row"]) if c["by_lanes"] else place
+        data.append(Data("by", 4 * place, up[:, None]))
         y = evaluated((c["epilogue"].removeprefix("by_"), 0, 1), [y[:rows] * (c["factor"] or 1), up])
     place = np.arange(c["offset"], c["offset"] + rows)
     place = lane_place(place, c["y_row"]) if c["y_lanes"] else place
@@ -105,9 +106,8 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     which = np.arange(n_tokens) % _TOKENS
     data = [whole("x", _in_rows(x, k)[which]), batch(n_tokens)]
     y = _product(w, _zeros_behind(x, k))
-    if c["bias"]:
-        y, bias = _with_bias(y, w, random)
-        data.append(bias)
+    y, of_results = _scaled_and_biased(y, w, c, random)
+    data += of_results
     y = _results(y, rows, c)
     # Tokens of all rows that an invocation has, each another invocation's, and those of the next tile
     step = c["wy"] + 1 if "matrix" not in c else 5
@@ -200,10 +200,21 @@ def _product(w: Weight, x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32) @ w.dense.T
 
 
-def _with_bias(y: np.ndarray, w: Weight, random: np.random.Generator) -> tuple[np.ndarray, Data]:
-    """All groups have a bias of their own."""
-    bias = random.standard_normal((len(w.groups), len(w.dense) // len(w.groups)), np.float32)
-    return y + bias.reshape(-1), Data("bias", np.array([4 * first for first, _ in w.groups]), bias)
+def _scaled_and_biased(
+    y: np.ndarray, w: Weight, c: dict[str, Any], random: np.random.Generator
+) -> tuple[np.ndarray, list[Data]]:
+    """Each tensor that W is of has a scale of its own, each group of rows a bias."""
+    data = []
+    if c["scaled"] is not None:
+        scales = random.uniform(0.5, 2, 1 + len(c["scaled"])).astype(np.float32)
+        rows = np.concatenate([np.arange(first, first + count) for first, count in w.groups])
+        y = y * scales[sum(rows >= end for end in c["scaled"]) if c["scaled"] else rows * 0]
+        data.append(whole("tensor_scales", scales))
+    if c["bias"]:
+        bias = random.standard_normal((len(w.groups), len(w.dense) // len(w.groups)), np.float32)
+        y = y + bias.reshape(-1)
+        data.append(Data("bias", np.array([4 * first for first, _ in w.groups]), bias))
+    return y, data
 
 
 def _results(y: np.ndarray, rows: int, c: dict[str, Any]) -> np.ndarray:
