@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from llamaweb import operations as ops
 from llamaweb.architectures.experts import Experts
-from llamaweb.architectures.metadata import Metadata, layer_of, layers, rope, tokens, with_factors
+from llamaweb.architectures.metadata import Metadata, layer_of, layers, rope, tokens, unsound, with_factors
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor, rows_of
 from llamaweb.model.gguf_file import GGUFFile
@@ -61,10 +61,10 @@ def decoder(
         n_head = meta.count("attention.head_count")
         n_head_kv = meta.count("attention.head_count_kv", n_head)
     if n_head_kv < 1 or n_head % n_head_kv:
-        raise ModelFileError(f"{n_head} attention heads do not divide into {n_head_kv} key-value heads.")
+        raise unsound(f"{n_head} attention heads do not divide into {n_head_kv} key-value heads")
     if not head_dim:
         if n_head > n_embd and meta.value("attention.key_length", None) is None:
-            raise ModelFileError(f"{n_head} attention heads are more than the {n_embd} values of a row.")
+            raise unsound(f"{n_head} attention heads are more than the {n_embd} values of a row")
         head_dim = meta.count("attention.key_length", max(n_embd // n_head, 1))
         if (of_value := meta.count("attention.value_length", head_dim)) != head_dim:
             raise ModelFileError(

@@ -8,7 +8,7 @@ import numpy as np
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder
-from llamaweb.architectures.metadata import Metadata
+from llamaweb.architectures.metadata import Metadata, unsound
 from llamaweb.errors import ModelFileError, short
 from llamaweb.graph import Graph, Tensor
 from llamaweb.operations.gated_delta_net import gated_delta_net
@@ -33,9 +33,7 @@ def delta_net(meta: Metadata, eps: float, *, grouped: bool = False) -> DeltaNet:
     size, n_key = meta.count("ssm.state_size", largest=256), meta.count("ssm.group_count", largest=4096)
     n_value = meta.count("ssm.time_step_rank", largest=4096)
     if n_value % n_key or meta.count("ssm.inner_size") != size * n_value:
-        raise ModelFileError(
-            f"{n_value} heads of {size} values with {n_key} keys contradict the other sizes of {meta.prefix}."
-        )
+        raise unsound(f"{n_value} heads of {size} values with {n_key} keys contradict the other sizes of {meta.prefix}")
     return DeltaNet(size, n_key, n_value, meta.count("ssm.conv_kernel", largest=16), grouped, eps)
 
 

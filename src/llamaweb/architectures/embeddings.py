@@ -6,7 +6,8 @@ from typing import Any
 
 from llamaweb.architectures import architecture
 from llamaweb.architectures.blocks import Encoder
-from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError, short
+from llamaweb.architectures.metadata import unsound
+from llamaweb.errors import LlamaWebError, UnsupportedError, short
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.pooling import POOLINGS, Pooling
 
@@ -21,7 +22,7 @@ def pooling_of(file: GGUFFile, hparams: Any, asked: str | None = None) -> Poolin
     key = f"{file.architecture}.pooling_type"
     told = file.metadata.get(key, -1)
     if isinstance(told, bool) or not isinstance(told, int) or told not in (*_UNSPECIFIED, *range(_RANK + 1)):
-        raise ModelFileError(f"{key} is {short(told)}, not a whole number from 0 to {_RANK}.")
+        raise unsound(f"{key} is {short(told)}, not a whole number from 0 to {_RANK}")
     if told == _RANK and asked is None:
         raise UnsupportedError(
             f"The model ranks documents ({key} is {_RANK}), which is not supported yet; use another."

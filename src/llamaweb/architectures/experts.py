@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamaweb.architectures.metadata import Metadata
-from llamaweb.errors import ModelFileError, UnsupportedError
+from llamaweb.architectures.metadata import Metadata, unsound
+from llamaweb.errors import UnsupportedError
 from llamaweb.operations.experts import Gating
 
 MOST = 1024  # experts, that the choice among them has room for
@@ -33,9 +33,7 @@ def experts(
     """Of a family that always has them, `n_ff` values wide. gating, norm, scale: the family's."""
     count, used = (meta.count(key, largest=MOST) for key in ("expert_count", "expert_used_count"))
     if used > count:
-        raise ModelFileError(
-            f"{meta.prefix}.expert_used_count is {used}, more than the {count} experts that there are."
-        )
+        raise unsound(f"{meta.prefix}.expert_used_count is {used}, more than the {count} experts that there are")
     return Experts(
         count,
         used,
@@ -74,8 +72,7 @@ def _groups(meta: Metadata, count: int, used: int) -> tuple[int, int]:
     if n < 2:
         return 1, 1
     if count % n or not 0 < chosen <= n or chosen * (count // n) < used:
-        raise ModelFileError(
-            f"{meta.prefix} asks for {used} of {count} experts out of {chosen} of {n} groups, which cannot be; convert "
-            "the model again."
+        raise unsound(
+            f"{meta.prefix} asks for {used} of {count} experts out of {chosen} of {n} groups, which cannot be"
         )
     return n, chosen

@@ -8,7 +8,7 @@ from typing import Any
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks
-from llamaweb.architectures.metadata import Metadata, rope
+from llamaweb.architectures.metadata import Metadata, rope, unsound
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor
 from llamaweb.operations.mul_mat_heads import mul_mat_heads
@@ -41,15 +41,12 @@ def latent(meta: Metadata) -> Latent:
     lengths = [meta.optional_count(f"attention.{part}_length_mla") for part in ("key", "value")]
     absorbed = all(lengths)
     if any(lengths) and not absorbed:
-        raise ModelFileError(
-            f"Of {meta.prefix}.attention.key_length_mla and value_length_mla the file tells one alone; convert the "
-            "model again."
-        )
+        raise unsound(f"Of {meta.prefix}.attention.key_length_mla and value_length_mla the file tells one alone")
     key, value = lengths if absorbed else [meta.count(f"attention.{part}_length") for part in ("key", "value")]
     rank, rotation = meta.count("attention.kv_lora_rank"), rope(meta, "norm", key)
     nope = key - rotation.n_dims
     if not nope:
-        raise ModelFileError(f"All {key} numbers of {meta.prefix}'s keys are rotated, which leaves none of its rows.")
+        raise unsound(f"All {key} numbers of {meta.prefix}'s keys are rotated, which leaves none of its rows")
     rotation, scale = _scaled(meta, replace(rotation, offset=rank if absorbed else nope))
     q_rank = meta.optional_count("attention.q_lora_rank")
     return Latent(rank, q_rank, nope, rotation.n_dims, value, absorbed, rotation, scale * key**-0.5)

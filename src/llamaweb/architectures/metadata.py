@@ -22,6 +22,11 @@ _MOST = 1e30  # of a number, far above any sound value and well within float32
 _LEAST = 1e-6  # of what is divided by or goes into a logarithm; far below any sound value
 
 
+def unsound(finding: str) -> ModelFileError:
+    """What a file tells contradicts itself, or cannot be."""
+    return ModelFileError(f"{finding}; convert the model again.")
+
+
 class Metadata:
     """A file's metadata under its architecture's prefix.
 
@@ -36,14 +41,14 @@ class Metadata:
         """A positive whole number."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= largest:
-            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a whole number from 1 to {largest}.")
+            raise unsound(f"{self.prefix}.{key} is {short(value)}, not a whole number from 1 to {largest}")
         return value
 
     def optional_count(self, key: str, largest: int = 1 << 20, default: Any = 0) -> int:
         """A whole number that may be missing, or 0."""
         value = self._get(key, default)
         if type(value) is not int or not 0 <= value <= largest:
-            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a whole number from 0 to {largest}.")
+            raise unsound(f"{self.prefix}.{key} is {short(value)}, not a whole number from 0 to {largest}")
         return value
 
     @property
@@ -60,7 +65,7 @@ class Metadata:
         each = value.tolist() if isinstance(value, np.ndarray) else [value] * n_layer
         if not all(type(n) is int and 0 <= n <= largest for n in each):
             told = each if isinstance(value, np.ndarray) else value
-            raise ModelFileError(f"{self.prefix}.{key} is {short(told)}, not whole numbers from 0 to {largest}.")
+            raise unsound(f"{self.prefix}.{key} is {short(told)}, not whole numbers from 0 to {largest}")
         if len(each) != n_layer:
             raise ModelFileError(
                 f"{self.prefix}.{key} has {len(each)} values, but {self.prefix}.block_count says {n_layer} layers; "
@@ -72,19 +77,19 @@ class Metadata:
         """A number of at least `least`, which float32 holds with room to spare."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= _MOST:
-            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a number from {least:g} to {_MOST:g}.")
+            raise unsound(f"{self.prefix}.{key} is {short(value)}, not a number from {least:g} to {_MOST:g}")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
         value = self._get(key, default)
         if not isinstance(value, str):
-            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not a text.")
+            raise unsound(f"{self.prefix}.{key} is {short(value)}, not a text")
         return value
 
     def flag(self, key: str, *, default: bool) -> bool:
         value = self._get(key, default)
         if not isinstance(value, bool):
-            raise ModelFileError(f"{self.prefix}.{key} is {short(value)}, not true or false.")
+            raise unsound(f"{self.prefix}.{key} is {short(value)}, not true or false")
         return value
 
     def value(self, key: str, default: Any) -> Any:
@@ -94,7 +99,7 @@ class Metadata:
     def _there(self, key: str, default: Any) -> Any:
         value = self._all.get(f"{self.prefix}.{key}", default)
         if value is _MISSING:
-            raise ModelFileError(f"The file's metadata lacks {self.prefix}.{key}, which its architecture needs.")
+            raise unsound(f"The file's metadata lacks {self.prefix}.{key}, which its architecture needs")
         return value
 
     def _get(self, key: str, default: Any) -> Any:
@@ -171,7 +176,7 @@ def rope(meta: Metadata, mode: str, head_dim: int) -> Rope:
     factor = meta.number("rope.scaling.factor", meta.number("rope.scale_linear", 1.0)) or 1.0
     scaling, attn_factor = meta.text("rope.scaling.type", "linear"), meta.number("rope.scaling.attn_factor", 1.0)
     if factor < _LEAST:
-        raise ModelFileError(f"The rope scaling factor {factor} is too small to be meant; convert the model again.")
+        raise unsound(f"The rope scaling factor {factor} is too small to be meant")
     if scaling == "none":
         return Rope(mode, n_dims, base, attn_factor=attn_factor)
     if scaling in ("linear", "longrope"):  # of which the file has factors as tensors
@@ -237,10 +242,7 @@ def heads_by_layer(meta: Metadata) -> tuple[tuple[int, int], tuple[int, ...]]:
     for key in ("attention.head_count", "attention.head_count_kv"):
         found.append(each := meta.counts(key))
         if len(set(each) - {0}) > 1:
-            raise ModelFileError(
-                f"{meta.prefix}.{key} is {short(list(each))}, not 0 or one number of heads a layer; convert the model "
-                "again."
-            )
+            raise unsound(f"{meta.prefix}.{key} is {short(list(each))}, not 0 or one number of heads a layer")
     heads, heads_kv = found
     return (max(*heads, 1), max(*heads_kv, 1)), heads_kv
 
@@ -250,7 +252,7 @@ def token_types(file: GGUFFile) -> int:
     key, most = "tokenizer.ggml.token_type_count", 1 << 20
     count = file.metadata.get(key)
     if isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= most:
-        raise ModelFileError(f"{key} is {short(count)}, not a whole number from 1 to {most}.")
+        raise unsound(f"{key} is {short(count)}, not a whole number from 1 to {most}")
     return count
 
 
@@ -270,7 +272,7 @@ def windows(
     elif isinstance(told, np.ndarray) and told.dtype.kind in "biu" and len(told) <= _MOST_LAYERS:
         within = [i < len(told) and bool(told[i]) for i in range(n_layer)]  # the last ones may be left out
     else:
-        raise ModelFileError(f"{meta.prefix}.attention.sliding_window_pattern is no number, nor one for each layer.")
+        raise unsound(f"{meta.prefix}.attention.sliding_window_pattern is no number, nor one for each layer")
     return tuple(window if inside else 0 for inside in within)
 
 
@@ -280,12 +282,9 @@ def caches(meta: Metadata, windows: tuple[int, ...], shared: int = 0) -> tuple[i
     n_layer = len(windows)
     n_own = n_layer - meta.optional_count("attention.shared_kv_layers", default=shared)
     if n_own < min(n_layer, 2):
-        raise ModelFileError(f"Of {n_layer} layers, {n_own} have keys of their own; convert the model again.")
+        raise unsound(f"Of {n_layer} layers, {n_own} have keys of their own")
     found = tuple(i if i < n_own else n_own - (2 if window else 1) for i, window in enumerate(windows))
     for i, cache in enumerate(found):
         if windows[i] != windows[cache]:
-            raise ModelFileError(
-                f"Layer {i} is to read the keys and values of layer {cache}, whose window differs; convert the model "
-                "again."
-            )
+            raise unsound(f"Layer {i} is to read the keys and values of layer {cache}, whose window differs")
     return found

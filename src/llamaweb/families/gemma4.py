@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
 from llamaweb.architectures.experts import Experts, experts
-from llamaweb.architectures.metadata import Metadata, base_in_window, caches, rope, windows, with_factors
+from llamaweb.architectures.metadata import Metadata, base_in_window, caches, rope, unsound, windows, with_factors
 from llamaweb.architectures.per_layer import own_branch, own_embeddings
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor
@@ -59,9 +59,7 @@ def hyperparameters(file: GGUFFile) -> Gemma4Hyperparameters:
         found.append(Layer(cache, head_dim, heads_kv[i], n_ffs[i], window, rotation))
     for i, layer in enumerate(found):
         if layer != replace(found[layer.cache], n_ff=layer.n_ff):
-            raise ModelFileError(
-                f"Layer {i} is to read the keys and values of layer {layer.cache}, whose heads differ."
-            )
+            raise unsound(f"Layer {i} is to read the keys and values of layer {layer.cache}, whose heads differ")
     has_experts = meta.optional_count("expert_count")
     return Gemma4Hyperparameters(
         **vars(sizes),
