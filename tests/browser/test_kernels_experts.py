@@ -165,7 +165,7 @@ def check(bench: Bench, format: Format, n: int, n_expert: int, used: int, row: i
 
 
 @pytest.mark.parametrize("bits", PRECISIONS.values())
-@pytest.mark.parametrize("type", ["Q4_0", "Q2_K"])
+@pytest.mark.parametrize("type", ["Q4_0", "Q2_K", "Q6_K"])
 def test_tiles_with_the_packed_dot(bench: Bench, type: str, bits: int) -> None:
     """As the same tiles without it give, of x as it was rounded."""
     format, used, n_expert = FORMATS[GGMLType[type]], 3, 5

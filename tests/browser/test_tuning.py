@@ -11,7 +11,7 @@ from browser_page import Page
 from llamaweb.errors import LlamaWebError
 from llamaweb.model.gguf_file import read_header
 from llamaweb.model.source import BytesSource
-from tests.families import EMBEDDERS
+from tests.families import EMBEDDERS, MODELS
 from tests.tiny import TinyLlama, tiny_llama, tiny_model
 
 
@@ -233,3 +233,46 @@ def test_what_embeds_texts_is_tuned_and_gives_the_same(page: Page) -> None:
         {t.shape for t in trials}
     )
     np.testing.assert_allclose(found, plain, atol=1e-4)
+
+
+async def with_experts(data, tune, deaf=False):
+    """An answer, the trials of three variants of experts' products, of which the last are packed.
+    deaf: the packed ones compute nothing."""
+    from dataclasses import replace
+
+    from llamaweb import Llama
+    from llamaweb.gpu import trials as module
+
+    def few(shape, profile, mode):
+        found = kept(shape, profile, mode)
+        packed = [v for v in found if getattr(v, "packed", False) or getattr(v, "kind", "") == "packed"]
+        return list(dict.fromkeys([*found[:2], *packed[-1:]])) if "id" in shape.op else []
+
+    def step(self, d):
+        c = dict(d.kernel.constants)
+        if deaf and (c.get("chunk") or d.kernel.template == "mul_mat_id_packed"):
+            d = replace(d, workgroups=(0, 1, 1))
+        return made(self, d)
+
+    kept, made = module.candidates, module.Trials._step
+    module.candidates, module.Trials._step = few, step
+    try:
+        async with await Llama.load(data, n_ctx=128, n_ubatch=20, tune=tune) as llm:
+            async for _ in llm.stream(range(5, 40), temperature=0, max_tokens=6):
+                pass
+            return llm.tokens, llm.trials
+    finally:
+        module.candidates, module.Trials._step = kept, made
+
+
+def test_experts_are_tuned_with_routes_of_their_own(page: Page) -> None:
+    data = tiny_model(MODELS["qwen3moe, Q6_K"].spec)
+    plain, none = page.run(with_experts, data=data, tune="off")
+    tokens, trials = page.run(with_experts, data=data, tune="full")
+    assert none == [] and tokens == plain
+    assert {t.shape.op for t in trials} == {"mul_mat_id", "mul_mat_id_tiles"}
+    assert all(t.right and t.microseconds > 0 for t in trials)
+    assert {t.shape.experts for t in trials} == {(2, 5)}
+    _, trials = page.run(with_experts, data=data, tune="full", deaf=True)
+    packed = [getattr(t.variant, "packed", False) or getattr(t.variant, "kind", "") == "packed" for t in trials]
+    assert any(packed) and [t.right for t in trials] == [not each for each in packed]

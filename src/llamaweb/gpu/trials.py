@@ -48,7 +48,7 @@ _COLD_MS = 200.0  # without work, after which a GPU's clocks have fallen
 
 T = TypeVar("T")
 
-# One use of a kernel: its dispatch, behind the one that quantizes its input, if there is one.
+# One use of a kernel: its dispatch, behind those that prepare what it reads: its input as integers, or routes.
 Place = tuple[Dispatch, ...]
 
 # From which position on the cache holds nothing, where so many can be written; None: there is no such room.
@@ -59,13 +59,15 @@ def places(plan: ModelPlan) -> dict[Shape, list[Place]]:
     """What has variants, of a token and of a prefill batch, by shape, in the order of the layers."""
     found: dict[Shape, list[Place]] = {}
     for name, phase in plan.phases.items():
-        before: dict[tuple[str, Binding], Dispatch] = {}
-        for d in phase.dispatches[: phase.head if plan.embeddings else None]:  # behind a pooling there are few texts
+        dispatches = phase.dispatches[: phase.head if plan.embeddings else None]  # behind a pooling there are few texts
+        before: dict[tuple[str, Binding], set[int]] = {}
+        for i, d in enumerate(dispatches):
+            slots = _slots(d)
+            place = {i}.union(*(before.get(taken, ()) for taken in slots.items()))
             if prepares := BY_TEMPLATE[d.kernel.template].prepares:
-                before[prepares[1], _slots(d)[prepares[0]]] = d
+                before[prepares[1], slots[prepares[0]]] = place
             elif d.shape and name in OPERATIONS[d.shape.op].tuned:
-                first = [before[taken] for taken in _slots(d).items() if taken in before]
-                found.setdefault(d.shape, []).append((*first, d))
+                found.setdefault(d.shape, []).append(tuple(dispatches[j] for j in sorted(place)))
     return found
 
 
@@ -274,6 +276,9 @@ class Trials:
         steps = self._steps([d for place in some for d in place])
         n_past = self._depth(entry.shape, n_tokens)
 
+        for d in dict.fromkeys(d for place in some for d in place if BY_TEMPLATE[d.kernel.template].steers):
+            self._write_random(_rows(_slots(d)["x"], entry.shape.n_tokens, range(n_tokens)), self._random)
+
         def reset() -> None:
             self._turns.check()
             self._write_batch(n_past, n_tokens)
@@ -316,6 +321,9 @@ class Trials:
             self._executor.write_io(text_of, np.zeros(n_tokens, np.uint32))
             self._executor.write_io(begins, np.array([0, n_tokens], np.uint32))
 
+    def _write_random(self, rows: Binding, random: np.random.Generator) -> None:
+        self._executor.write(rows, random.standard_normal(rows.size // 4, dtype=np.float32))
+
     def _steps(self, dispatches: Sequence[Dispatch]) -> Any:
         return js.Array.of(*map(self._step, dispatches))
 
@@ -351,7 +359,7 @@ class Trials:
                 found = np.where(wanted == 0, np.float32(0), found)
             error += float(np.sum((found - wanted) ** 2, dtype=np.float64))
             norm += float(np.sum(wanted**2, dtype=np.float64))
-        rounds = shape.precision == "fast" and place[0].kernel.template == "quantize"
+        rounds = shape.precision == "fast" and any(d.kernel.template == "quantize" for d in place)
         limit = _NMSE_QUANTIZED if rounds else _NMSE
         return alike(error, norm, limit)
 
@@ -360,18 +368,24 @@ class Trials:
         a whole batch would stay in Python's memory, which never shrinks. Inputs are random, the same for the same
         seed."""
         executor, random = self._executor, np.random.default_rng(seed)
-        source, result = _source(place), _slots(place[-1])["y"]
-        x, y = ([_rows(binding, shape.n_tokens, part) for part in _parts(n_tokens)] for binding in (source, result))
-        executor.clear(result)
+        result = _slots(place[-1])["y"]
+        x, y = (
+            [_rows(binding, shape.n_tokens, part) for binding in bindings for part in _parts(n_tokens)]
+            for bindings in (_sources(place), [result])
+        )
+        steps, before = self._steps(place), len(place) - 1
         self._turns.check()
         for n_past in runs:
             if (n_past - runs.start) % self._share(shape).runs == self._share(shape).runs - 1:
                 await executor.device.wait(executor.device.handle.queue.onSubmittedWorkDone())
                 self._turns.check()
             for rows in x:
-                executor.write(rows, random.standard_normal(rows.size // 4, dtype=np.float32))
+                self._write_random(rows, random)
             self._write_batch(n_past, n_tokens)
-            self._replay.run(self._steps(place), 0, len(place), n_tokens)
+            # What is not computed is zero, although what was read before may have lain there.
+            self._replay.run(steps, 0, before, n_tokens)
+            executor.clear(result)
+            self._replay.run(steps, before, len(place), n_tokens)
         for rows in y:
             copied = await executor.copy(rows)
             self._turns.check()
@@ -390,10 +404,13 @@ def _parts(n_tokens: int) -> list[range]:
 
 def _rows(binding: Binding, n_tokens: int, tokens: range) -> Binding:
     """Those of some tokens, in a value of `n_tokens`."""
-    row = binding.size // n_tokens
+    row = binding.size // n_tokens // 4 * 4
     return Binding(binding.region, binding.offset + tokens.start * row, len(tokens) * row)
 
 
-def _source(place: Place) -> Binding:
-    slots = _slots(place[0])
-    return slots["qkv" if "qkv" in slots else "x"]
+def _sources(place: Place) -> list[Binding]:
+    """What its dispatches read that none of them has written, in an order that is the same for all variants."""
+    slots = [_slots(d) for d in place]
+    read = {each[slot] for each in slots for slot in ("qkv", "x") if slot in each}
+    made = {each["y"] for each in slots[:-1] if "y" in each}
+    return sorted(read - made, key=lambda binding: (binding.offset, binding.size))

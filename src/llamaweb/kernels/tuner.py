@@ -24,10 +24,10 @@ MODES = ("auto", "off", "full")
 @dataclass(frozen=True)
 class Shape:
     """What a kernel is tuned for. op: "mul_mat_vec", or "mul_mat" for batches of `n_tokens`, where W is (k, n) in
-    ggml's order; "flash_attn_vec", of one token in `splits`, and "flash_attn", of a batch: n heads of k numbers, `v` of
-    their values, `group` of them with the same key-value head, with a cache in `format`. `norm`: with the rms_norm
-    fused; `post`: with a norm and an addition before that. precision: of PRECISIONS, what a batch's products may
-    round."""
+    ggml's order; "mul_mat_id" and "mul_mat_id_tiles", the same with so many `experts` of a token's, of all;
+    "flash_attn_vec", of one token in `splits`, and "flash_attn", of a batch: n heads of k numbers, `v` of their values,
+    `group` of them with the same key-value head, with a cache in `format`. `norm`: with the rms_norm fused; `post`:
+    with a norm and an addition before that. precision: of PRECISIONS, what a batch's products may round."""
 
     op: str
     format: str
@@ -41,6 +41,7 @@ class Shape:
     splits: int = 1
     precision: str = "high"
     v: int = 0
+    experts: tuple[int, int] = (0, 0)
 
     @property
     def of_any_batch(self) -> Shape:
@@ -60,7 +61,9 @@ class Shape:
         splits = f" in {self.splits} splits" if self.splits > 1 else ""
         fast = "" if self.precision == "high" else f" {self.precision}"
         values = f" values of {self.v}" if self.v not in (0, self.k) else ""
-        return f"{self.op} {self.format} {self.k}x{self.n}{batch} {self.epilogue}{norms}{group}{values}{splits}{fast}"
+        experts = " {} of {} experts".format(*self.experts) if self.experts[1] else ""
+        what = f"{self.op} {self.format} {self.k}x{self.n}{experts}{batch}"
+        return f"{what} {self.epilogue}{norms}{group}{values}{splits}{fast}"
 
 
 def cached(k: CacheFormat, v: CacheFormat | None) -> str:

@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Literal
 
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.checks import experts as checks
-from llamaweb.kernels.formats import Format
+from llamaweb.kernels.formats import Format, named
 from llamaweb.kernels.kernel import BATCH, BIAS, GLU, SCALES, Launch, Slot, Variant, arena, kernel, weight
-from llamaweb.kernels.mul_mat import MulMat, of_kind
-from llamaweb.kernels.mul_mat_vec import MulMatVec, default, packed_chunk
+from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, can_be_packed, of_kind, works
+from llamaweb.kernels.mul_mat_vec import MulMatVec, candidates, default, packed_chunk
+from llamaweb.kernels.tuner import Shape
 from llamaweb.operations.operation import Lowering, Matrix, Operation, Site, Use
 from llamaweb.operations.step import Step, Value, View
 from llamaweb.profile import DeviceProfile
@@ -71,6 +72,8 @@ def weighted_sum(g: Graph, x: Tensor, routes: Tensor, name: str) -> Tensor:
 class TopK(Operation):
     name = "top_k"
     templates = ("top_k",)
+    prepares = ("y", "routes")
+    steers = True
     parts = frozenset({"x"})
     case = staticmethod(checks.top_k)
 
@@ -127,6 +130,8 @@ class MulMatId(Operation):
     name = "mul_mat_id"
     templates: ClassVar[tuple[str, ...]] = ("mul_mat_id",)
     parts = frozenset({"y"})
+    variants: ClassVar[type[Variant] | None] = MulMatVec
+    tuned: ClassVar[tuple[str, ...]] = ("decode",)
     case = staticmethod(checks.mul_mat_id)
 
     def lower(self, node: Tensor, low: Lowering) -> None:
@@ -144,10 +149,25 @@ class MulMatId(Operation):
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
         m, p = site.matrix, step.params
         assert m
-        e = self._experts(step, m, step.values["routes"].row // 2)
+        e = self._experts(step, m, self._used(step))
         if p["sums"] and m.first:
             e = replace(e, epilogue="add")  # to what the pieces of the weight before have given
-        return mul_mat_id_kernel(e, step.n_tokens, site.profile)
+        return mul_mat_id_kernel(e, step.n_tokens, site.profile, variant)
+
+    def shape(self, step: Step, site: Site) -> Shape:
+        assert site.matrix
+        e = self._experts(step, site.matrix, self._used(step))
+        epilogue = "sums" if e.sums else e.epilogue
+        shape = Shape(self.name, e.format.name, *e.row_and_rows, epilogue, n_tokens=step.n_tokens)
+        return replace(shape, experts=(e.used, e.n_expert))
+
+    def candidates(self, shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
+        epilogue = "store" if shape.epilogue == "sums" else shape.epilogue
+        return [*candidates(named(shape.format), shape.k, shape.n, epilogue, profile, mode)]
+
+    def _used(self, step: Step) -> int:
+        """Experts of a token."""
+        return step.values["routes"].row // 2
 
     def _experts(self, step: Step, m: Matrix, used: int) -> ByExpert:
         x, routes, y, p = step.values["x"], step.values["routes"], step.values["y"], step.params
@@ -223,6 +243,11 @@ class ByExpert:
         return 1 if self.glu else self.stacked
 
     @property
+    def row_and_rows(self) -> tuple[int, int]:
+        """What a token's product is as one of a single matrix."""
+        return self.k * (self.used if self.sums else 1), self.n * (1 if self.sums else self.used)
+
+    @property
     def constants(self) -> dict[str, Any]:
         columns = self.columns or self.k
         parts = 1 if self.sums else self.used * self.results
@@ -242,8 +267,7 @@ class ByExpert:
 
 def mul_mat_id_kernel(e: ByExpert, n_tokens: int, profile: DeviceProfile, variant: MulMatVec | None = None) -> Launch:
     """The products of a token's experts, or of a few tokens' one by one."""
-    parts_of_row = e.used if e.sums else 1
-    v = variant or default(e.format, e.k * parts_of_row, e.n * (1 if e.sums else e.used), e.epilogue, profile)
+    v = variant or default(e.format, *e.row_and_rows, e.epilogue, profile)
     shader = kernel(
         "mul_mat_id",
         e.slots(arena("routes", "u32") if e.routed else None),
@@ -253,7 +277,7 @@ def mul_mat_id_kernel(e: ByExpert, n_tokens: int, profile: DeviceProfile, varian
         subgroup=v.subgroup,
         rows_per_group=v.rows,
         blocks=v.blocks if v.packed else 1,
-        chunk=packed_chunk(e.k * parts_of_row) if v.packed else 0,
+        chunk=packed_chunk(e.row_and_rows[0]) if v.packed else 0,
     )
     plain = mul_mat_id_kernel(e, n_tokens, DeviceProfile()) if v.subgroup else None
     of_group = v.workgroup // v.lanes * v.rows // (2 if e.glu else 1)
@@ -264,6 +288,7 @@ def mul_mat_id_kernel(e: ByExpert, n_tokens: int, profile: DeviceProfile, varian
 TILE = 32  # pairs of a token and an expert, of one expert's, that are multiplied at once
 _TILE = (TILE, 64, 16, 8)
 PLAIN = MulMat(*_TILE)  # what every device can run
+_SMALL = MulMat(TILE, 32, 16, 8)
 _TEMPLATES = {"f32": "mul_mat_id_tiles", "packed": "mul_mat_id_packed"}
 
 
@@ -272,6 +297,7 @@ class SortIds(Operation):
 
     name = "sort_ids"
     templates = ("sort_ids",)
+    prepares = ("y", "routes")
     case = staticmethod(checks.sort_ids)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
@@ -309,6 +335,8 @@ class MulMatIdTiles(MulMatId):
     name = "mul_mat_id_tiles"
     templates = tuple(_TEMPLATES.values())
     variants = MulMat
+    tuned = ("prefill",)
+    any_device = PLAIN
     packs = True
     case = staticmethod(checks.mul_mat_id)
 
@@ -317,8 +345,26 @@ class MulMatIdTiles(MulMatId):
         e = self._experts(step, site.matrix, step.params["used"])
         return mul_mat_id_tiles_kernel(e, step.n_tokens, site.profile, variant)
 
+    def shape(self, step: Step, site: Site) -> Shape:
+        return replace(super().shape(step, site), precision=site.precision)
+
+    def candidates(self, shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
+        format, bits = named(shape.format), PRECISIONS[shape.precision]
+        kinds = [MulMat(*tile, "packed", depth, bits) for tile, depth in ((_TILE, 2), ((TILE, 32, 8, 8), 1))]
+        found = [v for v in (*kinds, PLAIN, _SMALL) if works(v, format, shape.epilogue, profile)]
+        return sorted(found, key=lambda v: v != _default(format, profile, bits))
+
     def variant(self, step: Step, site: Site, chosen: Variant | None) -> Variant:
-        return MulMat(*_TILE, "packed", 2, site.bits) if "x_q" in step.values and not site.profile.software else PLAIN
+        assert site.matrix
+        return super().variant(step, site, chosen) or _default(site.matrix.format, site.profile, site.bits)
+
+    def _used(self, step: Step) -> int:
+        return int(step.params["used"])
+
+
+def _default(format: Format, profile: DeviceProfile, bits: int) -> MulMat:
+    packed = can_be_packed(format, profile) and not profile.software
+    return MulMat(*_TILE, "packed", 2, bits) if packed else PLAIN
 
 
 def mul_mat_id_tiles_kernel(e: ByExpert, n_tokens: int, profile: DeviceProfile, variant: MulMat = PLAIN) -> Launch:

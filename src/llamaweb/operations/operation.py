@@ -128,13 +128,15 @@ class Use:
 class Operation:
     """One operation. `name`: of its nodes or its steps; `templates`: of its kernels; `in_lanes`: slots of one token's
     values that may be in lane order; `parts`: slots that may be parts of rows, and `apart` those that may be groups;
-    `variants`: what tells its kernel's variants, if it has some; `tuned`: phases in which these are timed;
+    `prologue`, `epilogue`: whether its kernel takes an expression in the place of x, and over its result; `convolves`:
+    the slot where a token's convolution may be taken in; `packs`: whether it has kernels with the packed dot, which
+    read x as integers (slot x_q); `case_tokens`: most that its case of the self-check takes; `case_rows`: whether that
+    looks at whole rows of results.
+
+    For tuning, `variants`: what tells its kernel's variants, if it has some; `tuned`: phases in which these are timed;
     `any_device`: the one that is right everywhere, where launches do not tell it (`plain`); `cached`: whether its time
     depends on the cache; `prepares`: its slot whose content an operation behind it takes, and the slot there: these two
-    are timed together; `prologue`, `epilogue`: whether its kernel takes an
-    expression in the place of x, and over its result; `convolves`: the slot where a token's convolution may be taken
-    in; `packs`: whether it has kernels with the packed dot, which read x as integers (slot x_q); `case_tokens`: most
-    that its case of the self-check takes; `case_rows`: whether that looks at whole rows of results."""
+    are timed together; `steers`: whether what it finds says which weights are read behind it."""
 
     name: ClassVar[str]
     templates: ClassVar[tuple[str, ...]] = ()
@@ -146,6 +148,7 @@ class Operation:
     any_device: ClassVar[Variant | None] = None
     cached: ClassVar[bool] = False
     prepares: ClassVar[tuple[str, str] | None] = None
+    steers: ClassVar[bool] = False
     prologue: ClassVar[bool] = False
     epilogue: ClassVar[bool] = False
     convolves: ClassVar[str] = ""
