@@ -17,7 +17,7 @@ from llamaweb.kernels.flash_attn_vec import FlashAttnVec
 from llamaweb.kernels.formats import BLOCK, FORMATS, Format
 from llamaweb.kernels.kernel import Kernel, Launch
 from llamaweb.kernels.library import Attention
-from llamaweb.kernels.mul_mat import MulMat, mul_mat, quantize
+from llamaweb.kernels.mul_mat import PLAIN, MulMat, mul_mat, quantize
 from llamaweb.kernels.mul_mat_vec import MulMatVec, mul_mat_vec
 from llamaweb.kernels.template import wgsl
 from llamaweb.operations.altup import altup_kernel, altup_stack_kernel
@@ -88,13 +88,13 @@ PACKED_TILE = MulMat(TILE, 64, 16, 8, "packed", 2)
 PACKED = MulMatVec(32, LAVAPIPE.subgroup_size, 2, LAVAPIPE.subgroup_size, packed=True, blocks=2)
 EXPERTS = [
     ByExpert(Q4_0, 96, 40, 5, 2),
-    ByExpert(Q6_K, 512, 37, 6, 3, stacked=2, epilogue="swiglu_oai", bias=True),
-    ByExpert(Q4_0, 96, 100, 4, 4, own=True, bias=True, epilogue="add", factor=0.5),
-    ByExpert(Q4_0, 96, 40, 6, 3, stacked=2, epilogue="geglu", bias=True, piece=(60, 90)),
-    ByExpert(Q4_0, 96, 40, 6, 3, stacked=2, bias=True, y_first=5),
+    ByExpert(Q6_K, 512, 37, 6, 3, stacked=2, epilogue="swiglu_oai", scaled=True),
+    ByExpert(Q4_0, 96, 100, 4, 4, own=True, scaled=True, bias=True, epilogue="add", factor=0.5),
+    ByExpert(Q4_0, 96, 40, 6, 3, stacked=2, epilogue="geglu", scaled=True, bias=True, piece=(60, 90)),
+    ByExpert(Q4_0, 96, 40, 6, 3, stacked=2, scaled=True, y_first=5),
 ]
 ADDED_UP = [
-    ByExpert(Q4_0, 96, 100, 4, 4, own=True, sums=True, bias=True, epilogue="add", factor=0.5),
+    ByExpert(Q4_0, 96, 100, 4, 4, own=True, sums=True, scaled=True, bias=True, epilogue="add", factor=0.5),
     ByExpert(Q4_0, 96, 40, 6, 3, own=True, sums=True, bias=True, piece=(60, 90)),
 ]
 LONG_EXPERTS = [
@@ -106,9 +106,9 @@ LONG_EXPERTS = [
 ]
 PACKED_EXPERTS = [  # whose rows are quantized by the kernels that other products' are
     ByExpert(Q4_0, 512, 40, 5, 2),
-    ByExpert(Q6_K, 512, 37, 6, 3, stacked=2, epilogue="swiglu_oai", bias=True),
+    ByExpert(Q6_K, 512, 37, 6, 3, stacked=2, epilogue="swiglu_oai", scaled=True, bias=True),
     ByExpert(Q4_0, 128, 100, 4, 4, own=True, bias=True, epilogue="add", factor=0.5),
-    ByExpert(Q4_0, 512, 40, 6, 3, stacked=2, bias=True, piece=(60, 90)),
+    ByExpert(Q4_0, 512, 40, 6, 3, stacked=2, scaled=True, piece=(60, 90)),
 ]
 
 
@@ -226,10 +226,11 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         library.flash_attn_vec(replace(attention, rope=None, head_eps=1e-5), profile),
         mul_mat_vec(q4_0, 96, 80, profile, center_eps=1e-5, norm_bias=True, lane_order=("x",)),
         mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, epilogue="by_geglu", by=7, factor=0.5),
+        mul_mat_vec(q4_0, 96, 80, profile, epilogue="by_add", by=16, by_row=96, lane_order=("by",), scaled=(7, 30)),
         mul_mat_vec(q4_0, 96, 80, profile, post_eps=1e-5, sum_scale=True, keeps_sum=True),
         mul_mat_vec(FORMATS[GGMLType.F16], 96, 80, profile, center_eps=1e-5, columns=70, last_row=True),
-        mul_mat_vec(q4_0, 96, 80, profile, epilogue="relu_sqr", factor=0.5, bias=True),
-        mul_mat(q4_0, 96, 80, 20, profile, epilogue="gelu", factor=0.5, bias=True, variant=MulMat(32, 32, 16, 16)),
+        mul_mat_vec(q4_0, 96, 80, profile, epilogue="relu_sqr", factor=0.5, scaled=(), bias=True),
+        mul_mat(q4_0, 96, 80, 20, profile, epilogue="gelu", scaled=(5, 30), variant=MulMat(32, 32, 16, 16)),
         *(
             library.flash_attn_vec(replace(a, shared=True), profile)
             for a in (attention, replace(attention, head_eps=1e-5))
@@ -244,9 +245,7 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         library.flash_attn_vec(attention, profile, splits=8),
         library.flash_attn_reduce(64, 6, 8),
         top_k_kernel(5, 2, 8, norm=True, x_first=3, x_pitch=32, y_pitch=32),
-        top_k_kernel(
-            300, 6, 8, gating="sigmoid", vectors=("probs_bias", "scales"), groups=(10, 4), norm=True, scale=2.5
-        ),
+        top_k_kernel(300, 6, 8, gating="sigmoid", bias=True, groups=(10, 4), norm=True, scale=2.5),
         top_k_kernel(32, 4, 8, gating="softmax_weight"),
         weighted_sum_kernel(70, 3, 8, (224, 32, 96)),
         sort_ids_kernel(5, 2, 8, 32),
@@ -257,10 +256,10 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         *(mul_mat_id_tiles_kernel(ByExpert(q4_0, 96, 70, 5, 5, own=True, **heads), 80, profile) for heads in HEADS),
         sample_kernel(300),
         cross_entropy_kernel(300, 8, 72, 80),
-        mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, bias=True, epilogue="swiglu", lane_order=("x", "y")),
+        mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, scaled=(40,), epilogue="swiglu", lane_order=("x", "y")),
         mul_mat_vec(q6_k, 512, 37, profile, epilogue="add", offset=3, y_row=96, last_row=True),
         mul_mat_vec(q4_0, 96, 80, profile, post_eps=1e-6, keeps_sum=True, eps=1e-5),
-        mul_mat(q4_0, 96, 300, 80, profile, bias=True, epilogue="swiglu", variant=MulMat(32, 32, 16, 16)),
+        mul_mat(q4_0, 96, 300, 80, profile, bias=True, scaled=(150,), epilogue="swiglu", variant=PLAIN),
         mul_mat(q6_k, 512, 37, 80, profile, epilogue="add", offset=3, stride=48, variant=MulMat(64, 64, 8, 8)),
     ]
     if profile.packed_dot:
