@@ -25,6 +25,7 @@ from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.model.shards import read_model
 from llamaweb.planner import Planner
 from llamaweb.planner.budget import asked
+from llamaweb.planner.tables import tell_if_none_moves
 from llamaweb.progress import Meter, Progress
 from llamaweb.tokenizer import Tokenizer, load_tokenizer
 from llamaweb.turns import Turns, begin
@@ -160,6 +161,7 @@ async def _load(source: StreamingSource, options: LoadOptions, before: GGUFFile 
             pooling=options.pooling,
         )
         plan = planner.plan({})
+        tell_if_none_moves(options.offload, plan.tables)
         choices = await kept_choices(plan, device.profile) if options.tune == "auto" else {}
         executor = Executor(device, planner.plan(choices), pipelines, options.self_check)
         await executor.allocate()

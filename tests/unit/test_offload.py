@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from llamaweb.errors import MemoryBudgetError
 from llamaweb.ggml import GGMLType
 from llamaweb.host import synthetic
+from llamaweb.host.cli import main
 from llamaweb.kernels.formats import whole_blocks
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.model.source import BytesSource, Source
@@ -66,3 +68,12 @@ def test_gemma_4_e2b_takes_less_than_1_8_gb_in_a_context_of_4096(gemma4: GGUFFil
     plan = plan_model(file, n_ctx=4096, memory_budget=1_800_000_000, checked=True)
     assert plan.memory["peak"] <= 1_800_000_000 and [table.name for table in plan.tables] == [OWN]
     assert plan_model(file, n_ctx=4096).memory["weights"] > 3_000_000_000
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_it_is_told_where_nothing_can_move(tied: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(tiny_llama(TinyLlama(tied=tied)))
+    assert main(["inspect", str(model), "--offload", "embeddings"]) == 0
+    assert ("--offload embeddings moves nothing" in capsys.readouterr().err) == tied
+    assert main(["inspect", str(model)]) == 0 and not capsys.readouterr().err

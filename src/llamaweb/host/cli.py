@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import llamaweb
 from llamaweb.arguments import OFFLOADS
-from llamaweb.errors import HostError, LlamaWebError, ModelWarning
+from llamaweb.errors import HostError, LlamaWebError, ModelWarning, said
 from llamaweb.host.browser import BROWSERS, BrowserChoice
 from llamaweb.host.commands import COMMANDS
 from llamaweb.host.distribution import DEFAULT as DEFAULT_RELEASE
@@ -83,7 +83,7 @@ def _run(arguments: list[str]) -> int:
             args.choice = BrowserChoice(args.chrome, args.gpu, tuple(args.chrome_flag), args.browser)
         with warnings.catch_warnings():
             warnings.simplefilter("always", ModelWarning)
-            warnings.showwarning = lambda message, *_, **__: out.warn(str(message))
+            warnings.showwarning = lambda message, *_, **__: out.warn(said(str(message), "command line"))
             asyncio.run(_interruptible(COMMANDS[args.command](args, out)))
     except LlamaWebError as error:
         out.error(type(error).__name__, error.said("command line"))

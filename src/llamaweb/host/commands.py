@@ -145,6 +145,7 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
     from llamaweb.planner.picture import picture
     from llamaweb.planner.report import describe
     from llamaweb.planner.sizes import Options, Sizes
+    from llamaweb.planner.tables import tell_if_none_moves
     from llamaweb.tokenizer import load_tokenizer
 
     header = await _header(args.model, out)
@@ -164,6 +165,7 @@ async def inspect(args: argparse.Namespace, out: Output) -> None:
         checked=True,
         pooling=args.pooling,
     )
+    tell_if_none_moves(args.offload, plan.tables)
     report = describe(plan, dispatches=args.plan)
     if args.svg:
         options = Options(type_k=args.type_k, type_v=args.type_v, precision=args.precision, offload=bool(plan.tables))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 
+from llamaweb.errors import ModelWarning
 from llamaweb.kernels.formats import whole_blocks
 from llamaweb.operations.step import Step
 from llamaweb.planner.fusion import Steps
@@ -12,6 +15,13 @@ from llamaweb.planner.plan import Binding, HostTable
 from llamaweb.profile import DeviceProfile
 
 REGION = "tables"
+
+
+def tell_if_none_moves(offload: str, tables: Sequence[HostTable]) -> None:
+    """A ModelWarning where tables are to stay with the host, and a model has none that can."""
+    if offload == "embeddings" and not tables:
+        message = 'offload="embeddings" moves nothing: no table of this model is only looked up by token; leave it out.'
+        warnings.warn(message, ModelWarning, stacklevel=3)
 
 
 def on_host(steps: Steps) -> Steps:
