@@ -164,7 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
     tune = _command(commands, "tune", "time every kernel variant on this device and keep the fastest", browser=True)
     _context(tune)
 
-    tokenize = _command(commands, "tokenize", "the token ids of a file's bytes")
+    tokenize = _command(commands, "tokenize", "the token ids of a file's bytes (--json: as ids)")
     _file(tokenize)
     tokenize.add_argument("--special", action="store_true", help="parse special tokens in the text")
 

@@ -362,7 +362,7 @@ def _inspection(metadata: dict[str, Any], device: str, report: dict[str, Any]) -
         lines.append(f"At most {megabytes(report['memory']['peak'])} at any time; {left} of the budget are left")
     bound = megabytes(report["arena_lower_bound"])
     of = "batch of texts" if report["pooling"] else "token"
-    lines.append(f"Arena lower bound {bound}; {report['dispatches_per_token']} dispatches a {of}")
+    lines.append(f"{report['dispatches_per_token']} dispatches a {of}; what lives at once in the arena takes {bound}")
     for phase, dispatches in report.get("plan", {}).items():
         lines += ["", f"{phase}:"]
         lines += [f"  {one_line(d['label'])}: {d['kernel']} {'×'.join(map(str, d['workgroups']))}" for d in dispatches]

@@ -114,7 +114,7 @@ def _parts(plan: ModelPlan) -> dict[str, list[_Part]]:
 def _arena(svg: Xml.Element, phase: str, layout: Layout, plan: ModelPlan, y: float) -> float:
     """A phase's values: steps from left to right, addresses from the bottom up."""
     steps, tokens = layout.steps.steps, layout.steps.steps[0].values["y"].n_tokens
-    bound = f"lower bound {_size(layout.lower_bound)}, {layout.size / layout.lower_bound:.2f} times of which are taken"
+    bound = f"{_size(layout.lower_bound)} of it live at once, at most"
     _text(svg, _MARGIN, y, f"Arena in phase {phase}: {_size(layout.size)} for {_count(tokens)}; {bound}", "head")
     y += 14
     width = _WIDTH - _LEFT - _MARGIN
