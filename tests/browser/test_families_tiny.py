@@ -44,7 +44,8 @@ RULES = {
     "convolutions": "mamba2",
     "scale": "minicpm",
     "post_norm": "glm4",
-    "chains": "bitnet",
+    "scales": "bitnet",
+    "chains": "minicpm, experts",
     "planes": "rwkv7",
 }
 
