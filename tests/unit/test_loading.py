@@ -89,7 +89,7 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     replaced = {"Device": types.SimpleNamespace(open=opens), "Executor": FakeGPU, "upload": uploads}
     replaced |= {"Pipelines": lambda _: None, "Repacking": FakeRepacking}
     replaced |= {"now_ms": lambda: 0.0, "worth_tuning": lambda *_: False, "kept_choices": none_kept}
-    replaced |= {"Planner": lambda *_, **__: types.SimpleNamespace(plan=lambda _: None)}
+    replaced |= {"Planner": lambda *_, **__: types.SimpleNamespace(plan=lambda _: types.SimpleNamespace(tables=()))}
     for name, value in replaced.items():
         monkeypatch.setattr(module, name, value)
     FakeGPU.made, Shard.opened, Shard.closes = [], [], None
