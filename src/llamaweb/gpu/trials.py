@@ -383,7 +383,8 @@ class Trials:
                 self._write_random(rows, random)
             self._write_batch(n_past, n_tokens)
             # What is not computed is zero, although what was read before may have lain there.
-            self._replay.run(steps, 0, before, n_tokens)
+            if before:
+                self._replay.run(steps, 0, before, n_tokens)
             executor.clear(result)
             self._replay.run(steps, before, len(place), n_tokens)
         for rows in y:
