@@ -30,12 +30,17 @@ from llamaweb.kernels.checks import chains
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.kernel import Kernel, Variant
 from llamaweb.kernels.tuner import Shape
+from llamaweb.model.gguf_file import read_header
+from llamaweb.model.source import BytesSource
 from llamaweb.planner import FUSIONS, ModelPlan, Planner
 from llamaweb.planner.variants import candidates
 from llamaweb.profile import DeviceProfile
 
 sys.path.append(str(Path(llamaweb.__file__).parents[2]))
+from tests.families import MODELS
 from tests.headers import gemma3_header, llama_header
+from tests.reference import now
+from tests.tiny import tiny_model
 
 LLAMA = {"n_layer": 1, "n_embd": 2048, "n_head": 32, "n_head_kv": 8, "n_ff": 4096, "n_vocab": 32000}
 GEMMA3 = {"n_layer": 1, "n_embd": 1024, "n_head": 4, "n_head_kv": 1, "n_ff": 2048, "n_vocab": 32000}
@@ -57,6 +62,9 @@ def models() -> Iterator[Model]:
         if i % 4 == 0:
             yield llama, {"unfused": list(FUSIONS)}, ""
             yield gemma3_header(**GEMMA3, type=format.type.name, bias=True), {"unfused": list(FUSIONS)}, ""
+    for spec in (model.spec for model in MODELS.values()):
+        if "expert_count" in getattr(spec, "metadata", ()):  # as the tests have experts
+            yield now(read_header(BytesSource(tiny_model(spec)))), {"n_ctx": 64}, "mul_mat_id"
     for type in ("F32", "F16", "BF16"):  # rows that are no whole blocks
         yield llama_header(**ODD, head_dim=2, type=type), {"type_k": "f32"}, ""
     for head_dim in HEADS:

@@ -8,7 +8,9 @@ import wgpu
 
 from llamaweb.kernels.kernel import Kernel
 from llamaweb.profile import DeviceProfile
+from tests.matrix_units import played
 
+LANES = 8  # of a subgroup of Mesa's
 # What naga has without knowing its name: the built-ins are there for a device with wgpu's own feature.
 UNKNOWN = "enable subgroups;\n"
 # What every device has, and what Mesa's has
@@ -16,7 +18,7 @@ LEAST = DeviceProfile()
 LAVAPIPE = DeviceProfile(
     max_storage_buffers_per_shader_stage=10,
     max_compute_workgroup_storage_size=32768,
-    subgroup_size=8,
+    subgroup_size=LANES,
     packed_dot=True,
 )
 
@@ -39,7 +41,8 @@ class Naga:
         self.device: Any = software[0].request_device_sync(required_features=features, required_limits=limits)
 
     def module(self, text: str) -> Any:
-        """Parses and checks a shader; raises wgpu.GPUError with naga's words."""
+        """Parses and checks a shader, with matrix units played; raises wgpu.GPUError with naga's words."""
+        text = played(text, LANES) if "subgroup_matrix" in text else text
         return self.device.create_shader_module(code=text.replace(UNKNOWN, ""))
 
     def pipeline(self, kernel: Kernel, text: str) -> Any:

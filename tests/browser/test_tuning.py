@@ -103,10 +103,12 @@ def test_full_tuning_times_every_product_and_changes_no_token(page: Page, model:
     assert again_trials == [] and again_used == used
 
 
-async def tune_few(model, broken):
+async def tune_few(model, broken, refused=False):
     """Full tuning with two variants of each product, of which `broken` does not compile (the default), and the few of
-    attention that there is a default of. Gives trials, and what was chosen of the products."""
+    attention that there is a default of. refused: the self-check finds that default to be wrong. Gives trials, and what
+    was chosen of the products."""
     from llamaweb import Llama
+    from llamaweb.gpu import executor
     from llamaweb.gpu import trials as module
     from llamaweb.kernels.mul_mat_vec import MulMatVec
     from llamaweb.kernels.tuner import choose
@@ -118,12 +120,18 @@ async def tune_few(model, broken):
         size = profile.subgroup_size
         return [MulMatVec(1 << 20, size, 2, size) if broken else found[0], MulMatVec(128, 2 * size or 16, 4, size)]
 
+    async def refusing(device, pipelines, kernels, plain, rooms):
+        wrong = {kernel for kernel in kernels if refused and kernel.template == "mul_mat_vec" and kernel in plain}
+        await pipelines.compile([plain[kernel] for kernel in wrong])
+        return wrong | await checks(device, pipelines, [k for k in kernels if k not in wrong], plain, rooms)
+
     kept, module.candidates = module.candidates, few
+    checks, executor.checked = executor.checked, refusing
     try:
         async with await Llama.load(model, n_ctx=64, n_ubatch=4, tune="full") as llm:
             return [t for t in llm.trials if t.shape.op == "mul_mat_vec"], choose(llm.trials)
     finally:
-        module.candidates = kept
+        module.candidates, executor.checked = kept, checks
 
 
 def test_variants_that_agree_in_giving_nothing_are_not_taken_for_right(page: Page, model: bytes) -> None:
@@ -135,6 +143,12 @@ def test_variants_that_agree_in_giving_nothing_are_not_taken_for_right(page: Pag
 
 def test_a_default_that_does_not_compile_is_left_out_of_tuning(page: Page, model: bytes) -> None:
     trials, chosen = page.run(tune_few, model=model, broken=True)
+    assert trials and all(trial.right and not trial.default for trial in trials)
+    assert {trial.shape: trial.variant for trial in trials}.items() <= chosen.items()
+
+
+def test_a_default_that_the_self_check_refuses_is_left_out_of_tuning(page: Page, model: bytes) -> None:
+    trials, chosen = page.run(tune_few, model=model, broken=False, refused=True)
     assert trials and all(trial.right and not trial.default for trial in trials)
     assert {trial.shape: trial.variant for trial in trials}.items() <= chosen.items()
 

@@ -265,8 +265,8 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
     if profile.packed_dot:
         packed = MulMatVec(64, 2 * profile.subgroup_size, 2, profile.subgroup_size, True)
         found += [
-            quantize(512, 80, 8, profile),
-            quantize(512, 80, 16, profile),
+            quantize(512, 80, "i8", profile),
+            quantize(512, 80, "i16", profile),
             mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, epilogue="geglu", variant=packed),
             mul_mat_vec(q4_0, 96, 80, profile, center_eps=1e-5, norm_bias=True, variant=packed),
             mul_mat(q6_k, 512, 37, 80, profile, variant=MulMat(32, 64, 16, 8, "packed", 2)),

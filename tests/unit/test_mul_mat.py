@@ -59,7 +59,7 @@ def test_what_is_tried_fits_the_device_as_its_shader_declares(
         size = re.search(r"@workgroup_size\((\d+)(?:, (\d+))?\)", shader)
         assert size and prod(int(n) for n in size.groups() if n) <= 256
         declared = re.findall(r"var<workgroup> \w+: array<(?:vec(\d)<)?(\w+)>?, (\d+)>", shader)
-        assert len(declared) == shader.count("var<workgroup>") > 1
+        assert len(declared) == shader.count("var<workgroup>") > 0
         used = sum({"": 1, "3": 4}.get(n, int(n or 1)) * SIZES[type] * int(count) for n, type, count in declared)
         assert used <= profile.max_compute_workgroup_storage_size, v
 

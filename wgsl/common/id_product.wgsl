@@ -11,7 +11,11 @@
 {% if epilogue not in ("store", "add") %}
 {{ f.functions }}
 {% endif %}
-{{ end.declare(columns, k) }}const NB = {{ k // 32 }}u;  // blocks of a row
+{{ end.declare(columns, k) }}{% if halves %}
+const SCALES = {{ n_tokens * x_row // 8 }}u;  // of x, behind its halves (halves.wgsl)
+fn scale_of(t: u32) -> f32 { return bitcast<f32>(x_q[SCALES + t / 4u][t % 4u]); }
+{% endif %}
+const NB = {{ k // 32 }}u;  // blocks of a row
 const N = {{ n }}u;
 const USED = {{ used }}u;
 const TILE_OUT = {{ tile_out }}u;
@@ -24,15 +28,20 @@ var<workgroup> tile_of: vec3<u32>;  // expert, first pair, pairs
 {% macro there(i) %}{{ i }} < mine.z{% endmacro %}
 {% macro row(i) %}
 {% set out = "min(o0 + %s %% TILE_OUT, N - 1u)" % i %}
-{{ "min(first + %s - %du, %du)" % (out, piece[0], piece[1] - 1) if piece else "first + " ~ out }}{{ " + select(0u, %du, %s >= TILE_OUT)" % (experts_rows, i) if glu }}
+{{ "min(first_row + %s - %du, %du)" % (out, piece[0], piece[1] - 1) if piece else "first_row + " ~ out }}{{ " + select(0u, %du, %s >= TILE_OUT)" % (experts_rows, i) if glu }}
 {%- endmacro %}
 {% macro load(i, b, c) %}
         let pair = {{ pair(i) }};
+{% if halves %}
+        let h = x_q[(pair / USED * {{ pitches[0] // 32 }}u + {{ "pair % USED * NB + " if own }}{{ b }}) * 4u + {{ c }} / 2u];
+        let two = select(h.xy, h.zw, {{ c }} % 2u == 1u);
+        v = scale_of(pair / USED) * vec4<f32>(unpack2x16float(two.x), unpack2x16float(two.y));
+{% elif x4 %}
         let c = 8u * {{ b }} + {{ c }};
-{% if x4 %}
         let at = {{ "(pair / USED * %du + %du + pair %% USED * %du) / 4u" % (pitches[0], x_first, apart[0]) if own else "(pair / USED * %du + %du) / 4u" % (pitches[0], x_first) }} + c;
         v = {{ end.read(columns, k, "x[at]", "c") }};
 {% else %}
+        let c = 8u * {{ b }} + {{ c }};
         let at = pair / USED * {{ pitches[0] }}u + {{ x_first }}u{{ " + pair %% USED * %du" % apart[0] if own }} + 4u * c;
         v = {{ end.read(columns, k, "vec4<f32>(x[at], x[at + 1u], x[at + 2u], x[at + 3u])", "c") }};
 {% endif %}
@@ -44,16 +53,16 @@ var<workgroup> tile_of: vec3<u32>;  // expert, first pair, pairs
 {% endmacro %}
 {% macro codes(p, b) %}token_x{{ p }} * {{ pitches[0] // 32 }}u + from_x{{ p }} + {{ b }}{% endmacro %}
 {% macro scale(p, b) %}(from_x{{ p }} + {{ b }}) * {{ n_tokens }}u + token_x{{ p }}{% endmacro %}
-{% macro begin() %}
-@compute @workgroup_size({{ wx }}, {{ wy }})
+{% macro open(size) %}
+@compute @workgroup_size({{ size }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let o0 = group.x * TILE_OUT;
 {% if routed %}
   if (local == 0u) { n_tiles = min(routes[0], {{ (pairs_at - 1) // 3 }}u); }  // never more, whatever is there
   let end = workgroupUniformLoad(&n_tiles);
-  for (var tile = group.y; tile < end; tile += groups.y) {
-  if (local == 0u) { tile_of = vec3<u32>(routes[1u + 3u * tile], routes[2u + 3u * tile], routes[3u + 3u * tile]); }
+  for (var tile_at = group.y; tile_at < end; tile_at += groups.y) {
+  if (local == 0u) { tile_of = vec3<u32>(routes[1u + 3u * tile_at], routes[2u + 3u * tile_at], routes[3u + 3u * tile_at]); }
   let mine = workgroupUniformLoad(&tile_of);
   let pairs = {{ pairs_at }}u + mine.y;
 {% else %}
@@ -61,33 +70,44 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let t0 = group.y * {{ tile_m }}u;
   let mine = vec3<u32>(group.z, t0, min(batch[{{ io.n_tokens }}u] - t0, {{ tile_m }}u));
 {% endif %}
-  let first = mine.x * N{{ " + " ~ each_result if each_result }};
-  let used = (mine.z + {{ wy - 1 }}u) / {{ wy }}u;  // rows of results that have a pair, the same for all invocations
+  let first_row = mine.x * N{{ " + " ~ each_result if each_result }};
+{% endmacro %}
+{% macro begin() %}
+{{ open(wx ~ ", " ~ wy) }}  let used = (mine.z + {{ wy - 1 }}u) / {{ wy }}u;  // rows of results that have a pair, the same for all invocations
   var acc = array<f32, {{ (tile_m // wy) * (tile_n // wx) }}>();  // of each tile anew
 {% endmacro %}
-{% macro results() %}
-{% set tm = tile_m // wy %}
-{% set tn = tile_n // wx %}
-{% for i in range(tm) %}
-  if (id.y + {{ wy * i }}u < mine.z) {
-    let pair = {{ pair("id.y + %du" % (wy * i)) }};
+{% macro of_row(i) %}
+  if ({{ i }} < mine.z) {
+    let pair = {{ pair(i) }};
     let to = pair / USED * {{ pitches[2] }}u + {{ y_first }}u + {{ "group.z * %du + " % (used * n) if each_result }}pair % USED * {{ apart[1] }}u;
-{% for j in range(tn // 2 if glu else tn) %}
-    {
-      let o = o0 + id.x + {{ wx * j }}u;
-      let row = first + o{{ " - %du" % piece[0] if piece }};
+{{ caller() }}  }
+{% endmacro %}
+{% macro token_of_row() %}(pair / USED){% endmacro %}
+{% macro store(v, up) %}
+      let row = first_row + o{{ " - %du" % piece[0] if piece }};
       if (o < N{{ " && row < %du" % piece[1] if piece }}) {
-        var v = {{ "(" if factor }}acc[{{ i * tn + j }}]{{ " * tensor_scales[mine.x%s]" % (" + group.z * %du" % n_expert if each_result) if scaled }}{{ " + bias[row]" if bias }}{{ ") * %s" % factor if factor }};
+        var v = {{ "(" if factor }}{{ v }}{{ " * tensor_scales[mine.x%s]" % (" + group.z * %du" % n_expert if each_result) if scaled }}{{ " + bias[row]" if bias }}{{ ") * %s" % factor if factor }};
 {% if glu %}
-        v = op_{{ epilogue }}(v, acc[{{ i * tn + j + tn // 2 }}]{{ " * tensor_scales[mine.x + %du]" % n_expert if scaled }}{{ " + bias[row + %du]" % experts_rows if bias }});
+        v = op_{{ epilogue }}(v, {{ up }}{{ " * tensor_scales[mine.x + %du]" % n_expert if scaled }}{{ " + bias[row + %du]" % experts_rows if bias }});
 {% elif epilogue not in ("store", "add") %}
         v = op_{{ epilogue }}(v);
 {% endif %}
         y[to + o] {{ "+=" if epilogue == "add" else "=" }} v;
       }
-    }
+{% endmacro %}
+{% macro results() %}
+{% set tm = tile_m // wy %}
+{% set tn = tile_n // wx %}
+{% for i in range(tm) %}
+{% call of_row("id.y + %du" % (wy * i)) %}
+{% for j in range(tn // 2 if glu else tn) %}
+    {
+      let o = o0 + id.x + {{ wx * j }}u;
+{{ store("acc[%d]" % (i * tn + j), "acc[%d]" % (i * tn + j + tn // 2)) }}    }
 {% endfor %}
-  }
+{% endcall %}
 {% endfor %}
+{{ close() }}{% endmacro %}
+{% macro close() %}
   }
 {% endmacro %}

@@ -8,7 +8,11 @@
 {% if epilogue not in ("store", "add") %}
 {{ f.functions }}
 {% endif %}
-{{ end.declare(columns, k) }}const NB = {{ k // 32 }}u;  // blocks of a row
+{{ end.declare(columns, k) }}{% if halves %}
+const SCALES = {{ n_tokens * k // 8 }}u;  // of x, behind its halves (halves.wgsl)
+fn scale_of(t: u32) -> f32 { return bitcast<f32>(x_q[SCALES + t / 4u][t % 4u]); }
+{% endif %}
+const NB = {{ k // 32 }}u;  // blocks of a row
 const N = {{ n }}u;
 const OUT = {{ n // 2 if glu else n }}u;
 const TILE_OUT = {{ tile_out }}u;
@@ -25,7 +29,13 @@ min(o0 + {{ i }}, N - 1u)
 {% macro there(i) %}t0 + {{ i }} < n_tokens{% endmacro %}
 {# Into v, vec4 c of block b of that row #}
 {% macro load(i, b, c) %}
+{% if halves %}
+        let h = x_q[((t0 + {{ i }}) * NB + {{ b }}) * 4u + {{ c }} / 2u];
+        let two = select(h.xy, h.zw, {{ c }} % 2u == 1u);
+        v = scale_of(t0 + {{ i }}) * vec4<f32>(unpack2x16float(two.x), unpack2x16float(two.y));
+{% else %}
         v = {{ end.read(columns, k, "x[((t0 + %s) * NB + %s) * 8u + %s]" % (i, b, c), "%s * 8u + %s" % (b, c)) }};
+{% endif %}
 {% endmacro %}
 {# Says of which row i or the last one is, as number p; `codes` and `scale` are where block b of that is in x_q #}
 {% macro token(p, i) %}
@@ -33,44 +43,55 @@ min(o0 + {{ i }}, N - 1u)
 {% endmacro %}
 {% macro codes(p, b) %}token_x{{ p }} * NB + {{ b }}{% endmacro %}
 {% macro scale(p, b) %}{{ b }} * {{ n_tokens }}u + token_x{{ p }}{% endmacro %}
-{# The head of a kernel whose invocations hold tiles of results in registers #}
-{% macro begin() %}
-@compute @workgroup_size({{ wx }}, {{ wy }})
+{# The head of a kernel: its workgroup's size, and the tile that a workgroup has #}
+{% macro open(size) %}
+@compute @workgroup_size({{ size }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
   let n_tokens = batch[{{ io.n_tokens }}u];
   let t0 = group.y * {{ tile_m }}u;
   let o0 = group.x * TILE_OUT;
-  let used = (n_tokens - t0 + {{ wy - 1 }}u) / {{ wy }}u;  // rows of results that have a token, the same for all invocations
+{% endmacro %}
+{# … of one whose invocations hold tiles of results in registers #}
+{% macro begin() %}
+{{ open(wx ~ ", " ~ wy) }}  let used = (n_tokens - t0 + {{ wy - 1 }}u) / {{ wy }}u;  // rows of results that have a token, the same for all invocations
   var acc: array<f32, {{ (tile_m // wy) * (tile_n // wx) }}>;
 {% endmacro %}
-{# Writes result o of token t; `v`, `up`: expressions, the second for a gated linear unit alone #}
+{# What the caller does with results of row i, if the tile has it #}
+{% macro of_row(i) %}
+  {
+    let t = t0 + {{ i }};
+    if (t < n_tokens) {
+{{ caller() }}    }
+  }
+{% endmacro %}
+{# Which token that row is of #}
+{% macro token_of_row() %}t{% endmacro %}
+{# Writes result o of that row, if it is one; `v`, `up`: expressions, the second for a gated linear unit alone #}
 {% macro store(v, up) %}
+        if (o < OUT) {
         var v = {{ "(" if factor }}{{ v }}{{ tensor.of(scaled, "o") }}{{ " + bias[o]" if bias }}{{ ") * %s" % factor if factor }};
 {% if glu %}
         let up = {{ up }}{{ tensor.of(scaled, "OUT + o") }}{{ " + bias[OUT + o]" if bias }};
         v = op_{{ epilogue }}(v, up);
 {% elif epilogue not in ("store", "add") %}
-      v = op_{{ epilogue }}(v);
+        v = op_{{ epilogue }}(v);
 {% endif %}
         y[t * {{ stride }}u + {{ offset }}u + o] {{ "+=" if epilogue == "add" else "=" }} v;
+        }
 {% endmacro %}
 {# An invocation's results: acc[0], … for tokens id.y + wy * i and rows id.x + wx * j of the tile #}
 {% macro results() %}
 {% set tm = tile_m // wy %}
 {% set tn = tile_n // wx %}
 {% for i in range(tm) %}
-  {
-    let t = t0 + id.y + {{ wy * i }}u;
-    if (t < n_tokens) {
+{% call of_row("id.y + %du" % (wy * i)) %}
 {% for j in range(tn // 2 if glu else tn) %}
       {
         let o = o0 + id.x + {{ wx * j }}u;
-        if (o < OUT) {
-{{ store("acc[%d]" % (i * tn + j), "acc[%d]" % (i * tn + j + tn // 2)) }}        }
-      }
+{{ store("acc[%d]" % (i * tn + j), "acc[%d]" % (i * tn + j + tn // 2)) }}      }
 {% endfor %}
-    }
-  }
+{% endcall %}
 {% endfor %}
-{% endmacro %}
+{{ close() }}{% endmacro %}
+{% macro close() %}{% endmacro %}

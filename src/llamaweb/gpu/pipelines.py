@@ -94,6 +94,10 @@ class Pipelines:
         """Has their plain variants, which are compiled, run in their place."""
         self._refused |= kernels
 
+    def refuses(self, kernel: Kernel) -> bool:
+        """Whether its plain variant runs in its place."""
+        return kernel in self._refused
+
     def runs(self, dispatch: Dispatch) -> Dispatch:
         """The dispatch, or its plain variant where its kernel is refused."""
         return dispatch.plain if dispatch.plain and dispatch.kernel in self._refused else dispatch

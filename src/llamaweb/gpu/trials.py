@@ -197,8 +197,11 @@ class Trials:
 
     async def _compiles(self, entry: _Entry) -> bool:
         of_both = [place for i in entry.kernels.values() for place in (entry.places[i], self._plain_of(entry, i))]
+        kernels, pipelines = [d.kernel for place in of_both for d in place], self._executor.pipelines
+        if any(map(pipelines.refuses, kernels)):  # the self-check found it to be wrong
+            return False
         try:
-            await self._executor.pipelines.compile([d.kernel for place in of_both for d in place])
+            await pipelines.compile(kernels)
         except KernelError:
             return False
         return True

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from llamaweb.kernels.formats import BLOCK, Format
 from llamaweb.kernels.kernel import BATCH, BIAS, GLU, SCALES, Launch, Variant, arena, kernel, weight
@@ -14,10 +14,12 @@ from llamaweb.profile import DeviceProfile, SubgroupMatrix
 
 @dataclass(frozen=True)
 class MulMat(Variant):
-    """A variant: `wx` times `wy` invocations compute `tile_m` tokens by `tile_n` rows of W.
+    """A variant: `wx` times `wy` invocations compute `tile_m` tokens by `tile_n` rows of W, `depth` blocks of 32
+    columns at a time.
 
     kind: "f32"; "f16", whose products are computed in f16; "packed", with the packed integer dot on activations of 8 or
-    16 `bits`, `depth` blocks of 32 columns at a time; "matrix", with `wx` times `wy` subgroups and their matrix units.
+    16 `bits`; "matrix", with `wx` times `wy` subgroups and their matrix units; "halves", as "f32" of activations as
+    matrix units take them, for devices that turn out to have none.
     """
 
     tile_m: int
@@ -31,15 +33,24 @@ class MulMat(Variant):
     def __str__(self) -> str:
         unit = "subgroups" if self.kind == "matrix" else "invocations"
         kind = f"{self.kind} {self.bits} bits" if self.kind == "packed" else self.kind
-        return f"{kind}, tile {self.tile_m}×{self.tile_n}, {self.wx}×{self.wy} {unit}"
+        deep = f", {32 * self.depth} deep" if self.kind == "matrix" else ""
+        return f"{kind}, tile {self.tile_m}×{self.tile_n}, {self.wx}×{self.wy} {unit}{deep}"
 
 
-_TEMPLATES = {"f32": "mul_mat", "f16": "mul_mat", "packed": "mul_mat_packed", "matrix": "mul_mat_matrix"}
+_TEMPLATES = {
+    "f32": "mul_mat",
+    "f16": "mul_mat",
+    "halves": "mul_mat",
+    "packed": "mul_mat_packed",
+    "matrix": "mul_mat_matrix",
+}
 PLAIN = MulMat(32, 32, 16, 16)  # what every device can run
 
 # Bits of a batch's activations for the packed dot, by how precise products are to be: 16, high and low bytes apart, are
 # as good as float32; 8 take half the dots, and their rounding shows in a small model's answers.
 PRECISIONS = {"high": 16, "fast": 8}
+
+Codes = Literal["i8", "i16", "f16"]  # of a batch's activations, that a kernel of their own makes for products
 
 
 def mul_mat(
@@ -58,13 +69,12 @@ def mul_mat(
     columns: int = 0,
     variant: MulMat | None = None,
 ) -> Launch:
-    """y[token * stride + offset + row] = W x for a batch of tokens; a packed variant reads x_q, which `quantize` makes
-    of x. columns: those of the k that come before zeros; 0: all. scaled: W is of tensors whose results have a factor
-    each, of which all but the last end before these rows. factor: of what W x and the bias give, before the
-    epilogue."""
+    """y[token * stride + offset + row] = W x for a batch of tokens; a variant that has `codes` reads x_q, which
+    `quantize` makes of x. columns: those of the k that come before zeros; 0: all. scaled: W is of tensors whose results
+    have a factor each, of which all but the last end before these rows. factor: of what W x and the bias give, before
+    the epilogue."""
     v = variant or default_tile(format, k, n, n_tokens, profile)
-    packed = v.kind == "packed"
-    x = arena("x_q", "vec4<u32>") if packed else arena("x")
+    x = arena("x_q", "vec4<u32>") if codes(v, profile) else arena("x")
     of_results = [*([SCALES] if scaled is not None else []), *([BIAS] if bias else [])]
     slots = [*weight(format), x, *of_results, BATCH, arena("y", "f32")]
     out = n // 2 if epilogue in GLU else n
@@ -89,8 +99,8 @@ def mul_mat(
         **of_kind(v, k, n_tokens, profile),
     )
     plain = None
-    small = MulMat(32, 32, 16, 16, "packed", bits=v.bits) if packed else PLAIN
-    if v != small or (packed and profile.packed_dot):
+    small = anywhere(v, profile, PLAIN)
+    if v != small or (v.kind == "packed" and profile.packed_dot):
         options: dict[str, Any] = {
             "scaled": scaled,
             "bias": bias,
@@ -105,16 +115,31 @@ def mul_mat(
     return Launch(shader, (-(-out // tile_out), -(-n_tokens // v.tile_m), 1), v.tile_m, plain)
 
 
+def codes(v: MulMat, profile: DeviceProfile) -> Codes | None:
+    """What a variant reads rows of x as, in x_q; None: as float32."""
+    if v.kind == "packed":
+        return "i8" if v.bits == 8 else "i16"
+    return "f16" if v.kind == "halves" or (v.kind == "matrix" and takes_halves(profile)) else None
+
+
+def anywhere(v: MulMat, profile: DeviceProfile, plain: MulMat) -> MulMat:
+    """What gives the same on every device, out of the same x or x_q, with the tile of `plain`."""
+    kinds = {"i8": "packed", "i16": "packed", "f16": "halves"}
+    found = codes(v, profile)
+    return replace(plain, kind=kinds[found], bits=v.bits) if found else plain
+
+
 def of_kind(v: MulMat, x_row: int, n_tokens: int, profile: DeviceProfile) -> dict[str, Any]:
     """The constants that a kind of kernels has alone. x_row: numbers of a row of x."""
+    found = codes(v, profile)
+    constants: dict[str, Any] = {"halves": found == "f16"}
+    if found:
+        constants |= {"codes": found, "x_row": x_row, "n_tokens": n_tokens}
     if v.kind == "packed":
-        of_codes = {"bits": v.bits, "x_row": x_row, "n_tokens": n_tokens}
-        return {"depth": v.depth, "packed_dot": profile.packed_dot, **of_codes}
+        return {**constants, "bits": v.bits, "depth": v.depth, "packed_dot": profile.packed_dot}
     if v.kind == "matrix":
-        c = subgroup_matrix(profile)
-        assert c is not None
-        return {"matrix": c, "subgroup": profile.subgroup_size}
-    return {"half": v.kind == "f16"}
+        return {**constants, "matrix": subgroup_matrix(profile), "subgroup": profile.subgroup_size, "depth": v.depth}
+    return {**constants, "half": v.kind == "f16"}
 
 
 def quantized_bytes(k: int, n_tokens: int, bits: int) -> int:
@@ -122,17 +147,29 @@ def quantized_bytes(k: int, n_tokens: int, bits: int) -> int:
     return -(-n_tokens * (k * bits // 8 + 4 * (k // BLOCK)) // 16) * 16
 
 
-def quantize(k: int, n_tokens: int, bits: int, profile: DeviceProfile) -> Launch:
-    """Rows of x as integers of 8 or 16 bits, with a scale for each 32."""
+def quantize(k: int, n_tokens: int, codes: Codes, profile: DeviceProfile, columns: int = 0) -> Launch:
+    """Rows of x as integers of 8 or 16 bits, with a scale for each 32; or as f16, with one for each row. columns: those
+    of the k that are there; 0: all."""
     slots = [arena("x"), BATCH, arena("y", "u32")]
-    shader = kernel("quantize", slots, k=k, n_tokens=n_tokens, bits=bits, packed_dot=profile.packed_dot, workgroup=64)
-    plain = quantize(k, n_tokens, bits, DeviceProfile()) if profile.packed_dot else None
+    common: dict[str, Any] = {"k": k, "n_tokens": n_tokens, "codes": codes}
+    if codes == "f16":
+        shader = kernel("halves", slots, **common, columns=columns or k, workgroup=256)
+        return Launch(shader, (1, n_tokens, 1), 1)
+    bits = int(codes[1:])
+    shader = kernel("quantize", slots, **common, bits=bits, packed_dot=profile.packed_dot, workgroup=64)
+    plain = quantize(k, n_tokens, codes, DeviceProfile()) if profile.packed_dot else None
     return Launch(shader, (-(-k // BLOCK // 64), n_tokens, 1), 1, plain)
 
 
 def can_be_packed(format: Format, profile: DeviceProfile) -> bool:
     """Whether products of a format have packed variants on a device."""
     return format.packed and profile.packed_dot
+
+
+def takes_halves(profile: DeviceProfile) -> bool:
+    """Whether a device's matrix units take f16."""
+    c = subgroup_matrix(profile)
+    return c is not None and c.component == "f16"
 
 
 def subgroup_matrix(profile: DeviceProfile) -> SubgroupMatrix | None:
@@ -144,13 +181,22 @@ def subgroup_matrix(profile: DeviceProfile) -> SubgroupMatrix | None:
 
 def default_tile(format: Format, k: int, n: int, n_tokens: int, profile: DeviceProfile, bits: int = 16) -> MulMat:
     """bits: of PRECISIONS. A CPU wants much arithmetic for each load, so large tiles an invocation; a GPU, enough
-    workgroups to fill it."""
+    workgroups to fill it, and matrix units that take f16, which are three times as fast as all else (on an H200)."""
     if profile.software:
         return MulMat(64, 64, 8, 8)
 
     def workgroups(tile_m: int, tile_n: int) -> int:
         return -(-n // tile_n) * -(-n_tokens // tile_m)
 
+    if takes_halves(profile):
+        sizes = [(32, 64, 2, 2)]
+        if 2 * workgroups(64, 64) >= profile.cores:
+            sizes.insert(0, (64, 64, 2, 2))
+        if 4 * workgroups(128, 128) >= 3 * profile.cores:
+            sizes.insert(0, (128, 128, 4, 2))
+        of_matrices = (MulMat(*size, "matrix", depth) for size in sizes for depth in (2, 1))
+        if fitting := next((v for v in of_matrices if works(v, format, "swiglu", profile)), None):
+            return fitting
     if can_be_packed(format, profile):
         tile = (64, 64, 16, 8) if workgroups(64, 64) >= profile.cores else (32, 32, 8, 8)
         return MulMat(*tile, "packed", 2, bits)
@@ -187,8 +233,8 @@ def _bytes(v: MulMat, epilogue: str, profile: DeviceProfile) -> int:
         c = subgroup_matrix(profile)
         assert c is not None
         size = 2 if c.component == "f16" else 4
-        found = 4 * v.wx * v.wy * c.m * c.n * (2 if epilogue in GLU else 1)
-        return (32 * size + PAD_BYTES) * (v.tile_m + v.tile_n) + found
+        results = 4 * v.wx * v.wy * c.m * c.n * (2 if epilogue in GLU else 1)
+        return max((32 * v.depth * size + PAD_BYTES) * (v.tile_m + v.tile_n), results)
     if v.kind == "packed":
         return v.depth * ((4 * v.bits + 16) * v.tile_m + (32 + 16) * v.tile_n)
     return (4 if v.kind == "f32" else 2) * 32 * (v.tile_m + v.tile_n)
@@ -200,7 +246,16 @@ _TILES = {  # kind: tile_m, tile_n, wx, wy, depth
     "f32": [(64, 64, 16, 16, 1), (64, 128, 16, 16, 1), (32, 32, 16, 16, 1)],
     "f16": [(64, 64, 16, 16, 1), (64, 128, 16, 16, 1)],
     "packed": [(64, 64, 16, 8, 2), (64, 64, 16, 4, 1), (64, 32, 8, 8, 2), (32, 32, 8, 8, 2), (64, 128, 16, 16, 2)],
-    "matrix": [(64, 64, 2, 4, 1), (64, 128, 4, 2, 1), (32, 64, 2, 2, 1)],
+    "matrix": [
+        (128, 128, 4, 2, 2),
+        (128, 128, 2, 2, 1),
+        (128, 256, 4, 2, 1),
+        (64, 128, 4, 2, 2),
+        (64, 64, 2, 2, 2),
+        (64, 64, 2, 4, 1),
+        (32, 64, 2, 2, 2),
+        (32, 64, 2, 2, 1),
+    ],
 }
 
 

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.checks import experts as checks
-from llamaweb.kernels.formats import Format, named
+from llamaweb.kernels.formats import BLOCK, Format, named
 from llamaweb.kernels.kernel import BATCH, BIAS, GLU, SCALES, Launch, Slot, Variant, arena, kernel, weight
-from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, can_be_packed, of_kind, works
+from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, anywhere, can_be_packed, codes, of_kind, takes_halves, works
 from llamaweb.kernels.mul_mat_vec import MulMatVec, candidates, default, packed_chunk
 from llamaweb.kernels.tuner import Shape
 from llamaweb.operations.operation import Lowering, Matrix, Operation, Site, Use
@@ -256,11 +256,12 @@ class ByExpert:
         places = {"pitches": self.pitches or rows, "apart": self.apart or (columns, self.n)}
         return {**found, "format": self.format.name, "split": self.format.split, "columns": columns, **places}
 
-    def slots(self, routes: Slot | None, packed: bool = False) -> list[Slot]:
+    def slots(self, routes: Slot | None, coded: bool = False) -> list[Slot]:
+        """coded: x is x_q, as `quantize` makes it."""
         c = self.constants
-        assert not (packed and self.x_first), "whole rows are quantized"
+        assert not (coded and self.x_first), "whole rows are quantized"
         in_fours = not any(at % 4 for at in (c["pitches"][0], self.x_first, c["apart"][0] if self.own else 0))
-        x = arena("x_q", "vec4<u32>") if packed else arena("x", "vec4<f32>" if in_fours else "f32")
+        x = arena("x_q", "vec4<u32>") if coded else arena("x", "vec4<f32>" if in_fours else "f32")
         of_results = [*([SCALES] if self.scaled else []), *([BIAS] if self.bias else [])]
         return [*weight(self.format), x, *([routes] if routes else []), *of_results, arena("y", "f32")]
 
@@ -289,7 +290,17 @@ TILE = 32  # pairs of a token and an expert, of one expert's, that are multiplie
 _TILE = (TILE, 64, 16, 8)
 PLAIN = MulMat(*_TILE)  # what every device can run
 _SMALL = MulMat(TILE, 32, 16, 8)
-_TEMPLATES = {"f32": "mul_mat_id_tiles", "packed": "mul_mat_id_packed"}
+_OF_MATRICES = [
+    MulMat(TILE, 128, 4, 1, "matrix", 2),
+    MulMat(TILE, 64, 2, 2, "matrix", 1),
+    MulMat(TILE, 128, 4, 2, "matrix", 2),
+]
+_TEMPLATES = {
+    "f32": "mul_mat_id_tiles",
+    "halves": "mul_mat_id_tiles",
+    "packed": "mul_mat_id_packed",
+    "matrix": "mul_mat_id_matrix",
+}
 
 
 class SortIds(Operation):
@@ -333,7 +344,7 @@ class MulMatIdTiles(MulMatId):
     """Of several tokens, whose routes are sorted."""
 
     name = "mul_mat_id_tiles"
-    templates = tuple(_TEMPLATES.values())
+    templates = ("mul_mat_id_tiles", "mul_mat_id_packed", "mul_mat_id_matrix")
     variants = MulMat
     tuned = ("prefill",)
     any_device = PLAIN
@@ -351,29 +362,36 @@ class MulMatIdTiles(MulMatId):
     def candidates(self, shape: Shape, profile: DeviceProfile, mode: str) -> list[Variant]:
         format, bits = named(shape.format), PRECISIONS[shape.precision]
         kinds = [MulMat(*tile, "packed", depth, bits) for tile, depth in ((_TILE, 2), ((TILE, 32, 8, 8), 1))]
-        found = [v for v in (*kinds, PLAIN, _SMALL) if works(v, format, shape.epilogue, profile)]
+        found = [v for v in (*_OF_MATRICES, *kinds, PLAIN, _SMALL) if works(v, format, shape.epilogue, profile)]
         return sorted(found, key=lambda v: v != _default(format, profile, bits))
 
     def variant(self, step: Step, site: Site, chosen: Variant | None) -> Variant:
         assert site.matrix
-        return super().variant(step, site, chosen) or _default(site.matrix.format, site.profile, site.bits)
+        v = super().variant(step, site, chosen) or _default(site.matrix.format, site.profile, site.bits)
+        assert isinstance(v, MulMat)
+        in_blocks = step.values["x"].row == site.matrix.columns or site.matrix.columns % BLOCK == 0
+        return v if in_blocks or not codes(v, site.profile) else PLAIN  # codes are of whole rows in blocks
 
     def _used(self, step: Step) -> int:
         return int(step.params["used"])
 
 
 def _default(format: Format, profile: DeviceProfile, bits: int) -> MulMat:
+    if takes_halves(profile):
+        of_matrices = (v for v in _OF_MATRICES[:2] if works(v, format, "swiglu", profile))
+        if tile := next(of_matrices, None):
+            return tile
     packed = can_be_packed(format, profile) and not profile.software
     return MulMat(*_TILE, "packed", 2, bits) if packed else PLAIN
 
 
 def mul_mat_id_tiles_kernel(e: ByExpert, n_tokens: int, profile: DeviceProfile, variant: MulMat = PLAIN) -> Launch:
-    """The products of a batch's experts, by routes that are sorted. A packed variant reads x_q, which `quantize` makes
-    of whole rows of x, where each expert's part is in whole blocks."""
+    """The products of a batch's experts, by routes that are sorted. A variant that has codes reads x_q, which
+    `quantize` makes of whole rows of x, where each expert's part is in whole blocks."""
     v, c = variant, e.constants
     shader = kernel(
         _TEMPLATES[v.kind],
-        e.slots(arena("routes", "u32") if e.routed else BATCH, v.kind == "packed"),
+        e.slots(arena("routes", "u32") if e.routed else BATCH, codes(v, profile) is not None),
         **c,
         pairs_at=pairs_at(e.n_expert, n_tokens * e.used),
         tile_m=v.tile_m,
@@ -382,8 +400,9 @@ def mul_mat_id_tiles_kernel(e: ByExpert, n_tokens: int, profile: DeviceProfile, 
         wy=v.wy,
         **of_kind(v, c["pitches"][0], n_tokens, profile),
     )
-    anywhere = v.kind != "packed" or not profile.packed_dot
-    plain = None if anywhere else mul_mat_id_tiles_kernel(e, n_tokens, DeviceProfile(), v)
+    small = anywhere(v, profile, PLAIN) if v.kind == "matrix" else v
+    same = v == small and not (v.kind == "packed" and profile.packed_dot)
+    plain = None if same else mul_mat_id_tiles_kernel(e, n_tokens, DeviceProfile(), small)
     groups = -(-e.n // (v.tile_n // 2 if e.glu else v.tile_n))
     if not e.routed:
         return Launch(shader, (groups, -(-n_tokens // TILE), e.n_expert), TILE, plain)

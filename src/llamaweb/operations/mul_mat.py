@@ -1,4 +1,4 @@
-"""Products of a weight and rows: of one token's (mul_mat_vec) or a batch's (mul_mat), and the rows as integers."""
+"""Products of a weight and rows: of one token's (mul_mat_vec) or a batch's (mul_mat), and rows as these want them."""
 
 from __future__ import annotations
 
@@ -125,15 +125,17 @@ class MulMatOfBatch(_Product):
 
 
 class Quantize(Operation):
-    """Rows as integers, for the packed dot; the planner puts it before products whose kernel reads them (slot x_q)."""
+    """Rows as integers for the packed dot, or as halves for matrix units; the planner puts it before products whose
+    kernel reads them (slot x_q)."""
 
     name = "quantize"
-    templates = ("quantize",)
+    templates = ("quantize", "halves")
     prepares = ("y", "x_q")
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:
-        y = step.values["y"]
-        return tiles.quantize(y.row, y.n_tokens, y.value.bits, site.profile)
+        """variant: as what products want the rows."""
+        x, y = step.values["x"], step.values["y"]
+        return tiles.quantize(y.row, y.n_tokens, variant, site.profile, columns=x.row)
 
 
 def _scaled(step: Step, m: Matrix) -> tuple[int, ...] | None:

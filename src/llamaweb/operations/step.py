@@ -16,7 +16,7 @@ _BINDING = 256  # bytes of which a multiple is where a binding may begin, on eve
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """Something computed: float32, or integers of 8 or 16 bits; (row, n_tokens) in ggml's order. It lives in the arena.
+    """Something computed: float32, or codes of 8 or 16 bits; (row, n_tokens) in ggml's order. It lives in the arena.
 
     in_blocks: what reads it takes whole blocks of 32, so that a row has room for them; behind its end there may be
     anything. planes: so many such values of float32, one behind the other, each where a binding may begin.

@@ -10,7 +10,7 @@ from typing import Any
 from llamaweb.errors import ContextError, MemoryBudgetError, UnsupportedError
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import Launch, Variant
-from llamaweb.kernels.mul_mat import MulMat
+from llamaweb.kernels.mul_mat import Codes, MulMat, codes
 from llamaweb.kernels.tuner import Choices
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.operations import OPERATIONS
@@ -91,7 +91,7 @@ class Planner:
             for name, layout in sizes.layouts(self._n_ctx, self._n_ubatch).items()
         }
         # Of each step, by the variants that its pieces were bound with: a choice of few binds few anew.
-        self._bound: dict[tuple[str, int, tuple[Variant | None, ...]], list[Dispatch]] = {}
+        self._bound: dict[tuple[str, int, tuple[Variant | Codes | None, ...]], list[Dispatch]] = {}
 
     def plan(self, choices: Choices) -> ModelPlan:
         """With these variants of kernels, and the defaults of others; they change no size and no place."""
@@ -118,20 +118,30 @@ class Planner:
 
     def _phase(self, name: str, steps: Steps, variants: Variants) -> Phase:
         chosen = [self._chosen(step, variants) for step in steps.steps]
-        read = {
-            step.values["x_q"].value
-            for step, of_pieces in zip(steps.steps, chosen, strict=True)
-            if "x_q" in step.values and any(isinstance(v, MulMat) and v.kind == "packed" for v in of_pieces)
-        }
-        groups: list[list[Dispatch]] = []
-        for i, (step, of_pieces) in enumerate(zip(steps.steps, chosen, strict=True)):
-            if step.op == "quantize" and step.values["y"].value not in read:
-                groups.append([])  # no chosen kernel needs it
-                continue
+
+        def bound(i: int, of_pieces: tuple[Variant | Codes | None, ...]) -> list[Dispatch]:
             key = (name, i, of_pieces)
             if key not in self._bound:
-                self._bound[key] = self._dispatches(step, self._arenas[name], of_pieces)
-            groups.append(self._bound[key])
+                self._bound[key] = self._dispatches(steps.steps[i], self._arenas[name], of_pieces)
+            return self._bound[key]
+
+        groups: list[list[Dispatch]] = []
+        quantizing: dict[Value, int] = {}  # which step makes a product's x_q …
+        made: dict[Value, Codes] = {}  # … and as what that is there
+        for i, (step, of_pieces) in enumerate(zip(steps.steps, chosen, strict=True)):
+            if step.op == "quantize":  # where a chosen kernel needs it
+                quantizing[step.values["y"].value] = i
+                groups.append([])
+                continue
+            group = []
+            for dispatch, variant in zip(bound(i, of_pieces), of_pieces, strict=True):
+                wanted = codes(variant, self._profile) if isinstance(variant, MulMat) else None
+                x_q = step.values["x_q"].value if wanted else None
+                if wanted and x_q and made.get(x_q) != wanted:
+                    group += bound(quantizing[x_q], (wanted,))
+                    made[x_q] = wanted
+                group.append(dispatch)
+            groups.append(group)
         head = sum(map(len, groups[: steps.head]))
         return Phase(steps.steps[0].n_tokens, tuple(d for group in groups for d in group), head)
 
@@ -163,7 +173,7 @@ class Planner:
         return found
 
     def _dispatches(
-        self, step: Step, arena: Mapping[Value, Binding], variants: Sequence[Variant | None]
+        self, step: Step, arena: Mapping[Value, Binding], variants: Sequence[Variant | Codes | None]
     ) -> list[Dispatch]:
         step, places = _in_place(step, arena, self._profile.min_storage_buffer_offset_alignment // 4)
         values = {**places, "batch": self._io}

@@ -16,7 +16,7 @@ from llamaweb.kernels.cache import Cache, cache_format
 from llamaweb.kernels.formats import format_of
 from llamaweb.kernels.io import IN_FLIGHT, IO, SUBMITTED, TIMER_BYTES, readback_bytes
 from llamaweb.kernels.library import attention_splits
-from llamaweb.kernels.mul_mat import PRECISIONS, can_be_packed
+from llamaweb.kernels.mul_mat import PRECISIONS, can_be_packed, takes_halves
 from llamaweb.kernels.tuner import CHECKED_AT_ONCE
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.operations import OPERATIONS
@@ -281,10 +281,13 @@ class Sizes:
             )
         return None
 
-    def _can_be_packed(self, step: Step) -> bool:
-        """Whether a product of a batch may read its input as integers."""
+    def _bits_of_input(self, step: Step) -> int:
+        """In which a product of a batch may read its input, at most; 0: as float32 alone."""
+        if takes_halves(self.profile):
+            return 16
         tensor = step.weights["w"][0]
-        return can_be_packed(format_of(tensor.type, tensor.name), self.profile)
+        packed = can_be_packed(format_of(tensor.type, tensor.name), self.profile)
+        return PRECISIONS[self.options.precision] if packed else 0
 
     def _layout(self, n_tokens: int, outputs: str, splits: int) -> Layout:
         key = (n_tokens, outputs, splits)
@@ -300,6 +303,6 @@ class Sizes:
                 )
             fused = fuse(graph, splits, self.profile.max_storage_buffers_per_shader_stage, self.options.unfused)
             fused = on_host(fused) if self.options.offload else fused
-            steps = with_quantized(fused, self._can_be_packed, PRECISIONS[self.options.precision])
+            steps = with_quantized(fused, self._bits_of_input)
             self._layouts[key] = lay_out(steps, self.profile.min_storage_buffer_offset_alignment)
         return self._layouts[key]

@@ -8,6 +8,7 @@ from llamaweb.kernels.checks import attention, products, rows
 from llamaweb.kernels.checks.case import Case
 from llamaweb.kernels.kernel import Kernel
 
+_CODING = ("quantize", "halves")  # what makes x_q
 FOUND = 64 << 10  # bytes of results that are read at once, or what the largest case has
 
 CASES: dict[str, Callable[..., Case]] = {  # of a kernel, and of one that quantizes its input
@@ -34,11 +35,11 @@ CASES: dict[str, Callable[..., Case]] = {  # of a kernel, and of one that quanti
 def chains(kernels: Collection[Kernel]) -> list[tuple[Kernel, ...]]:
     """What is checked together: each kernel by itself, but for a product whose input another one of them quantizes."""
     kernels = list(dict.fromkeys(kernels))
-    packed = {k for k in kernels if any(slot.name == "x_q" for slot in k.slots)}
-    found: list[tuple[Kernel, ...]] = [(k,) for k in kernels if k.template != "quantize" and k not in packed]
-    for row in dict.fromkeys(_row(k) for k in kernels if k in packed):
-        first, *others = (k for k in kernels if k.template == "quantize" and _row(k) == row)
-        products = [k for k in kernels if k in packed and _row(k) == row]
+    coded = {k for k in kernels if any(slot.name == "x_q" for slot in k.slots)}
+    found: list[tuple[Kernel, ...]] = [(k,) for k in kernels if k.template not in _CODING and k not in coded]
+    for row in dict.fromkeys(_row(k) for k in kernels if k in coded):
+        first, *others = (k for k in kernels if k.template in _CODING and _row(k) == row)
+        products = [k for k in kernels if k in coded and _row(k) == row]
         found += [(first, k) for k in products] + [(k, products[0]) for k in others]
     return found
 
@@ -51,7 +52,9 @@ def cases(chain: tuple[Kernel, ...]) -> tuple[Case, ...]:
     return (CASES[kernel.template](kernel, *before),)
 
 
-def _row(kernel: Kernel) -> tuple[int, int, int]:
-    """Numbers of a row, tokens and bits of a batch, which a quantizing kernel and its products share."""
+def _row(kernel: Kernel) -> tuple[int, int, int, str]:
+    """Numbers of a row, those of them that are there where that matters, tokens and codes of a batch: what a quantizing
+    kernel and its products share."""
     c = dict(kernel.constants)
-    return c.get("x_row", c["k"]), c["n_tokens"], c["bits"]
+    there = c["columns"] * (c["used"] if c.get("own") else 1) if c["codes"] == "f16" else 0
+    return c.get("x_row", c["k"]), there, c["n_tokens"], c["codes"]

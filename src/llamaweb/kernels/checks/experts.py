@@ -7,7 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from llamaweb.kernels.checks.case import Case, Data, Expected, Run, batch, evaluated, rng, weight, whole
+from llamaweb.kernels.checks.case import (
+    LIMIT,
+    LIMIT_F16,
+    Case,
+    Data,
+    Expected,
+    Run,
+    batch,
+    evaluated,
+    rng,
+    weight,
+    whole,
+)
 from llamaweb.kernels.checks.products import codes_of, exact_in_integers, quantizing
 from llamaweb.kernels.formats import FORMATS
 from llamaweb.kernels.kernel import GLU, Kernel
@@ -99,7 +111,7 @@ def mul_mat_id(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     own = mine if c["own"] else mine[:1]
     x = random.standard_normal((_TOKENS, len(own), columns), np.float32)
     if quantize:
-        x = exact_in_integers(random, _TOKENS * len(own), k, quantize).reshape(x.shape)
+        x = exact_in_integers(random, _TOKENS * len(own), k, quantize)[:, :columns].reshape(x.shape)
     padded = np.pad(x, ((0, 0), (0, 0), (0, k - columns)))
     results = np.repeat(padded, used // len(own), 1) @ w.dense.T  # (tokens, used, rows that are there)
     results = results * (1 if scales is None else scales[weight_of * c["n_expert"] + expert_of]) + bias
@@ -146,7 +158,8 @@ def mul_mat_id(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     depth = depth if c["routed"] else int(mine.max()) + 1
     workgroups = (-(-outs // each), 1 if tiled else _TOKENS, depth)  # with tiles, one takes both experts'
     run, reach = Run(kernel, workgroups), {"y": 4 * _TOKENS * pitch}
-    found = (Expected("y", 4 * to.reshape(-1), expected),)
+    in_halves = "matrix" in c and c["halves"]
+    found = (Expected("y", 4 * to.reshape(-1), expected, LIMIT_F16 if in_halves else LIMIT),)
     if not quantize:
         return Case((run,), tuple(data), found, w, reach)
     data.append(batch(_TOKENS))

@@ -130,8 +130,8 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
 
 def exact_in_integers(random: np.random.Generator, rows: int, k: int, quantize: Kernel | None) -> np.ndarray:
     """Rows of which rounding to integers as `quantize` does loses nothing."""
-    wide = quantize is not None and dict(quantize.constants)["bits"] == 16
-    top, scale = (32512, 2.0**-17) if wide else (127, 2.0**-9)
+    codes = dict(quantize.constants)["codes"] if quantize else "i8"
+    top, scale = {"i8": (127, 2.0**-9), "i16": (32512, 2.0**-17), "f16": (1023, 2.0**-12)}[codes]
     codes = random.integers(-top, top + 1, (rows, k // BLOCK, BLOCK))
     codes[..., 0] = top
     return (codes * scale).astype(np.float32).reshape(rows, k)
@@ -140,13 +140,14 @@ def exact_in_integers(random: np.random.Generator, rows: int, k: int, quantize: 
 def quantizing(quantize: Kernel, n_tokens: int) -> Run:
     """What gives a packed product its input."""
     q = dict(quantize.constants)
-    return Run(quantize, (-(-q["k"] // BLOCK // q["workgroup"]), n_tokens, 1), {"y": "x_q"})
+    across = 1 if q["codes"] == "f16" else -(-q["k"] // BLOCK // q["workgroup"])
+    return Run(quantize, (across, n_tokens, 1), {"y": "x_q"})
 
 
 def codes_of(quantize: Kernel) -> dict[str, int]:
     """The room that it needs."""
     q = dict(quantize.constants)
-    return {"x_q": quantized_bytes(q["k"], q["n_tokens"], q["bits"])}
+    return {"x_q": quantized_bytes(q["k"], q["n_tokens"], q.get("bits", 16))}
 
 
 def get_rows(kernel: Kernel) -> Case:
