@@ -26,6 +26,7 @@ rig() {
   cp "$root/benchmarks/node.mjs" rig/
   mkdir -p rig/cache/llamaweb  # as XDG_CACHE_HOME, so that the command line finds the distribution there too
   cp -rL "$("$python" -c 'from llamaweb.host.distribution import ensure_distribution as e; print(e())')" rig/cache/llamaweb/
+  cp -r "$("$python" -c 'from llamaweb.host import kept; print(kept.cache_root() / kept.STAMPS)')" rig/cache/llamaweb/
   (cd rig && ln -s cache/llamaweb/pyodide-* dist)
   (cd "$root" && git ls-files -z --cached --others --exclude-standard src wgsl demo benchmarks tests/headers.py pyproject.toml) |
     (cd "$root" && tar --null -T - --ignore-failed-read -cf -) | tar -C rig/llamaweb -xf -

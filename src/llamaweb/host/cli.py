@@ -154,6 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench = _command(commands, "bench", "how fast the model reads a prompt and generates", browser=True)
     _sizes(bench)
     bench.add_argument("--profile", action="store_true", help="time by kernel, beside the device's peaks")
+    bench.add_argument("--tune", choices=["auto", "off"], default="auto", help="off: with default kernels (auto)")
     bench.add_argument("--floor", action="store_true", help="time the yardstick of bare matrix products beside it")
     bench.add_argument("--peer", choices=["wllama"], help="time another engine beside it, in the same browser")
     bench.add_argument("--loading", action="store_true", help="memory and loading instead, beside a plain loop")

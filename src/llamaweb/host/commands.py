@@ -111,7 +111,7 @@ async def bench(args: argparse.Namespace, out: Output) -> None:
             if args.output:
                 results.add(args.output, result)
             return
-    names = ("prompt_tokens", "gen_tokens", "reps", "depth", "profile", "floor")
+    names = ("prompt_tokens", "gen_tokens", "reps", "depth", "profile", "tune", "floor")
     params = {name: getattr(args, name) for name in names} | _context(args)
     if not is_address(args.model):
         models.header_source(args.model, out.report)  # what is wrong with it is told before a peer is fetched

@@ -94,7 +94,8 @@ async def _bench(params: dict[str, Any], emit: Emit, file: Any) -> dict[str, Any
     def progress(done: int, total: int) -> None:
         emit({"event": "progress", "phase": "repetitions", "done": done, "total": total, "unit": ""})
 
-    async with await _load_model(_with_room(params, sum(sizes.values())), emit, file) as llm:
+    options = {"tune": params.get("tune", "auto")}
+    async with await _load_model(_with_room(params, sum(sizes.values())), emit, file, **options) as llm:
         await llm.tuned()
         result = {**await bench(llm, **sizes, reps=params["reps"], progress=progress), **_facts(llm)}
         if params.get("profile"):
