@@ -1,6 +1,7 @@
-"""Writes families.json, of one run of run_gpu.sh, as the table of families into README.md, between its markers.
+"""Writes families.json, of runs of run_gpu.sh, as tables of families into README.md, between its markers.
 
-usage: python -m benchmarks.families [RESULTS.json]      (of a run with others: keeps these as families.json first)
+usage: python -m benchmarks.families [RESULTS.json]      (of another run: first it takes the place of the one that
+                                                          families.json has of the same adapter and runtime)
 
 What a model reads and computes a token is its plan's, so that rates stand beside the first model's: bytes of weights a
 second while decoding, FLOPs a second of a prompt.
@@ -38,6 +39,16 @@ def of_token(model: str) -> tuple[int, float]:
 
 
 def families(results: Sequence[dict[str, Any]]) -> str:
+    """A table of each run."""
+    runs = dict.fromkeys(map(_run, results))
+    return "\n\n".join(_table([r for r in results if _run(r) == run]) for run in runs)
+
+
+def _run(result: dict[str, Any]) -> tuple[str, str]:
+    return result["adapter"], result["runtime"]
+
+
+def _table(results: Sequence[dict[str, Any]]) -> str:
     rows, first = [], (0.0, 0.0)
     for r in sorted(results, key=lambda r: not r["model"].startswith(FIRST)):
         model = r["model"].removesuffix(".gguf")
@@ -66,6 +77,7 @@ def main(args: Sequence[str]) -> None:
         wanted = ("model", "adapter", "runtime", "memory", "dispatches_per_token", "prefill_per_second")
         found = json.loads(Path(args[0]).read_text())["results"]
         kept = [{name: r[name] for name in (*wanted, "decode_per_second")} for r in found]
+        kept += [r for r in json.loads(KEPT.read_text()) if _run(r) not in map(_run, kept)]
         KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     README.write_text(between_markers(README.read_text(), "families-speed", families(json.loads(KEPT.read_text()))))
 

@@ -263,11 +263,15 @@ def shapes(profile: DeviceProfile) -> list[Launch]:
         mul_mat(q6_k, 512, 37, 80, profile, epilogue="add", offset=3, stride=48, variant=MulMat(64, 64, 8, 8)),
     ]
     if profile.packed_dot:
-        packed = MulMatVec(64, 2 * profile.subgroup_size, 2, profile.subgroup_size, True)
+        size = profile.subgroup_size
+        packed = MulMatVec(64, 2 * size, 2, size, True)
+        halves = [MulMatVec(64, size // 2, 2, size, True, 3), MulMatVec(64, size // 2, 2, size)]
         found += [
             quantize(512, 80, "i8", profile),
             quantize(512, 80, "i16", profile),
             mul_mat_vec(q4_0, 96, 80, profile, eps=1e-5, epilogue="geglu", variant=packed),
+            *(mul_mat_vec(q4_0, 384, 74, profile, eps=1e-5, epilogue="geglu", variant=v) for v in halves),
+            mul_mat_id_kernel(ByExpert(q4_0, 384, 40, 5, 2), 8, profile, halves[0]),
             mul_mat_vec(q4_0, 96, 80, profile, center_eps=1e-5, norm_bias=True, variant=packed),
             mul_mat(q6_k, 512, 37, 80, profile, variant=MulMat(32, 64, 16, 8, "packed", 2)),
             mul_mat(q4_0, 512, 300, 80, profile, epilogue="geglu", variant=MulMat(32, 64, 8, 8, "packed", 1)),

@@ -52,9 +52,17 @@ def test_candidates_are_valid_on_the_device_and_begin_with_the_default(
     for v in found:
         assert v.workgroup <= profile.max_compute_invocations_per_workgroup and v.workgroup % v.lanes == 0
         assert v.blocks == 1 or v.lanes * v.blocks <= shape.k // 32
-        assert not v.subgroup or (v.subgroup == size and v.lanes % size == 0)
+        assert not v.subgroup or (v.subgroup == size and (v.lanes % size == 0 or 2 * v.lanes == size))
         assert shape.epilogue != "swiglu" or v.rows % 2 == 0
     assert set(candidates(shape, profile, "auto")) <= set(candidates(shape, profile, "full")) | {found[0]}
+
+
+@pytest.mark.parametrize(("k", "lanes"), [(1536, 16), (2048, 32), (3072, 32)])
+def test_half_a_subgroup_shares_a_row_where_the_rest_would_idle(k: int, lanes: int) -> None:
+    for n, epilogue in ((1024, "store"), (6448, "store"), (8192, "swiglu")):
+        found = candidates(Shape("mul_mat_vec", "q4_0", k, n, epilogue), DESKTOP, "auto")
+        assert isinstance(found[0], MulMatVec) and found[0].lanes == lanes
+        assert any(isinstance(v, MulMatVec) and v.packed and v.lanes == 16 for v in found) == (lanes == 16)
 
 
 @pytest.mark.parametrize("shape", [SHAPE, GLU, replace(GLU, n=4096, epilogue="add")])

@@ -1,17 +1,23 @@
 // Sums `count` values (acc[0], …) over the {{ "`lanes`" }} lanes that share a row; lane 0 holds the totals afterwards.
-// subgroup: the size of every subgroup, which divides the lanes; 0: through workgroup memory alone, for any device.
+// subgroup: the size of every subgroup, which divides the lanes, or they it; 0: through workgroup memory alone, for any device.
 {% macro declare(subgroup, workgroup, lanes, count) %}
-{% if lanes != subgroup %}
+{% if lanes > subgroup %}
 var<workgroup> partial: array<f32, {{ workgroup // (subgroup or 1) * count }}>;
 {% endif %}
 {% endmacro %}
 {% macro sum(subgroup, workgroup, lanes, count) %}
-{% if subgroup %}
+{% if lanes < subgroup %}
+{% for n in range(6) if 2 ** n < lanes %}
+{% for i in range(count) %}
+  acc[{{ i }}] += subgroupShuffleXor(acc[{{ i }}], {{ 2 ** n }}u);
+{% endfor %}
+{% endfor %}
+{% elif subgroup %}
 {% for i in range(count) %}
   acc[{{ i }}] = subgroupAdd(acc[{{ i }}]);
 {% endfor %}
 {% endif %}
-{% if lanes != subgroup %}
+{% if lanes > subgroup %}
 {% set size = subgroup or 1 %}
   if (local % {{ size }}u == 0u) {
 {% for i in range(count) %}

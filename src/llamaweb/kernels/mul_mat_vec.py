@@ -20,8 +20,8 @@ _MOST_HELD = 8  # blocks of weights of an invocation at once: with more there ar
 class MulMatVec(Variant):
     """A variant of the matrix-vector product: `lanes` invocations share `rows` rows, in workgroups of `workgroup`.
 
-    subgroup: 0, or the size of every subgroup, which divides the lanes. packed: with the packed integer dot. blocks: of
-    each row, how many blocks of 32 weights an invocation asks for before it computes with the first.
+    subgroup: 0, or the size of every subgroup, which divides the lanes, or they it. packed: with the packed integer
+    dot. blocks: of each row, how many blocks of 32 weights an invocation asks for before it computes with the first.
     """
 
     workgroup: int
@@ -39,7 +39,7 @@ class MulMatVec(Variant):
     def bytes(self, k: int) -> int:
         """Workgroup memory, at most: partial sums of rows and norms, and the activations of a packed dot."""
         sums = self.workgroup // (self.subgroup or 1)
-        partial = 0 if self.lanes == self.subgroup else (self.rows + 1) * sums
+        partial = 0 if self.lanes <= self.subgroup else (self.rows + 1) * sums
         whole = sum(-(-4 * numbers // 16) * 16 for numbers in (partial, sums, sums))
         return whole + (_PACKED_BYTES * packed_chunk(k) if self.packed else 0)
 
@@ -68,6 +68,8 @@ def default(format: Format, k: int, n: int, epilogue: str, profile: DeviceProfil
     """What was fastest over the shapes of models from 135M to 8B (benchmarks), for a device with these subgroups."""
     size = profile.subgroup_size
     if packed_works(format, profile) and size >= 16 and k >= 1536:
+        if k // BLOCK == 3 * (half := size // 2):  # of a whole subgroup, a quarter would have nothing to do
+            return MulMatVec(128, half, 2 if epilogue in GLU or n > 4096 else 1, size, packed=True, blocks=3)
         blocks = 2 if k >= 2 * BLOCK * size else 1
         if n > 4096:
             return MulMatVec(128, size, 4, size, packed=True, blocks=blocks if k >= 4096 else 1)
@@ -193,9 +195,12 @@ def candidates(format: Format, k: int, n: int, epilogue: str, profile: DevicePro
     size = profile.subgroup_size if 4 <= profile.subgroup_size <= 64 else 0
     workgroups, units = (64, 128, 256, 512), (size, 2 * size, 4 * size) if size else (8, 16, 32, 64)
     packed = (False, True) if packed_works(format, profile) else (False,)
+    sizes = [*product(packed, workgroups, units, (1, 2, 4, 8), (1, 2))]
+    if 0 < k // BLOCK % (size or 1) <= (half := size // 2):  # blocks for half a subgroup are left
+        sizes += product(packed, workgroups, (half,), (1, 2, 4, 8), (1, 2, 3))
     grid = [
         v
-        for p, workgroup, lanes, rows, blocks in product(packed, workgroups, units, (1, 2, 4, 8), (1, 2))
+        for p, workgroup, lanes, rows, blocks in sizes
         if (v := MulMatVec(workgroup, lanes, rows, size, p, blocks)).valid(k, epilogue, profile)
         and (mode == "full" or _promising(v, units))
     ]
@@ -210,6 +215,8 @@ def _promising(v: MulMatVec, units: Sequence[int]) -> bool:
     if not v.packed:
         return v.workgroup in (64, 128, 256) and v.lanes in units[:2] and v.rows in (2, 4) and v.blocks == 1
     at_once = v.rows * v.blocks
+    if v.lanes < units[0]:
+        return v.blocks == 3 or (v.workgroup == 128 and at_once in (4, 8))
     return v.lanes in units[:2] and (
         (v.workgroup in (64, 128) and at_once in (4, 8) and v.lanes == units[0])
         or (v.workgroup == 256 and at_once in (2, 4))
