@@ -22,6 +22,7 @@ WORDS = {
     "top_k": ("--top-k", "top-k"),
     "top_p": ("--top-p", "top-p"),
     "min_p": ("--min-p", "min-p"),
+    'offload="none"': ("--offload none", "keeping tables of embeddings there"),
     'offload="embeddings"': ("--offload embeddings", "offloading embeddings"),
     'pooling="mean"': ("--pooling mean", "the command line's --pooling mean"),
     "embed(texts)": ("llamaweb embed", "the command line's embed"),

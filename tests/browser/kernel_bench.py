@@ -151,7 +151,7 @@ def quantized_rows(bench: Bench, x: np.ndarray, full: int, bits: int, profile: D
     n_tokens, k = x.shape
     y = np.full(quantized_bytes(k, full, bits) + 4 * GUARD, 0xA5, np.uint8)
     slots = {"x": guarded(x), "batch": batch(n_tokens), "y": y}
-    found = bench.run([Case(quantize(k, full, bits, profile), slots, n_tokens)])[0]["y"]
+    found = bench.run([Case(quantize(k, full, f"i{bits}", profile), slots, n_tokens)])[0]["y"]
     assert (found[-4 * GUARD :] == 0xA5).all()
     return found[: -4 * GUARD]
 

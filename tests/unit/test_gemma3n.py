@@ -72,8 +72,8 @@ def test_what_the_file_tells_holds() -> None:
         ({"altup__num_inputs": 3}, r"altup_proj.weight has shape \[40, 40, 3\], .*asks for \[40, 40, 2\]"),
         ({"embedding_length_per_layer_input": 0}, "embedding_length_per_layer_input is 0, not a whole number"),
         ({"embedding_length_per_layer_input": 128}, r"per_layer_token_embd.weight has shape \[768, .*\[384, "),
-        ({"attention__shared_kv_layers": 2}, "Of 3 layers, 1 have keys of their own"),
-        ({"attention__shared_kv_layers": 9}, "Of 3 layers, -6 have keys of their own"),
+        ({"attention__shared_kv_layers": 2}, "shared_kv_layers is 2, but of 3 layers at least 2 must"),
+        ({"attention__shared_kv_layers": 9}, "shared_kv_layers is 9, but of 3 layers at least 2 must"),
         (
             {"attention__shared_kv_layers": 1, "attention__sliding_window_pattern": np.array([False, False, True])},
             "Layer 2 is to read the keys and values of layer 0, whose window differs",

@@ -92,7 +92,7 @@ def test_a_base_of_which_no_angles_come_is_refused(family: str, base: float) -> 
 
 
 REFUSED = [  # a family, what it tells, and what is said of it
-    ("lfm2", {"nextn_predict_layers": 4096}, "All .* layers of lfm2 are to guess further tokens"),
+    ("lfm2", {"nextn_predict_layers": 4096}, "lfm2.nextn_predict_layers is 4096, of .* layers in lfm2.block_count"),
     ("deepseek2", {"rope.scaling.factor": math.exp(-10)}, "The rope scaling factor .* is too small"),
     ("deepseek2", {"rope.scaling.attn_factor": 1e200}, "deepseek2.rope.scaling.attn_factor is 1e[+]200, not"),
     ("deepseek2", {"rope.scaling.attn_factor": 1e29}, "deepseek2.rope.scaling makes scores .* times as large"),

@@ -56,8 +56,10 @@ def test_the_budget_asks_for_it(gemma4: GGUFFile) -> None:
     budget = {**CONTEXT, "memory_budget": whole.memory["peak"] - 1, "n_ubatch": 32}
     assert not whole.tables
     assert [table.name for table in plan_model(gemma4, **budget).tables] == [OWN]
-    with pytest.raises(MemoryBudgetError, match="budget"):
+    with pytest.raises(MemoryBudgetError, match='; leave out offload="none", so that'):
         plan_model(gemma4, offload="none", **budget)
+    with pytest.raises(MemoryBudgetError, match="no context fits, so use a smaller model"):
+        plan_model(gemma4, offload="none", **{**budget, "memory_budget": 1000})
     with pytest.raises(MemoryBudgetError, match="budget"):
         plan_model(gemma4, **{**budget, "memory_budget": 1000})
 

@@ -138,5 +138,5 @@ def test_heads_that_do_not_divide_are_refused(size: int, row: int) -> None:
     file = header()
     sizes = {"rwkv7.wkv.head_size": size, "rwkv7.embedding_length": row}
     tensors = {**file.tensors, "token_embd.weight": replace(file.tensors["token_embd.weight"], shape=(row, 304))}
-    with pytest.raises(ModelFileError, match=r"wkv\.head_size is 300|do not divide into heads of"):
+    with pytest.raises(ModelFileError, match=r"wkv\.head_size is 300|does not divide into heads of"):
         rwkv7.hyperparameters(replace(file, metadata={**file.metadata, **sizes}, tensors=tensors))

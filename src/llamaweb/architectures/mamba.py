@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks
-from llamaweb.architectures.metadata import Metadata
-from llamaweb.errors import ModelFileError
+from llamaweb.architectures.metadata import Metadata, unsound
 from llamaweb.graph import Graph, Tensor
 from llamaweb.operations.ssm_conv import ssm_conv
 from llamaweb.operations.ssm_scan import ssm_scan
@@ -39,9 +38,9 @@ def mamba2(meta: Metadata) -> Mamba2:
         eps=meta.number("attention.layer_norm_rms_epsilon"),
     )
     if found.d_inner % found.n_head or found.n_head % found.n_group:
-        raise ModelFileError(
-            f"The state of {found.d_inner} values does not divide into {found.n_head} heads, or these into "
-            f"{found.n_group} groups; the file contradicts itself."
+        raise unsound(
+            f"{meta.prefix}.ssm.inner_size of {found.d_inner} does not divide into the heads of ssm.time_step_rank, "
+            f"{found.n_head}, or these into the groups of ssm.group_count, {found.n_group}"
         )
     return found
 

@@ -56,7 +56,9 @@ class Metadata:
         """Layers, without those behind them that guess further tokens (nextn)."""
         told, more = self.count("block_count", largest=_MOST_LAYERS), self.optional_count("nextn_predict_layers")
         if more >= told:
-            raise ModelFileError(f"All {told} layers of {self.prefix} are to guess further tokens; convert it again.")
+            raise unsound(
+                f"{self.prefix}.nextn_predict_layers is {more}, of {told} layers in {self.prefix}.block_count in all"
+            )
         return told - more
 
     def counts(self, key: str, largest: int = 1 << 20) -> tuple[int, ...]:
@@ -282,7 +284,10 @@ def caches(meta: Metadata, windows: tuple[int, ...], shared: int = 0) -> tuple[i
     n_layer = len(windows)
     n_own = n_layer - meta.optional_count("attention.shared_kv_layers", default=shared)
     if n_own < min(n_layer, 2):
-        raise unsound(f"Of {n_layer} layers, {n_own} have keys of their own")
+        raise unsound(
+            f"{meta.prefix}.attention.shared_kv_layers is {n_layer - n_own}, but of {n_layer} layers at least "
+            f"{min(n_layer, 2)} must have keys of their own"
+        )
     found = tuple(i if i < n_own else n_own - (2 if window else 1) for i, window in enumerate(windows))
     for i, cache in enumerate(found):
         if windows[i] != windows[cache]:

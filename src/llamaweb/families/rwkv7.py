@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
-from llamaweb.architectures.metadata import Metadata
-from llamaweb.errors import ModelFileError
+from llamaweb.architectures.metadata import Metadata, unsound
 from llamaweb.graph import Graph, Tensor
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.operations.rwkv_wkv7 import rwkv_wkv7
@@ -33,7 +32,10 @@ def hyperparameters(file: GGUFFile) -> RWKV7Hyperparameters:
     meta = Metadata(file)
     common, size = decoder(file, meta, "layer_norm", heads=(1, 1)), meta.count("wkv.head_size", largest=256)
     if common.n_embd % size or size % 4:
-        raise ModelFileError(f"{common.n_embd} values do not divide into heads of {size}, or these into fours.")
+        raise unsound(
+            f"rwkv7.embedding_length of {common.n_embd} does not divide into heads of rwkv7.wkv.head_size, {size}, or "
+            "these into fours"
+        )
     ranks = ("decay", "iclr", "value_residual_mix", "gate")
     decay, iclr, value, gate = (meta.count(f"attention.{rank}_lora_rank") for rank in ranks)
     n_ff = meta.count("feed_forward_length")

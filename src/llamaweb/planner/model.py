@@ -212,11 +212,18 @@ def _fitted(sizes: Sizes, n_ctx: int, n_ubatch: int, offload: str) -> tuple[Size
     """With the context and the batch that fit; where none does and it may be, with tables on the host."""
     try:
         return sizes, *fit(sizes, n_ctx, n_ubatch)
-    except MemoryBudgetError:
-        smaller = sizes.with_tables_on_host() if offload == "auto" else None
+    except MemoryBudgetError as error:
+        smaller = sizes.with_tables_on_host() if offload != "embeddings" else None
         if smaller is None:
             raise
-        return smaller, *fit(smaller, n_ctx, n_ubatch)
+        try:
+            fitting = fit(smaller, n_ctx, n_ubatch)
+        except MemoryBudgetError as still:
+            raise error if offload == "none" else still from None
+        if offload == "none":
+            advice = 'leave out offload="none", so that tables of embeddings may lie outside of GPU memory'
+            raise MemoryBudgetError(f"{str(error).partition('; ')[0]}; {advice}.") from None
+        return smaller, *fitting
 
 
 def _dispatch(label: str, launch: Launch, bindings: tuple[Binding, ...]) -> Dispatch:

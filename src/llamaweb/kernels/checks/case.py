@@ -192,4 +192,6 @@ def evaluated(expression: int | float | tuple[Any, ...], values: Sequence[np.nda
     if isinstance(expression, float):
         return np.array(expression)
     name, *parts = expression
+    if name not in _FUNCTIONS:
+        raise NotImplementedError(f"The function {name} has no formula in numpy yet; add it to kernels/checks/case.py.")
     return _FUNCTIONS[name](*(evaluated(part, values) for part in parts))
