@@ -13,7 +13,7 @@ from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, Gated, decoder
 from llamaweb.architectures.metadata import Metadata, base_in_window, caches, rope, unsound, windows
 from llamaweb.architectures.per_layer import own_branch, own_embeddings
-from llamaweb.errors import UnsupportedError
+from llamaweb.errors import UnsupportedError, short
 from llamaweb.graph import Graph, Tensor
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.operations.altup import altup_correct, altup_predict, altup_stack
@@ -80,7 +80,8 @@ def _deviations(meta: Metadata, n_layer: int) -> tuple[float | None, ...]:
         return tuple(_DEVIATIONS if i < _SPARSE else None for i in range(n_layer))
     sound = isinstance(told, np.ndarray) and told.dtype.kind == "f" and told.shape == (n_layer,)
     if not sound or not np.all(((told > -1e30) | np.isneginf(told)) & (told < 1e30)):
-        raise unsound(f"gemma3n.activation_sparsity_scale is not a number for each of {n_layer} layers")
+        shown = short(told.tolist() if isinstance(told, np.ndarray) else told)
+        raise unsound(f"gemma3n.activation_sparsity_scale is {shown}, not a number for each of {n_layer} layers")
     return tuple(float(each) if np.isfinite(each) else None for each in told)
 
 
