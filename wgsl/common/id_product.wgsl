@@ -2,6 +2,7 @@
    expert (sort_ids.wgsl), and a workgroup takes every so many of the tiles; or where part i of x is expert i's, one #}
 {% import "common/functions.wgsl" as f %}
 {% import "common/row_end.wgsl" as end %}
+{% import "common/row_halves.wgsl" as rows %}
 {% set glu = epilogue in f.glu %}
 {% set tile_out = tile_n // 2 if glu else tile_n %}
 {% set experts_rows = piece[1] if piece else n * n_expert %}{# of one weight, that are bound #}
@@ -11,11 +12,7 @@
 {% if epilogue not in ("store", "add") %}
 {{ f.functions }}
 {% endif %}
-{{ end.declare(columns, k) }}{% if halves %}
-const SCALES = {{ n_tokens * x_row // 8 }}u;  // of x, behind its halves (halves.wgsl)
-fn scale_of(t: u32) -> f32 { return bitcast<f32>(x_q[SCALES + t / 4u][t % 4u]); }
-{% endif %}
-const NB = {{ k // 32 }}u;  // blocks of a row
+{{ end.declare(columns, k) }}{{ rows.declare(n_tokens * x_row) if halves }}const NB = {{ k // 32 }}u;  // blocks of a row
 const N = {{ n }}u;
 const USED = {{ used }}u;
 const TILE_OUT = {{ tile_out }}u;
@@ -33,9 +30,7 @@ var<workgroup> tile_of: vec3<u32>;  // expert, first pair, pairs
 {% macro load(i, b, c) %}
         let pair = {{ pair(i) }};
 {% if halves %}
-        let h = x_q[(pair / USED * {{ pitches[0] // 32 }}u + {{ "pair % USED * NB + " if own }}{{ b }}) * 4u + {{ c }} / 2u];
-        let two = select(h.xy, h.zw, {{ c }} % 2u == 1u);
-        v = scale_of(pair / USED) * vec4<f32>(unpack2x16float(two.x), unpack2x16float(two.y));
+        v = four_of(pair / USED, (pair / USED * {{ pitches[0] // 32 }}u + {{ "pair % USED * NB + " if own }}{{ b }}) * 4u, {{ c }});
 {% elif x4 %}
         let c = 8u * {{ b }} + {{ c }};
         let at = {{ "(pair / USED * %du + %du + pair %% USED * %du) / 4u" % (pitches[0], x_first, apart[0]) if own else "(pair / USED * %du + %du) / 4u" % (pitches[0], x_first) }} + c;

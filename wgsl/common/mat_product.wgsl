@@ -1,6 +1,7 @@
 {# What the matrix-matrix kernels share: the constants of a tile, where its rows are, and what becomes of its results #}
 {% import "common/functions.wgsl" as f %}
 {% import "common/row_end.wgsl" as end %}
+{% import "common/row_halves.wgsl" as rows %}
 {% import "common/tensor_scale.wgsl" as tensor %}
 {% set glu = epilogue in f.glu %}
 {% set tile_out = tile_n // 2 if glu else tile_n %}
@@ -8,11 +9,7 @@
 {% if epilogue not in ("store", "add") %}
 {{ f.functions }}
 {% endif %}
-{{ end.declare(columns, k) }}{% if halves %}
-const SCALES = {{ n_tokens * k // 8 }}u;  // of x, behind its halves (halves.wgsl)
-fn scale_of(t: u32) -> f32 { return bitcast<f32>(x_q[SCALES + t / 4u][t % 4u]); }
-{% endif %}
-const NB = {{ k // 32 }}u;  // blocks of a row
+{{ end.declare(columns, k) }}{{ rows.declare(n_tokens * k) if halves }}const NB = {{ k // 32 }}u;  // blocks of a row
 const N = {{ n }}u;
 const OUT = {{ n // 2 if glu else n }}u;
 const TILE_OUT = {{ tile_out }}u;
@@ -30,9 +27,7 @@ min(o0 + {{ i }}, N - 1u)
 {# Into v, vec4 c of block b of that row #}
 {% macro load(i, b, c) %}
 {% if halves %}
-        let h = x_q[((t0 + {{ i }}) * NB + {{ b }}) * 4u + {{ c }} / 2u];
-        let two = select(h.xy, h.zw, {{ c }} % 2u == 1u);
-        v = scale_of(t0 + {{ i }}) * vec4<f32>(unpack2x16float(two.x), unpack2x16float(two.y));
+        v = four_of(t0 + {{ i }}, ((t0 + {{ i }}) * NB + {{ b }}) * 4u, {{ c }});
 {% else %}
         v = {{ end.read(columns, k, "x[((t0 + %s) * NB + %s) * 8u + %s]" % (i, b, c), "%s * 8u + %s" % (b, c)) }};
 {% endif %}
