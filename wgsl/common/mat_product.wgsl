@@ -43,7 +43,7 @@ min(o0 + {{ i }}, N - 1u)
 @compute @workgroup_size({{ size }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
-  let n_tokens = batch[{{ io.n_tokens }}u];
+  let n_tokens = {{ "min(batch[%du], %du)" % (io.n_tokens, n_tokens) if n_tokens is defined else "batch[%du]" % io.n_tokens }};  // behind a pooling there are fewer rows
   let t0 = group.y * {{ tile_m }}u;
   let o0 = group.x * TILE_OUT;
 {% endmacro %}

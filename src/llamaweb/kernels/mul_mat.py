@@ -175,7 +175,7 @@ def takes_halves(profile: DeviceProfile) -> bool:
 def subgroup_matrix(profile: DeviceProfile) -> SubgroupMatrix | None:
     """The matrix units that products use on a device: results in f32, inputs in f16 before those in f32."""
     fitting = [c for c in profile.subgroup_matrices if c.result == "f32" and c.component in ("f16", "f32")]
-    fitting = [c for c in fitting if (c.component != "f16" or profile.f16) and 32 % c.k == 0]
+    fitting = [c for c in fitting if (c.component != "f16" or profile.f16) and 32 % c.k == c.k % 8 == 0]
     return min(fitting, key=lambda c: (c.component != "f16", -c.m * c.n * c.k), default=None)
 
 
@@ -212,6 +212,8 @@ def works(v: MulMat, format: Format, epilogue: str, profile: DeviceProfile) -> b
         return False
     if v.kind == "f16" and not profile.f16:
         return False
+    if v.kind == "matrix" and takes_halves(profile) and format.name in ("f32", "bf16"):
+        return False  # weights may be too large or too small for f16
     invocations, unit_m, unit_n = v.wx * v.wy, 1, 1
     if v.kind == "matrix":
         c = subgroup_matrix(profile)

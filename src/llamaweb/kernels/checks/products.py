@@ -130,10 +130,14 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
 
 def exact_in_integers(random: np.random.Generator, rows: int, k: int, quantize: Kernel | None) -> np.ndarray:
     """Rows of which rounding to integers as `quantize` does loses nothing."""
-    codes = dict(quantize.constants)["codes"] if quantize else "i8"
-    top, scale = {"i8": (127, 2.0**-9), "i16": (32512, 2.0**-17), "f16": (1023, 2.0**-12)}[codes]
+    codes_of_x = dict(quantize.constants)["codes"] if quantize else "i8"
+    top, each = {"i8": (127, 2.0**-9), "i16": (32512, 2.0**-17), "f16": (1023, 2.0**-12)}[codes_of_x]
     codes = random.integers(-top, top + 1, (rows, k // BLOCK, BLOCK))
     codes[..., 0] = top
+    if codes_of_x == "f16":  # of each row another scale, by a number that no first invocation reads
+        codes = codes // 2
+        codes[:, 0, 5] = -top
+    scale = each * np.where(codes_of_x == "f16", 4.0, 1.0) ** np.arange(rows)[:, None, None]
     return (codes * scale).astype(np.float32).reshape(rows, k)
 
 
