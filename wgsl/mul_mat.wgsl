@@ -1,4 +1,5 @@
 {% import shared if shared is defined else "common/mat_product.wgsl" as product with context %}
+{% import "common/tile_results.wgsl" as tile with context %}
 {% set tm = tile_m // wy %}
 {% set tn = tile_n // wx %}
 {% set real = "f16" if half else "f32" %}
@@ -45,4 +46,4 @@ var<workgroup> tile_w: array<vec4<{{ real }}>, {{ 8 * tile_n }}>;  // [column / 
     }
     workgroupBarrier();
   }
-{{ product.results() }}}
+{{ tile.results() }}}

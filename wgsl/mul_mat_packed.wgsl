@@ -1,4 +1,5 @@
 {% import shared if shared is defined else "common/mat_product.wgsl" as product with context %}
+{% import "common/tile_results.wgsl" as tile with context %}
 {% set tm = tile_m // wy %}
 {% set tn = tile_n // wx %}
 {% set invocations = wx * wy %}
@@ -126,4 +127,4 @@ var<workgroup> scales_w: array<{{ scales }}, {{ depth * tile_n }}>;  // d and m{
     }
 {% endfor %}
   }
-{{ product.results() }}}
+{{ tile.results() }}}

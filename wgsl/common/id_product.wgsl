@@ -90,19 +90,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         y[to + o] {{ "+=" if epilogue == "add" else "=" }} v;
       }
 {% endmacro %}
-{% macro results() %}
-{% set tm = tile_m // wy %}
-{% set tn = tile_n // wx %}
-{% for i in range(tm) %}
-{% call of_row("id.y + %du" % (wy * i)) %}
-{% for j in range(tn // 2 if glu else tn) %}
-    {
-      let o = o0 + id.x + {{ wx * j }}u;
-{{ store("acc[%d]" % (i * tn + j), "acc[%d]" % (i * tn + j + tn // 2)) }}    }
-{% endfor %}
-{% endcall %}
-{% endfor %}
-{{ close() }}{% endmacro %}
 {% macro close() %}
   }
 {% endmacro %}

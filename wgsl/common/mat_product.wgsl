@@ -75,18 +75,4 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) i
         y[t * {{ stride }}u + {{ offset }}u + o] {{ "+=" if epilogue == "add" else "=" }} v;
         }
 {% endmacro %}
-{# An invocation's results: acc[0], … for tokens id.y + wy * i and rows id.x + wx * j of the tile #}
-{% macro results() %}
-{% set tm = tile_m // wy %}
-{% set tn = tile_n // wx %}
-{% for i in range(tm) %}
-{% call of_row("id.y + %du" % (wy * i)) %}
-{% for j in range(tn // 2 if glu else tn) %}
-      {
-        let o = o0 + id.x + {{ wx * j }}u;
-{{ store("acc[%d]" % (i * tn + j), "acc[%d]" % (i * tn + j + tn // 2)) }}      }
-{% endfor %}
-{% endcall %}
-{% endfor %}
-{{ close() }}{% endmacro %}
 {% macro close() %}{% endmacro %}
