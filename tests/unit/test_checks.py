@@ -433,6 +433,34 @@ def test_a_kernel_that_is_broken_is_found_whatever_its_template() -> None:
         assert found == [k for k in mine if k.template != "quantize"], template
 
 
+OF_A_BATCH = {
+    "a tile's last rows": ("mul_mat", ("t < n_tokens", "(t < 100u || t >= 128u) && t < n_tokens")),
+    "its next tile": ("mul_mat", ("t < n_tokens", "t < min(n_tokens, 128u)")),
+    "an expert's last pairs": ("mul_mat_id_tiles", ("< mine.z", "< min(mine.z, 30u)")),
+    "its next tile of pairs": (
+        "mul_mat_id_tiles",
+        ("routes[3u + 3u * tile_at])", "(routes[3u + 3u * tile_at] / 32u * 32u))"),
+    ),
+    "each head's next tile": ("mul_mat_id_tiles", ("t0 = group.y", "t0 = 0u * group.y")),
+    "pairs' next tiles": ("sort_ids", ("i += 32u", "i += 64u")),
+}
+
+
+@pytest.mark.parametrize(("template", "change"), OF_A_BATCH.values(), ids=OF_A_BATCH)
+def test_of_a_batch_whole_tiles_are_looked_at_and_what_comes_behind(template: str, change: tuple[str, str]) -> None:
+    large = MulMat(128, 64, 16, 16)
+    kernels = [
+        mul_mat(Q4_0, 96, 70, 512, LAVAPIPE, epilogue="swiglu", variant=large),
+        mul_mat_id_tiles_kernel(ByExpert(Q6_K, 256, 37, 6, 3, stacked=2, epilogue="swiglu"), 512, LAVAPIPE),
+        mul_mat_id_tiles_kernel(ByExpert(Q4_0, 96, 40, 6, 4, own=True, bias=True), 512, LAVAPIPE),
+        mul_mat_id_tiles_kernel(ByExpert(Q4_0, 96, 40, 6, 6, own=True, routed=False), 512, LAVAPIPE),
+        sort_ids_kernel(40, 8, 512),
+    ]
+    mine = [k for k in (launch.kernel for launch in kernels) if k.template == template and change[0] in wgsl(k)]
+    assert mine and wrong(Naga(LAVAPIPE), mine) == []
+    assert wrong(Naga(LAVAPIPE), mine, lambda kernel: broken({template: change}, kernel)) == mine
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(
     "change",

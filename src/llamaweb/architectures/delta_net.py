@@ -32,10 +32,13 @@ class DeltaNet:
 def delta_net(meta: Metadata, eps: float, *, grouped: bool = False) -> DeltaNet:
     size, n_key = meta.count("ssm.state_size", largest=256), meta.count("ssm.group_count", largest=4096)
     n_value = meta.count("ssm.time_step_rank", largest=4096)
-    if n_value % n_key or meta.count("ssm.inner_size") != size * n_value:
+    if n_value % n_key:
         raise unsound(
-            f"{meta.prefix}.ssm.time_step_rank of {n_value} heads does not divide into ssm.group_count, {n_key}, or "
-            f"times ssm.state_size, {size}, is not ssm.inner_size"
+            f"{meta.prefix}.ssm.time_step_rank of {n_value} heads does not divide into ssm.group_count, {n_key}"
+        )
+    if (width := meta.count("ssm.inner_size")) != size * n_value:
+        raise unsound(
+            f"{meta.prefix}.ssm.inner_size is {width}, not ssm.state_size, {size}, times ssm.time_step_rank, {n_value}"
         )
     return DeltaNet(size, n_key, n_value, meta.count("ssm.conv_kernel", largest=16), grouped, eps)
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from llamaweb.graph import Graph, Tensor
 from llamaweb.kernels.checks import experts as checks
+from llamaweb.kernels.checks.products import MOST_TOKENS
 from llamaweb.kernels.formats import BLOCK, Format, named
 from llamaweb.kernels.kernel import BATCH, BIAS, GLU, SCALES, Launch, Slot, Variant, arena, kernel, weight
 from llamaweb.kernels.mul_mat import PRECISIONS, MulMat, anywhere, can_be_packed, codes, of_kind, takes_halves, works
@@ -349,6 +350,7 @@ class MulMatIdTiles(MulMatId):
     tuned = ("prefill",)
     any_device = PLAIN
     packs = True
+    case_tokens = MOST_TOKENS
     case = staticmethod(checks.mul_mat_id)
 
     def launch(self, step: Step, site: Site, variant: Any) -> Launch:

@@ -11,7 +11,7 @@ from llamaweb.kernels import flash_attn as tiles
 from llamaweb.kernels import flash_attn_vec as vec
 from llamaweb.kernels import library
 from llamaweb.kernels.cache import cache_format, width
-from llamaweb.kernels.checks.products import MOST_TOKENS
+from llamaweb.kernels.checks.attention import MOST_TOKENS
 from llamaweb.kernels.io import IO
 from llamaweb.kernels.kernel import BATCH, PHASES, Launch, Variant, arena, kernel
 from llamaweb.kernels.library import Attention

@@ -60,7 +60,7 @@ def of_kernels(steps: Iterable[Step], weights: Weights) -> Checked:
             read = max(read, made + apart + 8 * weight.row + 4 * weight.rows + codes)
             x, y = 4 * max(weight.row, step.values["x"].row if "x" in step.values else 0), 4 * step.values["y"].row
             if step.op != "mul_mat_vec":
-                y = min(tokens * y, max(MOST_BYTES // 2, FEW * y))
+                y = min(tokens * y, max(MOST_BYTES, FEW * y))
             x = min(tokens * x, max(MOST_BYTES, FEW * x))
             written = max(written, made + x + y)
     return Checked(read + slack(12), written + slack(12), max(found, FOUND))

@@ -28,8 +28,8 @@ from llamaweb.kernels.kernel import GLU, Kernel
 from llamaweb.kernels.mul_mat import quantized_bytes
 
 _MOST_ROWS = 96  # of a token's product that are compared
-MOST_TOKENS = 67  # of a batch, …
-MOST_BYTES = 512 << 10  # … and of its input, and twice those of its results, which lie as far apart as the model's
+MOST_TOKENS = 131  # of a batch, which are a tile and the next one's first, …
+MOST_BYTES = 2 << 20  # … and of its input and of its results, which lie as far apart as the model's
 FEW = 4  # … tokens, that are taken however long they are
 _TOKENS = 3  # different ones of a batch
 
@@ -100,7 +100,7 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     out, tile = (n // 2, c["tile_n"] // 2) if glu else (n, c["tile_n"])
     rows = min(out, tile + 4)
     w = weight(_format(c), k, _groups(_format(c), k, rows, out, glu), columns)
-    n_tokens = min(c["tile_m"] + 3, MOST_TOKENS, *(max(MOST_BYTES // (4 * row), FEW) for row in (k, 2 * c["stride"])))
+    n_tokens = tokens_of(c["tile_m"] + 3, k, c["stride"])
     n_tokens = min(n_tokens, c["n_tokens"]) if quantize else n_tokens
     x = exact_in_integers(random, _TOKENS, k, quantize)[:, :columns]
     which = np.arange(n_tokens) % _TOKENS
@@ -128,6 +128,11 @@ def mul_mat(kernel: Kernel, quantize: Kernel | None = None) -> Case:
     return Case((quantizing(quantize, n_tokens), run), tuple(data), (expected,), w, reach | codes_of(quantize))
 
 
+def tokens_of(wanted: int, *rows: int) -> int:
+    """So many, or as many as there may be where rows of so many numbers each are the model's."""
+    return min(wanted, MOST_TOKENS, *(max(MOST_BYTES // (4 * row), FEW) for row in rows))
+
+
 def exact_in_integers(random: np.random.Generator, rows: int, k: int, quantize: Kernel | None) -> np.ndarray:
     """Rows of which rounding to integers as `quantize` does loses nothing."""
     codes_of_x = dict(quantize.constants)["codes"] if quantize else "i8"
@@ -137,7 +142,7 @@ def exact_in_integers(random: np.random.Generator, rows: int, k: int, quantize: 
     if codes_of_x == "f16":  # of each row another scale, by a number that no first invocation reads
         codes = codes // 2
         codes[:, 0, 5] = -top
-    scale = each * np.where(codes_of_x == "f16", 4.0, 1.0) ** np.arange(rows)[:, None, None]
+    scale = each * np.where(codes_of_x == "f16", 4.0, 1.0) ** (np.arange(rows) % _TOKENS)[:, None, None]
     return (codes * scale).astype(np.float32).reshape(rows, k)
 
 
