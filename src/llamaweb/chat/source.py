@@ -13,6 +13,8 @@ MAX_CHARACTERS = 1 << 18
 MAX_TOKENS = 20_000
 MAX_BLOCKS = 32
 """Blocks ({% if %}, {% for %}, …) within blocks."""
+MAX_BRANCHES = 300
+"""{% elif %} of all blocks that are open: to Python, each is within the one before it."""
 MAX_BRACKETS = 24
 """Brackets within brackets, of one tag."""
 MAX_OPERATORS = 120
@@ -27,7 +29,8 @@ def check_source(environment: Environment, source: str) -> None:
     """TemplateSyntaxError for a text that is too long or too deep."""
     if len(source) > MAX_CHARACTERS:
         raise TemplateSyntaxError(f"it is longer than {MAX_CHARACTERS} characters", 1)
-    tokens = blocks = 0
+    tokens = 0
+    blocks = [0]  # branches of each that is open; the first one is the template
     levels, opens = [0], ""  # operators at each level of brackets; the block that the tag opens
     first = False
     for line, kind, text in environment.lex(source):
@@ -42,9 +45,12 @@ def check_source(environment: Environment, source: str) -> None:
         if first:
             first = False
             opens = text if text in _BLOCKS else ""
-            blocks -= text.startswith("end")
+            if text == "elif":
+                blocks[-1] += 1
+            elif text.startswith("end"):
+                blocks = blocks[:-1] or [0]
         elif kind == "block_end":
-            blocks += bool(opens)
+            blocks += [0] if opens else []
         elif kind == "operator" and text in (")", "]", "}"):
             levels = levels[:-1] or [0]
         elif kind == "operator" and text == ",":
@@ -57,5 +63,10 @@ def check_source(environment: Environment, source: str) -> None:
                 levels.append(0)
         if tokens > MAX_TOKENS:
             raise TemplateSyntaxError(f"it has more than {MAX_TOKENS} words and signs", line)
-        if blocks > MAX_BLOCKS or len(levels) > MAX_BRACKETS + 1 or sum(levels) > MAX_OPERATORS:
+        if (
+            len(blocks) > MAX_BLOCKS + 1
+            or sum(blocks) > MAX_BRANCHES
+            or len(levels) > MAX_BRACKETS + 1
+            or sum(levels) > MAX_OPERATORS
+        ):
             raise TemplateSyntaxError("it is nested too deep", line)
