@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from typing import Any
 
@@ -14,7 +15,7 @@ from llamaweb.chat import budget, code, filters, source
 from llamaweb.chat.budget import Budget, list_size, text_size
 from llamaweb.chat.sandbox import Environment
 from llamaweb.chat.source import check_source
-from llamaweb.chat.template import render_template
+from llamaweb.chat.template import _compile, render_template
 from llamaweb.errors import LlamaWebError
 
 
@@ -220,6 +221,54 @@ def test_blocks_may_be_within_31_others(kind: str) -> None:
     assert words_of((block * 32 + end * 32) * 2) == ""
     assert words_of("\n" + block * 33) == f"{TOO_DEEP} (line 2)"
     assert words_of(block * 32 + end + block * 2) == f"{TOO_DEEP} (line 1)"
+
+
+@pytest.mark.parametrize("elif_", ["{% elif 0 %}", "{%- elif 0 -%}"])
+def test_branches_of_all_open_blocks_are_300_at_most(elif_: str) -> None:
+    assert words_of("{% if 0 %}" + elif_ * 300 + "{% endif %}") == ""
+    assert words_of("{% if 0 %}\n" + elif_ * 301 + "{% endif %}") == f"{TOO_DEEP} (line 2)"
+    within = "{% if 0 %}" + elif_ * 150
+    assert words_of((within * 2 + "{% endif %}" * 2) * 3) == ""
+    assert words_of(within * 2 + elif_) == words_of(within * 2 + "{% endif %}" + elif_ * 151) == f"{TOO_DEEP} (line 1)"
+    assert words_of(within + "{% for i in x %}" + within + "{% set x = 1 %}" + elif_) == f"{TOO_DEEP} (line 1)"
+
+
+LINKS = ("|string", "**1", "*1", " and 1", " or 1", ".a", "['a']", "[:1]", "()", " if 1 else 2", "+x", "-1", "~x", "<1")
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_what_is_one_above_the_other_takes_as_long_to_compile_as_what_is_beside(link: str) -> None:
+    few, many = (calls_of("{{ x" + link * n + " }}") for n in (14, 56))
+    assert many < 4.5 * few
+
+
+@pytest.mark.parametrize("pair", [("not ", ""), ("-", ""), ("(1+", ")"), ("[", "]"), ("{1:", "}"), ("f(", ")")])
+def test_what_is_within_another_takes_as_long_to_compile_as_what_is_beside(pair: tuple[str, str]) -> None:
+    few, many = (calls_of("{{ " + pair[0] * n + "x" + pair[1] * n + " }}") for n in (6, 24))
+    assert many < 4.5 * few
+
+
+def test_nothing_of_a_template_is_computed_before_it_is_rendered() -> None:
+    """Where nothing asks the budget."""
+    environment, _ = _compile.__wrapped__('{{ "a" ~ "b" }}{{ [[1]] }}{{ "a" | upper }}{{ 1 // 0 }}')
+    assert environment.budget.steps == budget.MAX_STEPS
+
+
+def calls_of(template: str) -> int:
+    """How many functions are called to compile it."""
+    count = 0
+
+    def called(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(called)
+    try:
+        _compile.__wrapped__(template)
+    finally:
+        sys.setprofile(before)
+    return count
 
 
 def test_what_has_no_end_is_no_block() -> None:

@@ -34,6 +34,12 @@ class Inline(CodeGenerator):
         self.write(")")
         self._deep -= 1
 
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        """Text is written as it is; what has to be computed is so in a rendering, which asks the budget."""
+        if not isinstance(node, nodes.TemplateData | nodes.Const):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
     def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
         self.write(f"({_WRITTEN} if type({_WRITTEN} := ")
 

@@ -60,7 +60,11 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, undefined=_Undefined, extensions=[_Generation, loopcontrols]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=_Undefined,
+            extensions=[_Generation, loopcontrols],
+            optimized=False,  # which redoes all that is below an operator for each one above it
         )
         self.budget = budget = Budget()
         self.filters: Any = {
@@ -389,6 +393,8 @@ def _quick(node: nodes.Node) -> bool:
     """Whether an expression's value is as small as its text, so that nothing takes long with it."""
     if isinstance(node, nodes.List | nodes.Tuple):
         return all(isinstance(item, nodes.Const) for item in node.items)
+    if isinstance(node, nodes.Dict):
+        return all(isinstance(part, nodes.Const) for pair in node.items for part in (pair.key, pair.value))
     return isinstance(node, nodes.Const | nodes.Compare | nodes.Test | nodes.Not)
 
 
