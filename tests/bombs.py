@@ -30,6 +30,12 @@ def nested(start: str, end: str, n: int = 2_000) -> str:
     return start * n + end * n
 
 
+def kept(step: str) -> str:
+    """Many of what is made of a long text, all at once."""
+    before = "{% set a = " + LONG + " %}{% macro f() %}{{ varargs | length }}{% endmacro %}"
+    return before + "{% macro f2() %}{{ a }}{% endmacro %}{{ f(" + ", ".join([step] * 150) + ") }}"
+
+
 BOMBS: dict[str, str] = {
     # the depth of the source
     **{f"5000 times {sign}": chain(sign) for sign in ("+", "-", "~", "*", "**", "//", "%", "/", " and ", " or ")},
@@ -205,6 +211,26 @@ BOMBS: dict[str, str] = {
     "parts of a long text from behind": "{{ ('a,' * 4000000).rsplit(',') | length }}",
     "lines of a long text": "{{ ('a\\n' * 4000000).splitlines() | length }}",
     "a loop over a long text": "{% for c in " + LONG + " %}{% endfor %}",
+    # copies
+    **{
+        f"copies by {name}": kept(name) for name in ("a | safe", "a ~ '\U0001f600'", "a + '\U0001f600'", "a | safe | e")
+    },
+    **{
+        f"copies by {name}": kept(name)
+        for name in ("(a | safe)[1:]", "range[a]", "namespace()[a]", "a | title", "f2()")
+    },
+    "copies by map": "{% set x = 'x' * 160000 %}{% set y = ([x] * 30000) | map('safe') | list %}",
+    "sums that are written": "{% set a = '\U0001f600' * 1000 %}" + loop("{{ a + a }}"),
+    "sums in calls": "{% set a = '\U0001f600' * 1000 %}{% macro f(n) %}{% if n %}"
+    + "{{ f(n - 1"
+    + ", a + a" * 3_000
+    + ") }}{% endif %}{% endmacro %}{{ f(50) }}",
+    "signs as JSON": "{{ ('\x01' * 8000000) | tojson | length }}",
+    "wide signs as JSON": "{{ ['\x01' * 2700000, '\U0001f600'] | tojson | length }}",
+    "wide signs as text": "{{ ['\x01' * 4000000, '\U0001f600'] | string | length }}",
+    "wide signs that are joined": "{{ [['\x01' * 4000000, '\U0001f600']] | join | length }}",
+    "letters that become three": "{{ ('\u0390' * 4000000) | upper | length }}",
+    "letters that are escaped": "{{ (('%s' | safe) % ('&' * 4000000)) | length }}",
     # large numbers
     "a power": "{{ 9 ** 999999 }}",
     "towers": grow("ns.x ** 64", "9"),

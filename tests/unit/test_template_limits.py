@@ -506,11 +506,28 @@ def test_what_is_undefined_is_told_without_the_object_that_has_it_not(expression
     assert refusal("{{ " + expression + " }}") == words
 
 
+def test_memory_that_there_is_not_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr(Environment, "shown", full)
+    with pytest.raises(LlamaWebError, match=r"messages: it takes more memory than there is; change"):
+        render_template("{{ i }}", {"i": 1})
+
+
+def test_a_list_that_is_indented_stays_as_it_is() -> None:
+    given = ["a"]
+    assert refusal("{{ l | indent }}", l=given) == "'list' object has no attribute 'splitlines'"
+    assert given == ["a"]
+
+
 def test_what_is_undefined_keeps_nothing_alive() -> None:
     """Else chains of these could be made that no depth tells of."""
     for value in ({"a": 1}, [1], (1,), "a", 7, None):
         kept = Environment().undefined(obj=value, name="x")._undefined_obj
         assert kept == type(value)() if value is not None else kept is None
     assert Environment().undefined(obj=object(), name="x")._undefined_obj is None
+    assert Environment().undefined(name="a" * 100)._undefined_name == "a" * 100
+    assert Environment().undefined(name="a" * 101)._undefined_name == "a" * 100 + "…"
     name: Any = (("a",),)
     assert Environment().undefined(obj={}, name=name)._undefined_name == "tuple"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import tracemalloc
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 
 from llamaweb.chat import budget
 from llamaweb.chat.template import render_template
@@ -80,6 +83,9 @@ MADE: dict[str, tuple[Any, Any]] = {
 MOST = {
     f"'{WIDE}'.join(l)": 1.1,
     "l | join('\u00e4\u00e4\u00e4\u00e4\u00e4')": 1.7,
+    "t.upper()": 3,
+    "t.title()": 12,
+    "t | upper": 3,
     "t.expandtabs()": 1.3,
     "t.replace('\u00e4', '\u00e4\u00e4\u00e4')": 1.4,
     "'\u00e4'.join(l)": 5,
@@ -91,9 +97,9 @@ MOST = {
     "t | indent('\u00e4\u00e4\u00e4\u00e4', true, true)": 1.3,
     "t | truncate(299, true, '\u00e4' * 200)": 3.5,
     "l | batch(9, '')": 1.9,
-    "l | tojson": 8.5,
-    "l | tojson(indent=2)": 52,
-    "l | tojson(ensure_ascii=true)": 24,
+    "l | tojson": 26,
+    "l | tojson(indent=2)": 104,
+    "l | tojson(ensure_ascii=true)": 72,
     "l | string": 17,
     "'%-900s' % t": 4.5,
     "'%s' % t": 4.7,
@@ -113,6 +119,51 @@ def test_an_operation_says_all_that_it_makes_and_little_more(operation: str, mon
     render_template(f"{{% set x = {operation} %}}", {"t": given, "l": given})
     size = budget.Budget().size(made)
     assert size / 1.07 <= max(told) <= MOST.get(operation, 1.07) * size
+
+
+# Letters that become longer or wider in one way or another.
+LETTERS = ("a", "&", "\x00", "\u0390", "\u00df", "\u2028", "\U0001f600", "a b ", "\n", "\u0130")
+OTHER = "'\U0001f600'"
+METHODS = ("upper", "title", "capitalize", "casefold", "swapcase", "lower", "strip", "split", "splitlines", "center")
+FILTERS = ("safe", "e", "upper", "title", "capitalize", "lower", "tojson", "trim", "string", "list", "join", "reverse")
+# Operations on a text `t`, on `m`, which is marked as safe, and on the lists `l` and `n`, in which it is.
+COPIES = [
+    *(f"{name} | {filter}" for name in "tmln" for filter in FILTERS),
+    *(f"{name}.{method}({99 if method == 'center' else ''})" for name in "tm" for method in METHODS),
+    *(f"{name} | {filter} | list" for name in "ln" for filter in ("map('safe')", "map('e')", "tojson(indent=1)")),
+    *(f"t | {filter}" for filter in (f"indent({OTHER})", f"replace('a', {OTHER})", f"truncate(9999, true, {OTHER})")),
+    *(f"{name} {sign} {other}" for name in "tm" for sign in ("~", "+", "%") for other in (*"tm", OTHER)),
+    *(f"{text} % {name}" for name in "tml" for text in ("'%s'", "'%r'", f"('%s' ~ {OTHER})", "('%s' | safe)")),
+    *(f"'{{}}{{!r}}'.format(t, {name})" for name in "tmln"),
+    *(f"t.replace('a', {OTHER})", f"(l + [{OTHER}]) | join", "t.join(l * 2)", "m.join(l * 2)"),
+    *("t * 2", "m * 2", "t[1:]", "m[1:]", "l + l", "l * 9", "l[:]", "{'a': t} | string", "t is upper"),
+    *("namespace()[t]", "range[t]", "[t, t] | sort", "[t, t] | unique | list", "[t, t] | map('upper') | list"),
+]
+
+
+@pytest.mark.parametrize("operation", COPIES)
+def test_no_operation_takes_memory_that_it_did_not_ask_for(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for as much as three times that, for a moment."""
+    told = 0
+
+    def telling(self: budget.Budget, size: int) -> None:
+        nonlocal told
+        told += size
+
+    monkeypatch.setattr(budget.Budget, "make", telling)
+    template = "{% set x = " + operation + " %}"
+    for letters in LETTERS:
+        text = letters * (200_000 // len(letters))
+        given = {"t": text, "m": Markup(text), "l": [text], "n": [[text]]}
+        with contextlib.suppress(LlamaWebError):
+            render_template(template, given)  # compiled once
+        told = 0
+        tracemalloc.start()
+        with contextlib.suppress(LlamaWebError):
+            render_template(template, given)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 3 * told + 50_000, (letters, most, told)
 
 
 LARGE = {"a": 2**2047, "b": 2**4094, "c": 2**4095}

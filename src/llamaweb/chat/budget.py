@@ -7,6 +7,7 @@ here before it begins, with the size of what it will make, so that no single one
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from jinja2.exceptions import TemplateRuntimeError
@@ -28,6 +29,7 @@ MAX_BITS = 4096
 """Of a whole number."""
 
 UNREAD = 64  # steps between two looks at the clock
+LENGTH = 128  # letters of a text that may be read unseen, even once for each letter of another one
 ITEM = 64  # bytes of an item: its reference and a short text
 SIMPLE = (int, float, bool, type(None))
 _SMALL = 1 << (3 * ITEM)  # whole numbers whose digits an item has place for
@@ -76,6 +78,21 @@ class Budget:
         if self.steps < self._look_at:
             self._look()
 
+    def read(self, value: Any) -> Any:
+        """The value, which Python may read as a whole, to compare it or to find it."""
+        if type(value) is str:
+            if len(value) > LENGTH:
+                self.make(text_size(value))
+        elif not isinstance(value, SIMPLE):
+            self.make(self.size(value))
+        return value
+
+    def made(self, text: Any, size: int) -> Any:
+        """What was made, for which `size` bytes were taken: a text may be longer, or have wider letters."""
+        if isinstance(text, str) and text_size(text) > size:
+            self.make(text_size(text))
+        return text
+
     def size(self, value: Any, depth: int = 0) -> int:
         """Bytes of plain data with all that is in it, each as often as it is there, as if it were printed.
 
@@ -123,6 +140,12 @@ class Budget:
 
 def text_size(text: str) -> int:
     return len(text) if text.isascii() else 4 * len(text)
+
+
+def whole_size(texts: Collection[str]) -> int:
+    """Bytes of texts as one: a wide letter of any of them makes all letters wide."""
+    letters = sum(map(len, texts))
+    return letters if all(map(str.isascii, texts)) else 4 * letters
 
 
 def list_size(items: Any) -> int:

@@ -11,8 +11,12 @@ from typing import Any
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 
-SHORT = 8192
+from llamaweb.chat.budget import STEP
+
+SHORT = 2048
 """Letters of texts that are added without asking the budget."""
+SUM = 4 * SHORT // STEP
+"""Steps of such a sum, however wide its letters are; they are taken where a round or a call begins."""
 SMALL = 1 << 30
 """Whole numbers that are, too."""
 ATTRIBUTES = frozenset(dir(dict))
@@ -47,9 +51,9 @@ class Inline(CodeGenerator):
         self.write(f") is str else environment.shown({_WRITTEN}))")
 
     def visit_Add(self, node: nodes.BinExpr, frame: Frame) -> None:
-        values = _added(node)
+        values = added(node)
         texts = [_constant(value) for value in values]
-        if self._deep >= _DEEPEST or any(text is not None and type(text) is not str for text in texts):
+        if self._deep >= _DEEPEST or not may_be_text(values):
             return self._counted("+", node, frame)
         names = {index: self.temporary_identifier() for index, text in enumerate(texts) if text is None}
         if not names:
@@ -107,9 +111,13 @@ class Inline(CodeGenerator):
         return True
 
 
-def _added(node: nodes.Expr) -> list[nodes.Expr]:
+def added(node: nodes.Expr) -> list[nodes.Expr]:
     """What is added, from the left."""
-    return [*_added(node.left), node.right] if isinstance(node, nodes.Add) else [node]
+    return [*added(node.left), node.right] if isinstance(node, nodes.Add) else [node]
+
+
+def may_be_text(values: list[nodes.Expr]) -> bool:
+    return all(value is None or type(value) is str for value in map(_constant, values))
 
 
 def _constant(node: nodes.Expr) -> Any:

@@ -14,13 +14,13 @@ from typing import Any
 
 from jinja2 import pass_context
 from jinja2.exceptions import TemplateRuntimeError
-from jinja2.filters import FILTERS, do_dictsort, do_mark_safe
+from jinja2.filters import FILTERS, Markup, do_dictsort, do_mark_safe
 from jinja2.runtime import Context, Undefined
 from jinja2.tests import TESTS
 from jinja2.utils import _PassArg
 
-from llamaweb.chat.budget import ITEM, MAX_NESTING, SIMPLE, UNREAD, Budget, list_size, text_size
-from llamaweb.chat.methods import percent, replaced, searched
+from llamaweb.chat.budget import ITEM, MAX_NESTING, SIMPLE, UNREAD, Budget, list_size, text_size, whole_size
+from llamaweb.chat.methods import capitalized, lowered, percent, replaced, searched
 
 MAX_DIGITS = 1000
 """Of a number that is read from a text or rounded; Python takes the square of it."""
@@ -47,7 +47,7 @@ def _words(size: int, value: Any) -> int:
 
 
 def _trimmed(size: int, value: Any, chars: Any = None) -> int:
-    return searched(str(value), chars)
+    return searched(value, chars)
 
 
 def _centered(size: int, value: Any, width: int = 80) -> int:
@@ -55,21 +55,31 @@ def _centered(size: int, value: Any, width: int = 80) -> int:
 
 
 def _indented(size: int, value: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> int:
-    return (size + 1) * (1 + (text_size(width) if isinstance(width, str) else width))
+    if isinstance(value, list):
+        raise AttributeError("'list' object has no attribute 'splitlines'")  # before jinja2 makes it longer
+    if not isinstance(value, str):
+        return size
+    letters = len(width) if isinstance(width, str) else width
+    wide = 4 if not value.isascii() or (isinstance(width, str) and not width.isascii()) else 1
+    return wide * (len(value) + 1) * (1 + letters)
 
 
 def _replaced(size: int, value: Any, old: Any, new: Any, count: int | None = None) -> int:
-    return replaced(str(value), str(old), str(new))
+    return replaced(value, str(old), str(new))
 
 
 def _joined(size: int, value: Any, d: Any = "", attribute: Any = None) -> int:
+    if isinstance(value, str):  # whose letters are listed
+        size += list_size(value)
+    elif attribute is not None or not all(isinstance(item, str) for item in value):
+        size *= 4
     return size + list_size(value) // ITEM * text_size(str(d))
 
 
 def _truncated(
     size: int, value: Any, length: int = 255, killwords: bool = False, end: Any = "...", leeway: Any = None
 ) -> int:
-    return size + text_size(str(end))
+    return whole_size((value, str(end))) if isinstance(value, str) else size
 
 
 def _batched(size: int, value: Any, linecount: int, fill_with: Any = None) -> int:
@@ -102,13 +112,18 @@ _PLAIN = frozenset((str, *SIMPLE, list, tuple, dict))  # what is seen to be no i
 _MADE: type = type(iter([]))  # of items that are there
 
 Estimate = Callable[..., int]
+# Filters of a text, or of a value as it is printed.
+_TEXTUAL: dict[str, Estimate] = {
+    **dict.fromkeys(("lower", "upper"), lambda size, text: lowered(text)),
+    "capitalize": lambda size, text: capitalized(text),
+    **dict.fromkeys(("title", "wordcount"), _words),
+    **dict.fromkeys(("e", "escape"), _escaped),
+    **{"center": _centered, "replace": _replaced, "trim": _trimmed},
+}
 # Filters that read all of a value, however deep. A text goes in as it is, another value's size is taken as printed.
 _DEEP: dict[str, Estimate] = {
-    **dict.fromkeys(("capitalize", "lower", "upper"), _same),
-    **dict.fromkeys(("title", "wordcount"), _words),
     **dict.fromkeys(("groupby", "max", "min", "sort", "unique"), _each),
-    **dict.fromkeys(("e", "escape"), _escaped),
-    **{"center": _centered, "indent": _indented, "join": _joined, "replace": _replaced, "truncate": _truncated},
+    **{"indent": _indented, "join": _joined, "truncate": _truncated},
     **{"batch": _batched, "slice": _sliced, "float": _read, "int": _read},
 }
 # Filters that go over a list's items, whatever these are.
@@ -134,13 +149,16 @@ def filters(budget: Budget) -> dict[str, Any]:
     """The filters by their names."""
     return {
         **{name: FILTERS[name] for name in _QUICK},
-        **{name: _guarded(budget, _plain(FILTERS[name]), estimate, True) for name, estimate in _DEEP.items()},
-        **{name: _guarded(budget, _plain(FILTERS[name]), estimate, False) for name, estimate in _FLAT.items()},
+        **{
+            name: _guarded(budget, _plain(FILTERS[name]), estimate, size)
+            for size, estimates in ((_printed, _TEXTUAL), (_whole, _DEEP), (_outer, _FLAT))
+            for name, estimate in estimates.items()
+        },
         **{name: _calling(budget, _plain(FILTERS[name])) for name in _CALLING},
         "list": partial(_list, budget),
-        "dictsort": _dictsort(budget, _guarded(budget, FILTERS["dictsort"], _each, True)),
-        "trim": _trim(budget, _guarded(budget, FILTERS["trim"], _trimmed, True)),
-        "safe": lambda value: do_mark_safe(written(budget, value)),
+        "dictsort": _dictsort(budget, _guarded(budget, FILTERS["dictsort"], _each, _whole)),
+        "trim": _trim(budget, _guarded(budget, FILTERS["trim"], _trimmed, _printed)),
+        "safe": partial(_safe, budget),
         "string": partial(written, budget),
         "format": lambda value, *args, **options: percent(budget, written(budget, value), options or args),
         "tojson": partial(_tojson, budget),
@@ -160,9 +178,17 @@ def written(budget: Budget, value: Any) -> str:
     """A value as text; texts as they are, a text marked as safe too."""
     if isinstance(value, str):
         return value
-    if not isinstance(value, SIMPLE):
-        budget.make(4 * budget.size(listed(budget, value)))  # signs of a text that is printed as \x00
-    return str(value)
+    if isinstance(value, SIMPLE):
+        return str(value)
+    size = 4 * budget.size(listed(budget, value))  # signs of a text that is printed as \x00
+    budget.make(size)
+    return budget.made(str(value), size)
+
+
+def _safe(budget: Budget, value: Any) -> Markup:
+    text = written(budget, value)
+    budget.make(text_size(text))
+    return do_mark_safe(text)
 
 
 def listed(budget: Budget, value: Any) -> Any:
@@ -188,26 +214,47 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(function, "__wrapped__", function)
 
 
-def _guarded(budget: Budget, function: Callable[..., Any], estimate: Estimate, deep: bool) -> Callable[..., Any]:
+# A value as a kind of filters reads it, and its size.
+def _printed(budget: Budget, value: Any) -> tuple[str, int]:
+    text = written(budget, value)
+    return text, text_size(text)
+
+
+def _whole(budget: Budget, value: Any) -> tuple[Any, int]:
+    value = listed(budget, value)
+    return value, budget.size(value)
+
+
+def _outer(budget: Budget, value: Any) -> tuple[Any, int]:
+    value = listed(budget, value)
+    return value, list_size(value)
+
+
+def _guarded(
+    budget: Budget,
+    function: Callable[..., Any],
+    estimate: Estimate,
+    read: Callable[[Budget, Any], tuple[Any, int]],
+) -> Callable[..., Any]:
     passed = _PassArg.from_obj(function)
 
     @pass_context
     def guarded(context: Context, value: Any, *args: Any, **options: Any) -> Any:
-        if type(value) is str:
-            size = text_size(value) if deep else list_size(value)
+        if type(value) is not str:
+            value, size = read(budget, value)
         else:
-            value = listed(budget, value)
-            size = budget.size(value) if deep else list_size(value)
+            size = list_size(value) if read is _outer else text_size(value)
         for argument in (*args, *options.values()) if options else args:
             size += text_size(argument) if type(argument) is str else budget.size(argument)
-        budget.make(estimate(size, value, *args, **options))
+        size = estimate(size, value, *args, **options)
+        budget.make(size)
         if passed is None:
             result = function(value, *args, **options)
         else:
             first = context.eval_ctx if passed is _PassArg.eval_context else context.environment
             result = function(first, value, *args, **options)
         if type(result) in _PLAIN or not isinstance(result, Iterator):
-            return result
+            return budget.made(result, size)
         return iter(listed(budget, result))  # made now: step by step it could be nested as deep as lists, unseen
 
     return guarded
@@ -269,25 +316,10 @@ def _dictsort(budget: Budget, other: Callable[..., Any]) -> Callable[..., Any]:
 def _comparing(budget: Budget, test: Any) -> Callable[..., bool]:
     def comparing(*values: Any) -> bool:
         for value in values:
-            compared(budget, value)
+            budget.read(value)
         return test(*values)
 
     return comparing
-
-
-def compared(budget: Budget, value: Any) -> Any:
-    """The value, which Python may now read as a whole."""
-    if type(value) is str:
-        if len(value) > 1000:
-            budget.make(text_size(value))
-    elif not isinstance(value, SIMPLE):
-        budget.make(budget.size(value))
-    return value
-
-
-def searched_in(budget: Budget, value: Any) -> Any:
-    """The same for what is looked through by `in`: a dict only at one place."""
-    return value if type(value) is dict else compared(budget, value)
 
 
 def _dividing(test: Any) -> Callable[..., bool]:
@@ -299,6 +331,7 @@ def _dividing(test: Any) -> Callable[..., bool]:
     return dividing
 
 
+_SIGNS = 6  # of a letter that is written as \u0000
 _JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False)  # its depth was looked at before
 
 
@@ -306,11 +339,14 @@ def _tojson(budget: Budget, value: Any, ensure_ascii: bool = False, indent: Any 
     """JSON as templates expect it: jinja2's own filter would escape <, > and & for HTML."""
     value = listed(budget, value)
     if not (ensure_ascii or indent or options):
-        budget.make(2 * budget.size(value))
-        return _JSON.encode(value)
+        size = _SIGNS * budget.size(value)
+        budget.make(size)
+        return budget.made(_JSON.encode(value), size)
     allowed = {name: options[name] for name in ("separators", "sort_keys") if options.get(name) is not None}
     size = budget.size(value)
     wide = indent if isinstance(indent, int) else text_size(indent) if isinstance(indent, str) else 0
     between = wide * MAX_NESTING + sum(text_size(part) for part in allowed.get("separators", ()))
-    budget.make(2 * size + size // ITEM * between)
-    return json.dumps(value, ensure_ascii=ensure_ascii, check_circular=False, indent=indent, **allowed)
+    size = _SIGNS * size + size // ITEM * between
+    budget.make(size)
+    made = json.dumps(value, ensure_ascii=ensure_ascii, check_circular=False, indent=indent, **allowed)
+    return budget.made(made, size)

@@ -12,7 +12,7 @@ from jinja2.exceptions import SecurityError, TemplateRuntimeError
 from jinja2.filters import Markup
 from jinja2.sandbox import SandboxedFormatter
 
-from llamaweb.chat.budget import ITEM, SIMPLE, Budget, list_size, text_size
+from llamaweb.chat.budget import ITEM, SIMPLE, Budget, list_size, text_size, whole_size
 
 MAX_FORMAT = 10_000
 """Characters of a text with places to fill."""
@@ -28,6 +28,16 @@ _WIDE = re.compile(r"\d{4}")
 # What a method makes, in bytes, of its object and its arguments, which are Python's.
 def _same(text: str, *args: Any, **options: Any) -> int:
     return text_size(text)
+
+
+def capitalized(text: str) -> int:
+    """Python begins with place for three letters of four bytes for each."""
+    return 12 * len(text)
+
+
+def lowered(text: str) -> int:
+    """So it does here for letters that are not ASCII."""
+    return len(text) if text.isascii() else capitalized(text)
 
 
 def _parts(text: str, sep: str | None = None, maxsplit: int = -1) -> int:
@@ -63,7 +73,7 @@ def replaced(text: str, old: str, new: str, count: int = -1) -> int:
 
 def _joined(text: str, items: Any) -> int:
     size = list_size(items)
-    return size + size // ITEM * text_size(text) + sum(text_size(item) for item in items if isinstance(item, str))
+    return size + size // ITEM * text_size(text) + whole_size([item for item in items if isinstance(item, str)])
 
 
 def _read(items: Any, *args: Any) -> int:
@@ -72,7 +82,8 @@ def _read(items: Any, *args: Any) -> int:
 
 Estimate = Callable[..., int]
 _TEXTS: dict[str, Estimate] = {
-    **dict.fromkeys(("capitalize", "casefold", "lower", "swapcase", "title", "upper"), _same),
+    **dict.fromkeys(("capitalize", "swapcase", "title"), capitalized),
+    **dict.fromkeys(("casefold", "lower", "upper"), lowered),
     **dict.fromkeys(("count", "endswith", "find", "index", "removeprefix", "removesuffix", "startswith"), _same),
     **dict.fromkeys(("isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier"), _same),
     **dict.fromkeys(("islower", "isnumeric", "isprintable", "isspace", "istitle", "isupper", "partition"), _same),
@@ -102,11 +113,15 @@ def call_method(budget: Budget, method: Any, args: tuple[Any, ...], options: dic
             budget.size(argument)
     if name in _IN_NO_TIME:
         budget.take()
+        if args and type(args[0]) is str:
+            budget.read(args[0])
     elif name in ("count", "index") and not isinstance(owner, str):
         budget.make(budget.size(owner))
     else:
         size = estimate(owner, *args, **options)
-        budget.make(5 * size if isinstance(owner, Markup) else size)  # it escapes what it is given
+        size *= 5 if isinstance(owner, Markup) else 1  # it escapes what it is given
+        budget.make(size)
+        return budget.made(method(*args, **options), size)
     return method(*args, **options)
 
 
@@ -115,8 +130,10 @@ def percent(budget: Budget, text: str, values: Any) -> str:
     if len(text) > MAX_FORMAT or not _PLACE.fullmatch(text):
         raise TemplateRuntimeError("it fills places that are too wide, or in a way that is not known here")
     size = sum(map(budget.size, values)) if isinstance(values, tuple) else budget.size(values)
-    budget.make(text_size(text) + 4 * text.count("%") * (1000 + size) if "%(" in text else 4 * (4000 + size))
-    return text % values
+    size = text_size(text) + 4 * text.count("%") * (1000 + size) if "%(" in text else 4 * (4000 + size)
+    size *= 5 if isinstance(text, Markup) else 1  # it escapes what it is given
+    budget.make(size)
+    return budget.made(text % values, size)
 
 
 class Format:
@@ -133,7 +150,7 @@ class Format:
             (options,), args = args, ()
             if not isinstance(options, Mapping):
                 raise TypeError("format_map() takes a dict")
-        return self._formatter.vformat(self._text, args, options)
+        return self._formatter.budgeted(self._text, args, options)
 
 
 class _Formatter(SandboxedFormatter):
@@ -142,6 +159,10 @@ class _Formatter(SandboxedFormatter):
     def __init__(self, environment: Environment, budget: Budget) -> None:
         super().__init__(environment)
         self._budget, self._made = budget, 0
+
+    def budgeted(self, text: str, args: Any, options: Mapping[str, Any]) -> str:
+        made = self.vformat(text, args, options)
+        return self._budget.made(made, self._made)
 
     def get_value(self, key: int | str, args: Any, kwargs: Any) -> Any:
         self._budget.take()

@@ -6,9 +6,9 @@ a namespace holds no objects of templates either, so that the depth of a value i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
-from functools import partial, reduce
+from functools import reduce
 from itertools import chain
 from operator import add
 from types import BuiltinMethodType, MethodType
@@ -30,23 +30,28 @@ from jinja2.sandbox import MAX_RANGE, ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace, missing
 from jinja2.visitor import NodeTransformer
 
-from llamaweb.chat.budget import ITEM, MAX_BITS, MAX_SIZE, SIMPLE, UNREAD, Budget, list_size, text_size
-from llamaweb.chat.code import ATTRIBUTES, SHORT, Inline
-from llamaweb.chat.filters import compared, filters, listed, searched_in, tests, written
+from llamaweb.chat.budget import ITEM, LENGTH, MAX_BITS, SIMPLE, UNREAD, Budget, list_size, text_size, whole_size
+from llamaweb.chat.code import ATTRIBUTES, SHORT, SUM, Inline, added, may_be_text
+from llamaweb.chat.filters import filters, listed, tests, written
 from llamaweb.chat.methods import METHODS, Format, call_method, percent
 
 _SLOT = {"_loop_vars", "_block_vars"}  # what jinja2's compiler adds to a call
+_AT_ONCE = 16  # rounds of a loop whose steps are taken before the first of them
+_NAME = 100  # letters of one that is told
 _EMPTY: dict[type, Any] = {dict: {}, list: [], tuple: (), str: "", int: 0, type(None): None}
 
 
 class _Undefined(Undefined):
-    """Keeps neither the object that has no such attribute nor a name that is none: they might hold another such."""
+    """Keeps neither the object that has no such attribute nor a name that is none: they might hold another such. Nor a
+    long name, which jinja2 writes into a sentence at once."""
 
     __slots__ = ()
 
     def __init__(self, hint: Any = None, obj: Any = missing, name: Any = None, exc: Any = UndefinedError) -> None:
         if name is not None and not isinstance(name, str | int):
             name = type(name).__name__
+        elif isinstance(name, str) and len(name) > _NAME:
+            name = name[:_NAME] + "…"
         if obj is not missing and type(obj) not in _EMPTY:
             hint = hint or f"{type(obj).__name__!r} has no attribute {name!r}"
         super().__init__(hint, obj if obj is missing else _EMPTY.get(type(obj)), name, exc)
@@ -70,8 +75,8 @@ class Environment(ImmutableSandboxedEnvironment):
         self.filters: Any = {
             **filters(budget),
             _ROUNDS: self._rounds,
-            _WHOLE: partial(compared, budget),
-            _INSIDE: partial(searched_in, budget),
+            _WHOLE: budget.read,
+            _INSIDE: self._inside,
             _HELD: self._held,
             _SLICED: self._sliced,
             _JOINED: self._joined,
@@ -136,7 +141,7 @@ class Environment(ImmutableSandboxedEnvironment):
         if operator == "+" and isinstance(left, str) and isinstance(right, str):
             # One marked as safe escapes the other.
             escaped = 1 if type(left) is type(right) is str else 5
-            self.budget.make(escaped * (text_size(left) + text_size(right)))
+            self.budget.make(escaped * whole_size((left, right)))
             return left + right
         if isinstance(left, SIMPLE) and isinstance(right, SIMPLE):
             self.budget.take()
@@ -173,13 +178,12 @@ class Environment(ImmutableSandboxedEnvironment):
         elif isinstance(value, str):
             self.budget.make(text_size(value))
         elif isinstance(value, (list, tuple, dict, *_VIEWS)):
-            self.budget.make(4 * self.budget.size(value))
+            return written(self.budget, value)
         return str(value)
 
     def concat(self, parts: Any) -> str:
         parts = parts if type(parts) is list or type(parts) is tuple else list(parts)
-        size = sum(map(len, parts))
-        self.budget.make(size if size < MAX_SIZE // 4 else sum(map(text_size, parts)))
+        self.budget.make(whole_size(parts))
         return "".join(parts)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -194,7 +198,10 @@ class Environment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        if type(argument) in (str, int):
+        kind = type(argument)
+        if kind is str or kind is int:
+            if kind is str and len(argument) > LENGTH:
+                self.budget.read(argument)
             if type(obj) is dict and argument not in obj and argument not in ATTRIBUTES:  # without exceptions
                 return self.undefined(obj=obj, name=argument)
             try:
@@ -202,7 +209,7 @@ class Environment(ImmutableSandboxedEnvironment):
             except (TypeError, LookupError):
                 pass
         else:
-            compared(self.budget, argument)
+            self.budget.read(argument)
         return super().getitem(obj, argument)
 
     def wrap_str_format(self, value: Any) -> Any:
@@ -220,10 +227,14 @@ class Environment(ImmutableSandboxedEnvironment):
         if type(items) is not list:
             self.budget.make(list_size(items))
             items = list(listed(self.budget, items))
-        if len(items) * weight > UNREAD:
+        if len(items) > max(_AT_ONCE, UNREAD // weight):
             return _Rounds(self.budget, items, weight)
         self.budget.take(len(items) * weight)
         return items
+
+    def _inside(self, value: Any) -> Any:
+        """What is looked through by `in`: a dict only at one place."""
+        return value if type(value) is dict else self.budget.read(value)
 
     def _held(self, value: Any) -> Any:
         """What a namespace may hold."""
@@ -236,8 +247,8 @@ class Environment(ImmutableSandboxedEnvironment):
         return value[slice(*bounds)]
 
     def _joined(self, *values: Any) -> str:
-        texts = [value if type(value) is str else str(written(self.budget, value)) for value in values]
-        self.budget.make(sum(map(text_size, texts)))
+        texts = [written(self.budget, value) for value in values]
+        self.budget.make(whole_size(texts))
         return "".join(texts)
 
     def _spread(self, values: Any) -> Any:
@@ -257,7 +268,7 @@ class _Rounds(list):
         return chain.from_iterable(self._parts())
 
     def _parts(self) -> Iterator[list[Any]]:
-        rounds = max(1, UNREAD // self._weight)
+        rounds = max(_AT_ONCE, UNREAD // self._weight)
         for first in range(0, len(self), rounds):
             part = self[first : first + rounds]
             self._budget.take(len(part) * self._weight)
@@ -297,9 +308,9 @@ class _Led(NodeTransformer):
     def __init__(self, weights: dict[str | None, int]) -> None:
         self._weights = weights
 
-    def _weigh(self, name: str | None, node: Any) -> int:
-        """The most steps of what has this name: its writings, which are taken where a round or a call begins."""
-        weight = _writings(node.body)
+    def _weigh(self, name: str | None, node: Any, *more: nodes.Node) -> int:
+        """The most steps of what has this name, which are taken where a round or a call begins."""
+        weight = _weight(*node.body, *more)
         self._weights[name] = max(weight, self._weights.get(name, 0))
         return weight
 
@@ -310,12 +321,12 @@ class _Led(NodeTransformer):
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
         self.generic_visit(node)
-        self._weigh(node.name, node)
+        self._weigh(node.name, node, *node.defaults)
         return node
 
     def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
         self.generic_visit(node)
-        self._weigh(None, node)  # its callers have no name
+        self._weigh(None, node, *node.defaults)  # its callers have no name
         return node
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
@@ -327,7 +338,8 @@ class _Led(NodeTransformer):
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
-        weight = self._weigh(_LOOP, node) if node.recursive else _writings(node.body)
+        tests = [node.test] if node.test else []
+        weight = self._weigh(_LOOP, node, *tests) if node.recursive else _weight(*node.body, *tests)
         node.iter = _through(_ROUNDS, node.iter, nodes.Const(1 + weight))
         return node
 
@@ -372,16 +384,23 @@ class _Led(NodeTransformer):
     visit_Extends = visit_Include = visit_Import = visit_FromImport = visit_ScopedEvalContextModifier = _refused
 
 
-def _writings(body: Any) -> int:
-    """How much is written where a body runs, but for what takes its steps by itself."""
+def _weight(*parts: nodes.Node) -> int:
+    """Steps of what is written and of texts that are added in place, but for what takes its steps by itself."""
     count = 0
-    for node in body:
+    for node in parts:
+        below: Iterable[nodes.Node] = node.iter_child_nodes()
         if isinstance(node, nodes.Output):
             count += sum(not isinstance(part, nodes.Literal) for part in node.nodes)
         elif isinstance(node, nodes.For):
-            count += _writings(node.else_)
-        elif isinstance(node, nodes.Stmt) and not isinstance(node, nodes.Macro | nodes.CallBlock):
-            count += _writings(node.iter_child_nodes())
+            below = (node.iter, *node.else_)
+        elif isinstance(node, nodes.CallBlock):
+            below = (node.call,)
+        elif isinstance(node, nodes.Macro):
+            below = ()
+        elif isinstance(node, nodes.Add):
+            below = values = added(node)
+            count += SUM if may_be_text(values) else 0
+        count += _weight(*below)
     return count
 
 

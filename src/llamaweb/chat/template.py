@@ -35,6 +35,8 @@ def render_template(source: str, variables: Mapping[str, Any]) -> str:
         raise _failed(f"{error.message or type(error).__name__}{f' (line {line})' if line else ''}") from error
     except RecursionError as error:
         raise _failed("it calls itself without end") from error
+    except MemoryError as error:
+        raise _failed("it takes more memory than there is") from error
     except KeyError as error:
         raise _failed(f"there is no {error}") from error
     except Exception as error:  # a template's code can raise anything that Python can
