@@ -22,6 +22,11 @@ LONG = "'a' * 8000000"
 MANY = "(range(100000) | list)"
 
 
+# Whole numbers that have the same place in a dict, here or in the page.
+PRIME = "((2**61 - 1) * (2**31 - 1))"
+PLACE = f"range(0, {PRIME} * 99000, {PRIME})"
+
+
 def chain(sign: str, word: str = "1", n: int = 5_000) -> str:
     return "{{ " + sign.join([word] * n) + " }}"
 
@@ -288,6 +293,15 @@ BOMBS: dict[str, str] = {
     + MANY
     + " | batch(2)) %}"
     + loop("{% set x = d | dictsort | length %}"),
+    "keys in one place": f"{{% set x = dict({PLACE} | batch(2) | list) %}}",
+    "names in one place": f"{{% set x = namespace({PLACE} | batch(2) | list) %}}",
+    "items in one place": f"{{% set x = {PLACE} | unique | list %}}",
+    "pairs in one place": "{% set x = dict(["
+    + ", ".join(f"range({i} * {PRIME}, {i} * {PRIME} + 2)" for i in range(1600))
+    + "]) %}",
+    "keys that are written": "{% set x = {" + ", ".join(f"{i * (2**31 - 1)}: 1" for i in range(1, 1600)) + "} %}",
+    "fractions as keys": loop("{% set x = {i + 0.5: 1} %}"),
+    "tuples as keys": loop("{% set x = {(i, i): 1} %}"),
     "unique": loop("{{ " + MANY + " | unique | list | length }}"),
     "grouped": loop("{{ ([{'a': 1}] * 9000) | groupby('a') | length }}"),
     "a long path": "{{ ([{}] * 90000) | map(attribute='a' ~ '.a' * 90000) | list | length }}",

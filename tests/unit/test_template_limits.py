@@ -85,6 +85,28 @@ def test_calls_are_as_deep_as_sixty_and_each_is_a_step() -> None:
     assert left.calls == 60 and left.steps == budget.MAX_STEPS - 62
 
 
+def test_a_key_that_may_meet_all_others_takes_as_many_steps_as_there_are() -> None:
+    left = Budget()
+    for key in ("a", Markup("a"), 2**20 - 1, 1 - 2**20, True, None, Undefined()):
+        assert left.key(key) is key
+    assert left.steps == budget.MAX_STEPS
+    for number, key in enumerate((2**20, -(2**20), 0.5, (1, 2), ())):
+        before = left.steps
+        assert left.key(key) is key
+        assert before - left.steps == number + 1
+    left.start()
+    assert left.odd_keys == 0
+
+
+@pytest.mark.parametrize("make", ["dict({})", "namespace({})", "{} | map('first') | unique | list"])
+def test_pairs_whose_keys_may_meet_are_1400_at_most(make: str) -> None:
+    def pairs(number: int) -> str:
+        return "{% set x = " + make.format(f"(range(2**20, 2**20 + {2 * number}) | batch(2) | list)") + " %}"
+
+    assert refusal(pairs(1300)) == ""
+    assert refusal(pairs(1500)) == "it takes more than 1000000 steps"
+
+
 def test_a_value_may_have_16_mib_and_costs_a_step_for_each_512_bytes() -> None:
     left = Budget()
     for size, steps in ((0, 1), (511, 2), (512, 4), (1024, 7), (16 << 20, 32_776)):

@@ -28,6 +28,9 @@ MAX_CALLS = 60
 MAX_BITS = 4096
 """Of a whole number."""
 
+SMALL = 1 << 20
+"""Whole numbers that have places of their own in a dict."""
+
 UNREAD = 64  # steps between two looks at the clock
 LENGTH = 128  # letters of a text that may be read unseen, even once for each letter of another one
 ITEM = 64  # bytes of an item: its reference and a short text
@@ -45,6 +48,7 @@ class Budget:
     def start(self) -> None:
         self.steps = MAX_STEPS
         self.calls = 0
+        self.odd_keys = 0
         self._look_at = MAX_STEPS
         self._end = time.monotonic() + MAX_SECONDS
 
@@ -77,6 +81,15 @@ class Budget:
         self.steps -= 1 + size // STEP
         if self.steps < self._look_at:
             self._look()
+
+    def key(self, value: Any) -> Any:
+        """Before it is put into a dict or a set. Large numbers, fractions and tuples may be chosen so that each is
+        compared with all that were put there before; where texts are put is up to chance."""
+        small = isinstance(value, int) and -SMALL < value < SMALL
+        if not small and value is not None and not isinstance(value, str | Undefined):
+            self.odd_keys += 1
+            self.take(self.odd_keys)
+        return value
 
     def read(self, value: Any) -> Any:
         """The value, which Python may read as a whole, to compare it or to find it."""

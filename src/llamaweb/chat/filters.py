@@ -12,9 +12,9 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from jinja2 import pass_context
+from jinja2 import pass_context, pass_environment
 from jinja2.exceptions import TemplateRuntimeError
-from jinja2.filters import FILTERS, Markup, do_dictsort, do_mark_safe
+from jinja2.filters import FILTERS, Markup, do_dictsort, do_mark_safe, ignore_case, make_attrgetter
 from jinja2.runtime import Context, Undefined
 from jinja2.tests import TESTS
 from jinja2.utils import _PassArg
@@ -122,7 +122,7 @@ _TEXTUAL: dict[str, Estimate] = {
 }
 # Filters that read all of a value, however deep. A text goes in as it is, another value's size is taken as printed.
 _DEEP: dict[str, Estimate] = {
-    **dict.fromkeys(("groupby", "max", "min", "sort", "unique"), _each),
+    **dict.fromkeys(("groupby", "max", "min", "sort"), _each),
     **{"indent": _indented, "join": _joined, "truncate": _truncated},
     **{"batch": _batched, "slice": _sliced, "float": _read, "int": _read},
 }
@@ -158,6 +158,7 @@ def filters(budget: Budget) -> dict[str, Any]:
         "list": partial(_list, budget),
         "dictsort": _dictsort(budget, _guarded(budget, FILTERS["dictsort"], _each, _whole)),
         "trim": _trim(budget, _guarded(budget, FILTERS["trim"], _trimmed, _printed)),
+        "unique": _guarded(budget, _unique(budget), _each, _whole),
         "safe": partial(_safe, budget),
         "string": partial(written, budget),
         "format": lambda value, *args, **options: percent(budget, written(budget, value), options or args),
@@ -298,6 +299,22 @@ def _trim(budget: Budget, other: Callable[..., Any]) -> Callable[..., Any]:
         return value.strip()
 
     return trim
+
+
+def _unique(budget: Budget) -> Callable[..., Any]:
+    """jinja2's, which tells of each key that it keeps."""
+
+    @pass_environment
+    def unique(environment: Any, value: Any, case_sensitive: bool = False, attribute: Any = None) -> Iterator[Any]:
+        found = make_attrgetter(environment, attribute, None if case_sensitive else ignore_case)
+        seen = set()
+        for item in value:
+            key = found(item)
+            if key not in seen:
+                seen.add(budget.key(key))
+                yield item
+
+    return unique
 
 
 def _dictsort(budget: Budget, other: Callable[..., Any]) -> Callable[..., Any]:

@@ -81,6 +81,7 @@ class Environment(ImmutableSandboxedEnvironment):
             _SLICED: self._sliced,
             _JOINED: self._joined,
             _SPREAD: self._spread,
+            _KEY: budget.key,
         }
         self.tests: Any = tests(budget)
         self.weights: dict[str | None, int] = {}  # steps of what is called by a name: `led` counts them
@@ -119,11 +120,14 @@ class Environment(ImmutableSandboxedEnvironment):
                 self._plain(args, kwargs)
             elif function is Namespace:
                 self._plain(args, {})
+                self._keys(*args)
                 for value in kwargs.keys() - _SLOT:
                     self._held(kwargs[value])
             elif kind in (BlockReference, Joiner, Format) or function in self.globals.values():
                 self.budget.take(self.weights[_ROOT] if kind is BlockReference else 0)
                 self._plain(args, kwargs)
+                if function is dict:
+                    self._keys(*args)
             elif not isinstance(function, Undefined):
                 raise SecurityError(f"{kind.__name__} is not safely callable")
             return context.call(function, *args, **kwargs)
@@ -136,6 +140,13 @@ class Environment(ImmutableSandboxedEnvironment):
         for name, value in kwargs.items():
             if name not in _SLOT and name not in but:
                 self.budget.size(value, 1)
+
+    def _keys(self, pairs: Any = (), *_: Any) -> None:
+        """Before a dict is made of pairs, or of what Python refuses."""
+        if isinstance(pairs, _LISTED):
+            for pair in pairs:
+                if isinstance(pair, list | tuple | range) and pair:
+                    self.budget.key(pair[0])
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "+" and isinstance(left, str) and isinstance(right, str):
@@ -276,9 +287,10 @@ class _Rounds(list):
 
 
 _VIEWS: Any = (type({}.keys()), type({}.values()), type({}.items()))
+_LISTED: Any = (list, tuple, range, *_VIEWS)
 _HOLDABLE: Any = (str, *SIMPLE, list, tuple, dict, range, Undefined, type(iter([])), *_VIEWS)
 # Names that no template can write.
-_ROUNDS, _WHOLE, _INSIDE, _HELD, _SLICED, _JOINED, _SPREAD, _ROOT, _LOOP = (f"<{n}>" for n in range(9))
+_ROUNDS, _WHOLE, _INSIDE, _HELD, _SLICED, _JOINED, _SPREAD, _KEY, _ROOT, _LOOP = (f"<{n}>" for n in range(10))
 
 
 def _length(value: Any) -> int:
@@ -376,7 +388,13 @@ class _Led(NodeTransformer):
         self.generic_visit(node)
         return node if _quick(node) or getattr(node, "ctx", "load") != "load" else _through(_WHOLE, node)
 
-    visit_Tuple = visit_Dict = visit_List
+    visit_Tuple = visit_List
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        for pair in node.items:
+            if not isinstance(pair.key, nodes.Const) or not isinstance(pair.key.value, str):
+                pair.key = _through(_KEY, pair.key)
+        return self.visit_List(node)
 
     def _refused(self, node: nodes.Node) -> NoReturn:
         raise TemplateSyntaxError("it is made of several templates, or for a web page", node.lineno)
