@@ -226,6 +226,55 @@ REFUSED = {
 }
 
 
+OTHER_ARGUMENTS = "it calls a filter, a test or a function with other arguments than it takes"
+NO_LOOP = "it leaves a loop where there is none (line 1)"
+# What Python would say in the names of jinja2's functions, or of the code that a template becomes.
+REFUSED |= {
+    **dict.fromkeys(
+        (
+            *("{{ [] | groupby }}", "{{ [] | join(1, 2, 3) }}", "{{ t | replace }}", "{{ t | upper(1) }}"),
+            *("{{ t | indent(1, 2, 3, 4, 5) }}", "{{ x | default(1, 2, 3, 4) }}", "{{ [] | unique(1, 2, 3) }}"),
+            *("{{ 1 is odd(2) }}", "{{ 1 is eq }}", "{{ 1 is divisibleby }}", "{{ 1 is divisibleby(1, 2) }}"),
+            *(
+                "{{ range() }}",
+                "{{ range(1, 2, 3, 4) }}",
+                "{{ dict(1, 2) }}",
+                "{{ joiner(1, 2) }}",
+                "{{ joiner(x=1) }}",
+            ),
+            *("{{ raise_exception() }}", "{{ strftime_now() }}", "{{ strftime_now(x=1) }}", "{{ namespace(1, 2) }}"),
+            *("{{ t.center() }}", "{{ t.upper(1) }}", "{{ t.upper(x=1) }}", "{{ t.count() }}", "{{ {}.get() }}"),
+            *("{{ dict(*1) }}", "{{ dict(**1) }}", "{{ dict(a=1, **{'a': 2}) }}", "{{ dict(**{1: 2}) }}"),
+        ),
+        OTHER_ARGUMENTS,
+    ),
+    "{% macro f(a) %}{% endmacro %}{{ f(1, 2) }}": "macro 'f' takes not more than 1 argument(s)",
+    "{% macro f(a) %}{% endmacro %}{{ f(b=2) }}": "macro 'f' takes no keyword argument 'b'",
+    "{% macro f(a, b, a) %}{% endmacro %}{{ f() }}": "it has several arguments named 'a' (line 1)",
+    "\n{% call(a, a) f() %}{% endcall %}": "it has several arguments named 'a' (line 2)",
+    "{{ f(a=1, b=2, a=3) }}": "it has several arguments named 'a' (line 1)",
+    "{{ t | replace(old=1, old=2, new=3) }}": "it has several arguments named 'old' (line 1)",
+    "\n{% break %}": NO_LOOP.replace("1", "2"),
+    "{% continue %}": NO_LOOP,
+    "{% for i in [] %}{% else %}{% break %}{% endfor %}": NO_LOOP,
+    "{% for i in [] %}{% macro f() %}{% break %}{% endmacro %}{% endfor %}": NO_LOOP,
+    "{% for i in [] %}{% call f() %}{% break %}{% endcall %}{% endfor %}": NO_LOOP,
+    "{% for i in [] %}{% block b %}{% break %}{% endblock %}{% endfor %}": NO_LOOP,
+    "{% for i in [] %}" * 21 + "{% endfor %}" * 21: "it is nested too deep (line 1)",
+    "{{ 2.0 ** 99999 }}": "it counts with numbers that are too large",
+    "{{ 10 ** 400 / 3 }}": "it counts with numbers that are too large",
+    "{{ (1e308 * 10) | int }}": "it counts with numbers that are too large",
+    "{{ 1 // 0 }}": "it divides by zero",
+    "{{ 1 is divisibleby(0) }}": "it divides by zero",
+    "{{ '{}'.format() }}": "it asks for an item that is not there",
+    "{{ 1.5 | tojson(indent=1) | round }}": "it does something with a value that is not of the kind for it",
+    "{{ nothing | tojson }}": "it does something with a value that is not of the kind for it",
+    "{{ [1]['a':] }}": "it does something with a value that is not of the kind for it",
+    "{{ " + "9" * 1001 + " }}": "it has a number that is too large (line 1)",
+    "{% if 0 %}" + "{% elif 0 %}" * 4900 + "{% endif %}": "it is nested too deep (line 1)",
+}
+
+
 @pytest.mark.parametrize("template", REFUSED)
 def test_what_is_refused_is_told_in_words(template: str) -> None:
     assert refusal(template, t=LONG) == REFUSED[template].removesuffix(".")
@@ -257,6 +306,12 @@ ALLOWED = {
     "{{ ('<' | safe) + '<' }}": "<&lt;",
     "{{ 'a' + 'b' * 2 + 'c' }}": "abbc",
     "{{ [1] + [2] }}{{ 2 * [1] }}": "[1, 2][1, 1]",
+    "{% for i in [1] %}" * 20 + "x" + "{% endfor %}" * 20: "x",
+    "{% for i in [1, 2] %}{% for j in [1] %}{% break %}{% endfor %}{{ i }}{% break %}{% endfor %}": "1",
+    "{% for i in [1] %}{% for j in [] %}{% else %}x{% break %}{% endfor %}y{% endfor %}": "x",
+    "{% for i in [1] %}{% set x %}{% filter trim %}{% continue %}{% endfilter %}{% endset %}{% endfor %}": "",
+    "{% for i in [1] %}{% macro f() %}{% for j in [1] %}{% break %}{% endfor %}{% endmacro %}x{% endfor %}": "x",
+    "{{ " + "9" * 1000 + " // 10 ** 999 }}": "9",
 }
 
 

@@ -6,6 +6,7 @@ a namespace holds no objects of templates either, so that the depth of a value i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import reduce
@@ -37,6 +38,7 @@ from llamaweb.chat.methods import METHODS, Format, call_method, percent
 
 _SLOT = {"_loop_vars", "_block_vars"}  # what jinja2's compiler adds to a call
 _AT_ONCE = 16  # rounds of a loop whose steps are taken before the first of them
+_LOOPS = 20  # within loops, as many as Python has in a function
 _NAME = 100  # letters of one that is told
 _EMPTY: dict[type, Any] = {dict: {}, list: [], tuple: (), str: "", int: 0, type(None): None}
 
@@ -319,6 +321,31 @@ class _Led(NodeTransformer):
 
     def __init__(self, weights: dict[str | None, int]) -> None:
         self._weights = weights
+        self._loops = 0  # that are open, where a break leaves one
+
+    def _function(self, node: Any) -> None:
+        """What becomes a function in Python, which no break leaves."""
+        loops, self._loops = self._loops, 0
+        self.generic_visit(node)
+        self._loops = loops
+
+    def _distinct(self, node: nodes.Node, names: Iterable[str]) -> None:
+        for name, times in Counter(names).items():
+            if times > 1:
+                raise TemplateSyntaxError(f"it has several arguments named {name[:_NAME]!r}", node.lineno)
+
+    def visit_Call(self, node: Any) -> nodes.Node:
+        self._distinct(node, (given.key for given in node.kwargs))
+        return self.generic_visit(node)
+
+    visit_Filter = visit_Test = visit_Call
+
+    def visit_Break(self, node: Any) -> nodes.Node:
+        if not self._loops:
+            raise TemplateSyntaxError("it leaves a loop where there is none", node.lineno)
+        return node
+
+    visit_Continue = visit_Break
 
     def _weigh(self, name: str | None, node: Any, *more: nodes.Node) -> int:
         """The most steps of what has this name, which are taken where a round or a call begins."""
@@ -332,12 +359,14 @@ class _Led(NodeTransformer):
         return node
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
-        self.generic_visit(node)
+        self._distinct(node, (arg.name for arg in node.args))
+        self._function(node)
         self._weigh(node.name, node, *node.defaults)
         return node
 
     def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
-        self.generic_visit(node)
+        self._distinct(node, (arg.name for arg in node.args))
+        self._function(node)
         self._weigh(None, node, *node.defaults)  # its callers have no name
         return node
 
@@ -348,8 +377,18 @@ class _Led(NodeTransformer):
                 setattr(node, name, _through(_SPREAD, getattr(node, name)))
         return node
 
+    def visit_Block(self, node: nodes.Block) -> nodes.Node:
+        self._function(node)
+        return node
+
     def visit_For(self, node: nodes.For) -> nodes.Node:
+        if self._loops == _LOOPS:
+            raise TemplateSyntaxError("it is nested too deep", node.lineno)
+        after, node.else_ = node.else_, []
+        self._loops += 1
         self.generic_visit(node)
+        self._loops -= 1
+        node.else_ = [self.visit(part) for part in after]
         tests = [node.test] if node.test else []
         weight = self._weigh(_LOOP, node, *tests) if node.recursive else _weight(*node.body, *tests)
         node.iter = _through(_ROUNDS, node.iter, nodes.Const(1 + weight))

@@ -20,6 +20,8 @@ MAX_BRACKETS = 24
 MAX_OPERATORS = 120
 """Operators, calls and attributes that an expression has one above the other, in about: those since the last comma, in
 all brackets that are open."""
+MAX_DIGITS = 1000
+"""Of a whole number; Python takes the square of it."""
 
 _BLOCKS = {"if", "for", "macro", "call", "filter", "set", "block", "with", "generation", "autoescape"}
 _OPERATORS = {"not", "and", "or", "in", "is", "if", "else"}
@@ -37,7 +39,9 @@ def check_source(environment: Environment, source: str) -> None:
         if kind in ("whitespace", "data", "comment"):
             continue
         tokens += 1
-        if kind == "float" and not isfinite(float(text.replace("_", ""))):  # jinja2 would write it as a name, inf
+        if (kind == "integer" and len(text) > MAX_DIGITS) or (
+            kind == "float" and not isfinite(float(text.replace("_", "")))  # jinja2 would write it as a name, inf
+        ):
             raise TemplateSyntaxError("it has a number that is too large", line)
         if kind in ("block_begin", "variable_begin"):
             levels, opens, first = [0], "", kind == "block_begin"

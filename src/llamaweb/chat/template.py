@@ -6,6 +6,7 @@ take (`budget`). Their environment is the one that Hugging Face's `apply_chat_te
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -30,17 +31,42 @@ def render_template(source: str, variables: Mapping[str, Any]) -> str:
         environment, template = _compile(source)
         environment.start()
         return template.render(variables)
-    except TemplateError as error:
-        line = getattr(error, "lineno", None)
-        raise _failed(f"{error.message or type(error).__name__}{f' (line {line})' if line else ''}") from error
-    except RecursionError as error:
-        raise _failed("it calls itself without end") from error
-    except MemoryError as error:
-        raise _failed("it takes more memory than there is") from error
-    except KeyError as error:
-        raise _failed(f"there is no {error}") from error
     except Exception as error:  # a template's code can raise anything that Python can
-        raise _failed(str(error) or type(error).__name__) from error
+        raise _failed(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why, in words of templates where Python's are about the code that they became."""
+    words = str(error)
+    if isinstance(error, TemplateError):
+        line = getattr(error, "lineno", None)
+        return f"{error.message or type(error).__name__}{f' (line {line})' if line else ''}"
+    if isinstance(error, TypeError) and _SIGNATURE.search(words):
+        return "it calls a filter, a test or a function with other arguments than it takes"
+    if isinstance(error, TypeError) and _INSIDE.search(words):
+        return "it does something with a value that is not of the kind for it"
+    if isinstance(error, KeyError):
+        return f"there is no {error}"
+    for kind, reason in _REASONS.items():
+        if isinstance(error, kind):
+            return reason
+    return words or type(error).__name__
+
+
+# What Python says of a call that does not fit, but not jinja2 of a macro, and where it says its own names.
+_SIGNATURE = re.compile(
+    r"^(?!macro ).*(missing \d+ required|takes .*arguments?\b|expected .*\d arguments?\b"
+    r"|keyword argument|argument after \*|after \* must|keywords must be strings)"
+)
+_INSIDE = re.compile(r"__\w+__|JSON serializable")
+_REASONS: dict[type[Exception], str] = {
+    RecursionError: "it calls itself without end",
+    MemoryError: "it takes more memory than there is",
+    OverflowError: "it counts with numbers that are too large",
+    ZeroDivisionError: "it divides by zero",
+    IndexError: "it asks for an item that is not there",
+    SyntaxError: "it is written in a way that no code can be made of",
+}
 
 
 def _failed(reason: str) -> LlamaWebError:
