@@ -270,6 +270,18 @@ def test_what_is_within_another_takes_as_long_to_compile_as_what_is_beside(pair:
     assert many < 4.5 * few
 
 
+def test_compiling_has_its_time_too(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{% for i in x %}" * 20 + "{{ x + i }}" * 300 + "{% endfor %}" * 20
+    _compile.__wrapped__(template)
+    looks = len(clock)
+    assert looks > 10
+    times = iter([0.0, *[1.9] * 5, *[2.1] * looks])
+    monkeypatch.setattr(budget.time, "monotonic", lambda: next(times))
+    with pytest.raises(LlamaWebError, match="it takes longer than 2 seconds"):
+        render_template(template, {})
+    assert len(list(times)) == looks - 1
+
+
 def test_nothing_of_a_template_is_computed_before_it_is_rendered() -> None:
     """Where nothing asks the budget."""
     environment, _ = _compile.__wrapped__('{{ "a" ~ "b" }}{{ [[1]] }}{{ "a" | upper }}{{ 1 // 0 }}')

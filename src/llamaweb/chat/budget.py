@@ -55,9 +55,10 @@ class Budget:
     def take(self, steps: int = 1) -> None:
         self.steps -= steps
         if self.steps < self._look_at:
-            self._look()
+            self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """At the clock, which what takes no steps does by itself."""
         if self.steps < 0:
             raise TemplateRuntimeError(f"it takes more than {MAX_STEPS} steps")
         if time.monotonic() > self._end:
@@ -80,7 +81,7 @@ class Budget:
             raise TemplateRuntimeError("it builds something too long")
         self.steps -= 1 + size // STEP
         if self.steps < self._look_at:
-            self._look()
+            self.look()
 
     def key(self, value: Any) -> Any:
         """Before it is put into a dict or a set. Large numbers, fractions and tuples may be chosen so that each is

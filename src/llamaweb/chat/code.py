@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 
-from llamaweb.chat.budget import STEP
+from llamaweb.chat.budget import STEP, UNREAD
 
 SHORT = 2048
 """Letters of texts that are added without asking the budget."""
@@ -28,7 +28,17 @@ _WRITTEN = "t_written"
 class Inline(CodeGenerator):
     """jinja2's compiler, but for {{ x }}, a + b + …, a.b, a['b'] and a % 2."""
 
+    environment: Any
+
     _deep = 0
+    _nodes = 0
+
+    def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
+        """jinja2 looks through loops within loops again for each of them, so that this has its time, too."""
+        self._nodes += 1
+        if self._nodes % UNREAD == 0:
+            self.environment.budget.look()
+        return super().visit(node, *args, **kwargs)
 
     def _look(self, name: str, node: nodes.Expr, frame: Frame) -> None:
         """The type of a value, which has this name from here on."""
