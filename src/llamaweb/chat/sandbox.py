@@ -6,8 +6,7 @@ a namespace holds no objects of templates either, so that the depth of a value i
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from functools import reduce
 from itertools import chain
@@ -20,7 +19,6 @@ from jinja2.exceptions import (
     SecurityError,
     TemplateError,
     TemplateRuntimeError,
-    TemplateSyntaxError,
     UndefinedError,
 )
 from jinja2.ext import Extension, loopcontrols
@@ -29,17 +27,15 @@ from jinja2.parser import Parser
 from jinja2.runtime import BlockReference, Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import MAX_RANGE, ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace, missing
-from jinja2.visitor import NodeTransformer
 
 from llamaweb.chat.budget import ITEM, LENGTH, MAX_BITS, SIMPLE, UNREAD, Budget, list_size, text_size, whole_size
-from llamaweb.chat.code import ATTRIBUTES, SHORT, SUM, Inline, added, may_be_text
+from llamaweb.chat.code import ATTRIBUTES, SHORT, Inline
 from llamaweb.chat.filters import filters, listed, tests, written
+from llamaweb.chat.led import HELD, INSIDE, JOINED, KEY, LOOP, NAME, ROOT, ROUNDS, SLICED, SPREAD, WHOLE
 from llamaweb.chat.methods import METHODS, Format, call_method, percent
 
 _SLOT = {"_loop_vars", "_block_vars"}  # what jinja2's compiler adds to a call
 _AT_ONCE = 16  # rounds of a loop whose steps are taken before the first of them
-_LOOPS = 20  # within loops, as many as Python has in a function
-_NAME = 100  # letters of one that is told
 _EMPTY: dict[type, Any] = {dict: {}, list: [], tuple: (), str: "", int: 0, type(None): None}
 
 
@@ -52,8 +48,8 @@ class _Undefined(Undefined):
     def __init__(self, hint: Any = None, obj: Any = missing, name: Any = None, exc: Any = UndefinedError) -> None:
         if name is not None and not isinstance(name, str | int):
             name = type(name).__name__
-        elif isinstance(name, str) and len(name) > _NAME:
-            name = name[:_NAME] + "…"
+        elif isinstance(name, str) and len(name) > NAME:
+            name = name[:NAME] + "…"
         if obj is not missing and type(obj) not in _EMPTY:
             hint = hint or f"{type(obj).__name__!r} has no attribute {name!r}"
         super().__init__(hint, obj if obj is missing else _EMPTY.get(type(obj)), name, exc)
@@ -76,14 +72,14 @@ class Environment(ImmutableSandboxedEnvironment):
         self.budget = budget = Budget()
         self.filters: Any = {
             **filters(budget),
-            _ROUNDS: self._rounds,
-            _WHOLE: budget.read,
-            _INSIDE: self._inside,
-            _HELD: self._held,
-            _SLICED: self._sliced,
-            _JOINED: self._joined,
-            _SPREAD: self._spread,
-            _KEY: budget.key,
+            ROUNDS: self._rounds,
+            WHOLE: budget.read,
+            INSIDE: self._inside,
+            HELD: self._held,
+            SLICED: self._sliced,
+            JOINED: self._joined,
+            SPREAD: self._spread,
+            KEY: budget.key,
         }
         self.tests: Any = tests(budget)
         self.weights: dict[str | None, int] = {}  # steps of what is called by a name: `led` counts them
@@ -97,7 +93,7 @@ class Environment(ImmutableSandboxedEnvironment):
     def start(self) -> None:
         """Before a rendering."""
         self.budget.start()
-        self.budget.take(self.weights.get(_ROOT, 0))
+        self.budget.take(self.weights.get(ROOT, 0))
 
     # What jinja2 calls in place of Python's own operations.
 
@@ -117,7 +113,7 @@ class Environment(ImmutableSandboxedEnvironment):
                     del kwargs[name]
                 return function(context.eval_ctx, *args, **kwargs)
             if kind is LoopContext:
-                args = (self._rounds(args[0], 1 + self.weights.get(_LOOP, 0)), *args[1:]) if args else args
+                args = (self._rounds(args[0], 1 + self.weights.get(LOOP, 0)), *args[1:]) if args else args
             elif kind is MethodType and isinstance(function.__self__, LoopContext | Cycler):
                 self._plain(args, kwargs)
             elif function is Namespace:
@@ -126,7 +122,7 @@ class Environment(ImmutableSandboxedEnvironment):
                 for value in kwargs.keys() - _SLOT:
                     self._held(kwargs[value])
             elif kind in (BlockReference, Joiner, Format) or function in self.globals.values():
-                self.budget.take(self.weights[_ROOT] if kind is BlockReference else 0)
+                self.budget.take(self.weights[ROOT] if kind is BlockReference else 0)
                 self._plain(args, kwargs)
                 if function is dict:
                     self._keys(*args)
@@ -233,7 +229,7 @@ class Environment(ImmutableSandboxedEnvironment):
             return None
         return Format(self.budget, self, owner, value.__name__ == "format_map")
 
-    # What `_Led` puts around nodes.
+    # What `led` puts around nodes.
 
     def _rounds(self, items: Any, weight: int) -> list[Any]:
         """What a loop goes over, as a list whose rounds take `weight` steps each."""
@@ -291,8 +287,6 @@ class _Rounds(list):
 _VIEWS: Any = (type({}.keys()), type({}.values()), type({}.items()))
 _LISTED: Any = (list, tuple, range, *_VIEWS)
 _HOLDABLE: Any = (str, *SIMPLE, list, tuple, dict, range, Undefined, type(iter([])), *_VIEWS)
-# Names that no template can write.
-_ROUNDS, _WHOLE, _INSIDE, _HELD, _SLICED, _JOINED, _SPREAD, _KEY, _ROOT, _LOOP = (f"<{n}>" for n in range(10))
 
 
 def _length(value: Any) -> int:
@@ -309,169 +303,6 @@ def _bits(operator: str, left: Any, right: Any) -> int:
     if operator == "**":
         return one * max(0, right) if one > 1 else one
     return one + other if operator == "*" else max(one, other) + 1
-
-
-def led(environment: Environment, tree: nodes.Template) -> nodes.Template:
-    """The template with all that costs anything led through the environment, which is told what calls cost."""
-    return _Led(environment.weights).visit(tree)
-
-
-class _Led(NodeTransformer):
-    """Leads through the environment what it would not see otherwise."""
-
-    def __init__(self, weights: dict[str | None, int]) -> None:
-        self._weights = weights
-        self._loops = 0  # that are open, where a break leaves one
-
-    def _function(self, node: Any) -> None:
-        """What becomes a function in Python, which no break leaves."""
-        loops, self._loops = self._loops, 0
-        self.generic_visit(node)
-        self._loops = loops
-
-    def _distinct(self, node: nodes.Node, names: Iterable[str]) -> None:
-        for name, times in Counter(names).items():
-            if times > 1:
-                raise TemplateSyntaxError(f"it has several arguments named {name[:_NAME]!r}", node.lineno)
-
-    def visit_Call(self, node: Any) -> nodes.Node:
-        self._distinct(node, (given.key for given in node.kwargs))
-        return self.generic_visit(node)
-
-    visit_Filter = visit_Test = visit_Call
-
-    def visit_Break(self, node: Any) -> nodes.Node:
-        if not self._loops:
-            raise TemplateSyntaxError("it leaves a loop where there is none", node.lineno)
-        return node
-
-    visit_Continue = visit_Break
-
-    def _weigh(self, name: str | None, node: Any, *more: nodes.Node) -> int:
-        """The most steps of what has this name, which are taken where a round or a call begins."""
-        weight = _weight(*node.body, *more)
-        self._weights[name] = max(weight, self._weights.get(name, 0))
-        return weight
-
-    def visit_Template(self, node: nodes.Template) -> nodes.Node:
-        self.generic_visit(node)
-        self._weigh(_ROOT, node)
-        return node
-
-    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
-        self._distinct(node, (arg.name for arg in node.args))
-        self._function(node)
-        self._weigh(node.name, node, *node.defaults)
-        return node
-
-    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
-        self._distinct(node, (arg.name for arg in node.args))
-        self._function(node)
-        self._weigh(None, node, *node.defaults)  # its callers have no name
-        return node
-
-    def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
-        super().generic_visit(node, *args, **kwargs)
-        for name in ("dyn_args", "dyn_kwargs"):
-            if getattr(node, name, None) is not None:
-                setattr(node, name, _through(_SPREAD, getattr(node, name)))
-        return node
-
-    def visit_Block(self, node: nodes.Block) -> nodes.Node:
-        self._function(node)
-        return node
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        if self._loops == _LOOPS:
-            raise TemplateSyntaxError("it is nested too deep", node.lineno)
-        after, node.else_ = node.else_, []
-        self._loops += 1
-        self.generic_visit(node)
-        self._loops -= 1
-        node.else_ = [self.visit(part) for part in after]
-        tests = [node.test] if node.test else []
-        weight = self._weigh(_LOOP, node, *tests) if node.recursive else _weight(*node.body, *tests)
-        node.iter = _through(_ROUNDS, node.iter, nodes.Const(1 + weight))
-        return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        self.generic_visit(node)
-        return _through(_JOINED, *node.nodes)
-
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
-        self.generic_visit(node)
-        sides: list[Any] = [node, *node.ops]
-        inside = [getattr(side, "op", "") in ("in", "notin") for side in sides]
-        if any(inside) or not any(_quick(side.expr) for side in sides):
-            for side, searched in zip(sides, inside, strict=True):
-                if not _quick(side.expr):
-                    side.expr = _through(_INSIDE if searched and len(sides) == 2 else _WHOLE, side.expr)
-        return node
-
-    def visit_Assign(self, node: nodes.Assign) -> nodes.Node:
-        self.generic_visit(node)
-        if isinstance(node.target, nodes.NSRef):
-            node.node = _through(_HELD, node.node)
-        elif node.target.find(nodes.NSRef):
-            node.node = _through(_WHOLE, node.node)
-        return node
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
-        self.generic_visit(node)
-        if not isinstance(node.arg, nodes.Slice):
-            return node
-        bounds = (node.arg.start, node.arg.stop, node.arg.step)
-        return _through(_SLICED, node.node, *(nodes.Const(None) if bound is None else bound for bound in bounds))
-
-    def visit_List(self, node: Any) -> nodes.Node:
-        self.generic_visit(node)
-        return node if _quick(node) or getattr(node, "ctx", "load") != "load" else _through(_WHOLE, node)
-
-    visit_Tuple = visit_List
-
-    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
-        for pair in node.items:
-            if not isinstance(pair.key, nodes.Const) or not isinstance(pair.key.value, str):
-                pair.key = _through(_KEY, pair.key)
-        return self.visit_List(node)
-
-    def _refused(self, node: nodes.Node) -> NoReturn:
-        raise TemplateSyntaxError("it is made of several templates, or for a web page", node.lineno)
-
-    visit_Extends = visit_Include = visit_Import = visit_FromImport = visit_ScopedEvalContextModifier = _refused
-
-
-def _weight(*parts: nodes.Node) -> int:
-    """Steps of what is written and of texts that are added in place, but for what takes its steps by itself."""
-    count = 0
-    for node in parts:
-        below: Iterable[nodes.Node] = node.iter_child_nodes()
-        if isinstance(node, nodes.Output):
-            count += sum(not isinstance(part, nodes.Literal) for part in node.nodes)
-        elif isinstance(node, nodes.For):
-            below = (node.iter, *node.else_)
-        elif isinstance(node, nodes.CallBlock):
-            below = (node.call,)
-        elif isinstance(node, nodes.Macro):
-            below = ()
-        elif isinstance(node, nodes.Add):
-            below = values = added(node)
-            count += SUM if may_be_text(values) else 0
-        count += _weight(*below)
-    return count
-
-
-def _through(name: str, node: Any, *args: Any) -> nodes.Filter:
-    return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
-
-
-def _quick(node: nodes.Node) -> bool:
-    """Whether an expression's value is as small as its text, so that nothing takes long with it."""
-    if isinstance(node, nodes.List | nodes.Tuple):
-        return all(isinstance(item, nodes.Const) for item in node.items)
-    if isinstance(node, nodes.Dict):
-        return all(isinstance(part, nodes.Const) for pair in node.items for part in (pair.key, pair.value))
-    return isinstance(node, nodes.Const | nodes.Compare | nodes.Test | nodes.Not)
 
 
 class _Generation(Extension):

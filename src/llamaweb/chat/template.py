@@ -13,7 +13,8 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from llamaweb.chat.sandbox import Environment, led
+from llamaweb.chat.led import led
+from llamaweb.chat.sandbox import Environment
 from llamaweb.chat.source import check_source
 from llamaweb.errors import LlamaWebError
 
@@ -22,7 +23,7 @@ from llamaweb.errors import LlamaWebError
 def _compile(source: str) -> tuple[Environment, Any]:
     environment = Environment()
     check_source(environment, source)
-    return environment, environment.from_string(led(environment, environment.parse(source)))
+    return environment, environment.from_string(led(environment.weights, environment.parse(source)))
 
 
 def render_template(source: str, variables: Mapping[str, Any]) -> str:
