@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from llamaweb.secrets import in_sentence
+
 # What Python says, and in its place the command line and the chat page.
 WORDS = {
     "n_ctx": ("--context", "context length in the settings"),
@@ -55,7 +57,11 @@ def per_second(rate: float) -> str:
 
 
 class LlamaWebError(Exception):
-    """Base of every error that is meant for a person: shown as its message, never as a traceback."""
+    """Base of every error that is meant for a person: shown as its message, never as a traceback. Whatever address it
+    tells, it has no secrets."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(in_sentence(message))
 
     def said(self, surface: str) -> str:
         """The message as one of SURFACES says it."""

@@ -60,6 +60,8 @@ def test_bytes_that_a_file_does_not_have_are_refused(offset: int, length: int, t
     [
         *("token", "key", "api_key", "X-API-Key", "auth", "access_token", "hf-token", "Password"),
         *("accessToken", "sasToken", "clientSecret", "subscriptionKey", "authtoken", "APIKEY", "to%6Ben", "code"),
+        *("access_token[]", "token[0]", "passphrase", "pw", "otp", "tok", "private_key_id", "apikey1", "api_keys"),
+        *("credential_token_v2", "tokenId", "user_passwords", "secret_for_x", "Auth-Token2"),
     ],
 )
 def test_a_secret_is_not_kept_and_addresses_that_differ_in_it_are_still_two(name: str) -> None:
@@ -74,14 +76,17 @@ def test_pairs_that_some_servers_part_by_another_sign_are_pairs_here_too() -> No
     assert lasting_url(f"{BASE}?a=1;b=2&c=;") == f"{BASE}?a=1;b=2&c=;"
 
 
-def test_a_password_before_the_host_is_not_kept_either() -> None:
-    one, other = (lasting_url(f"https://me:{secret}@example.org/a.gguf") for secret in ("hunter2", "hunter3"))
-    assert one != other and "hunter" not in one + other and one.startswith("https://me:~")
-    assert lasting_url(one) == one and lasting_url("https://me@example.org/a") == "https://me@example.org/a"
+@pytest.mark.parametrize("login", ["me:{}", "{}", "{}:", "{}:x-oauth-basic", "a:b:{}", "a@b:{}"])
+def test_what_lets_in_before_the_host_is_not_kept_either(login: str) -> None:
+    one, other = (lasting_url(f"https://{login.format(each)}@example.org/a.gguf") for each in ("hunter2", "hunter3"))
+    assert one != other and "hunter" not in one + other and one.startswith("https://~")
+    assert lasting_url(one) == one and lasting_url("https://me:~0123abcd@h/") == "https://me:~0123abcd@h/"
 
 
 def test_a_file_that_has_its_name_of_the_whole_address_shows_no_secret() -> None:
     assert "hunter" not in file_name("https://me:hunter2@example.org/?v=1&token=hunter3#hunter4")
+    for name in ("a.gguf;token=hunter2", "a.gguf%3Ftoken%3Dhunter2", "http%3A%2F%2Fme%3Ahunter2@x"):
+        assert "hunter" not in file_name(f"https://example.org/{name}") + lasting_url(f"https://example.org/{name}")
 
 
 @pytest.mark.parametrize(

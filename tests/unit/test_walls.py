@@ -25,7 +25,7 @@ PURE = (
         "kernels",
         "model",
     ),
-    *("operations", "planner", "pooling", "rope", "sampling", "strings", "tokenizer", "writing"),
+    *("operations", "planner", "pooling", "rope", "sampling", "secrets", "strings", "tokenizer", "writing"),
 )
 
 

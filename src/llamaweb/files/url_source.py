@@ -16,6 +16,7 @@ from llamaweb.files.blob_source import model_length, read_error
 from llamaweb.javascript import js_file, js_object
 from llamaweb.model.gguf_file import FIRST_READ
 from llamaweb.model.source import check_range, file_name, sibling_url
+from llamaweb.secrets import without_secrets
 
 _PROTOCOLS = ("https:", "http:", "blob:", "data:")  # what every page's fetch reads
 
@@ -149,10 +150,12 @@ def absolute(url: str) -> str:
     try:
         found = js.URL.new(url, *((here.href,) if here else ()))
     except JsException:
-        raise DownloadError(f"{url!r} is not an address; give one that begins with https://.") from None
+        raise DownloadError(
+            f"{without_secrets(url)!r} is not an address; give one that begins with https://."
+        ) from None
     if found.protocol not in {*_PROTOCOLS, *((here.protocol,) if here else ())}:
         raise DownloadError(
-            f"{url!r} is of {found.protocol}, which no page can read; give one that begins with https://."
+            f"{without_secrets(url)!r} is of {found.protocol}, which no page can read; give one that begins with https://."
         )
     return str(found.href)
 

@@ -30,6 +30,7 @@ from llamaweb.kernels.cache import CACHE_FORMATS
 from llamaweb.kernels.mul_mat import PRECISIONS
 from llamaweb.pooling import POOLINGS
 from llamaweb.profile import PROFILES
+from llamaweb.secrets import in_sentence, without_secrets
 
 _JSON = "one JSON object on standard output and nothing else"
 _LONG = 200  # characters of a file's name that are told
@@ -97,7 +98,7 @@ def _run(arguments: list[str]) -> int:
         return int(done.code or 0)
     except Exception as error:
         if os.environ.get("LLAMAWEB_DEBUG"):
-            write(sys.stderr, traceback.format_exc())
+            write(sys.stderr, in_sentence(traceback.format_exc()))
         out.error(type(error).__name__, _unforeseen(error))
         return 1
     return 0
@@ -106,7 +107,7 @@ def _run(arguments: list[str]) -> int:
 def _unforeseen(error: Exception) -> str:
     """What is said of an error that is not ours: of a file's, its name, which may be anybody's choice."""
     if isinstance(error, OSError) and isinstance(error.filename, str | bytes) and error.strerror:
-        name = os.fsdecode(error.filename)
+        name = without_secrets(os.fsdecode(error.filename))
         told = name if len(name) <= _LONG else f"{name[:_LONG]}…"
         return f"{told} cannot be used ({error.strerror}); check the path and its permissions."
     return f"Something unforeseen went wrong ({type(error).__name__}: {error}); set LLAMAWEB_DEBUG=1 to see where."

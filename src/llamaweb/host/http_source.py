@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,25 +13,32 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from llamaweb.errors import ModelFileError, per_second
 from llamaweb.host.inward import Resolver
 from llamaweb.model.source import file_name, lasting_url, sibling_url
+from llamaweb.secrets import without_secrets
 
 ANSWER_SECONDS = 60  # for the head of an answer
 SLOW_SECONDS = 15  # after which a body that comes at less than SLOWEST bytes a second is given up
 SLOWEST = 1000
 REDIRECTS = 10
 
-# Of errors whose own words say nothing, or in several lines.
-_REASONS: dict[type[BaseException], str] = {
-    TimeoutError: "it does not answer",
-    aiohttp.ServerTimeoutError: "it does not answer",
-    aiohttp.SocketTimeoutError: "it does not answer",
-    aiohttp.ConnectionTimeoutError: "it does not answer",
-    aiohttp.ClientPayloadError: "its answer breaks off",
-    aiohttp.ClientResponseError: "it does not answer in HTTP",
-}
+# Of a library's errors, whose own words name classes and repeat the address with its secrets; the first that fits.
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (aiohttp.ClientConnectorDNSError, "its server's name is not known, or this machine has no network"),
+    (aiohttp.ClientSSLError, "its server's certificate, or its way to encrypt, is not one that this machine trusts"),
+    (ssl.SSLError, "what its server sends cannot be decrypted"),
+    (TimeoutError, "it does not answer"),
+    (aiohttp.ServerDisconnectedError, "its server ended the connection"),
+    (aiohttp.ClientPayloadError, "its answer breaks off"),
+    (aiohttp.ClientResponseError, "it does not answer in HTTP"),
+)
+
+
+class _Astray(ValueError):
+    """A server leads nowhere; the message is a reason."""
 
 
 class HTTPSource:
@@ -111,13 +120,16 @@ class HTTPSource:
                 return response
             response.close()
             self._resolver.outward = self._resolver.public(response.url)
-            url = response.url.join(type(response.url)(response.headers["Location"]))
+            try:
+                url = response.url.join(URL(response.headers["Location"]))
+            except ValueError:
+                raise _Astray("it leads to what is no address") from None
             if url.scheme not in ("http", "https"):
-                raise ValueError("it leads to an address of another kind")
-            if not url.host:
-                raise ValueError("it leads to what is no address")
+                raise _Astray("it leads to an address of another kind")
+            if _fault(str(url)):
+                raise _Astray("it leads to what is no address")
             self._resolver.check(url)
-        raise ValueError("it leads from address to address without end")
+        raise _Astray("it leads from address to address without end")
 
     async def _body(self, response: aiohttp.ClientResponse, length: int) -> bytes:
         """At most `length` bytes of the rest of a body."""
@@ -151,22 +163,45 @@ class HTTPSource:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its server's name is not known, or this machine has no network"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)  # and not the library's own words for a connection
-    return _REASONS.get(type(error)) or str(error) or type(error).__name__
+    """Why an address cannot be reached, in words of ours."""
+    if isinstance(error, _Astray):
+        return str(error)
+    for kind, words in _REASONS:
+        if isinstance(error, kind):
+            return words
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number and number > 0 else "the connection to its server fails"
 
 
 def check_address(url: str) -> str:
     """The same, if it is an address; ModelFileError if it is none."""
+    if fault := _fault(url):
+        raise ModelFileError(f"{without_secrets(url)} is not an address ({fault}); check it.")
+    return url
+
+
+def _fault(url: str) -> str:
+    """What is wrong with an address as it is written; empty if nothing is. A backslash is another sign to each program,
+    which would ask different servers."""
+    server = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    if re.search(r"[\\\s\x00-\x1f\x7f]", server):
+        return "its server's name has a backslash, white space or a control character"
     try:
-        if urlsplit(url).hostname:
-            return url
-        reason = "it names no server"
-    except ValueError as error:
-        reason = str(error)
-    raise ModelFileError(f"{url.partition('?')[0]} is not an address ({reason}); check it.")
+        parts = urlsplit(url)
+        if not (name := parts.hostname):
+            return "it names no server"
+    except ValueError:
+        return "a bracket in its server's name has no other"
+    try:
+        parts.port  # noqa: B018
+    except ValueError:
+        return "its port is no number from 0 to 65535"
+    try:
+        found = URL(url).raw_host or ""
+        (found if ":" in found else name).encode("idna")
+    except ValueError:
+        return "its server's name is none that a server can have"
+    return ""
 
 
 @asynccontextmanager

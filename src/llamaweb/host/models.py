@@ -20,9 +20,11 @@ from llamaweb.host.report import Report, silent
 from llamaweb.model.gguf_file import MAGIC, read_header
 from llamaweb.model.mistaken import ENOUGH, mistaken
 from llamaweb.model.source import FileSource, Source
+from llamaweb.secrets import without_secrets
 
 DEFAULT = "smollm2"
 RANDOM = "synthetic:SHAPE:FORMAT, as synthetic:llama-3.2-1b:Q4_0"
+_SCHEME = re.compile("(https?(?=:)|[a-z][a-z0-9+.-]*(?=://))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -91,23 +93,25 @@ def resolve(model: str = DEFAULT, report: Report = silent) -> Path | str:
         return check_address(model)
     if (ours := _kept_path(model)) is not None:
         return _ours(ours, model, report)
-    path = Path(model)
-    if not path.exists() and (scheme := re.match(r"([a-z][a-z0-9+.-]*)://", model, re.IGNORECASE)):
+    path, told = Path(model), without_secrets(model)
+    if not path.exists() and (scheme := _SCHEME.match(model)):
+        if scheme[1].lower() in ("http", "https"):
+            raise ModelFileError(f"{told} is not an address (two slashes come after its first colon); check it.")
         instead = (
             "its path" if scheme[1].lower() == "file" else "an address with https://, or download it and give a path"
         )
-        raise ModelFileError(f"{model} is an address of a kind that is not read ({scheme[1]}); give {instead}.")
+        raise ModelFileError(f"{told} is an address of a kind that is not read ({scheme[1]}); give {instead}.")
     if not path.exists():
-        raise ModelFileError(f"There is no file {model}; give a GGUF file, an address, {' or '.join(PACKAGED)}.")
+        raise ModelFileError(f"There is no file {told}; give a GGUF file, an address, {' or '.join(PACKAGED)}.")
     if not path.is_file():
-        raise ModelFileError(f"{model} is not a file; give the path of a GGUF file.")
+        raise ModelFileError(f"{told} is not a file; give the path of a GGUF file.")
     try:
         with path.open("rb") as file:
             start = file.read(ENOUGH)
     except OSError as error:
-        raise ModelFileError(f"{model} cannot be read ({error.strerror}); check its permissions.") from error
+        raise ModelFileError(f"{told} cannot be read ({error.strerror}); check its permissions.") from error
     if not start.startswith(MAGIC):
-        raise ModelFileError(mistaken(model, start))
+        raise ModelFileError(mistaken(told, start))
     return path.resolve()
 
 

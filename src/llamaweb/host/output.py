@@ -7,6 +7,7 @@ from typing import Any
 
 from llamaweb.errors import megabytes, said
 from llamaweb.host.terminal import one_line, write, write_json
+from llamaweb.secrets import in_sentence
 
 _PHASES = {
     "header": "Reading the model's header",
@@ -61,7 +62,7 @@ class Output:
     def note(self, line: str) -> None:
         """A line for a person, beside the answer."""
         self.clear()
-        write(sys.stderr, one_line(line))
+        write(sys.stderr, one_line(in_sentence(line)))
 
     def warn(self, message: str) -> None:
         """A note that is made once, whoever finds it: a file's header is read here and in the page."""
@@ -81,6 +82,7 @@ class Output:
     def error(self, kind: str, message: str) -> None:
         """One sentence on standard error; with `as_json` an object on standard output as well, unless the result is
         there already. An answer that is broken off ends its line before."""
+        message = in_sentence(message)  # of an error that is not ours
         self.clear()
         if self._within_line:
             write(sys.stdout, "")

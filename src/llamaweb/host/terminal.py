@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from llamaweb.errors import HostError
+from llamaweb.secrets import in_sentence
 
 # C0 and C1 controls with DEL, those of Unicode's bidirectional text (deprecated ones, too), its separators of lines and
 # paragraphs, and what marks text that is not to be seen: annotations and tags.
@@ -82,7 +83,7 @@ def to_nobody(stream: TextIO) -> None:
 
 
 class Logged(logging.Handler):
-    """What libraries log, which may repeat what a server sent."""
+    """What libraries log, which may repeat what a server sent, or the address that was asked for."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        write(sys.stderr, self.format(record))
+        write(sys.stderr, in_sentence(self.format(record)))

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from llamaweb.errors import ModelFileError, short
 from llamaweb.model.shards import shard_names
+from llamaweb.secrets import without_secrets
 
 ENDPOINT = "https://huggingface.co"
 MOST_TOLD = 20  # files in a message
@@ -36,10 +37,14 @@ class Repository:
 
     def __post_init__(self) -> None:
         if not _REPO.fullmatch(self.repo_id):
-            raise ModelFileError(f"{short(self.repo_id)} is no repository's name; give one like 'owner/name'.")
+            raise ModelFileError(
+                f"{short(without_secrets(self.repo_id))} is no repository's name; give one like 'owner/name'."
+            )
         for told in (self.revision, self.endpoint):
             if not told.isprintable():  # half a surrogate pair, among others
-                raise ModelFileError(f"{short(told)} is part of no address; give one without its odd characters.")
+                raise ModelFileError(
+                    f"{short(without_secrets(told))} is part of no address; give one without its odd characters."
+                )
         object.__setattr__(self, "endpoint", self.endpoint.rstrip("/"))
 
     @property

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Protocol, Self
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from llamaweb.errors import ModelFileError
+from llamaweb.secrets import digest, without_secrets
 
 # Of addresses signed for S3 and what is like it, for Google's and Azure's storage, and for CloudFront.
 _SIGNATURES = ("x-amz-signature", "x-goog-signature", "signature", "sig")
@@ -16,14 +16,7 @@ _SIGNING = re.compile(
     r"x-amz-.*|x-goog-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"
     r"|sig|sv|ss|srt|sr|st|se|sp|spr|sip|skoid|sktid|skt|ske|sks|skv"
 )
-# Of what lets somebody in, for as long as it holds: the last word of a name, or what names run together end with.
-_SECRET = re.compile(
-    r"(.*[._-])?(key|auth|authorization|bearer|code|cookie|credentials?|hdnea|hdnts|hmac|jwt|pass|pwd|sas|session|sid"
-    r"|sign|ticket)"
-    r"|.*(token|secret|passwd|password|apikey|authkey|accesskey|secretkey|sessionid|signature)"
-)
-_WORD = re.compile("(?<=[a-z0-9])(?=[A-Z])")  # where one begins in the middle of a name: accessToken
-_HIDDEN = re.compile("~[0-9a-f]{8}")
+_SERVER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
 
 
 class Source(Protocol):
@@ -87,8 +80,9 @@ class FileSource:
 
 
 def file_name(url: str) -> str:
-    """The last part of an address."""
-    return unquote(urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]) or lasting_url(url)
+    """The last part of an address, without secrets."""
+    path = _SERVER.sub("", re.split("[?#]", url, maxsplit=1)[0], count=1)
+    return without_secrets(unquote(path.rstrip("/").rpartition("/")[2])) or lasting_url(url)
 
 
 def sibling_url(url: str, name: str) -> str:
@@ -99,23 +93,22 @@ def sibling_url(url: str, name: str) -> str:
 
 def lasting_url(url: str) -> str:
     """The address as it is at every visit, and may be shown and kept: without its fragment, and without what signs it
-    for a while. What is a secret is still told from another one, and cannot be read."""
-    parts, (lasting, _) = urlsplit(url), _query(url)
-    query = "&".join(map(_shown, lasting))
-    login, at, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{_hidden(login, ':')}{at}{host}", query=query, fragment=""))
+    for a while, and with its secrets hidden. What is no address at all is taken, too."""
+    place = without_secrets(url)
+    path, query = re.split("[?#]", place, maxsplit=1)[0], "&".join(_query(place)[0])
+    return f"{path}?{query}" if query else path
 
 
 def signature(url: str) -> str:
     """What signs an address for a while, told from what signs it another time, and not to be read; empty where nothing
     does."""
     _, signing = _query(url)
-    return _digest("&".join(signing)) if signing else ""
+    return digest("&".join(signing)) if signing else ""
 
 
 def _query(url: str) -> tuple[list[str], list[str]]:
     """The pairs of an address' query: those that last, and those that sign it for a while."""
-    pairs = urlsplit(url).query.split("&")
+    pairs = url.partition("#")[0].partition("?")[2].split("&")
     signed = any(_key(pair) in _SIGNATURES for pair in pairs)
     lasting: list[str] = []
     signing: list[str] = []
@@ -126,26 +119,6 @@ def _query(url: str) -> tuple[list[str], list[str]]:
 
 def _key(pair: str) -> str:
     return pair.partition("=")[0].lower()
-
-
-def _shown(pair: str) -> str:
-    """Without its value if that is a secret; some servers read `a=1;token=S` as two pairs."""
-    return ";".join(_hidden(part) if _is_secret(part) else part for part in pair.split(";"))
-
-
-def _is_secret(pair: str) -> bool:
-    name = unquote(pair.partition("=")[0])
-    return bool(_SECRET.fullmatch(_WORD.sub("_", name).lower()))
-
-
-def _hidden(pair: str, between: str = "=") -> str:
-    name, sign, value = pair.partition(between)
-    lasts = not value or _HIDDEN.fullmatch(value)  # it is so already
-    return pair if lasts else f"{name}{sign}{_digest(value)}"
-
-
-def _digest(text: str) -> str:
-    return f"~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def check_range(name: str, offset: int, length: int, size: int) -> None:
