@@ -19,6 +19,7 @@ from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUFValueType
 from llamaweb.errors import ModelFileError, UnsupportedError, short
 from llamaweb.ggml import GGML_QUANT_SIZES, GGMLType
 from llamaweb.model.mistaken import ENOUGH, cut_off, mistaken
+from llamaweb.model.room import Room
 from llamaweb.model.source import Source
 from llamaweb.strings import Strings, StringsBuilder
 
@@ -120,13 +121,16 @@ def _equal(a: Any, b: Any) -> bool:
     return type(a) is type(b) and (a == b or (a != a and b != b))  # NaN is no other value than NaN
 
 
-async def read_header(source: Source, progress: Callable[[int], None] | None = None) -> GGUFFile:
-    """Read and check a file's header; `progress` is told how many bytes were read so far.
+async def read_header(
+    source: Source, progress: Callable[[int], None] | None = None, room: Room | None = None
+) -> GGUFFile:
+    """Read and check a file's header; `progress` is told how many bytes were read so far, and `room` how many the
+    header takes.
 
     Raises ModelFileError for what is not a sound GGUF file, UnsupportedError for a version, byte order, or tensor
     type that is not supported. A part of a split model is read as it is: see `shards.read_model`.
     """
-    cursor = _Cursor(source, await source.size(), progress)
+    cursor = _Cursor(source, await source.size(), progress, room or Room(MAX_HEADER_BYTES, "the header"))
     version = await _version(cursor)
     n_tensors = await cursor.u64("the number of tensors")
     n_keys = await cursor.u64("the number of metadata keys")
@@ -152,6 +156,7 @@ async def read_header(source: Source, progress: Callable[[int], None] | None = N
     data_offset = -(-cursor.position // alignment) * alignment
     if (await cursor.peek(data_offset - cursor.position)).strip(b"\0"):
         raise cursor.damaged(f"its table of tensors goes on behind the {n_tensors} that it claims")
+    cursor.count(data_offset, "its end")
     _check_overlaps(cursor, found)
     tensors = {info.name: _placed(cursor, info, data_offset) for info in found}
     return GGUFFile(version, metadata, tensors, alignment, data_offset, cursor.size)
@@ -294,10 +299,12 @@ class _Cursor:
     Only `_fill` waits for the source; what is in the buffer is parsed without a pause.
     """
 
-    def __init__(self, source: Source, size: int, progress: Callable[[int], None] | None) -> None:
+    def __init__(self, source: Source, size: int, progress: Callable[[int], None] | None, room: Room) -> None:
         self.source = source
         self.size = size
         self._progress = progress
+        self._room = room
+        self._counted = 0  # bytes of the header that have room
         self._buffer = b""
         self._next = 0  # in the buffer
         self._read = 0  # bytes of the file that were read
@@ -366,6 +373,11 @@ class _Cursor:
             # The buffer ends inside this string: take it alone, which refills.
             found.append(await self.string(what, self.size))
 
+    def count(self, end: int, what: str) -> None:
+        """The header goes on to byte `end`; ModelFileError where it has no room."""
+        self._room.take(max(end - self._counted, 0), self.source.name, what)
+        self._counted = max(end, self._counted)
+
     async def _fill(self, length: int, what: str) -> None:
         """Have at least `length` bytes in the buffer after the cursor."""
         start = self.position
@@ -374,8 +386,7 @@ class _Cursor:
                 f"{self.source.name} is cut off or damaged: {what} needs {length} bytes at byte {start}, "
                 f"but the file has {self.size}; {cut_off(self.source.name)}."
             )
-        if start + length > MAX_HEADER_BYTES:
-            raise self.damaged(f"{what} makes the header larger than {MAX_HEADER_BYTES >> 20} MiB")
+        self.count(start + length, what)
         wanted = max(start + length - self._read, self._piece)
         wanted = min(wanted, self.size - self._read)
         data = await self.source.read(self._read, wanted)

@@ -14,12 +14,19 @@ from typing import TypeVar
 
 from llamaweb.errors import BrokenCopyError, DownloadError, ModelFileError, UnsupportedError, megabytes, short
 from llamaweb.model.fused import unfused
-from llamaweb.model.gguf_file import GGUFFile, TensorInfo, read_header
+from llamaweb.model.gguf_file import MAX_DIMS, MAX_NAME_BYTES, MAX_TENSORS, GGUFFile, TensorInfo, read_header
+from llamaweb.model.room import Room
 from llamaweb.model.source import Source
 
 MAX_SHARDS = 1 << 10
 MAX_REST = 64 << 20  # bytes behind a file's last tensor that may be more than all before them
+_AT_ONCE = 8  # files whose headers are read side by side
 
+# The most bytes of a header behind the first, for each of its tensors and for the keys that tell which part it is.
+_TENSOR_BYTES = 8 + MAX_NAME_BYTES + 4 + 8 * MAX_DIMS + 4 + 8
+_PART_BYTES = 4 << 10
+
+_SPLIT = ("split.no", "split.count", "split.tensors.count")
 _NAME = re.compile(r"(?s)(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
 S = TypeVar("S", bound=Source)
@@ -59,21 +66,48 @@ async def read_model(
     if len(names) != count or names[own : own + 1] != [source.name]:
         should = f"…-{own + 1:05}-of-{count:05}.gguf"
         raise ModelFileError(f"{source.name} is part {own + 1} of {count} of a model; name its files {should} again.")
-    reading = [asyncio.ensure_future(_open(source, names, n, opened)) for n in range(count) if n != own]
+    parts: dict[int, tuple[S, GGUFFile]] = {own: (source, header)}
+    if own:
+        parts[0] = await _open(source, names, 0, opened)
+    room = _room(*parts[0], count)
+    if own:
+        room.take(header.data_offset, source.name, "its header")
+        parts[own] = source, _apart(header)
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def read(number: int) -> None:
+        async with turns:
+            parts[number] = await _open(source, names, number, opened, room)
+            tensors = sum(len(header.tensors) for _, header in parts.values())
+            if tensors > MAX_TENSORS:
+                raise ModelFileError(
+                    f"{source.name} is one of {count} files, some of which have {tensors} tensors together, more than "
+                    f"the {MAX_TENSORS} that a sound model may have; fetch or convert it again."
+                )
+
+    reading = [asyncio.ensure_future(read(number)) for number in range(count) if number not in parts]
     try:
-        shards = list(await asyncio.gather(*reading))
+        await asyncio.gather(*reading)
     except BaseException:
         for task in reading:
             task.cancel()
         await asyncio.wait(reading)
         raise
-    shards.insert(own, (source, header))
+    shards = [parts[number] for number in range(count)]
     return unfused(_merged(shards)), [source for source, _ in shards]
 
 
-async def _header(source: Source, progress: Callable[[int], None] | None = None) -> GGUFFile:
+def _room(source: Source, first: GGUFFile, count: int) -> Room:
+    """For the headers of all files but the first. They have entries of tensors, of which the first tells how many there
+    are, and keys that tell which part they are; and if some of its metadata are there again, not in each."""
+    tensors = min(max(_number(source, first, "split.tensors.count", 0), 0), MAX_TENSORS)
+    most = first.data_offset + tensors * _TENSOR_BYTES + count * (_PART_BYTES + first.alignment)
+    return Room(most, f"the headers of the {count - 1} files behind the first, which tell of {tensors} tensors in all,")
+
+
+async def _header(source: Source, progress: Callable[[int], None] | None = None, room: Room | None = None) -> GGUFFile:
     try:
-        header = await read_header(source, progress)
+        header = await read_header(source, progress, room)
         _check_rest(source, header)
         return header
     except (ModelFileError, UnsupportedError) as error:  # what is damaged may look like what is not supported
@@ -90,11 +124,15 @@ def _check_rest(source: Source, header: GGUFFile) -> None:
         )
 
 
-async def _open(source: S, names: list[str], number: int, opened: Callable[[S], None]) -> tuple[S, GGUFFile]:
+async def _open(
+    source: S, names: list[str], number: int, opened: Callable[[S], None], room: Room | None = None
+) -> tuple[S, GGUFFile]:
+    """A file, and its header; of one behind the first, for which there is `room`, as `_apart` has it."""
     try:
         shard = source.sibling(names[number])
         opened(shard)
-        return shard, await _header(shard)
+        header = await _header(shard, room=room)
+        return shard, _apart(header) if room else header
     except BrokenCopyError:
         raise  # of which nobody is told if it is fetched again
     except ModelFileError as error:
@@ -103,12 +141,17 @@ async def _open(source: S, names: list[str], number: int, opened: Callable[[S], 
         ) from error
 
 
+def _apart(header: GGUFFile) -> GGUFFile:
+    """The header of a file behind the first, of whose metadata nobody asks for more than which file it is."""
+    return replace(header, metadata={key: value for key, value in header.metadata.items() if key in _SPLIT})
+
+
 def _merged(shards: Sequence[tuple[Source, GGUFFile]]) -> GGUFFile:
     first = shards[0][1]
     total = _number(*shards[0], "split.tensors.count", -1)
     tensors: dict[str, TensorInfo] = {}
     for number, (source, header) in enumerate(shards):
-        told = [_number(source, header, key, -1) for key in ("split.no", "split.count", "split.tensors.count")]
+        told = [_number(source, header, key, -1) for key in _SPLIT]
         if told != [number, len(shards), total]:
             says = f"part {told[0] + 1} of {told[1]} with {told[2]} tensors in all" if told[1] > 1 else "a whole model"
             raise ModelFileError(
