@@ -91,7 +91,7 @@ def test_a_new_result_takes_the_place_of_the_old_one_of_its_key_alone(tmp_path: 
 def test_a_file_of_something_else_is_not_overwritten(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(HostError, match="not a file of results"):
+    with pytest.raises(HostError, match=r"is not a file of results \(it has no list of them\); name another one with"):
         results.add(path, sample())
     assert path.read_text() == text
 

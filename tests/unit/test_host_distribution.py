@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import http.client
 import http.server
 import inspect
 import json
 import socket
+import ssl
 import threading
+import urllib.error
 import zipfile
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -108,6 +114,30 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(cdn: tuple[str, Pa
     with pytest.raises(HostError, match="not the pinned"):
         fetch.download(f"{url}/x", tmp_path / "to" / "x", "0" * 64)
     assert not list((tmp_path / "to").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (urllib.error.URLError(ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('h', 1)")), "refused"),
+        (urllib.error.URLError(socket.gaierror(-2, "Name or service not known")), "name is not known"),
+        (urllib.error.URLError(ssl.SSLCertVerificationError(1, "[SSL] x (_ssl.c:1)")), "certificate, or its way"),
+        (urllib.error.URLError(TimeoutError("_ssl.c:1: timed out")), "it does not answer"),
+        (urllib.error.HTTPError("https://x", 404, "Not Found", Message(), None), "it answers 404"),
+        (http.client.IncompleteRead(b"", 7), "its answer breaks off"),
+        (ValueError("unknown url type: 'x'"), "the connection to its server fails"),
+    ],
+)
+def test_why_a_download_failed_is_told_in_plain_words(
+    error: Exception, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(fetch.urllib.request, "urlopen", fails)
+    with pytest.raises(HostError, match=rf"https://x cannot be fetched \([^(]*{why}[^(]*\); check the network") as told:
+        fetch.download("https://x", tmp_path / "x", SHA256)
+    assert "rror" not in str(told.value)
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from yarl import URL
@@ -106,7 +109,12 @@ def test_a_wrong_address_is_one_sentence() -> None:
 
 @pytest.mark.parametrize(
     ("location", "reason"),
-    [("", "leads from address to address without end"), ("ftp://x/y", "leads to an address of another kind")],
+    [
+        ("", "leads from address to address without end"),
+        ("ftp://x/y", "leads to an address of another kind"),
+        *((f"http://{place}/y?token=hunter2", "leads to what is no address") for place in ("a..b", "b" * 64, "[::1")),
+        *((f"http://{place}/y?token=hunter2", "leads to what is no address") for place in ("h:99999", "h:abc")),
+    ],
 )
 def test_an_address_that_leads_nowhere_says_so(location: str, reason: str) -> None:
     async def elsewhere(request: web.Request) -> web.Response:
@@ -135,8 +143,45 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
         async with open_address("http://127.0.0.1:9/m.gguf") as source:
             await source.size()
 
-    with pytest.raises(ModelFileError, match="cannot be reached"):
+    with pytest.raises(ModelFileError, match=r"cannot be reached \(Connection refused\); check the address\.$"):
         asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        *((place, "its server's name is none that a server can have") for place in ("a..b", "b" * 64, "a\u2100b")),
+        *((place, "its port is no number from 0 to 65535") for place in ("h:99999", "h:abc", "h:-1")),
+        *((place, "the brackets in its server's name hold no IPv6 address") for place in ("[::1", "::1]", "[h]")),
+        *((place, "its server's name has a backslash, white space or a") for place in ("1.2.3.4\\@h", "a b", "a\x00b")),
+        *((place, "it names no server") for place in ("", ":80", "me:me@")),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_told_in_plain_words(place: str, fault: str) -> None:
+    with pytest.raises(ModelFileError) as error:
+        http_source.check_address(f"http://{place}/x")
+    told = str(error.value)
+    assert f" is not an address ({fault}" in told and told.endswith("check it.") and "rror" not in told
+
+
+@pytest.mark.parametrize(
+    "place", ["h", "h:80", "me:me@h", "[::1]:80", "[fe80::1%251]", "xn--bcher-kva.de", "bücher.de", "1.2"]
+)
+def test_a_server_is_named_in_many_ways(place: str) -> None:
+    assert http_source.check_address(f"http://{place}/x") == f"http://{place}/x"
+
+
+def every(kind: type) -> list[type]:
+    return [kind, *(each for sub in kind.__subclasses__() for each in every(sub))]
+
+
+@pytest.mark.parametrize(
+    "kind", [*every(aiohttp.ClientError), OSError, ConnectionResetError, TimeoutError, ssl.SSLError]
+)
+def test_no_reason_is_in_the_words_of_a_library(kind: type[Exception]) -> None:
+    error = kind.__new__(kind, 7, "Connect call failed ('hunter2', 1)")
+    told = http_source._reason(error)
+    assert told and not re.search(r"hunter|\(|rror|failed", told)
 
 
 def test_a_sentence_about_an_address_repeats_no_secret_of_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import http.client
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llamaweb.errors import HostError, megabytes, one_line, per_second
+from llamaweb.host.reasons import reason
 from llamaweb.host.report import Report, silent
 
 CHUNK = 1 << 20
@@ -41,6 +43,10 @@ _NO_NETWORK = re.compile(
 # What the unpackers of the standard library raise besides OSError, also for a disk that cannot be read.
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
 _DISK_IS_FULL = re.compile(r"ENOSPC|EDQUOT|No space left on device|Disk quota exceeded")
+
+
+class _GivenUp(ValueError):
+    """A server sends what is not fetched on; the message is a reason."""
 
 
 def sha256_of(path: Path) -> str:
@@ -84,14 +90,15 @@ def download(url: str, target: Path, sha256: str, report: Report = silent) -> Pa
                 done += len(chunk)
                 seconds = time.monotonic() - began
                 if max(done, total) > MOST:
-                    raise ValueError(f"it is larger than {megabytes(MOST)}, which no pinned file is")
+                    raise _GivenUp(f"it is larger than {megabytes(MOST)}, which no pinned file is")
                 if seconds > SLOW_SECONDS and done < SLOWEST * seconds:
-                    raise ValueError(f"it comes at {per_second(done / seconds)}")
+                    raise _GivenUp(f"it comes at {per_second(done / seconds)}")
                 out.write(chunk)
                 report(f"Fetching {target.name}", done, total, "B")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         partial.unlink(missing_ok=True)
-        raise HostError(f"{url} cannot be fetched ({error}); check the network and try again.") from error
+        why = str(error) if isinstance(error, _GivenUp) else reason(error)
+        raise HostError(f"{url} cannot be fetched ({why}); check the network and try again.") from error
     try:
         check_sha256(partial, sha256)
     except HostError:
@@ -199,7 +206,7 @@ def _call(
             start_new_session=True,  # Ctrl-C in the terminal reaches us alone, and we end it
         )
     except OSError as error:
-        raise HostError(f"{failure}: {error}.") from error
+        raise HostError(f"{failure}: {command[0]} cannot be started ({reason(error)}).") from error
     with process:
         while True:
             try:

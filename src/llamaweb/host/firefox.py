@@ -16,6 +16,7 @@ from typing import Any
 from llamaweb.errors import HostError
 from llamaweb.host.bidi import BiDi, BiDiError, Tab, TakenError
 from llamaweb.host.browser import SCRIPT_SECONDS, Browser, BrowserChoice, end
+from llamaweb.host.reasons import reason
 
 NAMES = ("firefox", "firefox-esr", "firefox-developer-edition", "firefox-nightly")
 _MAC_APP = Path("/Applications/Firefox.app/Contents/MacOS/firefox")
@@ -107,7 +108,8 @@ class Firefox(Browser):
             ) from error
         except (OSError, BiDiError, TimeoutError) as error:
             self.quit()
-            raise HostError(f"{browser} did not start ({error}); {INSTALL}.") from error
+            why = reason(error) if isinstance(error, OSError) else error
+            raise HostError(f"{browser} did not start ({why}); {INSTALL}.") from error
         except BaseException:
             self.quit()
             raise

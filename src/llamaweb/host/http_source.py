@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +15,7 @@ from yarl import URL
 
 from llamaweb.errors import ModelFileError, per_second
 from llamaweb.host.inward import Resolver
+from llamaweb.host.reasons import BROKEN_OFF, NO_ANSWER, NO_NAME, NOT_TRUSTED, reason
 from llamaweb.model.source import file_name, lasting_url, sibling_url
 from llamaweb.secrets import without_secrets
 
@@ -25,16 +24,19 @@ SLOW_SECONDS = 15  # after which a body that comes at less than SLOWEST bytes a 
 SLOWEST = 1000
 REDIRECTS = 10
 
-# Of a library's errors, whose own words name classes and repeat the address with its secrets; the first that fits.
+# Of a library's errors; the first that fits.
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (aiohttp.ClientConnectorDNSError, "its server's name is not known, or this machine has no network"),
-    (aiohttp.ClientSSLError, "its server's certificate, or its way to encrypt, is not one that this machine trusts"),
-    (ssl.SSLError, "what its server sends cannot be decrypted"),
-    (TimeoutError, "it does not answer"),
+    (aiohttp.ClientConnectorDNSError, NO_NAME),
+    (aiohttp.ClientSSLError, NOT_TRUSTED),
+    (aiohttp.ServerTimeoutError, NO_ANSWER),
     (aiohttp.ServerDisconnectedError, "its server ended the connection"),
-    (aiohttp.ClientPayloadError, "its answer breaks off"),
+    (aiohttp.ClientPayloadError, BROKEN_OFF),
     (aiohttp.ClientResponseError, "it does not answer in HTTP"),
 )
+
+
+_NO_BRACKETS = "the brackets in its server's name hold no IPv6 address"
+_NO_SERVER = "its server's name is none that a server can have"
 
 
 class _Astray(ValueError):
@@ -166,11 +168,7 @@ def _reason(error: Exception) -> str:
     """Why an address cannot be reached, in words of ours."""
     if isinstance(error, _Astray):
         return str(error)
-    for kind, words in _REASONS:
-        if isinstance(error, kind):
-            return words
-    number = getattr(error, "errno", None)
-    return os.strerror(number) if number and number > 0 else "the connection to its server fails"
+    return next((words for kind, words in _REASONS if isinstance(error, kind)), None) or reason(error)
 
 
 def check_address(url: str) -> str:
@@ -191,7 +189,7 @@ def _fault(url: str) -> str:
         if not (name := parts.hostname):
             return "it names no server"
     except ValueError:
-        return "a bracket in its server's name has no other"
+        return _NO_BRACKETS if re.search(r"[\[\]]", server) else _NO_SERVER
     try:
         parts.port  # noqa: B018
     except ValueError:
@@ -200,7 +198,7 @@ def _fault(url: str) -> str:
         found = URL(url).raw_host or ""
         (found if ":" in found else name).encode("idna")
     except ValueError:
-        return "its server's name is none that a server can have"
+        return _NO_SERVER
     return ""
 
 

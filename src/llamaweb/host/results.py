@@ -35,7 +35,8 @@ def read(path: Path) -> list[dict[str, Any]]:
         results = json.loads(path.read_text())["results"]
         return [dict(result) for result in results]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HostError(f"{path} is not a file of results ({error}); name another one with --output.") from error
+        why = error.strerror if isinstance(error, OSError) else "it has no list of them"
+        raise HostError(f"{path} is not a file of results ({why}); name another one with --output.") from error
 
 
 def check(path: Path) -> None:
