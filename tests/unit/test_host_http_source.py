@@ -243,7 +243,19 @@ def test_a_size_that_is_none_is_a_sentence(size: str) -> None:
 INWARD = (
     *("127.0.0.1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1"),
     *("::1", "::", "fe80::1%1", "fd00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::"),
-    *("64:ff9b::7f00:1", "64:ff9b::a00:1"),
+    *("64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b::127.0.0.1", "64:ff9b:1::7f00:1", "64:ff9b:1:7f00:0:100::"),
+    *("::ffff:0:7f00:1", "::ffff:0:a00:1", "::7f00:1", "::10.0.0.1", "fec0::1", "feff::1", "fc00::1", "ff0e::1"),
+    *("2002:a00:1::1", "2002:c0a8:101::8.8.8.8", "2002:808:808::5efe:7f00:1", "2606:4700::5efe:10.0.0.1"),
+    "2606:4700::200:5efe:192.168.1.1",
+    # Teredo: of a server here, and of a client here, whose bits are turned round.
+    *("2001:0:7f00:1::f7f7:f7f7", "2001:0:808:808::80ff:fffe"),
+    *("100::1", "2001:db8::1", "4000::1", "1::1"),
+)
+
+
+PUBLIC = (
+    *("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1", "::ffff:0:808:808"),
+    *("2001:0:808:808::f7f7:f7f7", "2606:4700::5efe:8.8.8.8", "2a00:1450:4001::200e"),
 )
 
 
@@ -252,7 +264,7 @@ def test_an_address_of_this_machine_or_a_private_network_is_known(address: str) 
     assert not inward.is_public(address)
 
 
-@pytest.mark.parametrize("address", ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"))
+@pytest.mark.parametrize("address", PUBLIC)
 def test_a_public_address_is_known(address: str) -> None:
     assert inward.is_public(address)
 

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from aiohttp import ThreadedResolver
 
 from llamaweb.errors import ModelFileError
 
-_NAT64 = ip_network("64:ff9b::/96")
+# IPv6 addresses that are nothing but one of IPv4 in their last bits: compatible, mapped, translated, and of NAT64. One of
+# a network's own NAT64 (RFC 8215) is not public, whatever is in it.
+_WRAPPED = tuple(map(IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
+_UNICAST = IPv6Network("2000::/3")  # all that is given out; what is local to a site is elsewhere
+_ISATAP = 0x00005EFE  # before the last bits, which are one of IPv4; with one bit more if that is unique
+_UNIQUE = 0x02000000
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public network, whatever IPv6 form it is wrapped in."""
-    ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
-    if isinstance(ip, IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inner is None and ip in _NAT64:
-            inner = IPv4Address(int(ip) & 0xFFFFFFFF)
-        ip = inner or ip
+    """Whether an IP address is one of the public network, and so is any of IPv4 that it has in it."""
+    ip = ip_address(address.partition("%")[0])
+    if isinstance(ip, IPv4Address):
+        return _is_global(ip)
+    low = IPv4Address(int(ip) & 0xFFFFFFFF)
+    if any(ip in wrapped for wrapped in _WRAPPED):
+        return _is_global(low)
+    if ip.teredo:  # its server, and who is behind it
+        return all(map(_is_global, ip.teredo))
+    within = [ip.sixtofour] if ip.sixtofour else []
+    if int(ip) >> 32 & 0xFFFFFFFF & ~_UNIQUE == _ISATAP:
+        within.append(low)
+    return ip in _UNICAST and _is_global(ip) and all(map(_is_global, within))
+
+
+def _is_global(ip: IPv4Address | IPv6Address) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
