@@ -7,6 +7,8 @@ import gzip
 import re
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,6 +16,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+import llamaweb
 from llamaweb.errors import ModelFileError
 from llamaweb.host import http_source, inward
 from llamaweb.host.http_source import HTTPSource, open_address
@@ -229,6 +232,41 @@ def test_a_server_that_drips_is_given_up_with_its_rate(status: int, monkeypatch:
 
     with pytest.raises(ModelFileError, match=r"sends \d+ bytes? a second, too slowly to be read"):
         read(drips, lambda source: source.read(0, 100))
+
+
+@pytest.mark.parametrize("status", (100, 102, 103))
+def test_a_server_that_says_for_ever_that_its_answer_is_coming_is_given_up_as_a_silent_one(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async def comes(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError):
+                while True:
+                    writer.write(b"HTTP/1.1 %d Later\r\n\r\n" % status)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+
+        async with await asyncio.start_server(comes, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with open_address(f"http://127.0.0.1:{port}/m.gguf") as source:
+                await source.size()
+
+    monkeypatch.setattr(http_source, "ANSWER_SECONDS", 0.2)
+    with pytest.raises(ModelFileError, match=r"cannot be reached \(it does not answer\); check the address\.$"):
+        asyncio.run(body())
+
+
+def test_a_server_is_given_up_after_as_long_a_silence_as_in_the_page() -> None:
+    page = Path(llamaweb.__file__).with_name("files") / "url_source.py"  # which no other Python imports
+    assert f"stall: int = {http_source.ANSWER_SECONDS}_000\n" in page.read_text()
+    seen = []
+
+    async def body() -> None:
+        async with open_address("http://127.0.0.1:9/m.gguf") as source:
+            seen.append(source._session.timeout.sock_read)
+
+    asyncio.run(body())
+    assert seen == [http_source.ANSWER_SECONDS]
 
 
 @pytest.mark.parametrize("size", ("9" * 400, "9" * 5000, "-1", "\u0663", "x", ""))

@@ -19,7 +19,7 @@ from llamaweb.host.reasons import BROKEN_OFF, NO_ANSWER, NO_NAME, NOT_TRUSTED, r
 from llamaweb.model.source import file_name, lasting_url, sibling_url
 from llamaweb.secrets import without_secrets
 
-ANSWER_SECONDS = 60  # for the head of an answer
+ANSWER_SECONDS = 30  # for the head of an answer, whatever says before that it is coming; and of silence, as in the page
 SLOW_SECONDS = 15  # after which a body that comes at less than SLOWEST bytes a second is given up
 SLOWEST = 1000
 REDIRECTS = 10
@@ -206,7 +206,7 @@ def _fault(url: str) -> str:
 async def open_address(url: str) -> AsyncIterator[HTTPSource]:
     """A source for `url`, with a connection of its own; ModelFileError if it is no address."""
     check_address(url)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=60)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=ANSWER_SECONDS)
     resolver = Resolver()
     connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:

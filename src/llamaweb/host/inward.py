@@ -10,8 +10,8 @@ from aiohttp import ThreadedResolver
 
 from llamaweb.errors import ModelFileError
 
-# IPv6 addresses that are nothing but one of IPv4 in their last bits: compatible, mapped, translated, and of NAT64. One of
-# a network's own NAT64 (RFC 8215) is not public, whatever is in it.
+# IPv6 addresses that are nothing but one of IPv4 in their last bits: compatible, mapped, translated, and of NAT64.
+# One of a network's own NAT64 (RFC 8215) is not public, whatever is in it.
 _WRAPPED = tuple(map(IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
 _UNICAST = IPv6Network("2000::/3")  # all that is given out; what is local to a site is elsewhere
 _ISATAP = 0x00005EFE  # before the last bits, which are one of IPv4; with one bit more if that is unique
