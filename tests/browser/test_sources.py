@@ -61,6 +61,23 @@ def test_a_url_of_any_shard_loads_the_whole_model_and_again_from_the_cache(
             page.run(tokens, model=given, cache=False)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("/no-such.gguf?token=hunter2", "http://me:hunter2@127.0.0.1:9/m.gguf", "http://me:hunter2@[::1/x"),
+        *("http://h:99999/x?token=hunter2", "ftp://me:hunter2@h/x", ["http://me:hunter2@[::1/a"]),
+    ],
+)
+def test_no_error_repeats_a_secret_of_an_address(
+    page: Page, server: UnreliableServer, address: str | list[str]
+) -> None:
+    if isinstance(address, str) and address.startswith("/"):
+        address = server.url("there", b"").removesuffix("/there") + address
+    with pytest.raises(ModelFileError) as error:
+        page.run(tokens, model=address, cache=False)
+    assert "hunter" not in str(error.value)
+
+
 def test_a_kept_file_with_a_damaged_header_is_given_up_and_fetched_anew(
     page: Page, server: UnreliableServer, expected: list[int], shards: list[str]
 ) -> None:

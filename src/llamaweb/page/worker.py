@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llamaweb.errors import LlamaWebError
+from llamaweb.secrets import in_sentence
 
 _OF_THE_CHAT_PAGE = (
     "webgpu",
@@ -60,4 +61,4 @@ async def _run(number: int, command: str, params: dict[str, Any], post: Callable
         fail(type(error).__name__, error.said("page") if command in _OF_THE_CHAT_PAGE else str(error))
     except Exception as error:
         traceback.print_exc()
-        fail(type(error).__name__, str(error) or repr(error))
+        fail(type(error).__name__, in_sentence(str(error) or repr(error)))
