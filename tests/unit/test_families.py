@@ -14,7 +14,7 @@ import pytest
 
 from llamaweb.architectures.blocks import Dense
 from llamaweb.errors import LlamaWebError, ModelFileError, UnsupportedError
-from llamaweb.families import gemma3, llama
+from llamaweb.families import gemma2, gemma3, llama
 from llamaweb.model.fused import unfused
 from llamaweb.model.gguf_file import GGUFFile, read_header
 from llamaweb.model.source import BytesSource, FileSource
@@ -49,6 +49,10 @@ def _with(file: GGUFFile, keys: dict[str, Any]) -> GGUFFile:
         ({}, Rope("norm", 16)),
         ({"rope__scaling__type": "none", "rope__scaling__factor": 4.0}, Rope("norm", 16)),
         ({"rope__scaling__type": "none", "rope__scaling__factor": 0.0}, Rope("norm", 16)),
+        (
+            {"rope__scaling__type": "none", "rope__scaling__factor": 4.0, "rope__scaling__attn_factor": 0.5},
+            Rope("norm", 16, attn_factor=0.5),
+        ),
         ({"rope__scaling__factor": 4.0}, Rope("norm", 16, factor=4.0)),
         ({"rope__scaling__type": "linear", "rope__scaling__factor": 0.0}, Rope("norm", 16)),
         ({"rope__scale_linear": 2.0}, Rope("norm", 16, factor=2.0)),
@@ -112,6 +116,18 @@ def test_capped_logits_are_refused_and_their_zero_is_not() -> None:
 def test_gemma_27b_alone_scales_its_attention_by_the_width_of_the_model(n_layer: int, divisor: int) -> None:
     shape = {"n_layer": n_layer, "n_head": 4, "n_head_kv": 2}  # of 64 / 4 and not 32 values each
     assert gemma3_of(shape).attention_scale == divisor**-0.5
+
+
+@pytest.mark.parametrize(("n_layer", "divisor"), [(45, 16), (46, 24), (47, 16)])
+def test_of_gemma_2_its_27b_alone_does_and_caps_are_googles_unless_they_are_told(n_layer: int, divisor: int) -> None:
+    names = {"n_embd": 96, "n_head": 4, "n_head_kv": 2, "head_dim": 16}
+    like = llama_header(**{**TINY, **names, "n_layer": n_layer})
+    metadata = {key.replace("llama.", "gemma2."): value for key, value in like.metadata.items()}
+    told = {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 10.0}
+    of = replace(like, metadata={**metadata, "general.architecture": "gemma2", "gemma2.attention.sliding_window": 9})
+    found = [gemma2.hyperparameters(each) for each in (of, _with(of, told))]
+    assert [each.attention_scale for each in found] == [divisor**-0.5] * 2
+    assert [(each.score_cap, each.logit_cap) for each in found] == [(50.0, 30.0), (20.0, 10.0)]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from llamaweb.tokenizer import KINDS, Tokenizer, load_tokenizer
 from llamaweb.tokenizer.attributes import Stripping, stripping
 from llamaweb.tokenizer.byte_level import SYMBOLS
 from llamaweb.tokenizer.characters import lower
-from llamaweb.tokenizer.charsmap import MOST, CharsMap
+from llamaweb.tokenizer.charsmap import LONGEST, MOST, CharsMap
 from llamaweb.tokenizer.patterns import compile_pattern
 from llamaweb.tokenizer.pretokenizers import PRE_TOKENIZERS, splitter
 from llamaweb.tokenizer.rwkv import unescape
@@ -304,9 +304,15 @@ def test_a_character_map_that_goes_round_in_circles_is_refused_where_a_text_meet
     units[256 ^ ord("a")] = ord("a") << 10 | ord("a")  # its child is itself
     data = units.tobytes()
     looped = CharsMap(len(data).to_bytes(4, "little") + data + b"\0")
-    assert looped.longest(b"a" * 100 + b"b", 0) is None
+    assert looped.longest(b"a" * LONGEST + b"b", 0) is None
     with pytest.raises(ModelFileError, match="has a key that is longer than a sound file's may be"):
-        looped.longest(b"a" * 1000, 0)
+        looped.longest(b"a" * (LONGEST + 1), 0)
+
+
+def test_a_character_map_has_keys_as_short_as_real_ones() -> None:
+    assert CharsMap(charsmap({"a" * LONGEST: "b"})).longest(b"a" * 40, 0) == (LONGEST, b"b")
+    with pytest.raises(ModelFileError, match="has a key that is longer than a sound file's may be"):
+        CharsMap(charsmap({"a" * (LONGEST + 1): "b"}))
 
 
 @pytest.mark.parametrize("value", [np.zeros(8, np.int32), np.zeros((2, 4), np.int8), [1, 2], "abc", True])

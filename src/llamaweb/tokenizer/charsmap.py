@@ -13,8 +13,10 @@ import numpy as np
 from llamaweb.errors import megabytes
 from llamaweb.tokenizer.vocabulary import damaged
 
-LONGEST = 256  # bytes of a key, many more than any has
+LONGEST = 32  # bytes of a key, several times as many as any has: one or a few characters, which are written as another
 MOST = 4 << 20  # bytes of a map, twelve times as many as the largest has
+
+_TOO_LONG = "its precompiled_charsmap has a key that is longer than a sound file's may be"
 
 Found = tuple[int, bytes]  # how many bytes of the text are replaced, and by what
 
@@ -41,8 +43,10 @@ class CharsMap:
         """That no byte of any text leads out of the map."""
         bytes_, size, end = np.arange(1, 256), len(units), self._texts.rfind(b"\0")
         seen = np.zeros(size, bool)
-        waiting = bases[:1]
+        waiting, length = bases[:1], 0
         while len(waiting):
+            if (length := length + 1) > LONGEST + 1:
+                raise damaged(_TOO_LONG)
             if int(waiting.max()) | 0xFF >= size:
                 raise damaged("its precompiled_charsmap has a node outside of its trie")
             children = (waiting[:, None] ^ bytes_).ravel()
@@ -85,7 +89,7 @@ class CharsMap:
             if leaf:
                 found = end + 1, node
             if end - at >= LONGEST:
-                raise damaged("its precompiled_charsmap has a key that is longer than a sound file's may be")
+                raise damaged(_TOO_LONG)
         if found is None:
             return None
         end, node = found

@@ -20,6 +20,7 @@ from llamaweb.tokenizer.vocabulary import damaged, read_vocabulary, scores, toke
 BOS, EOS = 1, 2  # in files that name none
 SCALE = 1e4  # scores are whole multiples of its inverse
 UNKNOWN, LOWEST = -10_000_000, -20_000_000  # the score of a character without a token, and that of no use
+NESTED = 64  # tokens that begin with one another, more than it has
 BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -36,7 +37,7 @@ class PLaMo2Tokenizer(Tokenizer):
             )
         used = np.flatnonzero((types != TokenType.BYTE) & (scaled > LOWEST)).tolist()
         self._tokens, self._scores = used, scaled[used].astype(int).tolist()
-        self._prefixes = of_vocabulary([self._vocabulary.tokens[id] for id in used])
+        self._prefixes = of_vocabulary([self._vocabulary.tokens[id] for id in used], NESTED)
         self._bytes = [self._byte_token(byte) for byte in range(256)]
 
     def _byte_token(self, byte: int) -> int:

@@ -13,7 +13,7 @@ from llamaweb.tokenizer.vocabulary import damaged
 
 PART = 1 << 16  # bytes of a text that are searched at once
 MOST = 16 << 20  # bytes of all tokens, several times as many as any model has
-NESTED = 256  # tokens that begin with one another, many more than any model has
+NESTED = 256  # tokens that begin with one another, many more than any model has where the longest one is taken
 
 
 class Prefixes:
@@ -142,19 +142,21 @@ class Prefixes:
         return text[near], (np.cumsum(near) - 1)[starts]
 
 
-def of_vocabulary(tokens: Sequence[bytes]) -> Prefixes:
-    """All tokens of a vocabulary, to search a text by; ModelFileError if that would take gigabytes or hours."""
+def of_vocabulary(tokens: Sequence[bytes], nested: int | None = None) -> Prefixes:
+    """All tokens of a vocabulary, to search a text by; ModelFileError if that would take gigabytes or hours. nested: how
+    many may begin with one another where each that a text goes on with is tried, at each place."""
+    nested = NESTED if nested is None else nested
     if (size := sum(map(len, tokens))) > MOST:
         told = f"{megabytes(size, ceil)}, more than the {megabytes(MOST, floor)} that a sound file may have"
         raise damaged(f"its tokens take {told}")
     found = Prefixes(tokens)
     shorter = np.array(found.shorter)
     above = shorter[shorter >= 0]
-    for _ in range(NESTED):
+    for _ in range(nested):
         above = shorter[above]
         above = above[above >= 0]
     if len(above):
-        raise damaged(f"more than {NESTED} of its tokens begin with one another")
+        raise damaged(f"more than {nested} of its tokens begin with one another")
     return found
 
 

@@ -23,6 +23,9 @@ EOS, UNKNOWN = 1, 2  # in files that name none
 PENALTY = np.float32(10)  # of a character that is no token, below the lowest score
 CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
 CACHED_PIECES, CACHED_PIECE_LENGTH = 16384, 64
+NESTED = (
+    32  # tokens that begin with one another; SentencePiece's have at most 16 characters, unless it is told otherwise
+)
 MOST_KEPT = 4096  # bytes of a user's token, far more than any has
 
 _END = b"\0"  # of a word; no token has it inside
@@ -45,7 +48,7 @@ class UGMTokenizer(Tokenizer):
         kinds = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
         self._tokens = [id for id in np.flatnonzero(np.isin(types, kinds)).tolist() if _END not in tokens[id]]
         self._scores = of_token[self._tokens].tolist()
-        self._prefixes = of_vocabulary([tokens[id] for id in self._tokens])
+        self._prefixes = of_vocabulary([tokens[id] for id in self._tokens], NESTED)
         self._word = word_pattern(tokens)
         self._words = WordBatches(self._encode_words)
         self._space_prefix = flag(metadata, "add_space_prefix", False)
