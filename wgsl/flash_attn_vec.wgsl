@@ -45,7 +45,7 @@ fn head4(at: u32) -> vec4<f32> { return vec4<f32>(head[at], head[at + 1u], head[
 {% endif %}
 var<workgroup> query: array<vec4<f32>, {{ heads * width // 4 }}>;
 var<workgroup> weight: array<f32, {{ heads * each * groups }}>;
-var<workgroup> partial: array<f32, {{ (heads + 2) * subgroups if subgroup else workgroup }}>;
+var<workgroup> partial: array<f32, {{ (2 * heads + 2) * subgroups if subgroup else workgroup }}>;
 var<workgroup> of_head: array<f32, {{ heads + 1 }}>;
 var<workgroup> norms: array<f32, {{ heads }}>;
 var<workgroup> sums: array<vec4<f32>, {{ parts * heads * width_v // 4 }}>;
@@ -193,6 +193,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endif %}
   for (var i = lane; i < HEADS * W4; i += WG) { query[i] = head4({{ q_at }}u + 4u * i) * {{ scale }}{{ score.warm(temperature, "position") }}; }
   workgroupBarrier();
+{% if appends %}
+{# Every lane has a part of this token's own key, which would be long for the one that has its position #}
+{% for j in range(heads) %}
+  var part{{ j }} = 0.0;
+  for (var c = lane; c < W4; c += WG) { part{{ j }} += dot(head4(4u * c), query[{{ j }}u * W4 + c]); }
+  let own{{ j }} = sum_of(lane, part{{ j }}, {{ heads + 2 + j }}u);
+{% endfor %}
+{% endif %}
 {% if appends and (k_unit > 8 or v_unit > 8) %}
   if (writes && lane == 0u) {
 {% if k_unit > 8 %}
@@ -283,17 +291,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% call(at, count) in_loop(0, width // 8, pieces) %}
 {{ products(at, count) }}
 {% endcall %}
-{% if appends %}
-    } else if (lane < count) {
-      for (var c = 0u; c < W4; c++) {
-        let four = head4(4u * c);
-{% for j in range(heads) %}
-        s{{ j }} += four * query[{{ j }}u * W4 + c];
-{% endfor %}
-      }
-{% endif %}
     }
 {% for j in range(heads) %}
+{% if appends %}
+    s{{ j }} = select(s{{ j }}, vec4<f32>(own{{ j }}, 0.0, 0.0, 0.0), lane == cached);
+{% endif %}
     let score{{ j }} = select(-3.4e38, {{ score.cap(softcap, "s%d.x + s%d.y + s%d.z + s%d.w" % (j, j, j, j)) }}, lane < count);
     let most{{ j }} = max(top{{ j }}, max_of(lane, score{{ j }}, {{ j }}u));
     let w{{ j }} = select(0.0, exp(score{{ j }} - most{{ j }}), lane < count);
