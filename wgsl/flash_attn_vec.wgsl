@@ -259,21 +259,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% endfor %}
 {% endfor %}
 {% endmacro %}
-{# Whatever is done `size` at a time for number `from8` to `end`: in a loop, since code that is long takes long to come, where
-   another kernel has run before #}
-{% macro in_loop(from8, end, size) %}
+{# Whatever is done `size` at a time for number `from8` to `end`, as long as there are any below `used` (an expression): in a
+   loop, since code that is long takes long to come, where another kernel has run before #}
+{% macro in_loop(from8, end, size, used="") %}
 {% set whole = (end - from8) // size * size %}
 {% if whole == size %}
-      {
+      {{ "if (%du < %s) " % (from8, used) if used }}{
 {{ caller("%du" % from8, size) }}
       }
 {% elif whole > 0 %}
-      for (var at = {{ from8 }}u; at < {{ from8 + whole }}u; at += {{ size }}u) {
+      for (var at = {{ from8 }}u; at < {{ "min(%du, %s)" % (from8 + whole, used) if used else "%du" % (from8 + whole) }}; at += {{ size }}u) {
 {{ caller("at", size) }}
       }
 {% endif %}
 {% if from8 + whole < end %}
-      {
+      {{ "if (%du < %s) " % (from8 + whole, used) if used }}{
 {{ caller("%du" % (from8 + whole), end - from8 - whole) }}
       }
 {% endif %}
@@ -312,7 +312,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     if (cached > 0u && share < GROUPS) {
 {{ sum("0u", [values, each] | min) }}
-{% call(at, count) in_loop([values, each] | min, each, values) %}
+{% call(at, count) in_loop([values, each] | min, each, values, "(cached + GROUPS - 1u) / GROUPS") %}
 {{ ask(at, count) }}
 {{ sum(at, count) }}
 {% endcall %}
