@@ -45,7 +45,7 @@ fn head4(at: u32) -> vec4<f32> { return vec4<f32>(head[at], head[at + 1u], head[
 {% endif %}
 var<workgroup> query: array<vec4<f32>, {{ heads * width // 4 }}>;
 var<workgroup> weight: array<f32, {{ heads * each * groups }}>;
-var<workgroup> partial: array<f32, {{ (2 * heads + 2) * subgroups if subgroup else workgroup }}>;
+var<workgroup> partial: array<f32, {{ (heads + 2) * subgroups if subgroup else workgroup }}>;
 var<workgroup> of_head: array<f32, {{ heads + 1 }}>;
 var<workgroup> norms: array<f32, {{ heads }}>;
 var<workgroup> sums: array<vec4<f32>, {{ parts * heads * width_v // 4 }}>;
@@ -198,8 +198,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% for j in range(heads) %}
   var part{{ j }} = 0.0;
   for (var c = lane; c < W4; c += WG) { part{{ j }} += dot(head4(4u * c), query[{{ j }}u * W4 + c]); }
-  let own{{ j }} = sum_of(lane, part{{ j }}, {{ heads + 2 + j }}u);
+  let own{{ j }} = sum_of(lane, part{{ j }}, {{ j }}u);
 {% endfor %}
+  workgroupBarrier();
 {% endif %}
 {% if appends and (k_unit > 8 or v_unit > 8) %}
   if (writes && lane == 0u) {

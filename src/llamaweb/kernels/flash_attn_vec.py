@@ -43,7 +43,7 @@ class FlashAttnVec(Variant):
         """Workgroup memory, with scales of a quantized cache."""
         token = (1 + 2 * self.heads) * widths.k + widths.v + (widths.k + widths.v) // 32
         weights = self.heads * (self.workgroup + self.groups(widths))
-        partial = (2 * self.heads + 2) * (self.workgroup // subgroup) if subgroup else self.workgroup
+        partial = (self.heads + 1) * (self.workgroup // subgroup) if subgroup else self.workgroup
         sums = self.parts(widths, subgroup) * self.heads * widths.v
         return 4 * (token + weights + partial + 2 * self.heads + 1 + sums)
 
