@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 # Of what lets somebody in, for as long as it holds: each word of a name by itself,
 _SECRET = re.compile(
-    r"key|auth|oauth|authorization|bearer|code|cookie|cred|credential|hdnea|hdnts|hmac|jw[tse]|pass|pin|pwd?|psw|psk|pat"
+    r"key|access|auth|oauth|authorization|bearer|code|cookie|cred|credential|hdnea|hdnts|hmac|jw[tse]|pass|pin|pwd?|psw|psk|pat"
     r"|mfa|t?otp|tok|sas|saml|assertion|csrf|xsrf|session|sid|sig|sign|ticket"
     # and what names run together have in them or end with.
     r"|.*(secret|passw|passphrase|passcode|apikey|authkey|accesskey|privatekey|sessionid|signature|credential).*|.*token"
