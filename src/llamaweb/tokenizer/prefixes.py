@@ -142,10 +142,9 @@ class Prefixes:
         return text[near], (np.cumsum(near) - 1)[starts]
 
 
-def of_vocabulary(tokens: Sequence[bytes], nested: int | None = None) -> Prefixes:
-    """All tokens of a vocabulary, to search a text by; ModelFileError if that would take gigabytes or hours. nested: how
-    many may begin with one another where each that a text goes on with is tried, at each place."""
-    nested = NESTED if nested is None else nested
+def of_vocabulary(tokens: Sequence[bytes], nested: int = NESTED) -> Prefixes:
+    """All tokens of a vocabulary, to search a text by; ModelFileError if that would take gigabytes or hours. nested:
+    how many may begin with one another; fewer where each is tried that the text goes on with, at each place."""
     if (size := sum(map(len, tokens))) > MOST:
         told = f"{megabytes(size, ceil)}, more than the {megabytes(MOST, floor)} that a sound file may have"
         raise damaged(f"its tokens take {told}")
