@@ -14,7 +14,7 @@ from gguf import TokenType
 
 from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.byte_level import decode_utf8
-from llamaweb.tokenizer.prefixes import of_vocabulary
+from llamaweb.tokenizer.prefixes import Nested, of_vocabulary
 from llamaweb.tokenizer.vocabulary import damaged, read_vocabulary, scores, token_types
 
 BOS, EOS = 1, 2  # in files that name none
@@ -36,8 +36,9 @@ class PLaMo2Tokenizer(Tokenizer):
                 np.isfinite(of_token), np.copysign(np.floor(abs(of_token) * SCALE + 0.5), of_token), LOWEST
             )
         used = np.flatnonzero((types != TokenType.BYTE) & (scaled > LOWEST)).tolist()
-        self._tokens, self._scores = used, scaled[used].astype(int).tolist()
+        self._tokens = used
         self._prefixes = of_vocabulary([self._vocabulary.tokens[id] for id in used], NESTED)
+        self._nested = Nested(self._prefixes, scaled[used].astype(int).tolist())
         self._bytes = [self._byte_token(byte) for byte in range(256)]
 
     def _byte_token(self, byte: int) -> int:
@@ -49,7 +50,7 @@ class PLaMo2Tokenizer(Tokenizer):
     def _encode_text(self, data: bytes, *, begins: bool) -> list[int]:
         text = decode_utf8(data).removeprefix(BYTE_ORDER_MARK)
         data = text.encode(errors="surrogatepass")
-        longest, lengths, shorter = self._prefixes.everywhere(data), self._prefixes.lengths, self._prefixes.shorter
+        longest, nested = self._prefixes.everywhere(data), self._nested
         best = [0] * (len(data) + 1)  # the sum of what follows a place
         first = [-1] * len(data)  # the token that is best there, -1 for the bytes of a character
         at = len(data)
@@ -59,12 +60,12 @@ class PLaMo2Tokenizer(Tokenizer):
             while data[at] >> 6 == 0b10:
                 at -= 1
             greatest, token = best[end] + UNKNOWN, -1
-            found = longest[at]
-            while found >= 0:
-                score = best[at + lengths[found]] + self._scores[found]
-                if score > greatest or (score == greatest and (token < 0 or lengths[found] > lengths[token])):
+            for length, score, found in nested[longest[at]]:
+                score += best[at + length]
+                if score > greatest or (
+                    score == greatest and token < 0
+                ):  # of equal ones the longest, which comes first
                     greatest, token = score, found
-                found = shorter[found]
             best[at], first[at] = greatest, token
         return self._along(data, first)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from math import ceil, floor
+from typing import Any
 
 import numpy as np
 
 from llamaweb.errors import megabytes
 from llamaweb.tokenizer.vocabulary import damaged
 
+KEPT = 1 << 14  # strings with what they begin with
 PART = 1 << 16  # bytes of a text that are searched at once
 MOST = 16 << 20  # bytes of all tokens, several times as many as any model has
 NESTED = 256  # tokens that begin with one another, many more than any model has where the longest one is taken
@@ -140,6 +142,25 @@ class Prefixes:
         latest[starts] = starts
         near = places - np.maximum.accumulate(latest) < longest
         return text[near], (np.cumsum(near) - 1)[starts]
+
+
+class Nested(dict[int, list[tuple[int, Any, int]]]):
+    """Of each string, itself and those that it begins with, the longest first: bytes, score, and which it is. Of none,
+    -1, there are none. They are made when they are asked for, and not all kept."""
+
+    def __init__(self, prefixes: Prefixes, scores: Sequence[Any]) -> None:
+        super().__init__()
+        self._prefixes, self._scores = prefixes, scores
+
+    def __missing__(self, string: int) -> list[tuple[int, Any, int]]:
+        found, longest = [], string
+        while string >= 0:
+            found.append((self._prefixes.lengths[string], self._scores[string], string))
+            string = self._prefixes.shorter[string]
+        if len(self) >= KEPT:
+            self.clear()
+        self[longest] = found
+        return found
 
 
 def of_vocabulary(tokens: Sequence[bytes], nested: int = NESTED) -> Prefixes:

@@ -15,7 +15,7 @@ from gguf import TokenType
 
 from llamaweb.tokenizer.base import Tokenizer
 from llamaweb.tokenizer.charsmap import CharsMap
-from llamaweb.tokenizer.prefixes import of_vocabulary
+from llamaweb.tokenizer.prefixes import Nested, of_vocabulary
 from llamaweb.tokenizer.vocabulary import damaged, flag, needed_id, read_vocabulary, scores, token_types
 from llamaweb.tokenizer.words import SPACE, WordBatches, word_pattern
 
@@ -47,8 +47,8 @@ class UGMTokenizer(Tokenizer):
         of_token[self._vocabulary.types == TokenType.USER_DEFINED] = 0
         kinds = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
         self._tokens = [id for id in np.flatnonzero(np.isin(types, kinds)).tolist() if _END not in tokens[id]]
-        self._scores = of_token[self._tokens].tolist()
         self._prefixes = of_vocabulary([tokens[id] for id in self._tokens], NESTED)
+        self._nested = Nested(self._prefixes, of_token[self._tokens].tolist())
         self._word = word_pattern(tokens)
         self._words = WordBatches(self._encode_words)
         self._space_prefix = flag(metadata, "add_space_prefix", False)
@@ -84,23 +84,23 @@ class UGMTokenizer(Tokenizer):
 
     def _best(self, word: bytes, longest: memoryview) -> list[int]:
         """The tokens of a word with the best sum of scores. longest: the longest one that begins at each place."""
-        lengths, shorter, of_token = self._prefixes.lengths, self._prefixes.shorter, self._scores
+        nested = self._nested
         best = [0.0] + [-np.inf] * len(word)
         last = [(0, -1)] * (len(word) + 1)  # of the best way to a place: where its last token begins, and which it is
         at = 0
         while at < len(word):
             step = min(_LENGTHS[word[at] >> 4], len(word) - at)
-            known, token = False, longest[at]
-            while token >= 0:
-                length = lengths[token]
-                known |= length == step
-                score = best[at] + of_token[token]
-                if score > best[at + length]:
-                    best[at + length], last[at + length] = score, (at, token)
-                token = shorter[token]
-            if not known and best[at] + self._unknown_score > best[at + step]:
-                best[at + step], last[at + step] = best[at] + self._unknown_score, (at, -1)
-            at += step
+            so_far, end, known = best[at], at + step, False
+            for length, score, token in nested[longest[at]]:
+                score += so_far
+                to = at + length
+                if score > best[to]:
+                    best[to], last[to] = score, (at, token)
+                if to <= end:
+                    known |= to == end
+            if not known and so_far + self._unknown_score > best[end]:
+                best[end], last[end] = so_far + self._unknown_score, (at, -1)
+            at = end
         ids = []
         while at:
             at, token = last[at]
