@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 from collections.abc import Generator
 
 import pytest
@@ -20,6 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.option.runtime = "chrome"
+    if "mutmut" in sys.modules:  # which makes three calls of one
+        sys.setrecursionlimit(3 * sys.getrecursionlimit())
 
 
 def pytest_collection_finish() -> None:
