@@ -12,7 +12,7 @@ from typing import Any
 import websocket
 
 from llamaweb.host.browser import BrowserError
-from llamaweb.host.reasons import reason
+from llamaweb.host.reasons import reason_of
 
 OPEN_SECONDS = 60
 
@@ -36,7 +36,7 @@ class BiDi:
             # A browser lets nobody in who names an origin: that would be a page.
             self._socket = websocket.create_connection(f"{address}/session", OPEN_SECONDS, suppress_origin=True)
         except (OSError, websocket.WebSocketException) as error:
-            raise BiDiError(_why(error)) from error
+            raise BiDiError(reason_of(error)) from error
         self._socket.settimeout(seconds)
         try:
             self.call("session.new", capabilities={})
@@ -53,7 +53,7 @@ class BiDi:
                 if answer.get("id") == number:  # and no event
                     break
         except (OSError, ValueError, websocket.WebSocketException) as error:
-            raise BiDiError(f"no answer to {method}: {_why(error)}") from error
+            raise BiDiError(f"no answer to {method}: {reason_of(error)}") from error
         if answer["type"] == "error":
             raise BiDiError(answer["message"] or answer["error"])
         return answer["result"]
@@ -96,7 +96,3 @@ class Tab:
 
     def close(self) -> None:
         self._bidi.call("browsingContext.close", context=self._context)
-
-
-def _why(error: Exception) -> str:
-    return reason(error) if isinstance(error, OSError) else str(error)

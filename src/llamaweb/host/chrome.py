@@ -16,7 +16,7 @@ from pathlib import Path
 from llamaweb.errors import HostError
 from llamaweb.host.browser import SCRIPT_SECONDS, USUAL, Browser, BrowserChoice, end
 from llamaweb.host.cdp import CDP, CDPError, Tab
-from llamaweb.host.reasons import reason
+from llamaweb.host.reasons import reason_of
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 _MAC_APPS = ("Google Chrome.app/Contents/MacOS/Google Chrome", "Chromium.app/Contents/MacOS/Chromium")
@@ -159,8 +159,7 @@ class Chromium(Browser):
             self.tab = next(iter(self.cdp.tabs()), None) or self.cdp.new_tab()
         except (OSError, CDPError) as error:
             self.quit()
-            why = reason(error) if isinstance(error, OSError) else error
-            raise HostError(f"{browser} did not start ({why}); {INSTALL}.") from error
+            raise HostError(f"{browser} did not start ({reason_of(error)}); {INSTALL}.") from error
         except BaseException:
             self.quit()
             raise

@@ -16,7 +16,7 @@ from typing import Any
 from llamaweb.errors import HostError
 from llamaweb.host.bidi import BiDi, BiDiError, Tab, TakenError
 from llamaweb.host.browser import SCRIPT_SECONDS, Browser, BrowserChoice, end
-from llamaweb.host.reasons import reason
+from llamaweb.host.reasons import reason_of
 
 NAMES = ("firefox", "firefox-esr", "firefox-developer-edition", "firefox-nightly")
 _MAC_APP = Path("/Applications/Firefox.app/Contents/MacOS/firefox")
@@ -108,8 +108,7 @@ class Firefox(Browser):
             ) from error
         except (OSError, BiDiError, TimeoutError) as error:
             self.quit()
-            why = reason(error) if isinstance(error, OSError) else error
-            raise HostError(f"{browser} did not start ({why}); {INSTALL}.") from error
+            raise HostError(f"{browser} did not start ({reason_of(error)}); {INSTALL}.") from error
         except BaseException:
             self.quit()
             raise

@@ -191,7 +191,7 @@ def _fault(url: str) -> str:
     except ValueError:
         return _NO_BRACKETS if re.search(r"[\[\]]", server) else _NO_SERVER
     try:
-        parts.port  # noqa: B018
+        _ = parts.port
     except ValueError:
         return "its port is no number from 0 to 65535"
     try:

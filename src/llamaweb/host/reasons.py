@@ -15,6 +15,11 @@ BROKEN_OFF = "its answer breaks off"
 NOT_TRUSTED = "its server's certificate, or its way to encrypt, is not one that this machine trusts"
 
 
+def reason_of(error: BaseException) -> str:
+    """Of an error that may be of the system, or of what says itself why in plain words."""
+    return reason(error) if isinstance(error, OSError) else str(error)
+
+
 def reason(error: BaseException) -> str:
     """Of an error of the network or of the system."""
     if isinstance(error, urllib.error.HTTPError):
