@@ -96,8 +96,7 @@ class UGMTokenizer(Tokenizer):
                 to = at + length
                 if score > best[to]:
                     best[to], last[to] = score, (at, token)
-                if to <= end:
-                    known |= to == end
+                known = known or to == end
             if not known and so_far + self._unknown_score > best[end]:
                 best[end], last[end] = so_far + self._unknown_score, (at, -1)
             at = end
