@@ -66,4 +66,6 @@ def by_pace(taken: dict[str, list[float]]) -> list[tuple[str, list[float]]]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3) or not Path(sys.argv[1]).is_dir():
+        sys.exit(__doc__)
     main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20)
