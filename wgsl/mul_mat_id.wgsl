@@ -102,8 +102,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 {% if chunk < total %}
     workgroupBarrier();
 {% endif %}
-    for (var i = local; i < count; i += {{ workgroup }}u) {
-{{ block_of("begin + i") }}{{ activations() }}{{ dot.put(chunk, split) }}    }
+{% call(numbers) dot.pack("count", chunk, split, workgroup, 1) %}
+{{ block_of("begin + i") }}{{ activations() }}{% endcall %}
     workgroupBarrier();
     var i = lane;
 {% for at_once in ([blocks, 1] if blocks > 1 else [1]) %}

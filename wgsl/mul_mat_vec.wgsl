@@ -20,14 +20,10 @@ enable subgroups;
 
 @compute @workgroup_size({{ workgroup }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-{{ product.rows() }}{{ product.begin() }}  var acc: array<f32, {{ count }}>;
+{{ product.rows() }}{{ product.ahead_of_input("NB") }}{{ product.begin() }}  var acc: array<f32, {{ count }}>;
 {% call(w) product.each_block("b", "NB") %}
 {{ product.input("slot == 0u") }}{% if norm %}
-      acc[{{ rows_per_group }}] += {% for j in range(8) %}dot(a{{ j }}, a{{ j }}){{ " + " if not loop.last }}{% endfor %};
-{% for j in range(8) %}
-      a{{ j }} *= norm_weight[{{ j }}u * NB + b];
-{% endfor %}
-{% endif %}
+{{ product.normed("acc[%d]" % rows_per_group) }}{% endif %}
 {{ of_block.sums() }}{% for r in range(rows_per_group) %}
       acc[{{ r }}] += {{ of_block.product(w ~ r, split) }};
 {% endfor %}

@@ -5,7 +5,11 @@
 {% import "common/reduce.wgsl" as r %}
 {% import "common/packed_block.wgsl" as dot %}
 {% set packed = true %}
+{% set together = 2 if norm or post_eps is not none or center_eps is not none else 1 %}
 enable subgroups;
+{% if together == 2 %}
+diagnostic(off, subgroup_uniformity);
+{% endif %}
 requires packed_4x8_integer_dot_product;
 {% include "common/bindings.wgsl" %}
 {% import "common/block.wgsl" as w with context %}
@@ -13,7 +17,6 @@ requires packed_4x8_integer_dot_product;
 {% include "formats/" ~ format ~ ".wgsl" %}
 {{ product }}
 const CHUNK = {{ chunk }}u;  // blocks of x that workgroup memory holds
-const WG = {{ workgroup }}u;
 
 {{ dot.declare(chunk, split) }}{% if norm %}
 var<workgroup> squares: array<f32, {{ workgroup // subgroup }}>;
@@ -26,18 +29,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var square = 0.0;
   for (var first = 0u; first < NB; first += CHUNK) {
     let count = min(CHUNK, NB - first);
-{% if chunk < k // 32 %}
+{{ product.ahead_of_input("count", "first + ") }}{% if chunk < k // 32 %}
     workgroupBarrier();
 {% endif %}
-    for (var i = local; i < count; i += WG) {
+{% call(numbers) dot.pack("count", chunk, split, workgroup, together) %}
       let b = first + i;
-{{ product.input("group.x + group.y == 0u") }}{% if norm %}
-      square += {% for j in range(8) %}dot(a{{ j }}, a{{ j }}){{ " + " if not loop.last }}{% endfor %};
-{% for j in range(8) %}
-      a{{ j }} *= norm_weight[{{ j }}u * NB + b];
-{% endfor %}
-{% endif %}
-{{ dot.put(chunk, split) }}    }
+{{ product.input("group.x + group.y == 0u", numbers) }}{% if norm %}
+{{ product.normed("square", numbers) }}{% endif %}
+{% endcall %}
 {% if norm %}
     if (first + CHUNK >= NB) {
       let sum = subgroupAdd(square);

@@ -113,6 +113,7 @@ def test_mul_mat_vec_in_lane_order_and_in_every_shape_of_workgroup(bench: Bench)
     variants += [(32, size, 4, size), (64, 4 * size, 2, size), (128, 2 * size, 8, size)] if size else []
     variants += [(64, 8, 2, 0, False, 2)]  # blocks of a row at once: 33, 5 and 3 of them leave a rest
     variants += [(64, size, 2, size, False, 2), (128, size, 4, size, False, 4)] if size else []
+    variants += [(64, 8, 2, 0, False, 1, True), (64, 8, 2, 0, False, 2, True)]  # ahead of the input
     both = {"lane_order": ("x", "y")}
     beside = {"lane_order": ("by", "y"), "by": 32, "by_row": 160}
     for variant in (MulMatVec(*v) for v in variants):
@@ -137,7 +138,7 @@ def test_mul_mat_vec_with_the_packed_dot(bench: Bench, format: Format) -> None:
     size = bench.profile.subgroup_size
     assert packed_works(format, bench.profile)
     one, two = MulMatVec(64, size, 2, size, True), MulMatVec(64, 2 * size, 4, size, True)
-    ahead = MulMatVec(64, size, 2, size, True, 4)
+    together = MulMatVec(64, size, 2, size, True, 4)
     both = {"lane_order": ("x", "y")}
     shapes: dict = {
         "more blocks than workgroup memory holds, norm": (67, 6240, {"eps": EPS, "variant": one}),
@@ -147,8 +148,14 @@ def test_mul_mat_vec_with_the_packed_dot(bench: Bench, format: Format) -> None:
             "rows of one block": (67, 32, {"variant": two}),
             "add": (96, 1056, {**both, "epilogue": "add", "variant": one}),
             "last row": (129, 32, {"last_row": True, "eps": EPS, "variant": two}),
-            "four blocks at once, and a rest": (67, 1056, {"eps": EPS, "variant": ahead}),
-            "four blocks at once, and memory filled anew": (37, 6240, {"variant": ahead}),
+            "four blocks at once, and a rest": (67, 1056, {"eps": EPS, "variant": together}),
+            "four blocks at once, and memory filled anew": (37, 6240, {"variant": together}),
+            "ahead of the input, and of memory filled anew": (
+                37,
+                6240,
+                {"eps": EPS, "post_eps": 1e-6, "variant": replace(together, ahead=True)},
+            ),
+            "ahead of the input, fewer blocks than lanes": (35, 96, {"variant": replace(together, ahead=True)}),
         }
     check_mul_mat_vec(bench, format, bench.profile, shapes, PACKED_LIMIT)
     glu = {**both, "epilogue": "swiglu", "eps": EPS, "bias": True, "scaled": (96,), "variant": two}

@@ -142,7 +142,7 @@ def test_what_cannot_be_measured_is_taken_for_a_large_gpu_and_not_kept() -> None
 def test_defaults_fill_as_many_cores_as_there_are() -> None:
     few, many = replace(DESKTOP, cores=16), DESKTOP
     assert (attention_splits(32, few), attention_splits(32, many)) == (4, 16)
-    assert (attention_splits(9, few), attention_splits(9, many)) == (4, 32)
+    assert (attention_splits(9, few), attention_splits(9, many)) == (4, 16)
     assert attention_splits(9, replace(DESKTOP, software=True)) == 1
     q4, n = FORMATS[GGMLType.Q4_0], 576
     assert mul_mat.default_tile(q4, n, n, 128, few, bits=16).tile_n == 64

@@ -125,6 +125,19 @@ def test_what_any_device_runs_of_a_batch_is_among_what_is_tried(profile: DeviceP
     assert any_device in candidates(attention_shape("flash_attn", attention, 512), profile, mode)
 
 
+def test_weights_are_asked_for_ahead_of_the_input_as_long_as_all_workgroups_run_at_once() -> None:
+    gpu = replace(DESKTOP, subgroup_size=32, cores=128)
+
+    def ahead(k: int, n: int, epilogue: str = "store") -> bool:
+        return default(named("q4_0"), k, n, epilogue, gpu).ahead
+
+    assert ahead(1536, 6448) and ahead(1536, 8192, "swiglu") and ahead(1024, 9216, "swiglu")
+    assert not ahead(1536, 24576, "geglu") and not ahead(1536, 2560) and not ahead(2048, 6144)
+    tried = candidates(Shape("mul_mat_vec", "q4_0", 1536, 8192, "swiglu"), gpu, "auto")
+    assert any(isinstance(v, MulMatVec) and v.ahead and v.packed for v in tried)
+    assert any(isinstance(v, MulMatVec) and v.ahead and not v.packed for v in tried)
+
+
 def test_a_format_that_is_not_in_bytes_has_no_packed_variants() -> None:
     assert not any(v.packed for v in candidates(replace(GLU, format="f16"), DESKTOP, "full"))
     assert default(Q4_0, 4096, 28672, "swiglu", DESKTOP).packed

@@ -5,32 +5,45 @@
 var<workgroup> quarters: array<vec4<u32>, {{ 4 * chunk }}>;
 var<workgroup> scales: array<vec{{ 3 if split else 2 }}<f32>, {{ chunk }}>;  // d, and sums of d * x over the block {{ "or its halves" if split }}
 {% endmacro %}
-{# Leaves activations a0 to a7 there, as block i #}
-{% macro put(chunk, split) %}
+{# Leaves `count` blocks of activations there, whose vec4s the caller sets, a0 and on, from the block's number `i` and their
+   `numbers` in it. together: 1, or 2 neighbouring lanes share a block, which is faster where activations are much work.
+   Then some subgroups may have nothing to do, which WGSL cannot see: the kernel says diagnostic(off, subgroup_uniformity) #}
+{% macro pack(count, chunk, split, workgroup, together) %}
+{% set shared = together == 2 %}
+    for (var at = local; at < {{ together }}u * {{ count }}; at += {{ workgroup }}u) {
+      let i = at / {{ together }}u;
+{% if shared %}
+      let part = at % 2u;
+{% endif %}
+{{ caller(["(4u * part)", "(4u * part + 1u)", "(4u * part + 2u)", "(4u * part + 3u)"] if shared else ["0u", "1u", "2u", "3u", "4u", "5u", "6u", "7u"]) }}
       var top = abs(a0);
-{% for j in range(1, 8) %}
+{% for j in range(1, 8 // together) %}
       top = max(top, abs(a{{ j }}));
 {% endfor %}
-      let largest = max(max(top.x, top.y), max(top.z, top.w));
+      let most = max(max(top.x, top.y), max(top.z, top.w));
+      let largest = {{ "max(most, subgroupShuffleXor(most, 1u))" if shared else "most" }};
       let d = largest / 32512.0;
       let inverse = select(0.0, 32512.0 / largest, largest > 0.0);
-{% for j in range(8) %}
+{% for j in range(8 // together) %}
       let q{{ j }} = vec4<i32>(round(a{{ j }} * inverse));
       let h{{ j }} = (q{{ j }} + 128) >> vec4<u32>(8u);
 {% endfor %}
-{% for part in range(2) %}
-      quarters[{{ part * chunk }}u + i] = vec4<u32>({% for j in range(4) %}pack4xI8(h{{ 4 * part + j }}){{ ", " if not loop.last }}{% endfor %});
-      quarters[{{ (2 + part) * chunk }}u + i] = vec4<u32>({% for j in range(4) %}pack4xI8(q{{ 4 * part + j }}){{ ", " if not loop.last }}{% endfor %});
+{% for half in range(2 // together) %}
+{% set part = "part" if shared else half ~ "u" %}
+      quarters[{{ part }} * {{ chunk }}u + i] = vec4<u32>({% for j in range(4) %}pack4xI8(h{{ 4 * half + j }}){{ ", " if not loop.last }}{% endfor %});
+      quarters[(2u + {{ part }}) * {{ chunk }}u + i] = vec4<u32>({% for j in range(4) %}pack4xI8(q{{ 4 * half + j }}){{ ", " if not loop.last }}{% endfor %});
+      let s{{ half }} = q{{ 4 * half }} + q{{ 4 * half + 1 }} + q{{ 4 * half + 2 }} + q{{ 4 * half + 3 }};
+      let sum{{ half }} = s{{ half }}.x + s{{ half }}.y + s{{ half }}.z + s{{ half }}.w;
 {% endfor %}
-      let s0 = q0 + q1 + q2 + q3;
-      let s1 = q4 + q5 + q6 + q7;
-{% if split %}
-      scales[i] = vec3<f32>(d, d * f32(s0.x + s0.y + s0.z + s0.w), d * f32(s1.x + s1.y + s1.z + s1.w));
+{% if shared %}
+      let sum1 = subgroupShuffleXor(sum0, 1u);
+      if (part == 0u) { scales[i] = {{ scales(split) }}; }
 {% else %}
-      let s = s0 + s1;
-      scales[i] = vec2<f32>(d, d * f32(s.x + s.y + s.z + s.w));
+      scales[i] = {{ scales(split) }};
 {% endif %}
+    }
 {% endmacro %}
+{% macro scales(split) %}{{ "vec3<f32>(d, d * f32(sum0), d * f32(sum1))" if split else "vec2<f32>(d, d * f32(sum0 + sum1))" }}{% endmacro %}
 {# Block `at` of them, as c0 to c3 and `scale` #}
 {% macro get(chunk, at) %}
 {% for part in range(4) %}

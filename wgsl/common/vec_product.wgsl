@@ -46,71 +46,101 @@ fn over_lanes(local: u32, value: f32) -> f32 {
 {% endif %}
 {% endmacro %}
 {# vec4 j of block b of a vector, in lane order or not #}
-{% macro at(j, lanes) %}{{ j ~ "u * NB + b" if lanes else "b * 8u + " ~ j ~ "u" }}{% endmacro %}
-{% macro read(v, j) %}{{ end.read(columns, k, v, "b * 8u + %du" % j) }}{% endmacro %}
+{% macro at(j, lanes) %}{{ j ~ " * NB + b" if lanes else "b * 8u + " ~ j }}{% endmacro %}
+{% macro read(v, j) %}{{ end.read(columns, k, v, "b * 8u + " ~ j) }}{% endmacro %}
+{# For all vec4s of a vector, four at a time: those from c on of block b #}
+{% macro everywhere() %}
+  for (var i = local; i < 2u * NB; i += {{ workgroup }}u) {
+    let b = i / 2u;
+    let c = i % 2u * 4u;
+{% for j in range(4) %}
+{{ caller(j) }}{% endfor %}
+  }
+{% endmacro %}
 {# Before the input is read: with `post_eps`, it is x + post / rms(post) * post_norm_weight, times sum_scale if there is one; with `center_eps`, normed to a
    mean and a variance #}
 {% macro begin() %}
 {% if post_eps is not none %}
   var square_of_post = 0.0;
-  for (var b = local; b < NB; b += {{ workgroup }}u) {
-{% for j in range(8) %}
-    let p{{ j }} = {{ read("post[%s]" % at(j, post_lanes), j) }};
-{% endfor %}
-    square_of_post += {% for j in range(8) %}dot(p{{ j }}, p{{ j }}){{ " + " if not loop.last }}{% endfor %};
-  }
+{% call(j) everywhere() %}
+    let p{{ j }} = {{ read("post[%s]" % at("(c + %du)" % j, post_lanes), "(c + %du)" % j) }};
+    square_of_post += dot(p{{ j }}, p{{ j }});
+{% endcall %}
   let post_scale = inverseSqrt(over_lanes(local, square_of_post) / {{ columns }}.0 + {{ post_eps }});
 {% endif %}
 {% if center_eps is not none %}
   var of_x = 0.0;
-  for (var b = local; b < NB; b += {{ workgroup }}u) {
-    of_x += dot(vec4<f32>(1.0), {% for j in range(8) %}{{ read("x[x0 + %s]" % at(j, x_lanes), j) }}{{ " + " if not loop.last }}{% endfor %});
-  }
+{% call(j) everywhere() %}
+    of_x += dot(vec4<f32>(1.0), {{ read("x[x0 + %s]" % at("(c + %du)" % j, x_lanes), "(c + %du)" % j) }});
+{% endcall %}
   let mean = over_lanes(local, of_x) / {{ columns }}.0;
   workgroupBarrier();
   var of_square = 0.0;
-  for (var b = local; b < NB; b += {{ workgroup }}u) {
-{% for j in range(8) %}
-    let p{{ j }} = {{ read("(x[x0 + %s] - mean)" % at(j, x_lanes), j) }};
-{% endfor %}
-    of_square += {% for j in range(8) %}dot(p{{ j }}, p{{ j }}){{ " + " if not loop.last }}{% endfor %};
-  }
+{% call(j) everywhere() %}
+    let p{{ j }} = {{ read("(x[x0 + %s] - mean)" % at("(c + %du)" % j, x_lanes), "(c + %du)" % j) }};
+    of_square += dot(p{{ j }}, p{{ j }});
+{% endcall %}
   let deviation = inverseSqrt(over_lanes(local, of_square) / {{ columns }}.0 + {{ center_eps }});
 {% endif %}
 {% endmacro %}
-{# The input's block b as a0 to a7; `first`: who writes the sum #}
-{% macro input(first) %}
-{% for j in range(8) %}
-    var a{{ j }} = {{ read("x[x0 + %s]" % at(j, x_lanes), j) }};
-{% endfor %}
+{% set every = ["0u", "1u", "2u", "3u", "4u", "5u", "6u", "7u"] %}
+{# Of the input's block b the vec4s of these numbers, as a0 to a7 or fewer; `first`: who writes the sum #}
+{% macro input(first, numbers=every) %}
+{% for j in numbers %}
+{% set a = "a%d" % loop.index0 %}
+    var {{ a }} = {{ read("x[x0 + %s]" % at(j, x_lanes), j) }};
 {% if center_eps is not none %}
-{% for j in range(8) %}
-    a{{ j }} = (a{{ j }} - mean) * deviation * norm_weight[{{ j }}u * NB + b]{{ " + norm_bias[%du * NB + b]" % j if norm_bias }};
-{% endfor %}
+    {{ a }} = ({{ a }} - mean) * deviation * norm_weight[{{ j }} * NB + b]{{ " + norm_bias[%s * NB + b]" % j if norm_bias }};
 {% endif %}
 {% if post_eps is not none %}
-{% for j in range(8) %}
-    a{{ j }} += {{ read("post[%s]" % at(j, post_lanes), j) }} * post_norm_weight[{{ j }}u * NB + b] * post_scale;
+    {{ a }} += {{ read("post[%s]" % at(j, post_lanes), j) }} * post_norm_weight[{{ j }} * NB + b] * post_scale;
 {% if sum_scale %}
-    a{{ j }} *= sum_scale[0];
+    {{ a }} *= sum_scale[0];
+{% endif %}
 {% endif %}
 {% endfor %}
-{% if keeps_sum %}
+{% if keeps_sum and post_eps is not none %}
     if ({{ first }}) {
-{% for j in range(8) %}
-      sum[{{ at(j, sum_lanes) }}] = a{{ j }};
+{% for j in numbers %}
+      sum[{{ at(j, sum_lanes) }}] = a{{ loop.index0 }};
 {% endfor %}
     }
 {% endif %}
+{% endmacro %}
+{# Their sum of squares, to `square`, and times the weights of a norm #}
+{% macro normed(square, numbers=every) %}
+      {{ square }} += {% for j in numbers %}dot(a{{ loop.index0 }}, a{{ loop.index0 }}){{ " + " if not loop.last }}{% endfor %};
+{% for j in numbers %}
+      a{{ loop.index0 }} *= norm_weight[{{ j }} * NB + b];
+{% endfor %}
+{% endmacro %}
+{# The weights of the lane's first blocks, where they are asked for before the input is there; `count` and `first` as below #}
+{% macro ahead_of_input(count, first="") %}
+{% if ahead %}
+{% for u in range(blocks) %}
+{% for r in range(rows_per_group) %}
+    let w{{ u }}_{{ r }} = load32(row{{ r }} * NB + {{ first }}min(lane + {{ u * lanes }}u, {{ count }} - 1u));
+{% endfor %}
+{% endfor %}
 {% endif %}
 {% endmacro %}
 {# Over the lane's blocks of `count`, that lie behind `first`: as many at once as the variant says, whose weights are all
-   asked for before the first is used, then the rest one by one. The caller computes with one, number `b`, whose weights
-   of row r are in the variable `w ~ r` #}
+   asked for before the first is used, then the rest one by one, where there can be one. The caller computes with one,
+   number `b`, whose weights of row r are in the variable `w ~ r` #}
 {% macro each_block(b, count, first="") %}
+{% set step = blocks * lanes %}
+{% set rest = k // 32 % step or (chunk or step) % step %}
   var i = lane;
-{% for at_once in ([blocks, 1] if blocks > 1 else [1]) %}
-  for (; i{{ " + %du" % ((at_once - 1) * lanes) if at_once > 1 }} < {{ count }}; i += {{ at_once * lanes }}u) {
+{% if ahead %}
+{% for u in range(blocks) %}
+  {{ "if (i < %s) " % count if rest }}{
+    let {{ b }} = i;
+{{ caller("w%d_" % u) }}  }
+  i += {{ lanes }}u;
+{% endfor %}
+{% endif %}
+{% for at_once in ([blocks, 1] if blocks > 1 and rest else [blocks]) if not (ahead and k // 32 < 2 * step and (at_once > 1 or not rest)) %}
+  for (; i{{ " + %du" % ((at_once - 1) * lanes) if at_once > 1 and rest }} < {{ count }}; i += {{ at_once * lanes }}u) {
 {% for u in range(at_once) %}
 {% for r in range(rows_per_group) %}
     let w{{ u }}_{{ r }} = load32(row{{ r }} * NB + {{ first }}i + {{ u * lanes }}u);

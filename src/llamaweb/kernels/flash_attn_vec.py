@@ -59,13 +59,13 @@ class FlashAttnVec(Variant):
 
 def default(widths: Widths, group: int, splits: int, profile: DeviceProfile) -> FlashAttnVec:
     """On a CPU every invocation of a workgroup costs; on a GPU few barriers win. Where the context is split, there is
-    work enough for heads to be taken together (on an H100 two are best, and four ask for too many registers)."""
-    together = (FlashAttnVec(128, values=8, heads=heads) for heads in (2, 3))
+    work enough for two heads together; more ask for too many registers (measured on an H100 and an H200)."""
+    of_long = (FlashAttnVec(128, values=8, heads=heads) for heads in (2, 1))
     sizes = (64, 128) if profile.software else (256, 128, 64)
     alone = next((v for v in map(FlashAttnVec, sizes) if v.valid(widths, group, profile)), FlashAttnVec(64))
     if splits == 1 or not profile.subgroup_size:
         return alone
-    return next((v for v in together if v.valid(widths, group, profile)), alone)
+    return next((v for v in of_long if v.valid(widths, group, profile)), alone)
 
 
 def candidates(widths: Widths, group: int, splits: int, profile: DeviceProfile, mode: str) -> list[FlashAttnVec]:

@@ -229,7 +229,7 @@ def attention_splits(n_head: int, profile: DeviceProfile) -> int:
     more, since each rotates and rounds for itself."""
     if profile.software:
         return 1
-    return next(splits for splits in (32, 16, 8, 4) if splits * n_head <= 4 * profile.cores or splits == 4)
+    return next(splits for splits in (16, 8, 4) if splits * n_head <= 4 * profile.cores or splits == 4)
 
 
 def flash_attn_reduce(head_dim: int, n_head: int, splits: int, *, y_lanes: bool = False) -> Launch:

@@ -21,7 +21,8 @@ class MulMatVec(Variant):
     """A variant of the matrix-vector product: `lanes` invocations share `rows` rows, in workgroups of `workgroup`.
 
     subgroup: 0, or the size of every subgroup, which divides the lanes, or they it. packed: with the packed integer
-    dot. blocks: of each row, how many blocks of 32 weights an invocation asks for before it computes with the first.
+    dot. blocks: of each row, how many blocks of 32 weights an invocation asks for before it computes with the first;
+    ahead: the first of them even before there is an input to compute with.
     """
 
     workgroup: int
@@ -30,11 +31,13 @@ class MulMatVec(Variant):
     subgroup: int
     packed: bool = False
     blocks: int = 1
+    ahead: bool = False
 
     def __str__(self) -> str:
         blocks = f" × {self.blocks} blocks" if self.blocks > 1 else ""
         how = ", packed dot" if self.packed else "" if self.subgroup else ", shared memory"
-        return f"workgroup {self.workgroup}, {self.lanes} lanes, {self.rows} rows{blocks}{how}"
+        ahead = ", ahead of the input" if self.ahead else ""
+        return f"workgroup {self.workgroup}, {self.lanes} lanes, {self.rows} rows{blocks}{ahead}{how}"
 
     def bytes(self, k: int) -> int:
         """Workgroup memory, at most: partial sums of rows and norms, and the activations of a packed dot."""
@@ -69,7 +72,8 @@ def default(format: Format, k: int, n: int, epilogue: str, profile: DeviceProfil
     size = profile.subgroup_size
     if packed_works(format, profile) and size >= 16 and k >= 1536:
         if k // BLOCK == 3 * (half := size // 2):  # of a whole subgroup, a quarter would have nothing to do
-            return MulMatVec(128, half, 2 if epilogue in GLU or n > 4096 else 1, size, packed=True, blocks=3)
+            rows, ahead = 2 if epilogue in GLU or n > 4096 else 1, 4096 < n <= 64 * profile.cores  # that run at once
+            return MulMatVec(128, half, rows, size, packed=True, blocks=3, ahead=ahead)
         blocks = 2 if k >= 2 * BLOCK * size else 1
         if n > 4096:
             return MulMatVec(128, size, 4, size, packed=True, blocks=blocks if k >= 4096 else 1)
@@ -85,7 +89,7 @@ def default(format: Format, k: int, n: int, epilogue: str, profile: DeviceProfil
         return MulMatVec(128, size, 8, size)  # enough rows to fill the GPU: more of them share the activations
     if k >= 2048:
         return MulMatVec(256, 2 * size, 2 if n <= 4096 else 4, size)  # long rows: two subgroups share them
-    return MulMatVec(128, size, 2, size)
+    return MulMatVec(128, size, 2, size, ahead=True)
 
 
 def mul_mat_vec(
@@ -134,13 +138,12 @@ def mul_mat_vec(
     slots += [BATCH] if last_row else []
     slots += [arena("sum")] if keeps_sum else []
     slots += [arena("y", "f32")]
-    packed = {"chunk": packed_chunk(k)} if v.packed else {}
     shader = kernel(
         "mul_mat_vec_packed" if v.packed else "mul_mat_vec",
         slots,
         format=format.name,
         split=format.split,
-        **packed,
+        chunk=packed_chunk(k) if v.packed else 0,
         k=k,
         columns=columns or k,
         n=n,
@@ -149,6 +152,7 @@ def mul_mat_vec(
         subgroup=v.subgroup,
         rows_per_group=v.rows,
         blocks=v.blocks,
+        ahead=v.ahead,
         post_eps=post_eps,
         center_eps=center_eps,
         norm_bias=norm_bias,
@@ -204,6 +208,7 @@ def candidates(format: Format, k: int, n: int, epilogue: str, profile: DevicePro
         if (v := MulMatVec(workgroup, lanes, rows, size, p, blocks)).valid(k, epilogue, profile)
         and (mode == "full" or _promising(v, units))
     ]
+    grid += [replace(v, ahead=True) for v in grid if mode == "full" or not v.packed or v.blocks == 3]
     first = default(format, k, n, epilogue, profile)
     # Subgroups need not be the fastest way to add up: the default through workgroup memory, and what any device runs.
     shared = [replace(first, subgroup=0, packed=False), default(format, k, n, epilogue, DeviceProfile())]
