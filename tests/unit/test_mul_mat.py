@@ -21,12 +21,15 @@ Q4_K, IQ4_NL = (FORMATS[GGMLType[name]] for name in ("Q4_K", "IQ4_NL"))
 TENSOR = replace(DESKTOP, f16=True, subgroup_matrices=(SubgroupMatrix("f16", "f32", 16, 16, 16),))
 APPLE = replace(DESKTOP, packed_dot=False, subgroup_matrices=(SubgroupMatrix("f32", "f32", 8, 8, 8),))
 INTEGERS = replace(DESKTOP, subgroup_matrices=(SubgroupMatrix("i8", "i32", 16, 16, 32),))
+LARGE = tuple(SubgroupMatrix("f16", "f32", *size) for size in ((32, 32, 16), (64, 8, 16), (16, 4, 16)))
+MIXED = replace(TENSOR, subgroup_matrices=(*LARGE, SubgroupMatrix("f16", "f32", 8, 16, 16)))
 KINDS = {
     "any": (DeviceProfile(), {"f32"}),
     "desktop": (DESKTOP, {"f32", "packed"}),
     "tensor cores": (TENSOR, {"f32", "packed", "f16", "matrix"}),
     "no f16": (replace(TENSOR, f16=False), {"f32", "packed"}),
     "apple": (APPLE, {"f32", "matrix"}),
+    "tensor cores of other sizes, too": (MIXED, {"f32", "packed", "f16", "matrix"}),
     "integers alone": (INTEGERS, {"f32", "packed"}),
 }
 BY_DEVICE = pytest.mark.parametrize(("profile", "kinds"), KINDS.values(), ids=KINDS)

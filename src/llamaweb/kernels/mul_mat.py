@@ -173,9 +173,11 @@ def takes_halves(profile: DeviceProfile) -> bool:
 
 
 def subgroup_matrix(profile: DeviceProfile) -> SubgroupMatrix | None:
-    """The matrix units that products use on a device: results in f32, inputs in f16 before those in f32."""
+    """The matrix units that products use on a device: results in f32, inputs in f16 before those in f32, and of these
+    the largest that the tiles of all sizes are made of."""
     fitting = [c for c in profile.subgroup_matrices if c.result == "f32" and c.component in ("f16", "f32")]
     fitting = [c for c in fitting if (c.component != "f16" or profile.f16) and 32 % c.k == c.k % 8 == 0]
+    fitting = [c for c in fitting if 16 % c.m == 16 % c.n == 0 and min(c.m, c.n) >= 8]
     return min(fitting, key=lambda c: (c.component != "f16", -c.m * c.n * c.k), default=None)
 
 
