@@ -7,7 +7,6 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +15,7 @@ from llamaweb import arguments
 from llamaweb.answer import Answer, Pieces
 from llamaweb.architectures.embeddings import no_embeddings, no_text
 from llamaweb.architectures.metadata import Metadata
+from llamaweb.calls import Calls
 from llamaweb.chat import render_chat
 from llamaweb.chat.messages import plain_messages
 from llamaweb.embedding import check_texts, embed, normalized
@@ -45,7 +45,7 @@ from llamaweb.writing import written
 RECOVERS = ("off", "auto")
 
 
-class Llama:
+class Llama(Calls):
     """A model on the GPU. Made by `await Llama.load(model)`; names follow llama-cpp-python. What is given is checked
     before anything is done, and no error, cancellation or reader who goes away leaves a model that cannot go on."""
 
@@ -280,7 +280,20 @@ class Llama:
         LlamaWebError for what cannot be meant, ContextError for a prompt that does not fit; and while it goes on
         NotANumberError, GPUError.
         """
-        sampling = Sampling(temperature, top_k, top_p, min_p, seed)
+        return self._answering(
+            prompt, max_tokens, Sampling(temperature, top_k, top_p, min_p, seed), stop, special, ignore_eos
+        )[1]
+
+    def _answering(
+        self,
+        prompt: str | bytes | Iterable[int],
+        max_tokens: int | None,
+        sampling: Sampling,
+        stop: str | Sequence[str] | None = (),
+        special: bool = False,
+        ignore_eos: bool = False,
+    ) -> tuple[Answer, Pieces]:
+        """What `stream` gives, and the answer that it is of."""
         told = "a whole number of tokens from 1 on, or -1 for all that the context has room for"
         limit = arguments.whole("max_tokens", max_tokens, -1, -1, math.inf, told)
         if not limit:
@@ -292,7 +305,8 @@ class Llama:
         ids = given if isinstance(given, list) else self.tokenizer.encode_prompt(given, parse_special=special)
         self._generator.check_prompt(ids)
         end = frozenset[int]() if ignore_eos else self.tokenizer.eog
-        return Pieces(self._pieces(Answer(ids), sampling, limit, stops, end), "stream", "complete")
+        answer = Answer(ids)
+        return answer, Pieces(self._pieces(answer, sampling, limit, stops, end), "stream", "complete")
 
     async def _pieces(
         self, answer: Answer, sampling: Sampling, limit: int, stops: Sequence[str], end: frozenset[int]
@@ -318,12 +332,14 @@ class Llama:
     def chat_stream(self, messages: Sequence[dict[str, Any]], **options: Any) -> Pieces:
         """The assistant's answer to `messages` ({"role", "content"}), in the model's own chat template, piece by piece;
         options as in `stream`. A content may be a list of OpenAI's text parts."""
+        return self.stream(self._chat_prompt(messages), **options).called("chat_stream", "chat")
+
+    def _chat_prompt(self, messages: Any) -> list[int]:
         self._check_generates()
         tok = self.tokenizer
         bos, eos = tok.written(tok.bos), tok.written(tok.eos)
         prompt = render_chat(self.file.metadata, plain_messages(messages), bos_token=bos, eos_token=eos)
-        ids = tok.encode_prompt(prompt, parse_special=True)
-        return self.stream(ids, **options).called("chat_stream", "chat")
+        return tok.encode_prompt(prompt, parse_special=True)
 
     async def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
         """The assistant's whole answer to `messages`; options as in `stream`."""
@@ -344,8 +360,7 @@ class Llama:
         normalize, special = arguments.flag("normalize", normalize, True), arguments.flag("special", special)
         arguments.callback("progress", progress)
         given = arguments.prompts("texts", texts, self.tokenizer.n_vocab)
-        encode = partial(self.tokenizer.encode, parse_special=special)
-        ids = [text if isinstance(text, list) else encode(text) if text else [] for text in given]
+        ids = self._encoded(given, special)
         plan = self.plan
         if not plan.embeddings:
             raise no_embeddings()

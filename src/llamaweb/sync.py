@@ -9,10 +9,14 @@ for piece in llm.stream("Once upon a time"):
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from llamaweb.completions import Reply
 from llamaweb.errors import LlamaWebError, inside_browser
 from llamaweb.profiling import Profile
+from llamaweb.types import CreateEmbedding
+
+T = TypeVar("T")
 
 with inside_browser("llamaweb.sync"):
     from llamaweb import llama
@@ -60,6 +64,22 @@ class Llama:
         """As `llamaweb.Llama.chat`."""
         return wait(self._llm.chat(messages, **options))
 
+    def create_completion(self, prompt: str | bytes | Iterable[int], **options: Any) -> Any:
+        """As `llamaweb.Llama.create_completion`: a dict, or with stream=True an iterator of chunks."""
+        return _replied(self._llm.create_completion(prompt, **options))
+
+    def create_chat_completion(self, messages: Sequence[dict[str, Any]], **options: Any) -> Any:
+        """As `llamaweb.Llama.create_chat_completion`: a dict, or with stream=True an iterator of chunks."""
+        return _replied(self._llm.create_chat_completion(messages, **options))
+
+    def __call__(self, prompt: str | bytes | Iterable[int], **options: Any) -> Any:
+        """As `create_completion`."""
+        return self.create_completion(prompt, **options)
+
+    def create_embedding(self, input: Any, **options: Any) -> CreateEmbedding:
+        """As `llamaweb.Llama.create_embedding`."""
+        return wait(self._llm.create_embedding(input, **options))
+
     def embed(self, texts: Any, **options: Any) -> Any:
         """As `llamaweb.Llama.embed`."""
         return wait(self._llm.embed(texts, **options))
@@ -98,7 +118,11 @@ class Llama:
         return getattr(self._llm, name)
 
 
-def _iterate(pieces: AsyncGenerator[str]) -> Iterator[str]:
+def _replied(reply: Reply[Any, Any]) -> Any:
+    return _iterate(aiter(reply)) if reply.streams else wait(reply)
+
+
+def _iterate(pieces: AsyncGenerator[T]) -> Iterator[T]:
     try:
         while True:
             try:

@@ -14,7 +14,9 @@ PURE = (
         "answer",
         "architectures",
         "arguments",
+        "calls",
         "chat",
+        "completions",
         "embedding",
         "errors",
         "evaluation",
@@ -25,7 +27,7 @@ PURE = (
         "kernels",
         "model",
     ),
-    *("operations", "planner", "pooling", "rope", "sampling", "secrets", "strings", "tokenizer", "writing"),
+    *("operations", "planner", "pooling", "rope", "sampling", "secrets", "strings", "tokenizer", "types", "writing"),
 )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
@@ -103,6 +105,22 @@ class GGUFFile:
     def end(self) -> int:
         """Bytes up to the end of the last tensor."""
         return max((tensor.offset + tensor.nbytes for tensor in self.tensors.values()), default=self.data_offset)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that the header says, in hex: what two files have in common that are the same model."""
+        found = sha256(repr((self.version, self.size, self.data_offset)).encode())
+        for key, value in sorted(self.metadata.items()):
+            found.update(key.encode())
+            if isinstance(value, np.ndarray):
+                found.update(value.dtype.str.encode() + value.tobytes())
+            elif isinstance(value, Strings):
+                found.update(value.lengths.tobytes() + value.data)
+            else:
+                found.update(repr(value).encode())
+        for tensor in sorted(self.tensors.values(), key=lambda tensor: tensor.name):
+            found.update(repr(tensor).encode())
+        return found.hexdigest()
 
     def same_as(self, other: GGUFFile) -> bool:
         """Whether two headers say the same, as those of one file that was read twice do."""
