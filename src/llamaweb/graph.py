@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamaweb.errors import ModelFileError
+from llamaweb.errors import LlamaWebError, ModelFileError
 from llamaweb.ggml import GGMLType
 from llamaweb.model.gguf_file import TensorInfo, plain_shape
 from llamaweb.pooling import Pooling
@@ -97,6 +97,11 @@ class Graph:
         node = Tensor(name, op, shape, src, params)
         self.nodes.append(node)
         return node
+
+
+def misfit(name: str, what: str) -> LlamaWebError:
+    """What is said of operands that a family put together wrongly; name: of the operation's result."""
+    return LlamaWebError(f"The graph's {name} cannot be computed: {what}; correct the family that builds it.")
 
 
 def rows_of(weight: Tensor, first: int, rows: int) -> Tensor:

@@ -72,7 +72,7 @@ def _with(file: GGUFFile, keys: dict[str, Any]) -> GGUFFile:
                 "rope__scaling__yarn_beta_fast": 30.0,
                 "rope__scaling__yarn_beta_slow": 2.0,
             },
-            Rope("norm", 16, factor=4.0, yarn=Yarn(2048, 30.0, 2.0), attn_factor=0.5),
+            Rope("norm", 16, factor=4.0, yarn=Yarn(2048), attn_factor=0.5),  # betas are other families'
         ),
     ],
 )

@@ -59,7 +59,9 @@ def test_what_the_file_tells_holds() -> None:
     hparams = gemma3n.hyperparameters(header(activation_sparsity_scale=scales, rope__freq_base_swa=500.0, **told))
     assert [layer.deviations for layer in hparams.layers] == [None, 0.5, 2.0]
     assert [layer.rope.base for layer in hparams.layers] == [500.0, 1e5, 500.0]
-    assert (hparams.n_stream, hparams.n_own, hparams.cap) == (3, 32, 20.0)
+    assert (hparams.n_stream, hparams.n_own, hparams.cap) == (3, 32, 30.0)  # llama.cpp reads no other cap
+    of_window = gemma3n.hyperparameters(header(rope__scaling__attn_factor=0.5, rope__dimension_count_swa=4)).layers[0]
+    assert (of_window.rope.attn_factor, of_window.rope.n_dims) == (0.5, 4)
 
 
 @pytest.mark.parametrize(

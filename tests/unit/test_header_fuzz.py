@@ -109,6 +109,8 @@ REFUSED = [  # a family, what it tells, and what is said of it
         for family in ("cohere2", "gpt-oss", "gemma3n", "gemma4", "gemma-embedding")
     ),
     ("llama", {"attention.causal": False}, "The model's tokens see those behind them .llama.attention.causal is false"),
+    ("qwen3", {"attention.causal": "no"}, "qwen3.attention.causal is 'no', not true or false"),
+    ("gemma2", {"attention.sliding_window_pattern": 2**31}, "gemma2.attention.sliding_window_pattern is no number"),
     ("lfm2moe", {"expert_gating_func": None}, "The file's metadata lacks lfm2moe.expert_gating_func"),
     ("qwen2", {"attention.head_count": 256}, "256 attention heads are more than the 96 values of a row"),
     ("glm4moe", {"leading_dense_block_count": True}, "glm4moe.leading_dense_block_count is True, not a whole number"),

@@ -54,7 +54,8 @@ def architecture(file: GGUFFile) -> Architecture:
         told, found = _family(module)
         if told == name:
             return found
-    near = get_close_matches(name[:_LONGEST], supported(), 3, 0.5) or ("llama", "gemma3", "qwen3")
+    near = [known for known in get_close_matches(name[:_LONGEST], supported(), 5, 0.5) if known[:3] == name[:3]]
+    near = near[:3] or ["llama", "gemma3", "qwen3"]
     raise UnsupportedError(
         f"The model's architecture {short(name)} is not supported yet; use a model of one that is, such as "
         f"{', '.join(near)}."

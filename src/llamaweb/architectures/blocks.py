@@ -83,11 +83,18 @@ def decoder(
     )
 
 
-def dense(file: GGUFFile, mode: str, norm: str = "layer_norm_rms", *, heads: tuple[int, int] | None = None) -> Dense:
-    """mode: of the rotation; the others as of `decoder`."""
+def dense(
+    file: GGUFFile,
+    mode: str,
+    norm: str = "layer_norm_rms",
+    *,
+    heads: tuple[int, int] | None = None,
+    yarn_told: bool = False,
+) -> Dense:
+    """mode, yarn_told: of the rotation; the others as of `decoder`."""
     meta = Metadata(file)
     sizes = decoder(file, meta, norm, heads=heads)
-    rotation = with_factors(rope(meta, mode, sizes.head_dim), file, meta)
+    rotation = with_factors(rope(meta, mode, sizes.head_dim, yarn_told=yarn_told), file, meta)
     return Dense(**vars(sizes), n_ff=meta.count("feed_forward_length"), rope=rotation)
 
 

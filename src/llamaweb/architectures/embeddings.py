@@ -28,7 +28,10 @@ def pooling_of(file: GGUFFile, hparams: Any, asked: str | None = None) -> Poolin
             f"The model ranks documents ({key} is {_RANK}), which is not supported yet; use another."
         )
     kind = asked or (POOLINGS[told] if told in range(_RANK) else "none")
-    causal = not encoder and file.metadata.get(f"{file.architecture}.attention.causal") is not False
+    told_causal = file.metadata.get(f"{file.architecture}.attention.causal", True)
+    if not isinstance(told_causal, bool):
+        raise unsound(f"{file.architecture}.attention.causal is {short(told_causal)}, not true or false")
+    causal = not encoder and told_causal
     if kind == "none" and not encoder and asked is None:
         if not causal:
             raise UnsupportedError(

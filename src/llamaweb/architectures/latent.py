@@ -43,7 +43,7 @@ def latent(meta: Metadata) -> Latent:
     if any(lengths) and not absorbed:
         raise unsound(f"Of {meta.prefix}.attention.key_length_mla and value_length_mla the file tells one alone")
     key, value = lengths if absorbed else [meta.count(f"attention.{part}_length") for part in ("key", "value")]
-    rank, rotation = meta.count("attention.kv_lora_rank"), rope(meta, "norm", key)
+    rank, rotation = meta.count("attention.kv_lora_rank"), rope(meta, "norm", key, yarn_told=True)
     nope = key - rotation.n_dims
     if not nope:
         raise unsound(f"All {key} numbers of {meta.prefix}'s keys are rotated, which leaves none of its rows")

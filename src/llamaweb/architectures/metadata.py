@@ -167,8 +167,9 @@ def tokens(file: GGUFFile, n_embd: int) -> int:
     return rows
 
 
-def rope(meta: Metadata, mode: str, head_dim: int) -> Rope:
-    """A family's rotary embedding with its scaling out of the metadata."""
+def rope(meta: Metadata, mode: str, head_dim: int, *, yarn_told: bool = False) -> Rope:
+    """A family's rotary embedding with its scaling out of the metadata. yarn_told: its files tell YaRN's betas and its
+    multiplier, which llama.cpp reads of no other family."""
     n_dims = meta.count("rope.dimension_count", head_dim)
     if n_dims % 2 or n_dims > head_dim:
         raise ModelFileError(f"The rope dimension {n_dims} is odd or larger than the head dimension {head_dim}.")
@@ -184,8 +185,11 @@ def rope(meta: Metadata, mode: str, head_dim: int) -> Rope:
     if scaling in ("linear", "longrope"):  # of which the file has factors as tensors
         return Rope(mode, n_dims, base, factor, attn_factor=attn_factor)
     if scaling == "yarn":
-        yarn = Yarn(
-            n_ctx_orig=meta.number("rope.scaling.original_context_length", meta.number("context_length"), least=1),
+        yarn = Yarn(meta.number("rope.scaling.original_context_length", meta.number("context_length"), least=1))
+        if not yarn_told:
+            return Rope(mode, n_dims, base, factor, yarn, attn_factor=attn_factor)
+        yarn = replace(
+            yarn,
             beta_fast=meta.number("rope.scaling.yarn_beta_fast", 32.0, _LEAST),
             beta_slow=meta.number("rope.scaling.yarn_beta_slow", 1.0, _LEAST),
         )
@@ -237,6 +241,20 @@ def base_in_window(meta: Metadata, default: float = 10000.0) -> float:
     return meta.number("rope.freq_base_swa", default, least=1 + _LEAST)
 
 
+def rope_in_window(meta: Metadata, of_all: Rope, head_dim: int) -> Rope:
+    """The rotation of layers with a window, which a longer context scales in no other way than by its factor."""
+    n_dims = dims_in_window(meta, of_all, head_dim)
+    return Rope(of_all.mode, n_dims, base_in_window(meta), attn_factor=of_all.attn_factor)
+
+
+def dims_in_window(meta: Metadata, of_all: Rope, head_dim: int) -> int:
+    """How many numbers of a head layers with a window rotate."""
+    n_dims = meta.count("rope.dimension_count_swa", of_all.n_dims, largest=head_dim)
+    if n_dims % 2:
+        raise ModelFileError(f"The rope dimension in windows is {n_dims}, which is odd; convert the file again.")
+    return n_dims
+
+
 def heads_by_layer(meta: Metadata) -> tuple[tuple[int, int], tuple[int, ...]]:
     """How many heads of queries and of keys layers have that have attention, and of each layer how many of keys; 0: it
     has no attention. ModelFileError where those that have it differ."""
@@ -269,7 +287,7 @@ def windows(
     if not window:
         return (0,) * n_layer
     told = meta.value("attention.sliding_window_pattern", pattern)
-    if isinstance(told, int) and not isinstance(told, bool) and told >= 0:
+    if isinstance(told, int) and not isinstance(told, bool) and 0 <= told <= _MOST_LAYERS:
         within = [told == 0 or i % told != whole % told for i in range(n_layer)]
     elif isinstance(told, np.ndarray) and told.dtype.kind in "biu" and len(told) <= _MOST_LAYERS:
         within = [i < len(told) and bool(told[i]) for i in range(n_layer)]  # the last ones may be left out

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
-from llamaweb.architectures.metadata import Metadata, windows
+from llamaweb.architectures.metadata import Metadata, dims_in_window, windows
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 
@@ -23,7 +23,7 @@ class Cohere2Hyperparameters(Dense):
 def hyperparameters(file: GGUFFile) -> Cohere2Hyperparameters:
     meta, common = Metadata(file), dense(file, "norm", "layer_norm")
     return Cohere2Hyperparameters(
-        **vars(common),
+        **(vars(common) | {"rope": replace(common.rope, n_dims=dims_in_window(meta, common.rope, common.head_dim))}),
         logit_scale=meta.number("logit_scale") or 1.0,
         windows=windows(meta, common.n_layer, 4),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Dense, dense
-from llamaweb.architectures.metadata import Metadata, base_in_window, windows
+from llamaweb.architectures.metadata import Metadata, base_in_window, dims_in_window, windows
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
@@ -35,7 +35,11 @@ def hyperparameters(file: GGUFFile) -> Gemma2Hyperparameters:
         score_cap=meta.number("attn_logit_softcapping", 50.0, least=1e-6),
         logit_cap=meta.number("final_logit_softcapping", 30.0, least=1e-6),
         windows=windows(meta, common.n_layer, 2, window=_WINDOW),
-        rope_in_window=replace(common.rope, base=base_in_window(meta, common.rope.base)),
+        rope_in_window=replace(
+            common.rope,
+            n_dims=dims_in_window(meta, common.rope, common.head_dim),
+            base=base_in_window(meta, common.rope.base),
+        ),
     )
 
 

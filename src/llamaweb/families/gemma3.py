@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
-from llamaweb.architectures.metadata import Metadata, base_in_window, rope, windows
+from llamaweb.architectures.metadata import Metadata, rope, rope_in_window, windows
 from llamaweb.errors import UnsupportedError
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
@@ -39,7 +39,7 @@ def hyperparameters(file: GGUFFile) -> Gemma3Hyperparameters:
         attention_scale=(sizes.n_embd // sizes.n_head if of_model else sizes.head_dim) ** -0.5,
         windows=windows(meta, sizes.n_layer, 6, window=0),
         rope=all_tokens,
-        rope_in_window=Rope("neox", all_tokens.n_dims, base_in_window(meta)),
+        rope_in_window=rope_in_window(meta, all_tokens, sizes.head_dim),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, Gated, decoder
-from llamaweb.architectures.metadata import Metadata, base_in_window, caches, rope, unsound, windows
+from llamaweb.architectures.metadata import Metadata, caches, rope, rope_in_window, unsound, windows
 from llamaweb.architectures.per_layer import own_branch, own_embeddings
 from llamaweb.errors import UnsupportedError, short
 from llamaweb.graph import Graph, Tensor
@@ -24,6 +24,7 @@ from llamaweb.rope import Rope
 
 _CACHED = 20  # layers with keys of their own, …
 _SPARSE, _DEVIATIONS = 10, 1.6448536  # … layers with few open gates and what opens them, unless the file tells
+_CAP = 30.0  # of logits, whatever the file tells
 _LAUREL = 64  # the rank of Laurel's products, which no file tells
 
 
@@ -56,7 +57,7 @@ def hyperparameters(file: GGUFFile) -> Gemma3nHyperparameters:
     if active := meta.number("altup.active_idx", 0):
         raise UnsupportedError(f"gemma3n.altup.active_idx is {active:g}; 0 alone is supported.")
     of_all = rope(meta, "neox", sizes.head_dim)
-    of_window = Rope("neox", of_all.n_dims, base_in_window(meta))
+    of_window = rope_in_window(meta, of_all, sizes.head_dim)
     seen = windows(meta, sizes.n_layer, 5)
     read, gates = caches(meta, seen, max(sizes.n_layer - _CACHED, 0)), _deviations(meta, sizes.n_layer)
     found = [
@@ -69,7 +70,7 @@ def hyperparameters(file: GGUFFile) -> Gemma3nHyperparameters:
         n_stream=meta.count("altup.num_inputs", 4, largest=4),
         n_own=meta.count("embedding_length_per_layer_input", 256),
         layers=tuple(found),
-        cap=meta.number("final_logit_softcapping", 30.0),
+        cap=_CAP,
     )
 
 

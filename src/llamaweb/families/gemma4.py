@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Decoder, decoder
 from llamaweb.architectures.experts import Experts, experts
-from llamaweb.architectures.metadata import Metadata, base_in_window, caches, rope, unsound, windows, with_factors
+from llamaweb.architectures.metadata import Metadata, caches, rope, rope_in_window, unsound, windows, with_factors
 from llamaweb.architectures.per_layer import own_branch, own_embeddings
 from llamaweb.errors import ModelFileError
 from llamaweb.graph import Graph, Tensor
@@ -51,8 +51,7 @@ def hyperparameters(file: GGUFFile) -> Gemma4Hyperparameters:
     each = windows(meta, sizes.n_layer, 6)
     of_all = with_factors(rope(meta, "neox", sizes.head_dim), file, meta, needed=not all(each))
     in_window = meta.count("attention.key_length_swa", sizes.head_dim)
-    n_dims = meta.count("rope.dimension_count_swa", in_window, largest=in_window)
-    of_window = Rope("neox", n_dims, base_in_window(meta))
+    of_window = rope_in_window(meta, replace(of_all, n_dims=in_window), in_window)
     found = []
     for i, (window, cache) in enumerate(zip(each, caches(meta, each), strict=True)):
         head_dim, rotation = (in_window, of_window) if window else (sizes.head_dim, of_all)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Encoder, decoder
-from llamaweb.architectures.metadata import Metadata, base_in_window, rope, windows
+from llamaweb.architectures.metadata import Metadata, rope, rope_in_window, windows
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.rope import Rope
@@ -35,7 +35,7 @@ def hyperparameters(file: GGUFFile) -> GemmaEmbeddingHyperparameters:
         n_dense=meta.count("dense_2_feat_out", sizes.n_embd),
         windows=windows(meta, sizes.n_layer, 6),
         rope=all_tokens,
-        rope_in_window=Rope("neox", all_tokens.n_dims, base_in_window(meta)),
+        rope_in_window=rope_in_window(meta, all_tokens, sizes.head_dim),
     )
 
 

@@ -21,7 +21,7 @@ class Mistral3Hyperparameters(Dense):
 
 
 def hyperparameters(file: GGUFFile) -> Mistral3Hyperparameters:
-    meta, common = Metadata(file), dense(file, "norm")
+    meta, common = Metadata(file), dense(file, "norm", yarn_told=True)
     factor = meta.number("attention.temperature_scale", 0.0)
     original = meta.count("rope.scaling.original_context_length", common.n_ctx_train, largest=1 << 31)
     return Mistral3Hyperparameters(

@@ -8,7 +8,7 @@ from functools import partial
 
 from llamaweb import operations as ops
 from llamaweb.architectures.blocks import Blocks, Encoder, decoder
-from llamaweb.architectures.metadata import Metadata, base_in_window, rope, windows
+from llamaweb.architectures.metadata import Metadata, rope, rope_in_window, windows
 from llamaweb.errors import UnsupportedError, short
 from llamaweb.graph import Graph
 from llamaweb.model.gguf_file import GGUFFile
@@ -41,7 +41,7 @@ def hyperparameters(file: GGUFFile) -> ModernBertHyperparameters:
         activation=activation,
         windows=windows(meta, sizes.n_layer, 3, window=0, whole=0),
         rope=all_tokens,
-        rope_in_window=Rope("neox", all_tokens.n_dims, base_in_window(meta)),
+        rope_in_window=rope_in_window(meta, all_tokens, sizes.head_dim),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from llamaweb.graph import Graph, Tensor
+from llamaweb.graph import Graph, Tensor, misfit
 from llamaweb.kernels.kernel import BATCH, Launch, Slot, arena, kernel
 from llamaweb.operations.operand import Expression, Operand, operands
 from llamaweb.operations.operation import Lowering, Operation, Site, Use
@@ -16,6 +16,9 @@ from llamaweb.operations.step import Step
 def elementwise(g: Graph, expression: Expression, src: tuple[Tensor, ...], name: str) -> Tensor:
     """An expression over operands, as long as the first; a shorter one repeats along each row, and the first row of
     a weight is every token's."""
+    for x in src[1:]:
+        if src[0].row % x.row or (x.op != "weight" and x.rows != src[0].rows):
+            raise misfit(name, f"{x.name} is {list(x.shape)}, which does not repeat along {list(src[0].shape)}")
     return g.node("elementwise", name, src[0].shape, src, expression=expression)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from llamaweb.errors import UnsupportedError
-from llamaweb.graph import Graph, Tensor
+from llamaweb.graph import Graph, Tensor, misfit
 from llamaweb.kernels import flash_attn as tiles
 from llamaweb.kernels import flash_attn_vec as vec
 from llamaweb.kernels import library
@@ -57,6 +57,7 @@ def flash_attn(
     """
     params: dict[str, Any] = {"layer": layer, "head_dim": head_dim, "head_dim_v": head_dim_v or head_dim}
     n_head_kv = k.row // head_dim if k else n_head_kv
+    _check(g, q, k, v, n_head_kv, layer, head_dim, head_dim_v or head_dim, name)
     params |= {"n_head_kv": n_head_kv, "scale": scale, "window": window, "softcap": softcap, "temperature": temperature}
     params |= {"shared": k is None, "in_keys": k is not None and v is None}
     if g.pooling:
@@ -66,6 +67,29 @@ def flash_attn(
         params["causal"] = g.pooling.causal
     shape = (q.row // head_dim * (head_dim_v or head_dim), q.rows)
     return g.node("flash_attn", name, shape, tuple(x for x in (q, k, v, sinks) if x), **params)
+
+
+def _check(
+    g: Graph,
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    n_head_kv: int,
+    layer: int,
+    head_dim: int,
+    head_dim_v: int,
+    name: str,
+) -> None:
+    """Raises LlamaWebError for heads that do not fit, and for a second attention that would write a layer's cache."""
+    rows = {"q": q.row % head_dim, "k": k.row % head_dim if k else 0}
+    rows["v"] = v.row - n_head_kv * head_dim_v if v else 0
+    if wrong := [x for x, rest in rows.items() if rest]:
+        raise misfit(name, f"{wrong[0]} has no whole heads, of {head_dim} numbers in q and k and {head_dim_v} in v")
+    if not n_head_kv or q.row // head_dim % n_head_kv:
+        raise misfit(name, f"{q.row // head_dim} heads of queries do not divide into {n_head_kv} of keys")
+    writers = (node for node in g.nodes if node.op == "flash_attn" and not node.params["shared"])
+    if k and any(node.params.get("layer") == layer for node in writers):
+        raise misfit(name, f"another attention writes the cache of layer {layer}, so this one needs a layer of its own")
 
 
 class RopeOfHeads(Operation):
