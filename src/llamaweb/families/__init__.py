@@ -1,1 +1,2 @@
-"""Families: a file for each name of `general.architecture` that runs ("-" is "_" there). No other file names one."""
+"""Families: a file for each name of `general.architecture` that runs ("-" is "_" there), some made of another one.
+Nothing outside of this folder asks which it is."""
