@@ -3,12 +3,15 @@ LlamaWebError that names the argument, what it is and what it must be. None stan
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Set
+from difflib import get_close_matches
 from numbers import Rational, Real
 from operator import index
 from typing import Any, TypeVar
 
-from llamaweb.errors import LlamaWebError, short
+from llamaweb.errors import LlamaWebError, OptionWarning, short
 
 T = TypeVar("T")
 OFFLOADS = ("auto", "embeddings", "none")  # of Llama.load
@@ -154,6 +157,40 @@ def prompts(name: str, value: Any, n_vocab: int) -> list[str | bytes | list[int]
     if isinstance(value, str | bytes | bytearray | memoryview):
         return [text(name, value)]
     return [prompt(name, each, n_vocab) for each in _listed(name, value, "a text or a list of texts")]
+
+
+# Of llama-cpp-python's Llama: how a CPU, a file system or several GPUs are used.
+_MEANINGLESS = (
+    *("n_gpu_layers", "split_mode", "main_gpu", "tensor_split", "n_threads", "n_threads_batch", "numa", "n_batch"),
+    *("use_mmap", "use_mlock", "use_direct_io", "verbose", "no_perf", "flash_attn", "offload_kqv", "op_offload"),
+    *("swa_full", "low_vram", "f16_kv"),
+)
+
+
+def check_others(call: str, given: Collection[str], known: Iterable[str]) -> None:
+    """Of options that a call does not have: raises LlamaWebError that names the nearest one for what nobody has, and
+    warns once of those that mean nothing here. known: the options it has."""
+    for name in given:
+        if name not in _MEANINGLESS:
+            raise unknown(call, name, known)
+    if given:
+        told = (
+            f"{', '.join(sorted(given))}: {'means' if len(given) == 1 else 'mean'} nothing in a browser; leave it out."
+        )
+        warnings.warn(told, OptionWarning, stacklevel=3)
+
+
+def unknown(call: str, name: str, known: Iterable[str]) -> LlamaWebError:
+    """What is said of an option that there is not."""
+    near = get_close_matches(name, known := sorted(known), 1)
+    advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
+    return LlamaWebError(f"{call} has no option {short(name)}; {advice}")
+
+
+def keywords(function: Any) -> tuple[str, ...]:
+    """The names of a function's options."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
 
 
 def wrong(name: str, value: Any, told: str) -> LlamaWebError:

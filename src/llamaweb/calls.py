@@ -77,7 +77,7 @@ class Calls:
         LlamaWebError for what cannot be meant, ContextError for a prompt that does not fit; and while it goes on
         NotANumberError, GPUError.
         """
-        asked = known_options(options)
+        asked = known_options(Text.call, arguments.keywords(self.create_completion), options)
         given = arguments.prompt("prompt", prompt, self.tokenizer.n_vocab)
         text = ""
         if arguments.flag("echo", echo):
@@ -102,7 +102,7 @@ class Calls:
         """The assistant's answer to `messages`, in the model's own chat template, as OpenAI's chat completion: `await`
         it for a `types.ChatCompletion`; with stream=True, `async for chunk in …` gives `types.ChatCompletionChunk`s.
         max_completion_tokens: another name of max_tokens. Options and errors as in `create_completion`."""
-        asked = known_options(options)
+        asked = known_options(Chat.call, arguments.keywords(self.create_chat_completion), options)
         if max_tokens is not None and max_completion_tokens is not None and max_tokens != max_completion_tokens:
             raise LlamaWebError("max_tokens and max_completion_tokens differ, and mean the same; give one of them.")
         most = max_completion_tokens if max_tokens is None else max_tokens

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Generic, NoReturn, TypeVar
 
 from llamaweb.answer import Answer, Pieces
-from llamaweb.arguments import flag, word, wrong
+from llamaweb.arguments import flag, unknown, word, wrong
 from llamaweb.arguments import whole as whole_number
 from llamaweb.errors import LlamaWebError, short
 from llamaweb.sampling import Sampling
@@ -235,21 +234,17 @@ def timings(answers: Sequence[Answer]) -> Timings:
     }
 
 
-def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that `stream` takes; raises LlamaWebError for others, unless they ask for nothing."""
+def known_options(call: str, known: Iterable[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that `stream` takes; raises LlamaWebError for others, unless they ask for nothing. known: what the call has
+    besides."""
     for name, value in options.items():
         if name in STREAM_OPTIONS or name in _NEVER_MATTERS:
             continue
         if name not in _NOTHING:
-            near = get_close_matches(name, (*STREAM_OPTIONS, *_CALL_OPTIONS, *_NOTHING), 1)
-            advice = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(STREAM_OPTIONS)}."
-            raise LlamaWebError(f"There is no option {short(name)}; {advice}")
+            raise unknown(call, name, (*STREAM_OPTIONS, *known, *_NOTHING))
         if not any(_same(value, nothing) for nothing in _NOTHING[name]):
             raise LlamaWebError(f"{name} is {short(value)}, which LlamaWeb cannot do yet; leave it out.")
     return {name: value for name, value in options.items() if name in STREAM_OPTIONS}
-
-
-_CALL_OPTIONS = ("max_tokens", "max_completion_tokens", "stream", "stream_options", "n", "echo", "model")
 
 
 def _same(value: Any, nothing: Any) -> bool:

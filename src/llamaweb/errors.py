@@ -151,6 +151,10 @@ class ModelWarning(UserWarning):
     """A model file has something that cannot be meant, and is read without it; the message says what."""
 
 
+class OptionWarning(UserWarning):
+    """Options were given that say how llama.cpp uses a CPU or several GPUs, and mean nothing here; it names them."""
+
+
 class KernelWarning(RuntimeWarning):
     """A kernel does not compile on the device or is wrong there; its plain variant is used. The message names it."""
 

@@ -117,6 +117,7 @@ class Llama(Calls):
         offload: str = "auto",
         pooling: str | None = None,
         progress: Callable[[Progress], None] | None = None,
+        **others: Any,
     ) -> Llama:
         """Loads a GGUF model onto the GPU.
 
@@ -143,9 +144,12 @@ class Llama(Calls):
         JavaScript's memory, which takes less of the GPU's and waits for each token; "auto" does so where the memory
         budget asks for it, "none" never. pooling: "mean", "cls", "last" or "none", to load any model for `embed`, with
         the memory for whole texts in place of a cache; None: the file's, if the model is for that. A load that is
-        cancelled gives all GPU memory back. Raises ModelFileError, CacheError, UnsupportedError, NotANumberError,
-        ContextError, MemoryBudgetError, NoWebGPUError or GPUError, and LlamaWebError for what cannot be meant.
+        cancelled gives all GPU memory back. others: what llama-cpp-python's says of CPUs and several GPUs
+        (n_gpu_layers, n_threads, …) means nothing here and is left out with one OptionWarning. Raises ModelFileError,
+        CacheError, UnsupportedError, NotANumberError, ContextError, MemoryBudgetError, NoWebGPUError or GPUError, and
+        LlamaWebError for what cannot be meant.
         """
+        arguments.check_others("Llama.load", others, arguments.keywords(cls.load))
         options = LoadOptions(
             n_ctx,
             512 if n_ubatch is None else n_ubatch,
@@ -271,6 +275,7 @@ class Llama(Calls):
         stop: str | Sequence[str] | None = (),
         special: bool = False,
         ignore_eos: bool = False,
+        **others: Any,
     ) -> Pieces:
         """The text that follows `prompt` (text, its bytes or token ids), piece by piece: `async for piece in …`.
 
@@ -280,6 +285,8 @@ class Llama(Calls):
         LlamaWebError for what cannot be meant, ContextError for a prompt that does not fit; and while it goes on
         NotANumberError, GPUError.
         """
+        for name in others:
+            raise arguments.unknown("An answer", name, arguments.keywords(self.stream))
         return self._answering(
             prompt, max_tokens, Sampling(temperature, top_k, top_p, min_p, seed), stop, special, ignore_eos
         )[1]

@@ -10,6 +10,32 @@ from tests.tiny import TinyLlama, tiny_llama
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
+async def others(data):
+    """What is said of options that `load` and `stream` do not have."""
+    import warnings
+
+    from llamaweb import Llama, LlamaWebError
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        llm = await Llama.load(data, n_ctx=64, tune="off", n_gpu_layers=-1, verbose=False)
+    said = [f"{w.category.__name__} {w.message} {w.filename.rpartition('/')[2]}" for w in told]
+    for call in (lambda: Llama.load(data, n_ctxx=64), lambda: llm.complete("the", temprature=1)):
+        try:
+            await call()
+        except LlamaWebError as error:
+            said.append(str(error))
+    await llm.close()
+    return said
+
+
+def test_options_of_others_are_warned_of_once_and_unknown_ones_refused(page: Page) -> None:
+    warned, load, stream = page.run(others, data=tiny_llama(TinyLlama(n_ctx=128)))
+    assert warned.startswith("OptionWarning n_gpu_layers, verbose: mean nothing in a browser; leave it out.")
+    assert load == "Llama.load has no option 'n_ctxx'; did you mean 'n_ctx'?"
+    assert stream == "An answer has no option 'temprature'; did you mean 'temperature'?"
+
+
 async def calls(data):
     """What each of them gives."""
     from llamaweb import Llama

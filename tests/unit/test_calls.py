@@ -13,9 +13,10 @@ from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion as OpenAIChat
 from openai.types.chat import ChatCompletionChunk as OpenAIChunk
 
+from llamaweb import arguments
 from llamaweb.answer import Answer, Pieces
 from llamaweb.calls import Calls
-from llamaweb.errors import LlamaWebError
+from llamaweb.errors import LlamaWebError, OptionWarning
 from llamaweb.model.gguf_file import GGUFFile
 from llamaweb.tokenizer import Tokenizer
 
@@ -159,9 +160,9 @@ def test_leaving_a_stream_ends_its_answer() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_token": 5}, "There is no option 'max_token'; did you mean 'max_tokens'?"),
+        ({"max_token": 5}, "create_completion has no option 'max_token'; did you mean 'max_tokens'?"),
         ({"temprature": 1}, "did you mean 'temperature'?"),
-        ({"quux": 1}, "There is no option 'quux'; known are: "),
+        ({"quux": 1}, "create_completion has no option 'quux'; it has best_of, echo, "),
         ({"n": 0}, "n is 0; it must be a whole number of answers from 1 to 128."),
         ({"stream_options": 5}, "stream_options is 5; it must be {'include_usage': True}, or None."),
         ({"grammar": "root ::= x"}, "grammar is 'root ::= x', which LlamaWeb cannot do yet; leave it out."),
@@ -214,3 +215,22 @@ def test_a_fingerprint_is_of_model_and_engine() -> None:
     other.file = GGUFFile(3, {**other.file.metadata, "general.author": np.array([1])}, {}, 32, 0, 0)
     prints = [whole(llm.create_completion("Begin"))["system_fingerprint"] for llm in (one, one, other)]
     assert prints[0] == prints[1] != prints[2] and prints[0].startswith("llamaweb-")
+
+
+def test_options_that_mean_nothing_in_a_browser_are_told_once() -> None:
+    with pytest.warns(OptionWarning, match=r"^n_threads, use_mmap: mean nothing in a browser") as told:
+        arguments.check_others("load", {"use_mmap": True, "n_threads": 4}, ["n_ctx"])
+    assert len(told) == 1
+    arguments.check_others("load", {}, ["n_ctx"])
+
+
+@pytest.mark.parametrize(("name", "said"), [("n_ctc", "did you mean 'n_ctx'"), ("quux", "it has n_ctx, seed.")])
+def test_an_option_that_there_is_not_is_told_with_the_nearest_one(name: str, said: str) -> None:
+    with pytest.raises(LlamaWebError, match=f"^load has no option '{name}'; {said}"):
+        arguments.check_others("load", {"verbose": True, name: 1}, ["seed", "n_ctx"])
+
+
+def test_the_options_of_a_function_are_those_that_have_names_alone() -> None:
+    def call(prompt: str, *, n: int = 1, seed: int | None = None, **others: int) -> None: ...
+
+    assert arguments.keywords(call) == ("n", "seed")
