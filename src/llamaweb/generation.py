@@ -205,6 +205,11 @@ class Generator:
         self._run = run
         return past
 
+    def reset(self) -> None:
+        """Forgets what the cache holds, and ends an answer that is under way."""
+        self._owner = _Run([])
+        self._take(self._owner)
+
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """For whoever uses the executor besides: while it lasts, answers wait. The cache is lost."""

@@ -245,6 +245,11 @@ class Llama(Calls):
         """Tokens of the last prompt and of its answer so far: `stream(llm.conversation)` goes on with it."""
         return self._answer.conversation
 
+    def reset(self) -> None:
+        """Forgets the conversation: the next answer reads its whole prompt. An answer under way is ended."""
+        self._answer = Answer()
+        self._generator.reset()
+
     @property
     def timings(self) -> dict[str, float]:
         """Of the last answer, in milliseconds, tokens and tokens a second."""

@@ -61,6 +61,9 @@ async def calls(data):
         found["several"] = await llm.create_completion("the", max_tokens=12, n=2, seed=3, temperature=5.0, top_k=0)
         one = await llm.create_completion("the", max_tokens=12, seed=4, temperature=5.0, top_k=0)
         found["second"] = one["choices"][0]["text"]
+        llm.reset()
+        again = await llm.create_completion("the", max_tokens=12, seed=4, temperature=5.0, top_k=0)
+        found["again"] = [again["choices"][0]["text"], again["usage"]["prompt_tokens_details"]["cached_tokens"]]
         found["questions"] = [llm.n_ctx(), llm.n_vocab(), llm.token_bos(), llm.token_eos()]
         found["tokens"] = [llm.tokenizer.n_vocab, llm.tokenizer.bos, llm.tokenizer.eos]
         return found
@@ -79,4 +82,5 @@ def test_calls_give_what_the_short_ones_give(page: Page) -> None:
     assert found["chat_completion"]["choices"][0]["message"]["content"] == found["chat"]
     assert found["left"] and found["chat"].startswith(found["left"])
     assert found["several"]["choices"][1]["text"] == found["second"] != found["several"]["choices"][0]["text"]
+    assert found["again"] == [found["second"], 0]
     assert found["questions"] == [128, *found["tokens"]]

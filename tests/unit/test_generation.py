@@ -113,6 +113,25 @@ def test_the_next_turn_evaluates_only_what_is_new() -> None:
     asyncio.run(chat(*engine()))
 
 
+def test_after_a_reset_the_whole_prompt_is_read_again() -> None:
+    async def chat(gpu: FakeGPU, tokens: Tokens) -> None:
+        prompt = [3, 1, 4, 1, 5]
+        await take(tokens, prompt, 6, 2)  # some tokens run past the stop
+        tokens.reset()
+        before = gpu.evaluated
+        assert tokens.past == []
+        assert await take(tokens, prompt, 1) == continued(prompt, 1)
+        assert gpu.evaluated - before == 5
+        under_way = tokens.generate(prompt, GREEDY, 20)
+        await anext(under_way)
+        tokens.reset()
+        with pytest.raises(LlamaWebError, match="ended this one"):
+            await anext(under_way)
+        assert await take(tokens, [2, 7], 5) == continued([2, 7], 5)
+
+    asyncio.run(chat(*engine()))
+
+
 @pytest.mark.parametrize("stop_after", [1, 2, 5, 9])
 @pytest.mark.parametrize("ms_per_token", [0.05, 100.0])
 def test_what_ran_past_a_stop_is_dropped_and_the_next_turn_is_right(stop_after: int, ms_per_token: float) -> None:
