@@ -57,6 +57,7 @@ class Calls:
     def create_completion(
         self,
         prompt: str | bytes | Iterable[int],
+        suffix: str | bytes | None = None,
         *,
         max_tokens: int | None = 16,
         echo: bool = False,
@@ -70,7 +71,8 @@ class Calls:
         """What follows `prompt` (text, its bytes or token ids), as OpenAI's text completion: `await` it for a
         `types.Completion`; with stream=True, `async for chunk in …`.
 
-        max_tokens: None or -1 goes on to the context's end. echo: the text begins with the prompt's. n: so many
+        suffix: a text that stands behind what is wanted, for models that can fill in the middle; the prompt is a text
+        then. max_tokens: None or -1 goes on to the context's end. echo: the text begins with the prompt's. n: so many
         answers, 1 to 128, with seeds from `seed` on. stream_options: {"include_usage": True} for a last chunk with the
         usage. model: a name to show in place of the model's own. Other options as in `stream`; those of
         llama-cpp-python that this one does not have yet may be there as long as they ask for nothing. Raises
@@ -84,6 +86,10 @@ class Calls:
             shown = self.tokenizer.decode(given) if isinstance(given, list) else given
             text = shown if isinstance(shown, str) else shown.decode(errors="replace")
         wanted = Wanted(n, seed, stream, stream_options, model)
+        if suffix:
+            if isinstance(given, list):
+                raise LlamaWebError("A suffix stands behind a text, but prompt is token ids; give its text.")
+            given = self.tokenizer.encode_fill_in(given, arguments.text("suffix", suffix))
         return self._reply(Text(text), given, max_tokens, wanted, asked)
 
     def create_chat_completion(

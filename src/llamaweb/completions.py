@@ -20,7 +20,6 @@ Chunk = TypeVar("Chunk")
 
 # What others' calls know and this one does not do yet: the values that ask for nothing.
 _NOTHING: dict[str, tuple[Any, ...]] = {
-    "suffix": (None, ""),
     "logprobs": (None, False, 0),
     "top_logprobs": (None, 0),
     "best_of": (None, 1),

@@ -31,6 +31,9 @@ class Vocabulary:
     def encode(self, text: str | bytes, parse_special: bool = False) -> list[int]:
         return list(text.encode() if isinstance(text, str) else text)
 
+    def encode_fill_in(self, prefix: bytes, suffix: bytes) -> list[int]:
+        return [2, *self.encode(prefix), 3, *self.encode(suffix), 4]
+
     def decode(self, ids: list[int]) -> bytes:
         return bytes(ids)
 
@@ -142,6 +145,16 @@ def test_several_answers_have_seeds_of_their_own_and_one_prompt() -> None:
     assert (found["usage"]["prompt_tokens"], found["usage"]["completion_tokens"]) == (5, 9)
     assert found["timings"]["predicted_n"] == 9 and found["timings"]["predicted_per_second"] == 40.0
     assert {chunk["choices"][0]["index"] for chunk in streamed(llm("Begin", n=2, stream=True))} == {0, 1}
+
+
+def test_a_suffix_makes_a_prompt_for_the_middle() -> None:
+    llm = StandIn()
+    found = whole(llm.create_completion("ab", suffix="c", echo=True))
+    assert llm.asked[0]["prompt"] == [2, *b"ab", 3, *b"c", 4] and found["choices"][0]["text"] == "abOnce upon a time"
+    with pytest.raises(LlamaWebError, match="prompt is token ids; give its text"):
+        llm.create_completion([1, 2], suffix="c")
+    whole(llm.create_completion("ab", suffix=""))
+    assert llm.asked[1]["prompt"] == "ab"
 
 
 def test_leaving_a_stream_ends_its_answer() -> None:

@@ -309,3 +309,12 @@ def test_an_id_that_is_no_token_is_refused() -> None:
     for id in (-1, 49152):
         with pytest.raises(LlamaWebError, match=f"no token {id}"):
             tokenizer("smollm2").token_bytes(id)
+
+
+def test_a_prompt_for_the_middle_has_prefix_and_suffix_behind_their_tokens() -> None:
+    told = {f"tokenizer.ggml.fim_{part}_token_id": id for part, id in (("pre", 5), ("suf", 6), ("mid", 7))}
+    tok = load_tokenizer({**vocabulary("smollm2"), **told, "tokenizer.ggml.add_bos_token": True})
+    one, other = (tok.encode(text, add_special=False) for text in ("def f(x):", "    return y"))
+    assert tok.encode_fill_in("def f(x):", b"    return y") == [tok.bos, 5, *one, 6, *other, 7]
+    with pytest.raises(UnsupportedError, match=r"no tokens to fill in the middle of a text; give no suffix"):
+        tokenizer("gpt2").encode_fill_in("a", "b")

@@ -201,3 +201,9 @@ def test_strings_and_flags_are_taken_as_they_are() -> None:
     assert strings({"k": packed}, "k") is packed and list(strings({"k": [b"x", b"y"]}, "k")) == [b"x", b"y"]
     assert len(strings({"k": []}, "k")) == 0
     assert flag({}, "f", True) is True and flag({"tokenizer.ggml.f": False}, "f", True) is False
+
+
+def test_the_middle_of_a_text_can_be_filled_in_where_all_three_tokens_are_there() -> None:
+    assert read("<fim_prefix>", "<fim_suffix>", "<fim_middle>").fill_in == (3, 4, 5)
+    assert read("<PRE>", "x", "<SUF>", middle_token_id=4).fill_in == (3, 5, 4)
+    assert read("<fim_prefix>", "<fim_suffix>").fill_in is None and read().fill_in is None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from gguf import TokenType
 
-from llamaweb.errors import LlamaWebError
+from llamaweb.errors import LlamaWebError, UnsupportedError
 from llamaweb.tokenizer.attributes import stripping
 from llamaweb.tokenizer.detokenize import StreamDecoder
 from llamaweb.tokenizer.special import SpecialTokens
@@ -73,6 +73,15 @@ class Tokenizer(ABC):
         the text (a chat template's, say) writes it too, and never with EOS, behind which nothing of sense comes."""
         ids = self.encode(text, add_special=False, parse_special=parse_special)
         return ids if ids[:1] == self._before else self._before + ids
+
+    def encode_fill_in(self, prefix: str | bytes, suffix: str | bytes) -> list[int]:
+        """Token ids of a prompt for what stands between two texts, which a model has to know, in the order of prefix,
+        suffix, middle, as llama.cpp; UnsupportedError if its vocabulary has no tokens for it."""
+        if not self._vocabulary.fill_in:
+            raise UnsupportedError("The model has no tokens to fill in the middle of a text; give no suffix.")
+        before, behind, middle = self._vocabulary.fill_in
+        texts = [self.encode(text, add_special=False) for text in (prefix, suffix)]
+        return [*self._before, before, *texts[0], behind, *texts[1], middle]
 
     def written(self, token: int | None) -> str:
         """How a special token is written in a text; "" for None."""

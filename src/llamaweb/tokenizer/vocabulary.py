@@ -38,6 +38,7 @@ _FILL_IN = {
     ("fim_rep",): "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
     ("fim_sep",): "<|file_sep|>",
 }
+_FILL_IN_PARTS = tuple(_FILL_IN)[:3]
 _FILL_IN_ENDS = {("fim_pad",), ("fim_rep",), ("fim_sep",)}
 
 # Tokens that are part of the text even though converters mark them as control tokens (gpt-oss's channels).
@@ -69,6 +70,7 @@ class Vocabulary:
     eog: frozenset[int]
     add_bos: bool
     add_eos: bool
+    fill_in: tuple[int, int, int] | None  # what stands before a prefix, a suffix and the middle between them
 
 
 def read_vocabulary(
@@ -98,8 +100,11 @@ def read_vocabulary(
         if wanted and token is None:
             raise damaged(f"tokenizer.ggml.add_{name}_token is set, but there is no tokenizer.ggml.{name}_token_id")
 
-    eog = _end_of_generation(metadata, ids, types, end)
-    return Vocabulary(tokens, ids, types, bos, end, eog, add_bos, add_eos)
+    fill_in = _fill_in(metadata, ids, types)
+    eog = _end_of_generation(metadata, ids, types, end, fill_in)
+    found = [id for roles in _FILL_IN_PARTS for id in fill_in[roles]]
+    parts = (found[0], found[1], found[2]) if len(found) == 3 else None
+    return Vocabulary(tokens, ids, types, bos, end, eog, add_bos, add_eos, parts)
 
 
 def strings(metadata: Mapping[str, Any], key: str) -> Strings:
@@ -175,18 +180,29 @@ def needed_id(metadata: Mapping[str, Any], role: str, n_vocab: int, default: int
     return found
 
 
-def _end_of_generation(metadata: Mapping[str, Any], ids: Index, types: np.ndarray, eos: int | None) -> frozenset[int]:
-    """Every id that ends an answer; corrects `types` where a token's name says that it is a control token."""
-    n_vocab = len(types)
-    named = (eos, token_id(metadata, "eot", n_vocab), token_id(metadata, "eom", n_vocab))
-    ends = {end for end in named if end is not None}
+def _fill_in(metadata: Mapping[str, Any], ids: Index, types: np.ndarray) -> dict[tuple[str, ...], list[int]]:
+    """Of each role in fill-in-the-middle prompts its token, or none; corrects `types` as `_end_of_generation`."""
+    fill_in = {}
     for roles, names in _FILL_IN.items():
-        known = [found for role in roles if (found := token_id(metadata, role, n_vocab)) is not None]
+        known = [found for role in roles if (found := token_id(metadata, role, len(types))) is not None]
         by_name = [found for name in names.split() if (found := ids.get(name.encode())) is not None]
         if not known:
             types[by_name[:1]] = TokenType.CONTROL
-        if roles in _FILL_IN_ENDS:
-            ends.update(known[-1:] or by_name[:1])
+        fill_in[roles] = known[-1:] or by_name[:1]
+    return fill_in
+
+
+def _end_of_generation(
+    metadata: Mapping[str, Any],
+    ids: Index,
+    types: np.ndarray,
+    eos: int | None,
+    fill_in: Mapping[tuple[str, ...], list[int]],
+) -> frozenset[int]:
+    """Every id that ends an answer; corrects `types` where a token's name says that it is a control token."""
+    named = (eos, token_id(metadata, "eot", len(types)), token_id(metadata, "eom", len(types)))
+    ends = {end for end in named if end is not None}
+    ends.update(id for roles in _FILL_IN_ENDS for id in fill_in[roles])
     by_name = [found for name in _END_NAMES.split() if (found := ids.get(name.encode())) is not None]
     types[by_name] = TokenType.CONTROL
     ends.update(by_name)
